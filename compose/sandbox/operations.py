@@ -1,0 +1,183 @@
+"""How every POST to a party of the sandbox is answered: once per idempotency key, whatever goes wrong."""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from secrets import token_hex
+from sqlite3 import Connection
+from typing import Any, Generic, Literal, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from compose.sandbox.bodies import Body, json_response, read_body
+from compose.sandbox.faults import FLAKY_FAILURES, Delays, Faults, Manner
+from compose.sandbox.ledger import Ledger
+from compose.sandbox.problems import Problem
+
+Party = Literal["provider", "carrier", "push"]
+MAX_KEY_CHARACTERS = 255
+NOT_DONE = "nothing was done; try again with the same Idempotency-Key"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A business answer, good or bad; it is remembered under its idempotency key."""
+
+    http_status: int
+    body: dict[str, Any]
+
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[BodyT]):
+    """One thing a party can be asked. `perform` runs inside a ledger step, at most once per key."""
+
+    party: Party
+    name: str
+    body: type[BodyT]
+    perform: Callable[[Connection, BodyT], Answer]
+    manner: Callable[[Connection, BodyT], Manner]
+
+
+class Dropped(Response):
+    """No answer at all: the TCP connection is reset."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Abort the connection and wait until the server has noticed, so that it answers nothing either."""
+        scope["state"]["transport"].abort()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+class Desk:
+    """Takes the parties' POSTs and status look-ups."""
+
+    def __init__(
+        self, ledger: Ledger, faults: Faults, delays: Delays, *, slow_seconds: float, body_limit_bytes: int
+    ) -> None:
+        self._ledger = ledger
+        self._faults = faults
+        self._delays = delays
+        self._slow_seconds = slow_seconds
+        self._body_limit_bytes = body_limit_bytes
+
+    def takes(self, operation: Operation[BodyT]) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint of one operation."""
+
+        async def endpoint(request: Request) -> Response:
+            key = idempotency_key(request)
+            body = await read_body(request, operation.body, self._body_limit_bytes)
+            fault = self._faults.draw(operation.party)
+            if fault.latency_seconds:
+                await self._delays.wait(fault.latency_seconds)
+            if fault.fails:
+                raise Problem(503, "fault-drill", "Unavailable", NOT_DONE)
+            answer, manner = await self._perform_once(operation, key, body)
+            if manner is Manner.SLOW:
+                await self._delays.wait(self._slow_seconds)
+            if manner is Manner.LOST or fault.loses_answer:
+                return Dropped()
+            return answer
+
+        return endpoint
+
+    def look_up(self, party: Party) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint that says what became of the operation under a key."""
+
+        async def endpoint(request: Request) -> Response:
+            fault = self._faults.draw(party)
+            if fault.latency_seconds:
+                await self._delays.wait(fault.latency_seconds)
+            if fault.fails:
+                raise Problem(503, "fault-drill", "Unavailable", "try again")
+            found = await self._ledger.rows(
+                "SELECT http_status, answer FROM operations WHERE party = ? AND idempotency_key = ?",
+                party,
+                request.path_params["idempotency_key"],
+            )
+            if not found:
+                raise Problem(404, "unknown-key", "Unknown key", "no operation was done under this key")
+            return json_response(f'{{"http_status":{found[0]["http_status"]},"answer":{found[0]["answer"]}}}')
+
+        return endpoint
+
+    async def _perform_once(
+        self, operation: Operation[BodyT], key: str, body: BodyT
+    ) -> tuple[Response, Manner]:
+        """The answer to this key, and the manner in which to give it: a recorded one is given well."""
+        digest = blake2b(f"{operation.name} {body.model_dump_json()}".encode(), digest_size=16).digest()
+        manner = Manner.WELL
+        failure: Problem | None = None
+        with self._ledger.step() as db:
+            recorded = db.execute(
+                "SELECT request_digest, http_status, answer FROM operations"
+                " WHERE party = ? AND idempotency_key = ?",
+                (operation.party, key),
+            ).fetchone()
+            if recorded is not None:
+                known_digest, http_status, text = recorded
+                if known_digest != digest:
+                    raise Problem(
+                        422,
+                        "idempotency-key-reused",
+                        "Idempotency key used for another request",
+                        "this Idempotency-Key came with another operation or body before",
+                    )
+            else:
+                manner = operation.manner(db, body)
+                failure = _refuse_to_work(db, operation.party, key, manner)
+                http_status, text = 0, ""
+                if failure is None:
+                    answer = operation.perform(db, body)
+                    http_status, text = answer.http_status, json.dumps(answer.body)
+                    db.execute(
+                        "INSERT INTO operations VALUES (?, ?, ?, ?, ?)",
+                        (operation.party, key, digest, http_status, text),
+                    )
+        await self._ledger.committed()
+        if failure is not None:
+            raise failure
+        return json_response(text, http_status), manner
+
+
+def idempotency_key(request: Request) -> str:
+    """The request's Idempotency-Key. Raises Problem (400) without a usable one."""
+    key = request.headers.get("idempotency-key", "")
+    if not 0 < len(key) <= MAX_KEY_CHARACTERS:
+        raise Problem(
+            400,
+            "idempotency-key-missing",
+            "Idempotency-Key is missing",
+            f"an Idempotency-Key header of 1 to {MAX_KEY_CHARACTERS} characters is required",
+        )
+    return key
+
+
+def new_id(prefix: str) -> str:
+    """A fresh identifier in the style of `cap_5f0c...`."""
+    return f"{prefix}_{token_hex(10)}"
+
+
+def now() -> str:
+    """The instant in UTC, ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _refuse_to_work(db: Connection, party: Party, key: str, manner: Manner) -> Problem | None:
+    if manner is Manner.FAILS:
+        return Problem(500, "always-fails", "Internal error", "this token makes every attempt fail")
+    if manner is Manner.FLAKY:
+        attempts = db.execute(
+            "INSERT INTO flaky_attempts VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET attempts = attempts + 1"
+            " RETURNING attempts",
+            (party, key),
+        ).fetchone()[0]
+        if attempts <= FLAKY_FAILURES:
+            return Problem(503, "flaky", "Unavailable", NOT_DONE)
+    return None

@@ -1,0 +1,199 @@
+"""Where mail and push messages end: kept for a while, shown to whoever looks, delivered to nobody."""
+
+import asyncio
+import json
+from email.message import EmailMessage
+from email.parser import BytesHeaderParser, BytesParser
+from email.policy import default as modern_policy
+from sqlite3 import Connection, Row
+from typing import Annotated, Any, cast
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+from pydantic import StringConstraints
+
+from compose.sandbox.bodies import Body
+from compose.sandbox.directory import BOUNCING_MAILBOX
+from compose.sandbox.faults import Delays, Faults, Manner
+from compose.sandbox.ledger import Ledger
+from compose.sandbox.operations import Answer, new_id, now
+from compose.sandbox.problems import Problem
+from events.runtime.log import log
+
+MAIL_LIMIT_BYTES = 64 * 1024
+MAX_RECIPIENTS = 10
+PRUNE_EVERY = 100
+
+
+class Push(Body):
+    """A push message to one device."""
+
+    device: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    title: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    text: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+
+
+class PushSink:
+    """The push service: 201 for every message, the latest of them kept."""
+
+    def __init__(self, retention: int) -> None:
+        self._retention = retention
+
+    def deliver(self, db: Connection, push: Push) -> Answer:
+        """Keep the message."""
+        message_id = new_id("psh")
+        row_id = db.execute(
+            "INSERT INTO pushes (message_id, device, title, text, at) VALUES (?, ?, ?, ?, ?) RETURNING id",
+            (message_id, push.device, push.title, push.text, now()),
+        ).fetchone()[0]
+        if row_id % PRUNE_EVERY == 0:
+            db.execute("DELETE FROM pushes WHERE id <= ?", (row_id - self._retention,))
+        return Answer(201, {"status": "sent", "message_id": message_id})
+
+    @staticmethod
+    def manner(_db: Connection, _push: Push) -> Manner:
+        """Push tokens never misbehave by themselves; `PUT /faults` can make the service."""
+        return Manner.WELL
+
+
+class MailSink:
+    """An SMTP server that keeps each Message-ID once. The handler of aiosmtpd's sessions."""
+
+    def __init__(self, ledger: Ledger, faults: Faults, delays: Delays, *, retention: int) -> None:
+        self._ledger = ledger
+        self._faults = faults
+        self._delays = delays
+        self._retention = retention
+
+    # aiosmtpd finds these by their names.
+    async def handle_RCPT(  # noqa: N802
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
+        """550 for a mailbox that bounces."""
+        if address.startswith(BOUNCING_MAILBOX):
+            return "550 5.1.1 No such mailbox"
+        if len(envelope.rcpt_tos) >= MAX_RECIPIENTS:
+            return "452 4.5.3 Too many recipients"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 OK"
+
+    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
+        """Keep the mail, or count its repetition; 451 when a drill makes the server fail."""
+        fault = self._faults.draw("mail")
+        if fault.latency_seconds:
+            try:
+                await self._delays.wait(fault.latency_seconds)
+            except Problem as too_many:
+                return f"451 4.3.2 {too_many.detail}"
+        if fault.fails:
+            return "451 4.3.0 Unavailable, try again later"
+        deliveries = self._keep(envelope)
+        await self._ledger.committed()
+        if fault.loses_answer:
+            cast(asyncio.WriteTransport, server.transport).abort()
+        return "250 2.0.0 OK" if deliveries == 1 else "250 2.0.0 OK, known already"
+
+    async def handle_exception(self, error: Exception) -> str:
+        """A bug or a full disk is told as transient, and logged."""
+        log.error("mail_failed", exc_info=error)
+        return "451 4.3.0 Internal error"
+
+    def _keep(self, envelope: Envelope) -> int:
+        assert isinstance(envelope.content, bytes)
+        message_id = BytesHeaderParser().parsebytes(envelope.content).get("Message-ID")
+        with self._ledger.step() as db:
+            row_id, deliveries = db.execute(
+                "INSERT INTO mails (message_id, sender, recipients, content, at) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (message_id) DO UPDATE SET deliveries = deliveries + 1"
+                " RETURNING id, deliveries",
+                (
+                    str(message_id).strip() if message_id else f"<{new_id('mail')}@sandbox>",
+                    envelope.mail_from,
+                    json.dumps(envelope.rcpt_tos),
+                    envelope.content,
+                    now(),
+                ),
+            ).fetchone()
+            if row_id % PRUNE_EVERY == 0:
+                db.execute("DELETE FROM mails WHERE id <= ?", (row_id - self._retention,))
+        return int(deliveries)
+
+
+class MailServer:
+    """The listening side of the mail sink, with a bound on its sessions."""
+
+    def __init__(self, sink: MailSink, *, connection_limit: int, timeout_seconds: float) -> None:
+        self._sink = sink
+        self._connection_limit = connection_limit
+        self._timeout_seconds = timeout_seconds
+        self._sessions: set[asyncio.BaseTransport] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def listening(self) -> bool:
+        """Whether mail can come in."""
+        return self._server is not None and self._server.is_serving()
+
+    async def listen(self, host: str, port: int) -> None:
+        """Start. Raises OSError when the port is taken."""
+        self._server = await asyncio.get_running_loop().create_server(self._new_session, host, port)
+
+    async def close(self) -> None:
+        """Stop listening and end the sessions."""
+        if self._server is not None:
+            self._server.close()
+            for transport in self._sessions.copy():
+                transport.close()
+            await self._server.wait_closed()
+
+    def _new_session(self) -> asyncio.Protocol:
+        if len(self._sessions) >= self._connection_limit:
+            return _Busy()
+        return _MailSession(self._sink, self._sessions, timeout_seconds=self._timeout_seconds)
+
+
+class _MailSession(SMTP):
+    def __init__(
+        self, sink: MailSink, sessions: set[asyncio.BaseTransport], *, timeout_seconds: float
+    ) -> None:
+        super().__init__(
+            sink,
+            data_size_limit=MAIL_LIMIT_BYTES,
+            enable_SMTPUTF8=True,
+            hostname="sandbox",
+            ident="murmuration sandbox",
+            timeout=timeout_seconds,
+            loop=asyncio.get_running_loop(),
+        )
+        self._sessions = sessions
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._sessions.add(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.transport is not None:
+            self._sessions.discard(self.transport)
+        super().connection_lost(error)
+
+
+class _Busy(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A cast and not a check: uvloop's transports are none by inheritance.
+        cast(asyncio.WriteTransport, transport).write(b"421 4.3.2 Too many connections, try again later\r\n")
+        transport.close()
+
+
+def mail_as_json(row: Row) -> dict[str, Any]:
+    """A mail as `GET /mail/messages` shows it: headers decoded, the plain text, how often it arrived."""
+    message = BytesParser(EmailMessage, policy=modern_policy).parsebytes(row["content"])
+    text = message.get_body(("plain", "html"))
+    return {
+        "id": row["id"],
+        "message_id": row["message_id"],
+        "from": row["sender"],
+        "to": json.loads(row["recipients"]),
+        "subject": str(message.get("Subject", "")),
+        "text": "" if text is None else "\n".join(text.get_content().splitlines()),
+        "deliveries": row["deliveries"],
+        "at": row["at"],
+    }

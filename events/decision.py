@@ -1,0 +1,79 @@
+"""The vocabulary of a service's `decide`: what it is told, and what it answers.
+
+    decide(state, heard) -> Decision(state, facts, calls)
+
+It is told facts, commands (a request of a person or a program) and outcomes (of the calls it asked for).
+It has no clock, no randomness and no I/O; the runtime does everything else.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+StateT_co = TypeVar("StateT_co", covariant=True)
+FactT_co = TypeVar("FactT_co", covariant=True)
+CallT_co = TypeVar("CallT_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[StateT_co, FactT_co, CallT_co]):
+    """What a service makes of what it was told: its next state, facts to state, calls to make."""
+
+    state: StateT_co
+    facts: tuple[FactT_co, ...] = ()
+    calls: tuple[CallT_co, ...] = ()
+
+
+class Command(BaseModel):
+    """A request that concerns one order; the answer is read off the state it leads to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    order_id: UUID
+
+
+class Call(BaseModel):
+    """Something to ask of the outside world, durably, until its outcome is known.
+
+    A subclass names itself in the calls table: `class Capture(Call, name="capture")`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: ClassVar[str]
+
+    order_id: UUID
+
+    def __init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.name = name
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt, process and retry of this call, so that it counts once."""
+        return f"{self.name}:{self.order_id}"
+
+
+class Outcome:
+    """What became of a call. Outcomes are small frozen dataclasses beside the `decide` they inform."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp(Outcome, Generic[CallT_co]):
+    """Every attempt failed. `maybe_done` says that the work may have been done all the same."""
+
+    call: CallT_co
+    reason: str
+    maybe_done: bool
+
+
+class CausalityViolated(Exception):
+    """A fact arrived whose own cause this service never committed: data was lost or a fact forged."""

@@ -1,0 +1,155 @@
+"""A fact in AMQP's own terms, and the way back: encode on the way out, decode and upcast on the way in.
+
+message_id      the fact id: uuid5 of its cause, the stating service and its index
+type            the wire name, which is the routing key too
+app_id          the stating service
+correlation_id  the saga, which is the order
+timestamp       when it was stated (whole seconds in AMQP; header `stated_at` has microseconds)
+headers         causation_id, order_id, stated_at, and the W3C traceparent
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid5
+
+from aio_pika import DeliveryMode, Message
+from aio_pika.abc import AbstractMessage
+from pydantic import ValidationError
+
+from events.facts.base import Fact, SupersededFact, fact_type
+
+CONTENT_TYPE = "application/json"
+
+
+class Unreadable(Exception):
+    """A message that no redelivery will make readable. `reason` is a short code, the text says more."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A stated fact: what was stated, by whom, when, and because of what."""
+
+    fact_id: UUID
+    fact: Fact
+    stated_by: str
+    stated_at: datetime
+    causation_id: UUID | None = None
+    traceparent: str | None = None
+
+
+def derive_fact_id(cause: UUID, service: str, index: int) -> UUID:
+    """The id of the index-th fact a service states because of `cause`: a retry restates the same id."""
+    return uuid5(cause, f"{service}:{index}")
+
+
+def encode(envelope: Envelope) -> Message:
+    """The persistent AMQP message of a fact, with headers of its own (they must not be shared)."""
+    return message_of(
+        fact_id=envelope.fact_id,
+        wire_name=envelope.fact.wire_name,
+        order_id=envelope.fact.order_id,
+        body=envelope.fact.model_dump_json().encode(),
+        stated_by=envelope.stated_by,
+        stated_at=envelope.stated_at,
+        causation_id=envelope.causation_id,
+        traceparent=envelope.traceparent,
+    )
+
+
+def message_of(
+    *,
+    fact_id: UUID,
+    wire_name: str,
+    order_id: UUID,
+    body: bytes,
+    stated_by: str,
+    stated_at: datetime,
+    causation_id: UUID | None,
+    traceparent: str | None,
+) -> Message:
+    """The message of a fact whose body is encoded already, as it is in an outbox row."""
+    headers: dict[str, Any] = {"order_id": str(order_id), "stated_at": stated_at.isoformat()}
+    if causation_id is not None:
+        headers["causation_id"] = str(causation_id)
+    if traceparent is not None:
+        headers["traceparent"] = traceparent
+    return Message(
+        body=body,
+        content_type=CONTENT_TYPE,
+        delivery_mode=DeliveryMode.PERSISTENT,
+        message_id=str(fact_id),
+        type=wire_name,
+        app_id=stated_by,
+        correlation_id=str(order_id),
+        timestamp=stated_at,
+        headers=headers,
+    )
+
+
+def decode(message: AbstractMessage, routing_key: str | None) -> Envelope:
+    """Read a message; an older version comes back as the newest.
+
+    `type` may be left out by an outside publisher: the routing key says the same. So may `app_id` and the
+    headers. Raises Unreadable: `no_fact_id`, `unknown_fact`, `unknown_version`, `bad_body`.
+    """
+    fact_id = _uuid(message.message_id)
+    if fact_id is None:
+        raise Unreadable("no_fact_id", f"message_id must be a UUID, not {message.message_id!r}")
+    kind = known_type(message.type or routing_key or "")
+    try:
+        fact = kind.model_validate_json(message.body)
+    except ValidationError as error:
+        detail = "; ".join(f"{_place(e['loc'])}: {e['msg']}" for e in error.errors()[:5])
+        raise Unreadable("bad_body", f"{kind.wire_name}: {detail}") from error
+    while isinstance(fact, SupersededFact):
+        fact = fact.upcast()
+    return Envelope(
+        fact_id=fact_id,
+        fact=fact,
+        stated_by=message.app_id or "unknown",
+        stated_at=stated_at(message) or datetime.now(UTC),
+        causation_id=_uuid(message.headers.get("causation_id")),
+        traceparent=_text(message.headers.get("traceparent")),
+    )
+
+
+def known_type(wire_name: str) -> type[Fact]:
+    """The class of a wire name. Raises Unreadable with `unknown_version` or `unknown_fact`."""
+    kind = fact_type(wire_name)
+    if kind is not None:
+        return kind
+    stem = wire_name.rpartition(".")[0]
+    if any(fact_type(f"{stem}.v{version}") for version in range(1, 100)):
+        raise Unreadable("unknown_version", f"no version {wire_name!r} of this fact is known here")
+    raise Unreadable("unknown_fact", f"no fact is named {wire_name!r}")
+
+
+def stated_at(message: AbstractMessage) -> datetime | None:
+    """When a message says it was stated; None if an outside publisher left that out."""
+    try:
+        said = datetime.fromisoformat(_text(message.headers.get("stated_at")) or "")
+    except ValueError:
+        return message.timestamp
+    return said if said.tzinfo else said.replace(tzinfo=UTC)
+
+
+def _uuid(value: Any) -> UUID | None:
+    try:
+        return UUID(_text(value) or "")
+    except ValueError:
+        return None
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, str) else None
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location)) or "body"

@@ -1,0 +1,22 @@
+"""What notification_svc states: the customer knows, or could not be told."""
+
+from typing import Literal
+
+from events.facts.base import Fact, Reason
+
+Ending = Literal["confirmed", "cancelled"]
+Channel = Literal["email", "push"]
+
+
+class CustomerNotified(Fact, wire="notification.customer_notified.v1"):
+    """The customer was told of the order's ending, over these channels."""
+
+    ending: Ending
+    channels: tuple[Channel, ...]
+
+
+class NotificationFailed(Fact, wire="notification.notification_failed.v1"):
+    """No channel reached the customer. Undoes nothing."""
+
+    ending: Ending
+    reason: Reason

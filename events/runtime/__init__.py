@@ -1,0 +1,1 @@
+"""What turns a `decide` into a running service: batches, outbox relay, calls, HTTP."""

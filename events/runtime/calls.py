@@ -1,0 +1,277 @@
+"""Carries out what `decide` asked of the outside world: outside the transaction, until the outcome is known.
+
+Every attempt of a call has the same idempotency key. An attempt that may have reached the provider is
+followed by a look-up before the next one, so that work that was done is found and not done again.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol, TypeVar
+from uuid import UUID
+
+from sqlalchemy import bindparam, func, not_, select, update
+
+from events.decision import Call, GaveUp, Outcome
+from events.runtime.crash import crash_point
+from events.runtime.database import AWAY, Database
+from events.runtime.instance import Instance
+from events.runtime.log import log
+from events.runtime.settings import ServiceSettings
+from events.runtime.sql import array_of, compiled
+from events.runtime.tables import calls as calls_table
+from events.service import Service
+from events.trace import trace_id
+
+CallT_contra = TypeVar("CallT_contra", bound=Call, contravariant=True)
+
+
+class CallFailed(Exception):
+    """An attempt failed in a way that another may not. `maybe_done`: it may have been done all the same."""
+
+    def __init__(self, reason: str, *, maybe_done: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.maybe_done = maybe_done
+
+
+class Gateway(Protocol[CallT_contra]):
+    """A service's way to the outside world. Both methods raise CallFailed when another attempt may help."""
+
+    async def open(self) -> None:
+        """Get ready: connection pools and the like."""
+
+    async def close(self) -> None:
+        """Let go of them."""
+
+    async def perform(self, call: CallT_contra) -> Outcome:
+        """Do it, under the call's idempotency key. A definite refusal is an outcome, not an exception."""
+
+    async def look_up(self, call: CallT_contra) -> Outcome | None:
+        """What became of an earlier attempt; None when the other side never saw one, or cannot say."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallRow:
+    """A durable call and how far its attempts have come."""
+
+    call_id: UUID
+    name: str
+    order_id: UUID
+    request: dict[str, object]
+    traceparent: str | None
+    attempts: int = 0
+    maybe_done: bool = False
+
+
+_DUE = compiled(
+    select(*(calls_table.c[name] for name in CallRow.__slots__))
+    .where(
+        calls_table.c.owner == bindparam("me"),
+        calls_table.c.due_at <= bindparam("now"),
+        not_(calls_table.c.call_id == array_of("known", calls_table.c.call_id).any_()),
+    )
+    .order_by(calls_table.c.due_at)
+    .limit(bindparam("row_limit"))
+)
+_NEXT_DUE = compiled(
+    select(func.min(calls_table.c.due_at).label("due_at")).where(
+        calls_table.c.owner == bindparam("me"), calls_table.c.due_at > bindparam("now")
+    )
+)
+_POSTPONE = compiled(
+    update(calls_table)
+    .values(
+        attempts=bindparam("attempts"),
+        maybe_done=bindparam("maybe_done"),
+        last_error=bindparam("last_error"),
+        due_at=bindparam("due_at"),
+    )
+    .where(calls_table.c.call_id == bindparam("id"))
+)
+
+
+class Caller:
+    """Works off the calls of this instance, so many at a time."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        database: Database,
+        instance: Instance,
+        service: Service,
+        gateway: Gateway[Call],
+        learn: Callable[[CallRow, Outcome], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._instance = instance
+        self._kinds = service.calls
+        self._gateway = gateway
+        self._learn = learn
+        self._waiting: dict[UUID, CallRow] = {}
+        self._running: dict[UUID, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(settings.call_concurrency)
+        self._look_in_table_at: datetime | None = None
+        self._wake = asyncio.Event()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no attempt is under way or waiting in memory."""
+        return not self._waiting and not self._running
+
+    def hand_over(self, rows: Sequence[CallRow]) -> None:
+        """Take committed calls; past the memory bound they stay in the table until there is room."""
+        if len(self._waiting) + len(rows) > self._settings.call_memory:
+            self._look_at(datetime.now(UTC))
+        else:
+            self._waiting.update((row.call_id, row) for row in rows)
+        self._wake.set()
+
+    def look_in_table(self) -> None:
+        """Look for own rows that were committed without being handed over."""
+        self._look_at(datetime.now(UTC))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Attempt what is due, for ever."""
+        try:
+            while True:
+                if self._look_in_table_at is not None and self._look_in_table_at <= datetime.now(UTC):
+                    await self._refill()
+                while self._waiting:
+                    await self._slots.acquire()
+                    row = self._waiting.pop(next(iter(self._waiting)))
+                    self._start(row)
+                await self._sleep()
+        finally:
+            for task in list(self._running.values()):
+                task.cancel()
+
+    async def sweep(self) -> None:
+        """Adopt what dead instances left, at the start and then periodically."""
+        while True:
+            try:
+                async with self._database.transaction() as connection:
+                    if await self._instance.adopt(connection, calls_table):
+                        self.look_in_table()
+            except AWAY as error:
+                await self._database.wait_until_back(error)
+            await asyncio.sleep(self._settings.sweep_seconds)
+
+    async def _sleep(self) -> None:
+        """Until woken, or until a postponed call is due."""
+        timeout_seconds = None
+        if self._look_in_table_at is not None:
+            timeout_seconds = max(0.0, (self._look_in_table_at - datetime.now(UTC)).total_seconds())
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _refill(self) -> None:
+        """Fetch due calls from the table. A postponed one still ahead sets the time of the next look."""
+        limit = self._settings.call_memory
+        self._look_in_table_at = None
+        now = datetime.now(UTC)
+        known = [*self._waiting, *self._running]
+        found = await self._database.rows_when_back(
+            _DUE, me=self._instance.number, now=now, known=known, row_limit=limit
+        )
+        self._waiting.update((row["call_id"], CallRow(**row)) for row in found)
+        ahead = await self._database.rows_when_back(_NEXT_DUE, me=self._instance.number, now=now)
+        if len(found) == limit:
+            self._look_at(now)
+        elif ahead[0]["due_at"] is not None:
+            self._look_at(ahead[0]["due_at"])
+
+    def _look_at(self, instant: datetime) -> None:
+        if self._look_in_table_at is None or instant < self._look_in_table_at:
+            self._look_in_table_at = instant
+
+    def _start(self, row: CallRow) -> None:
+        task = asyncio.create_task(self._attempt(row), name=f"{row.name}:{row.order_id}")
+        self._running[row.call_id] = task
+        task.add_done_callback(lambda _: self._finish(row.call_id))
+
+    def _finish(self, call_id: UUID) -> None:
+        self._running.pop(call_id, None)
+        self._slots.release()
+        self._wake.set()
+
+    async def _attempt(self, row: CallRow) -> None:
+        call = self._kinds[row.name].model_validate(row.request)
+        try:
+            outcome = await self._outcome(call, row)
+        except CallFailed as failure:
+            await self._postpone(row, failure)
+            return
+        crash_point("after_call")
+        try:
+            await self._learn(row, outcome)
+        except Exception as error:  # noqa: BLE001 - whatever decide or the store raised: try again later
+            await self._postpone(row, CallFailed(f"outcome not accepted: {error!r}", maybe_done=True))
+
+    async def _outcome(self, call: Call, row: CallRow) -> Outcome:
+        """One attempt; after the last allowed one, a final look-up and then giving up.
+
+        A request that went out may still be carried out after a look-up found nothing: `maybe_done` stays.
+        """
+        maybe_done = row.maybe_done
+        try:
+            async with asyncio.timeout(self._settings.call_timeout_seconds):
+                if maybe_done:
+                    known = await self._gateway.look_up(call)
+                    if known is not None:
+                        return known
+                if row.attempts >= self._settings.call_attempts:
+                    return GaveUp(call, "attempts_exhausted", maybe_done)
+                return await self._gateway.perform(call)
+        except TimeoutError as error:
+            failure = CallFailed("timeout", maybe_done=True)
+            failure.__cause__ = error
+        except CallFailed as error:
+            failure = CallFailed(error.reason, maybe_done=maybe_done or error.maybe_done)
+            failure.__cause__ = error
+        if row.attempts < self._settings.call_attempts:
+            raise failure
+        return GaveUp(call, failure.reason, failure.maybe_done)
+
+    async def _postpone(self, row: CallRow, failure: CallFailed) -> None:
+        """Write the failed attempt down, and when the next one is due: backoff with full jitter."""
+        attempts = row.attempts + 1
+        ceiling = min(
+            self._settings.call_backoff_cap_seconds,
+            self._settings.call_backoff_seconds * 2 ** min(attempts, 30),
+        )
+        due_at = datetime.now(UTC) + timedelta(seconds=random.uniform(ceiling / 2, ceiling))  # noqa: S311
+        log.warning(
+            "call_failed",
+            call=row.name,
+            order_id=str(row.order_id),
+            trace_id=trace_id(row.traceparent),
+            attempt=attempts,
+            why=failure.reason,
+        )
+        after = replace(row, attempts=attempts, maybe_done=failure.maybe_done)
+        while True:
+            try:
+                async with self._database.transaction() as connection:
+                    await connection.execute(
+                        _POSTPONE,
+                        {
+                            "id": row.call_id,
+                            "attempts": after.attempts,
+                            "maybe_done": after.maybe_done,
+                            "last_error": failure.reason,
+                            "due_at": due_at,
+                        },
+                    )
+                break
+            except AWAY as error:
+                await self._database.wait_until_back(error)
+        self._look_at(due_at)

@@ -1,0 +1,159 @@
+"""Takes a service's facts off its queue, and acknowledges them once they are settled."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, Union
+
+from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
+from aio_pika.exceptions import AMQPError
+from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitQueue
+from faststream.rabbit.schemas import QueueType
+from faststream.specification import AsyncAPI
+
+from events.runtime.log import Outage
+from events.runtime.settings import ServiceSettings
+from events.service import EXCHANGE, Service
+
+BROKER_AWAY = (AMQPError, OSError, TimeoutError, RuntimeError)
+
+
+class Consumer:
+    """Consumes one queue over FastStream's connection. What arrives goes to `receive`, `settle` acknowledges.
+
+    The deliveries come straight from aio-pika: FastStream's own handling of each costs as much as the rest of
+    the way from the socket to the batch, and it would do nothing here.
+    """
+
+    def __init__(
+        self, settings: ServiceSettings, service: Service, receive: Callable[[AbstractIncomingMessage], None]
+    ) -> None:
+        self._settings = settings
+        self._service = service
+        self._receive = receive
+        self._acknowledgements = Acknowledgements()
+        self._outage = Outage("broker, for consuming")
+        self._broker = broker_of(service, settings.broker_url)
+        self._queue: AbstractQueue | None = None
+        self._consumer_tag: str | None = None
+
+    async def run(self) -> None:
+        """Consume for ever: wait for the broker at first; later the connection recovers by itself."""
+        while self._consumer_tag is None:
+            try:
+                await self._begin()
+            except BROKER_AWAY as error:
+                self._outage.began(error)
+                await self._broker.stop()
+                await asyncio.sleep(self._settings.reconnect_seconds)
+        while True:
+            if await self._broker.ping(timeout=self._settings.reconnect_seconds):
+                self._outage.ended()
+            else:
+                self._outage.began(ConnectionError("connection lost"))
+            await asyncio.sleep(self._settings.reconnect_seconds)
+
+    async def working(self) -> bool:
+        """Whether the broker counts a consumer on the queue, over a connection that answers."""
+        if self._consumer_tag is None:
+            return False
+        try:
+            async with asyncio.timeout(self._settings.reconnect_seconds * 4):
+                connection = await self._broker.connect()
+                async with connection.channel() as channel:
+                    queue = await channel.declare_queue(self._service.queue, passive=True)
+        except BROKER_AWAY:
+            return False
+        return (queue.declaration_result.consumer_count or 0) > 0
+
+    async def stop_receiving(self) -> None:
+        """Cancel the consumer; what has arrived already can still be settled."""
+        tag, self._consumer_tag = self._consumer_tag, None
+        if self._queue is not None and tag is not None:
+            with contextlib.suppress(*BROKER_AWAY):
+                async with asyncio.timeout(self._settings.reconnect_seconds * 4):
+                    await self._queue.cancel(tag)
+
+    async def close(self) -> None:
+        await self._broker.stop()
+
+    async def settle(self, messages: Sequence[AbstractIncomingMessage]) -> None:
+        """Acknowledge messages whose effects are committed. A lost channel redelivers them: no matter."""
+        with contextlib.suppress(*BROKER_AWAY):
+            await self._acknowledgements.settle(messages)
+
+    async def _begin(self) -> None:
+        connection = await self._broker.connect()
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=self._settings.prefetch)
+        self._queue = await channel.declare_queue(self._service.queue, passive=True)
+        self._consumer_tag = await self._queue.consume(self._hear)
+
+    async def _hear(self, message: AbstractIncomingMessage) -> None:
+        self._receive(message)
+
+
+class Acknowledgements:
+    """Acknowledges with as few frames as possible, and never beyond what is settled.
+
+    Delivery tags count up from 1 on a channel. One `multiple` acknowledgement covers the settled tags up to
+    the first unsettled one; it must not reach further, whatever order handlers ran in.
+    """
+
+    def __init__(self) -> None:
+        self._channel: Any = None
+        self._settled: set[int] = set()
+        self._acknowledged = 0
+
+    async def settle(self, messages: Sequence[AbstractIncomingMessage]) -> None:
+        channel = messages[-1].channel
+        if channel is not self._channel:
+            self._channel, self._settled, self._acknowledged = channel, set(), 0
+        self._settled |= {
+            message.delivery_tag
+            for message in messages
+            if message.channel is channel and message.delivery_tag is not None
+        }
+        before = self._acknowledged
+        while self._acknowledged + 1 in self._settled:
+            self._acknowledged += 1
+            self._settled.discard(self._acknowledged)
+        if self._acknowledged > before:
+            await self._channel.basic_ack(delivery_tag=self._acknowledged, multiple=True)
+
+
+def broker_of(service: Service, broker_url: str) -> RabbitBroker:
+    """The service on FastStream: its connection, and what it hears and states, documented by type."""
+    broker = RabbitBroker(broker_url, logger=None, app_id=service.name, graceful_timeout=None)
+    exchange = RabbitExchange(EXCHANGE, declare=False)
+
+    async def hear(fact: Any) -> None:
+        """Decode, decide, commit with its batch, acknowledge."""
+
+    hear.__annotations__["fact"] = Union[service.hears]  # noqa: UP007 - a union made of a tuple
+    broker.subscriber(
+        RabbitQueue(service.queue, queue_type=QueueType.QUORUM, declare=False),
+        exchange,
+        title=service.queue,
+        description=f"Bound to {', '.join(service.binding_keys)}.",
+    )(hear)
+    for fact in service.states:
+        broker.publisher(
+            routing_key=fact.wire_name,
+            exchange=exchange,
+            title=fact.wire_name,
+            description=fact.__doc__,
+            schema=fact,
+        )
+    return broker
+
+
+def asyncapi_document(service: Service) -> dict[str, Any]:
+    """The AsyncAPI document of a service, derived from the types of its `decide`."""
+    api = AsyncAPI(
+        broker_of(service, "amqp://broker"),
+        title=f"{service.package}: facts heard and stated",
+        version="1.0.0",
+    )
+    document: dict[str, Any] = api.to_specification().to_jsonable()
+    return document

@@ -1,0 +1,93 @@
+"""The connections of one process to its database, which may be away at any moment."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+from events.runtime.log import Outage
+from events.runtime.settings import ProcessSettings
+
+Connection = psycopg.AsyncConnection[DictRow]
+
+# What says "the database is away", as opposed to "it does not like this statement".
+AWAY = (psycopg.OperationalError, PoolTimeout, PoolClosed, OSError)
+# What another transaction caused, and a second try cures.
+CONTENTION = (
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.LockNotAvailable,
+)
+
+
+class Database:
+    """A bounded pool that reconnects by itself."""
+
+    def __init__(self, settings: ProcessSettings, application_name: str) -> None:
+        self.outage = Outage("database")
+        self._settings = settings
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            settings.database_url,
+            connection_class=psycopg.AsyncConnection[DictRow],
+            kwargs=connect_options(settings, application_name),
+            min_size=2,
+            max_size=settings.database_pool_size,
+            timeout=settings.database_timeout_seconds,
+            reconnect_timeout=settings.database_timeout_seconds,
+            open=False,
+        )
+
+    async def open(self) -> None:
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection whose work is committed at the end, or rolled back. Raises one of AWAY."""
+        async with self._pool.connection() as connection:
+            yield connection
+
+    async def rows(self, query: bytes, **parameters: Any) -> list[DictRow]:
+        """The rows of one query."""
+        async with self.transaction() as connection:
+            cursor = await connection.execute(query, parameters)
+            return await cursor.fetchall()
+
+    async def rows_when_back(self, query: bytes, **parameters: Any) -> list[DictRow]:
+        """The rows of one query, however long the database is away."""
+        while True:
+            try:
+                return await self.rows(query, **parameters)
+            except AWAY as error:
+                await self.wait_until_back(error)
+
+    async def wait_until_back(self, why: BaseException) -> None:
+        """Return once the database answers again, however long that takes."""
+        self.outage.began(why)
+        while True:
+            await asyncio.sleep(self._settings.reconnect_seconds)
+            try:
+                await self.rows(b"SELECT 1")
+                await self._pool.check()
+            except AWAY:
+                continue
+            self.outage.ended()
+            return
+
+
+def connect_options(settings: ProcessSettings, application_name: str) -> dict[str, Any]:
+    """How every connection of a process is made."""
+    return {
+        "row_factory": dict_row,
+        "application_name": application_name,
+        "connect_timeout": max(2, int(settings.database_timeout_seconds)),
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+    }

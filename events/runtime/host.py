@@ -1,0 +1,151 @@
+"""One service, running: everything of the runtime wired together, its start and its orderly stop."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from events.decision import Call, Command
+from events.runtime.batch import Batch, Committed
+from events.runtime.calls import Caller, Gateway
+from events.runtime.consumer import Consumer
+from events.runtime.database import AWAY, Database
+from events.runtime.dead_letters import DeadLetterOffice
+from events.runtime.instance import Instance
+from events.runtime.log import log
+from events.runtime.relay import Relay
+from events.runtime.settings import ServiceSettings
+from events.runtime.states import Store
+from events.runtime.worker import Overloaded, Worker
+from events.service import Service
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a service adds to the runtime: its `decide`, its tables, and its way outside if it has one."""
+
+    service: Service
+    store: Store
+    gateway: Gateway[Any] | None = None
+
+
+class Host:
+    """A running instance of one service."""
+
+    def __init__(self, parts: Parts, settings: ServiceSettings) -> None:
+        service = parts.service
+        self.service = service
+        self.settings = settings
+        self.database = Database(settings, service.name)
+        self._gateway = parts.gateway
+        self._instance = Instance(settings, service.name)
+        self._relay = Relay(settings, self.database, self._instance, service.name)
+        self._worker = Worker(
+            settings,
+            self.database,
+            Batch(service, parts.store, self.database, self._instance),
+            pass_on=self._pass_on,
+            look_in_tables=self._look_in_tables,
+            settle=lambda messages: self._consumer.settle(messages),
+            bury=DeadLetterOffice(settings, service.name).send,
+        )
+        self._consumer = Consumer(settings, service, self._worker.receive)
+        self._caller = self._caller_of(parts.gateway) if parts.gateway else None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._starting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start without waiting for broker or database: they may come later."""
+        await self.database.open()
+        if self._gateway is not None:
+            await self._gateway.open()
+        self._starting = asyncio.create_task(self._start(), name="start")
+
+    async def stop(self) -> None:
+        """Take nothing new, finish what has begun within the grace period, let go."""
+        if self._starting is not None:
+            self._starting.cancel()
+        await self._consumer.stop_receiving()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.stop_grace_seconds):
+                while not self._drained():  # noqa: ASYNC110 - several parts drain, in any order
+                    await asyncio.sleep(0.02)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._consumer.close()
+        if self._gateway is not None:
+            await self._gateway.close()
+        await self._instance.leave()
+        await self.database.close()
+        log.info("stopped")
+
+    async def ask(self, command: Command, traceparent: str | None = None) -> Any:
+        """Commit a command and answer the state it led to.
+
+        Raises Overloaded, and TimeoutError when it is not committed in time; it may still be, later.
+        """
+        if self._relay.backlog >= self.settings.max_outbox_backlog:
+            raise Overloaded
+        async with asyncio.timeout(self.settings.command_timeout_seconds):
+            return await self._worker.ask(command, traceparent)
+
+    async def ready(self) -> dict[str, bool]:
+        """What this instance needs, and whether it really has it now."""
+        database = True
+        try:
+            await self.database.rows(b"SELECT 1")
+        except AWAY:
+            database = False
+        return {
+            "database": database,
+            "broker": self._relay.connected,
+            "consumer": await self._consumer.working(),
+            "runtime": bool(self._tasks) and not any(task.done() for task in self._tasks),
+        }
+
+    async def _start(self) -> None:
+        while True:
+            try:
+                await self._instance.enter()
+                break
+            except AWAY as error:
+                await self.database.wait_until_back(error)
+        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
+            self._instance.stay,
+            self._relay.run,
+            self._relay.sweep,
+            self._relay.forget,
+            self._worker.run,
+            self._consumer.run,
+        ]
+        if self._caller is not None:
+            loops += [self._caller.run, self._caller.sweep]
+        self._tasks = [asyncio.create_task(loop(), name=loop.__qualname__) for loop in loops]
+        for task in self._tasks:
+            task.add_done_callback(_say_why_it_ended)
+        log.info("started", instance=self._instance.number)
+
+    def _caller_of(self, gateway: Gateway[Call]) -> Caller:
+        return Caller(self.settings, self.database, self._instance, self.service, gateway, self._worker.learn)
+
+    def _pass_on(self, committed: Committed) -> None:
+        if committed.outbox:
+            self._relay.hand_over(committed.outbox)
+        if committed.calls and self._caller is not None:
+            self._caller.hand_over(committed.calls)
+
+    def _look_in_tables(self) -> None:
+        self._relay.look_in_table()
+        if self._caller is not None:
+            self._caller.look_in_table()
+
+    def _drained(self) -> bool:
+        calls_idle = self._caller is None or self._caller.idle
+        return self._worker.idle and self._relay.idle and calls_idle
+
+
+def _say_why_it_ended(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("runtime_loop_failed", loop=task.get_name(), exc_info=task.exception())

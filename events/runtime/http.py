@@ -1,0 +1,189 @@
+"""The HTTP side of a process: problem details, health, bounds, and the admin's token."""
+
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from events.runtime.database import AWAY
+from events.runtime.host import Host
+from events.runtime.log import log
+from events.runtime.settings import ProcessSettings
+from events.runtime.worker import Overloaded
+
+RETRY_AFTER_SECONDS = 2
+
+
+class Problem(Exception):
+    """An answer in RFC 9457's form: a status, a sentence, and what else helps the caller."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers
+        self.more = more
+
+
+class Runnable(Protocol):
+    """What a process runs beside its HTTP server."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def ready(self) -> dict[str, Any]:
+        """What it needs, and whether it has it: every boolean true means ready."""
+
+
+def create_app(
+    title: str, description: str, settings: ProcessSettings, runnable: Runnable, routers: list[APIRouter]
+) -> FastAPI:
+    """An app whose lifespan is that of `runnable`; handlers find it as `request.app.state.host`."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await runnable.start()
+        try:
+            yield
+        finally:
+            await runnable.stop()
+
+    app = FastAPI(title=title, description=description, version="1.0.0", lifespan=lifespan)
+    app.state.host = runnable
+    app.state.settings = settings
+    app.add_middleware(BoundedBody, max_bytes=settings.max_request_bytes)
+    app.include_router(_health)
+    for router in routers:
+        app.include_router(router)
+    _answer_with_problems(app)
+    return app
+
+
+_health = APIRouter(tags=["health"])
+
+
+@_health.get("/healthz")
+async def alive() -> dict[str, str]:
+    """The process is alive."""
+    return {"status": "alive"}
+
+
+@_health.get("/readyz")
+async def ready(request: Request) -> JSONResponse:
+    """Broker, database and consumer really work (200), or not (503); the body says which."""
+    parts = await request.app.state.host.ready()
+    good = all(part for part in parts.values() if isinstance(part, bool))
+    return JSONResponse(
+        {"status": "ready" if good else "not ready", **parts},
+        HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE,
+    )
+
+
+_bearer = HTTPBearer(auto_error=False, description="MURMURATION_ADMIN_TOKEN")
+
+
+async def admin(
+    request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> None:
+    """Let only the bearer of the admin token in. With no token configured nobody gets in."""
+    token = request.app.state.settings.admin_token
+    if token is None:
+        raise Problem(403, "admin endpoints are closed: MURMURATION_ADMIN_TOKEN is not set")
+    if given is None or not hmac.compare_digest(given.credentials, token.get_secret_value()):
+        raise Problem(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
+
+
+Admin = Depends(admin)
+
+
+async def _running(request: Request) -> Host:
+    host: Host = request.app.state.host
+    return host
+
+
+# The service behind a request.
+Running = Annotated[Host, Depends(_running)]
+
+
+class BoundedBody:
+    """Refuses request bodies above a size, whether they announce it or not."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if announced.isdigit() and int(announced) > self._max_bytes:
+            problem = Problem(413, f"the body may have at most {self._max_bytes} bytes")
+            await _problem_response(problem)(scope, receive, send)
+            return
+        received = 0
+
+        async def bounded_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise HTTPException(413, f"the body may have at most {self._max_bytes} bytes")
+            return message
+
+        await self._app(scope, bounded_receive, send)
+
+
+def _answer_with_problems(app: FastAPI) -> None:
+    answers: dict[type[Exception], Callable[[Any], Problem]] = {
+        Problem: lambda error: error,
+        HTTPException: lambda error: Problem(error.status_code, str(error.detail), headers=error.headers),
+        RequestValidationError: _invalid,
+        Overloaded: lambda _: _come_back("more requests are waiting than this service takes"),
+        TimeoutError: lambda _: _come_back("not answered in time; retry with the same Idempotency-Key"),
+        Exception: _unexpected,
+    }
+    answers |= {kind: lambda _: _come_back("the database is away") for kind in AWAY}
+    for kind, problem_of in answers.items():
+        app.add_exception_handler(kind, _handler(problem_of))
+
+
+def _handler(problem_of: Callable[[Any], Problem]) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+    async def answer(_: Request, error: Exception) -> JSONResponse:
+        return _problem_response(problem_of(error))
+
+    return answer
+
+
+def _problem_response(problem: Problem) -> JSONResponse:
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        **problem.more,
+    }
+    return JSONResponse(body, problem.status, problem.headers, "application/problem+json")
+
+
+def _invalid(error: RequestValidationError) -> Problem:
+    errors = [{"at": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors()]
+    return Problem(422, "the request is not valid", errors=errors)
+
+
+def _come_back(detail: str) -> Problem:
+    return Problem(503, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+def _unexpected(error: Exception) -> Problem:
+    log.error("request_failed", exc_info=error)
+    return Problem(500, "this should not have happened; it is in the log")

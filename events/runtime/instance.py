@@ -1,0 +1,82 @@
+"""Which rows of the outbox and the calls table are whose, when several instances of a service run.
+
+Each instance draws a number and holds a PostgreSQL advisory lock on it for as long as it lives. Rows carry
+their owner's number; those of an owner whose lock is free were left behind, and whoever notices adopts
+them. The lock goes the moment a process or its connection dies; a process that hangs loses it after
+`idle_session_timeout`, so no clock of ours decides who is dead.
+"""
+
+import asyncio
+from typing import Any
+
+import psycopg
+from sqlalchemy import Table
+
+from events.runtime.database import AWAY, Connection, connect_options
+from events.runtime.log import log
+from events.runtime.settings import ServiceSettings
+
+LOCK_CLASS = 20_411
+HEARTBEAT_SECONDS = 2.0
+PRESUMED_DEAD_AFTER_SECONDS = 15
+
+
+class Instance:
+    """This process's number among the instances of its service."""
+
+    def __init__(self, settings: ServiceSettings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self.number = 0
+
+    async def enter(self) -> None:
+        """Draw a number and lock it. Raises one of AWAY."""
+        self._connection = await self._connect()
+        if self.number == 0:
+            cursor = await self._connection.execute("SELECT nextval('instance_ids')::int AS number")
+            row = await cursor.fetchone()
+            self.number = row["number"] if row else 0
+        await self._connection.execute("SELECT pg_advisory_lock(%s, %s)", (LOCK_CLASS, self.number))
+
+    async def stay(self) -> None:
+        """Keep the lock; after an outage take it again, for the rows in memory are still ours."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            try:
+                if self._connection is None:
+                    await self.enter()
+                else:
+                    await self._connection.execute("SELECT 1")
+            except AWAY:
+                await self.leave()
+
+    async def leave(self) -> None:
+        """Give the lock up."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def adopt(self, connection: Connection, table: Table) -> int:
+        """Make the rows that dead instances left in `table` ours; says how many they were."""
+        adopt = _ADOPT.replace(b"{table}", table.name.encode())
+        cursor = await connection.execute(adopt, {"me": self.number, "lock_class": LOCK_CLASS})
+        if cursor.rowcount > 0:
+            log.info("adopted_leftovers", table=table.name, rows=cursor.rowcount)
+        return cursor.rowcount
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        connection = await psycopg.AsyncConnection.connect(
+            self._settings.database_url,
+            autocommit=True,
+            **connect_options(self._settings, f"{self._name} instance"),
+        )
+        await connection.execute(b"SET idle_session_timeout = '%ds'" % PRESUMED_DEAD_AFTER_SECONDS)
+        return connection
+
+
+_ADOPT = b"""
+    UPDATE {table} SET owner = %(me)s WHERE owner IN (
+        SELECT owner FROM (SELECT DISTINCT owner FROM {table} WHERE owner <> %(me)s) AS others
+        WHERE pg_try_advisory_xact_lock(%(lock_class)s, owner))
+"""

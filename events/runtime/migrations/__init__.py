@@ -1,0 +1,28 @@
+"""Brings a process's database to the schema of its code: the runtime's tables and its own."""
+
+from importlib.resources import files
+
+from alembic import command
+from alembic.config import Config
+
+
+def upgrade(database_url: str, package: str) -> None:
+    """Apply every migration that `package` (such as `order_svc`) and the runtime beneath it still need.
+
+    Raises what psycopg raises when the database cannot be reached.
+    """
+    command.upgrade(alembic_config(database_url, package), "heads")
+
+
+def alembic_config(database_url: str, package: str) -> Config:
+    """Alembic's configuration for one package's database. A service also has the runtime's tables."""
+    here = files(__name__)
+    locations = [str(files(package) / "migrations")]
+    if package.endswith("_svc"):
+        locations.append(str(here / "versions"))
+    config = Config()
+    config.set_main_option("script_location", str(here))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", "\n".join(locations))
+    config.attributes["database_url"] = database_url
+    return config

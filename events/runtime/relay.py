@@ -1,0 +1,203 @@
+"""Publishes the outbox: at once after each commit, and again after a crash, until the broker confirms."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from uuid import UUID
+
+import aio_pika
+from aio_pika.abc import AbstractExchange
+from aio_pika.exceptions import AMQPError, PublishError
+from sqlalchemy import bindparam, delete, select
+
+from events.envelope import message_of
+from events.runtime.crash import crash_point
+from events.runtime.database import AWAY, Database
+from events.runtime.instance import Instance
+from events.runtime.log import Outage, log
+from events.runtime.settings import ServiceSettings
+from events.runtime.sql import array_of, compiled
+from events.runtime.tables import outbox
+from events.service import EXCHANGE
+
+BROKER_AWAY = (AMQPError, OSError, TimeoutError, RuntimeError)
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A stated fact on its way to the broker."""
+
+    fact_id: UUID
+    wire_name: str
+    order_id: UUID
+    body: str
+    stated_at: datetime
+    causation_id: UUID | None
+    traceparent: str | None
+
+
+_COLUMNS = [outbox.c[name] for name in OutboxRow.__slots__]
+_READ = compiled(
+    select(*_COLUMNS)
+    .where(outbox.c.owner == bindparam("me"))
+    .order_by(outbox.c.stated_at)
+    .limit(bindparam("row_limit"))
+)
+_FORGET = compiled(delete(outbox).where(outbox.c.fact_id == array_of("fact_ids", outbox.c.fact_id).any_()))
+# Losing this commit in a crash of the server only means that confirmed facts are published once more.
+_NO_FSYNC = b"SET LOCAL synchronous_commit = off"
+
+
+class Relay:
+    """One publisher per process, with its own connection to the broker."""
+
+    def __init__(
+        self, settings: ServiceSettings, database: Database, instance: Instance, service: str
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._instance = instance
+        self._service = service
+        self._outage = Outage("broker, for publishing")
+        self._waiting: dict[UUID, OutboxRow] = {}
+        self._confirmed: list[UUID] = []
+        self._some_confirmed = asyncio.Event()
+        self._more_in_table = False
+        self._spilled = 0
+        self._wake = asyncio.Event()
+        self.connected = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything handed over so far is confirmed and forgotten."""
+        return not self._waiting and not self._more_in_table and not self._confirmed
+
+    @property
+    def backlog(self) -> int:
+        """How many committed facts are not published yet, as far as this instance knows."""
+        return len(self._waiting) + self._spilled
+
+    def hand_over(self, rows: Sequence[OutboxRow]) -> None:
+        """Take committed rows; past the memory bound they stay in the table until there is room."""
+        if self._more_in_table or len(self._waiting) + len(rows) > self._settings.relay_memory:
+            self._more_in_table = True
+            self._spilled += len(rows)
+        else:
+            self._waiting.update((row.fact_id, row) for row in rows)
+        self._wake.set()
+
+    def look_in_table(self) -> None:
+        """Look for own rows that were committed without being handed over."""
+        self._more_in_table = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publish for ever; wait for a broker that is away."""
+        while True:
+            try:
+                async with await aio_pika.connect(
+                    self._settings.broker_url,
+                    client_properties={"connection_name": f"{self._service} relay"},
+                    timeout=self._settings.publish_timeout_seconds,
+                ) as connection:
+                    channel = await connection.channel(on_return_raises=True)
+                    exchange = await channel.get_exchange(EXCHANGE, ensure=True)
+                    self.connected = True
+                    self._outage.ended()
+                    await self._publish_for_ever(exchange)
+            except BROKER_AWAY as error:
+                self._outage.began(error)
+            finally:
+                self.connected = False
+            await asyncio.sleep(self._settings.reconnect_seconds)
+
+    async def sweep(self) -> None:
+        """Adopt what dead instances left, at the start and then periodically."""
+        while True:
+            try:
+                async with self._database.transaction() as connection:
+                    if await self._instance.adopt(connection, outbox):
+                        self.look_in_table()
+            except AWAY as error:
+                await self._database.wait_until_back(error)
+            await asyncio.sleep(self._settings.sweep_seconds)
+
+    async def forget(self) -> None:
+        """Delete confirmed rows, in bulk: a moment's worth at a time."""
+        while True:
+            await self._some_confirmed.wait()
+            await asyncio.sleep(self._settings.forget_after_seconds)
+            self._some_confirmed.clear()
+            await self._forget_confirmed()
+
+    async def _publish_for_ever(self, exchange: AbstractExchange) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting or self._more_in_table:
+                if not self._waiting:
+                    await self._refill()
+                await self._publish(
+                    exchange, list(islice(self._waiting.values(), self._settings.relay_in_flight))
+                )
+
+    async def _refill(self) -> None:
+        """Read what is in the table only. What is confirmed must be gone from there first."""
+        await self._forget_confirmed()
+        self._more_in_table = False
+        limit = self._settings.relay_memory
+        found = await self._database.rows_when_back(_READ, me=self._instance.number, row_limit=limit)
+        self._more_in_table = self._more_in_table or len(found) == limit
+        self._spilled = max(0, self._spilled - len(found)) if self._more_in_table else 0
+        self._waiting.update((row["fact_id"], OutboxRow(**row)) for row in found)
+
+    async def _publish(self, exchange: AbstractExchange, rows: list[OutboxRow]) -> None:
+        """Publish all at once and note which are confirmed. Raises when the connection is no good."""
+        results = await asyncio.gather(
+            *(self._publish_one(exchange, row) for row in rows), return_exceptions=True
+        )
+        failures = [result for result in results if result is not None]
+        for row, result in zip(rows, results, strict=True):
+            if result is None:
+                del self._waiting[row.fact_id]
+                self._confirmed.append(row.fact_id)
+        self._some_confirmed.set()
+        if failures:
+            raise next((error for error in failures if not isinstance(error, BROKER_AWAY)), failures[0])
+        crash_point("after_publish")
+
+    async def _publish_one(self, exchange: AbstractExchange, row: OutboxRow) -> None:
+        message = message_of(
+            fact_id=row.fact_id,
+            wire_name=row.wire_name,
+            order_id=row.order_id,
+            body=row.body.encode(),
+            stated_by=self._service,
+            stated_at=row.stated_at,
+            causation_id=row.causation_id,
+            traceparent=row.traceparent,
+        )
+        try:
+            await exchange.publish(
+                message, row.wire_name, mandatory=True, timeout=self._settings.publish_timeout_seconds
+            )
+        except PublishError as error:
+            log.error("unroutable_fact", wire_name=row.wire_name, order_id=str(row.order_id), why=str(error))
+            raise
+
+    async def _forget_confirmed(self) -> None:
+        forgotten, count = self._confirmed, len(self._confirmed)
+        while count:
+            try:
+                async with self._database.transaction() as connection, connection.pipeline():
+                    await connection.execute(_NO_FSYNC)
+                    await connection.execute(_FORGET, {"fact_ids": forgotten[:count]})
+                    await connection.commit()
+                break
+            except AWAY as error:
+                await self._database.wait_until_back(error)
+        if count:
+            del self._confirmed[:count]
+            crash_point("after_forget")

@@ -1,0 +1,22 @@
+"""What reaches a service's `decide`, and what it descends from."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A fact heard, an outcome learned, or a command asked, on its way to `decide`.
+
+    A fact counts once by its id; an outcome while its call's row is there; a command always. `cause` is the
+    fact's, the call's or the command's id. `done` receives the order's state once it is committed.
+    """
+
+    kind: Literal["fact", "outcome", "command"]
+    order_id: UUID
+    said: Any
+    cause: UUID
+    traceparent: str | None
+    done: "asyncio.Future[Any] | None" = field(default=None, compare=False)

@@ -1,0 +1,212 @@
+"""A service's one loop: whatever was told since the last commit is the next batch.
+
+No lingering: an idle service commits a lone fact at once, a busy one commits many together.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from aio_pika.abc import AbstractIncomingMessage
+
+from events.decision import Command, Outcome
+from events.envelope import Unreadable, decode
+from events.runtime.batch import Batch, Committed
+from events.runtime.calls import CallRow
+from events.runtime.crash import crash_point
+from events.runtime.database import AWAY, CONTENTION, Database
+from events.runtime.dead_letters import DeadLetter
+from events.runtime.log import log
+from events.runtime.relay import BROKER_AWAY
+from events.runtime.settings import ServiceSettings
+from events.runtime.states import AppearedMeanwhile
+from events.runtime.told import Told
+from events.trace import continue_or_begin, trace_id
+
+MAX_CONTENTION_RETRIES = 5
+
+
+class Overloaded(Exception):
+    """More commands are waiting than the service takes: come back later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What waits for the next batch: a delivery, decoded when its batch begins, or something told."""
+
+    message: AbstractIncomingMessage | None = None
+    told: Told | None = None
+
+
+class Worker:
+    """Commits batches one after the other, and passes on what they leave behind."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        database: Database,
+        batch: Batch,
+        *,
+        pass_on: Callable[[Committed], None],
+        look_in_tables: Callable[[], None],
+        settle: Callable[[Sequence[AbstractIncomingMessage]], Awaitable[None]],
+        bury: Callable[[Sequence[DeadLetter]], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._batch = batch
+        self._pass_on = pass_on
+        self._look_in_tables = look_in_tables
+        self._settle = settle
+        self._bury = bury
+        self._waiting: deque[Entry] = deque()
+        self._commands = 0
+        self._wake = asyncio.Event()
+        self._working = False
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self._working
+
+    def receive(self, message: AbstractIncomingMessage) -> None:
+        """Take a delivery. The broker's prefetch bounds how many wait."""
+        self._waiting.append(Entry(message=message))
+        self._wake.set()
+
+    async def ask(self, command: Command, traceparent: str | None) -> Any:
+        """Commit a command; answers the order's state then. Raises Overloaded, or what `decide` raises."""
+        if self._commands >= self._settings.max_pending_commands:
+            raise Overloaded
+        self._commands += 1
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        told = Told("command", command.order_id, command, uuid4(), continue_or_begin(traceparent), done)
+        try:
+            return await self._tell(told, done)
+        finally:
+            self._commands -= 1
+
+    async def learn(self, row: CallRow, outcome: Outcome) -> None:
+        """Commit the outcome of a call. Raises what `decide` raises."""
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        await self._tell(Told("outcome", row.order_id, outcome, row.call_id, row.traceparent, done), done)
+
+    async def run(self) -> None:
+        """Work for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                size = min(len(self._waiting), self._settings.batch_size)
+                entries = [self._waiting.popleft() for _ in range(size)]
+                self._working = True
+                try:
+                    await self._work(entries)
+                finally:
+                    self._working = False
+
+    async def _tell(self, told: Told, done: "asyncio.Future[Any]") -> Any:
+        self._waiting.append(Entry(told=told))
+        self._wake.set()
+        return await asyncio.shield(done)
+
+    async def _work(self, entries: Sequence[Entry]) -> None:
+        """One batch from its deliveries to their acknowledgement."""
+        letters: list[DeadLetter] = []
+        told: list[Told] = []
+        deliveries: dict[int, AbstractIncomingMessage] = {}
+        for entry in entries:
+            if entry.told is not None:
+                told.append(entry.told)
+            elif entry.message is not None:
+                try:
+                    heard = read(entry.message)
+                except Unreadable as error:
+                    letters.append(DeadLetter(entry.message, error.reason, str(error)))
+                    continue
+                deliveries[id(heard)] = entry.message
+                told.append(heard)
+        for item, failure in await self._commit(told):
+            message = deliveries.get(id(item))
+            if message is not None:
+                letters.append(DeadLetter(message, type(failure).__name__, str(failure)))
+            elif item.done is not None and not item.done.done():
+                item.done.set_exception(failure)
+        if letters:
+            await self._bury_or_return(letters)
+        messages = [entry.message for entry in entries if entry.message is not None]
+        if messages:
+            crash_point("before_ack")
+            await self._settle(messages)
+
+    async def _bury_or_return(self, letters: Sequence[DeadLetter]) -> None:
+        """Dead-letter them; if that fails now, put them back on the queue, to come again later."""
+        try:
+            await self._bury(letters)
+        except BROKER_AWAY as error:
+            log.warning("dead_letters_not_sent", count=len(letters), why=str(error))
+            await asyncio.sleep(self._settings.reconnect_seconds)
+            with contextlib.suppress(*BROKER_AWAY):
+                for letter in letters:
+                    await letter.message.nack(requeue=True)
+
+    async def _commit(self, told: Sequence[Told]) -> list[tuple[Told, Exception]]:
+        """Commit all that can be; answers what cannot, alone, with the reason.
+
+        A batch that fails is halved until what is wrong in it stands alone.
+        """
+        contention = 0
+        while told:
+            try:
+                committed = await self._batch.commit(told)
+            except (AppearedMeanwhile, *CONTENTION) as error:
+                contention += 1
+                if contention > MAX_CONTENTION_RETRIES:
+                    return await self._halve(told, error)
+                await asyncio.sleep(random.uniform(0, 0.01 * contention))  # noqa: S311
+            except AWAY as error:
+                await self._database.wait_until_back(error)
+                # The commit may have gone through before the answer was lost.
+                self._look_in_tables()
+            except Exception as error:  # noqa: BLE001 - whatever decide or the store raises
+                return await self._halve(told, error)
+            else:
+                self._pass_on(committed)
+                self._answer(told, committed)
+                break
+        return []
+
+    async def _halve(self, told: Sequence[Told], error: Exception) -> list[tuple[Told, Exception]]:
+        if len(told) == 1:
+            log.error(
+                "not_handled",
+                order_id=str(told[0].order_id),
+                trace_id=trace_id(told[0].traceparent),
+                said=type(told[0].said).__name__,
+                why=repr(error),
+            )
+            return [(told[0], error)]
+        middle = len(told) // 2
+        return [*await self._commit(told[:middle]), *await self._commit(told[middle:])]
+
+    def _answer(self, told: Sequence[Told], committed: Committed) -> None:
+        states = {id(item): state for item, state in committed.answers}
+        for item in told:
+            if item.done is not None and not item.done.done():
+                item.done.set_result(states.get(id(item)))
+
+
+def read(message: AbstractIncomingMessage) -> Told:
+    """A delivery as something told. Raises Unreadable."""
+    envelope = decode(message, message.routing_key)
+    return Told(
+        "fact",
+        envelope.fact.order_id,
+        envelope.fact,
+        envelope.fact_id,
+        continue_or_begin(envelope.traceparent),
+    )

@@ -1,0 +1,1 @@
+"""Books, cancels and dispatches an order's shipment."""

@@ -1,0 +1,5 @@
+"""`python -m fulfillment_svc`: the service as a process."""
+
+from fulfillment_svc.service import main
+
+main()

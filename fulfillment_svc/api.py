@@ -1,0 +1,32 @@
+"""Seeing an order's shipment."""
+
+from datetime import date
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from events.runtime.http import Problem, Running
+from fulfillment_svc.store import SHIPMENTS
+
+router = APIRouter(prefix="/shipments", tags=["shipments"])
+
+
+class ShipmentView(BaseModel):
+    """An order's shipment."""
+
+    order_id: UUID
+    status: str
+    shipment_id: str | None
+    deliver_on: date | None
+    reason: str | None
+
+
+@router.get("/{order_id}")
+async def see(order_id: UUID, host: Running) -> ShipmentView:
+    """How an order's shipment stands."""
+    async with host.database.transaction() as connection:
+        shipment = await SHIPMENTS.read(connection, order_id)
+    if shipment is None:
+        raise Problem(404, f"no shipment of order {order_id} is known here")
+    return ShipmentView(**{name: getattr(shipment, name) for name in ShipmentView.model_fields})

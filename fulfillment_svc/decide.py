@@ -1,0 +1,237 @@
+"""What fulfilment makes of each fact and outcome.
+
+    payment.captured   -> book -> shipment_scheduled | shipment_rejected
+    order.withdrawn    -> cancel -> shipment_cancelled, else shipment_cancel_failed
+                          (or a fence, when nothing was booked yet)
+    order.confirmed    -> dispatch, the irreversible step -> shipment_dispatched
+
+A booking in flight when the order is withdrawn is cancelled once its outcome is known.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Literal, assert_never
+from uuid import UUID
+
+from events.decision import Call, CausalityViolated, Decision, GaveUp, Outcome
+from events.facts.base import Line, Lines, Token
+from events.facts.fulfillment import (
+    ShipmentCancelFailed,
+    ShipmentCancelled,
+    ShipmentDispatched,
+    ShipmentDispatchFailed,
+    ShipmentRejected,
+    ShipmentScheduled,
+)
+from events.facts.order import OrderConfirmed, OrderWithdrawn
+from events.facts.payment import PaymentCaptured
+
+CARRIER_UNAVAILABLE = "carrier_unavailable"
+
+
+class BookShipment(Call, name="book_shipment"):
+    """Have the carrier take these lines to this customer."""
+
+    customer: Token
+    lines: Lines
+
+
+class CancelShipment(Call, name="cancel_shipment"):
+    """Let the carrier forget the booking, and refuse a late one."""
+
+
+class DispatchShipment(Call, name="dispatch_shipment"):
+    """Hand the goods over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Booked(Outcome):
+    shipment_id: str
+    deliver_on: date
+
+
+@dataclass(frozen=True, slots=True)
+class BookingRefused(Outcome):
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unbooked(Outcome):
+    """The carrier has nothing for this order, nor will it accept anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRefused(Outcome):
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatched(Outcome):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchRefused(Outcome):
+    reason: str
+
+
+Calls = BookShipment | CancelShipment | DispatchShipment
+Hears = PaymentCaptured | OrderWithdrawn | OrderConfirmed
+Learns = Booked | BookingRefused | Unbooked | CancelRefused | Dispatched | DispatchRefused | GaveUp[Calls]
+States = (
+    ShipmentScheduled
+    | ShipmentRejected
+    | ShipmentCancelled
+    | ShipmentCancelFailed
+    | ShipmentDispatched
+    | ShipmentDispatchFailed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """One order's shipment. `fenced`: withdrawn before it was booked, so never to be booked.
+
+    `withdrawn` means that the order's owner asked for the undo, so it ends in `shipment_cancelled`; an
+    undo that fulfilment began by itself ends in `shipment_rejected`. `reason` is why it is undone.
+    """
+
+    order_id: UUID
+    status: Literal[
+        "booking",
+        "scheduled",
+        "rejected",
+        "cancelling",
+        "cancelled",
+        "cancel_failed",
+        "dispatching",
+        "dispatched",
+        "dispatch_failed",
+        "fenced",
+    ]
+    customer: str | None = None
+    lines: tuple[Line, ...] = ()
+    shipment_id: str | None = None
+    deliver_on: date | None = None
+    withdrawn: bool = False
+    reason: str | None = None
+
+
+Answer = Decision[Shipment | None, States, Calls]
+
+
+def decide(shipment: Shipment | None, heard: Hears | Learns) -> Decision[Shipment | None, States, Calls]:
+    match heard:
+        case PaymentCaptured():
+            return book(shipment, heard)
+        case OrderWithdrawn():
+            return withdraw(shipment, heard)
+        case OrderConfirmed():
+            return dispatch(shipment, heard.order_id)
+        case _:
+            return learn(shipment, heard)
+
+
+def book(shipment: Shipment | None, paid: PaymentCaptured) -> Answer:
+    if shipment is not None:
+        return Decision(shipment)
+    booking = Shipment(paid.order_id, "booking", customer=paid.customer, lines=paid.lines)
+    call = BookShipment(order_id=paid.order_id, customer=paid.customer, lines=paid.lines)
+    return Decision(booking, calls=(call,))
+
+
+def withdraw(shipment: Shipment | None, withdrawn: OrderWithdrawn) -> Answer:
+    if shipment is None:
+        fence = Shipment(withdrawn.order_id, "fenced", withdrawn=True, reason=withdrawn.reason)
+        return Decision(fence, facts=(cancelled(fence),))
+    match shipment.status:
+        case "booking":
+            return Decision(replace(shipment, withdrawn=True, reason=withdrawn.reason))
+        case "scheduled":
+            return cancel(replace(shipment, withdrawn=True, reason=withdrawn.reason))
+        case "dispatching" | "dispatched" | "dispatch_failed":
+            raise CausalityViolated("an order that was confirmed cannot be withdrawn")
+        case "rejected" | "cancelling" | "cancelled" | "cancel_failed" | "fenced":
+            return Decision(shipment)
+
+
+def dispatch(shipment: Shipment | None, order_id: UUID) -> Answer:
+    if shipment is not None and shipment.status in ("dispatching", "dispatched", "dispatch_failed"):
+        return Decision(shipment)
+    if shipment is None or shipment.status != "scheduled":
+        found = shipment.status if shipment else "none"
+        raise CausalityViolated(f"order {order_id} was confirmed, but its shipment here is: {found}")
+    return Decision(replace(shipment, status="dispatching"), calls=(DispatchShipment(order_id=order_id),))
+
+
+def learn(shipment: Shipment | None, outcome: Learns) -> Answer:
+    if shipment is None:
+        return Decision(None)
+    match outcome:
+        case Booked():
+            return be_booked(shipment, outcome)
+        case BookingRefused(reason):
+            return end_unbooked(replace(shipment, reason=shipment.reason or reason))
+        case Unbooked():
+            return end_unbooked(shipment)
+        case CancelRefused(reason):
+            return fail_cancel(shipment, reason)
+        case Dispatched():
+            gone = ShipmentDispatched(order_id=shipment.order_id, shipment_id=shipment.shipment_id or "")
+            return Decision(replace(shipment, status="dispatched"), facts=(gone,))
+        case DispatchRefused(reason):
+            return fail_dispatch(shipment, reason)
+        case GaveUp():
+            return give_up(shipment, outcome)
+        case _:
+            assert_never(outcome)
+
+
+def give_up(shipment: Shipment, gave_up: GaveUp[Calls]) -> Answer:
+    match gave_up.call:
+        case BookShipment():
+            unwanted = replace(shipment, reason=shipment.reason or CARRIER_UNAVAILABLE)
+            return cancel(unwanted) if gave_up.maybe_done else end_unbooked(unwanted)
+        case CancelShipment():
+            return fail_cancel(shipment, gave_up.reason)
+        case DispatchShipment():
+            return fail_dispatch(shipment, gave_up.reason)
+        case _:
+            assert_never(gave_up.call)
+
+
+def be_booked(shipment: Shipment, booked: Booked) -> Answer:
+    shipment = replace(shipment, shipment_id=booked.shipment_id, deliver_on=booked.deliver_on)
+    if shipment.withdrawn:
+        return cancel(shipment)
+    scheduled = ShipmentScheduled(
+        order_id=shipment.order_id, shipment_id=booked.shipment_id, deliver_on=booked.deliver_on
+    )
+    return Decision(replace(shipment, status="scheduled"), facts=(scheduled,))
+
+
+def cancel(shipment: Shipment) -> Answer:
+    call = CancelShipment(order_id=shipment.order_id)
+    return Decision(replace(shipment, status="cancelling"), calls=(call,))
+
+
+def end_unbooked(shipment: Shipment) -> Answer:
+    if shipment.withdrawn:
+        return Decision(replace(shipment, status="cancelled"), facts=(cancelled(shipment),))
+    reason = shipment.reason or CARRIER_UNAVAILABLE
+    rejected = ShipmentRejected(order_id=shipment.order_id, reason=reason)
+    return Decision(replace(shipment, status="rejected"), facts=(rejected,))
+
+
+def cancelled(shipment: Shipment) -> ShipmentCancelled:
+    return ShipmentCancelled(order_id=shipment.order_id, reason=shipment.reason or "withdrawn")
+
+
+def fail_cancel(shipment: Shipment, reason: str) -> Answer:
+    failed = ShipmentCancelFailed(order_id=shipment.order_id, reason=reason[:200])
+    return Decision(replace(shipment, status="cancel_failed"), facts=(failed,))
+
+
+def fail_dispatch(shipment: Shipment, reason: str) -> Answer:
+    failed = ShipmentDispatchFailed(order_id=shipment.order_id, reason=reason[:200])
+    return Decision(replace(shipment, status="dispatch_failed"), facts=(failed,))

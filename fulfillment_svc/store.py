@@ -1,0 +1,33 @@
+"""One row per order's shipment."""
+
+from sqlalchemy import Boolean, CheckConstraint, Column, Date, MetaData, Table, Text, Uuid
+from sqlalchemy.dialects.postgresql import JSONB
+
+from events.runtime.states import OrderStates
+from fulfillment_svc.decide import Shipment
+
+metadata = MetaData()
+
+shipments = Table(
+    "shipments",
+    metadata,
+    Column("order_id", Uuid, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("customer", Text),
+    Column("lines", JSONB, nullable=False),
+    Column("shipment_id", Text),
+    Column("deliver_on", Date),
+    Column("withdrawn", Boolean, nullable=False),
+    Column("reason", Text),
+    CheckConstraint(
+        "status NOT IN ('scheduled', 'dispatching', 'dispatched') OR shipment_id IS NOT NULL",
+        name="booked_has_shipment",
+    ),
+    CheckConstraint(
+        "status IN ('booking', 'scheduled', 'rejected', 'cancelling', 'cancelled', 'cancel_failed', "
+        "'dispatching', 'dispatched', 'dispatch_failed', 'fenced')",
+        name="known_status",
+    ),
+)
+
+SHIPMENTS = OrderStates(shipments, Shipment)

@@ -1,0 +1,1 @@
+"""Reserves stock for orders, all lines or none, and sells or releases it."""

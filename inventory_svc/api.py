@@ -1,0 +1,86 @@
+"""Stocking SKUs and seeing where their units are."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from psycopg.errors import CheckViolation
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import bindparam, select
+from sqlalchemy.dialects.postgresql import insert
+
+from events.facts.base import Sku
+from events.runtime.http import Problem, Running
+from events.runtime.sql import compiled
+from inventory_svc.store import stock
+
+router = APIRouter(prefix="/stock", tags=["stock"])
+
+MAX_STOCKED = 10**12
+MAX_PAGE = 1_000
+
+
+class StockRequest(BaseModel):
+    """How many units of a SKU there are in all: available, reserved and sold together."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stocked: Annotated[int, Field(ge=0, le=MAX_STOCKED)]
+
+
+class StockView(BaseModel):
+    """Where the units of a SKU are; available + reserved + sold = stocked."""
+
+    sku: str
+    available: int
+    reserved: int
+    sold: int
+    stocked: int
+
+
+class StockPage(BaseModel):
+    """SKUs in their order; `next_after` is the cursor of the next page, if there is one."""
+
+    stock: list[StockView]
+    next_after: str | None
+
+
+_given = insert(stock).values(
+    sku=bindparam("sku"), available=bindparam("stocked"), stocked=bindparam("stocked")
+)
+_PUT = compiled(
+    _given.on_conflict_do_update(
+        index_elements=[stock.c.sku],
+        set_={
+            "stocked": _given.excluded.stocked,
+            "available": _given.excluded.stocked - stock.c.reserved - stock.c.sold,
+        },
+    ).returning(*stock.c)
+)
+_LIST = compiled(
+    select(*stock.c)
+    .where(stock.c.sku > bindparam("after"))
+    .order_by(stock.c.sku)
+    .limit(bindparam("row_limit"))
+)
+
+
+@router.put("/{sku}")
+async def put(sku: Annotated[Sku, Path()], wanted: StockRequest, host: Running) -> StockView:
+    """Set how many units there are. Fewer than are reserved or sold already is refused (409)."""
+    try:
+        rows = await host.database.rows(_PUT, sku=sku, stocked=wanted.stocked)
+    except CheckViolation as error:
+        raise Problem(409, f"more than {wanted.stocked} units of {sku} are reserved or sold") from error
+    return StockView(**rows[0])
+
+
+@router.get("")
+async def see(
+    host: Running,
+    after: Annotated[str, Query(max_length=64)] = "",
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+) -> StockPage:
+    """Where the units of every SKU are, a page at a time."""
+    rows = await host.database.rows(_LIST, after=after, row_limit=limit)
+    page = [StockView(**row) for row in rows]
+    return StockPage(stock=page, next_after=page[-1].sku if len(page) == limit else None)

@@ -1,0 +1,102 @@
+"""One row per SKU, one per order. A popular SKU is locked once per batch, always in the order of SKUs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+    or_,
+    select,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from events.facts.order import OrderCreated
+from events.runtime.database import Connection
+from events.runtime.sql import array_of, as_arrays, compiled, update_rows
+from events.runtime.states import OrderStates, OrderWorkspace
+from events.runtime.told import Told
+from inventory_svc.decide import Reservation, Shelf, Stock
+
+metadata = MetaData()
+
+stock = Table(
+    "stock",
+    metadata,
+    Column("sku", Text, primary_key=True),
+    Column("available", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False, server_default="0"),
+    Column("sold", BigInteger, nullable=False, server_default="0"),
+    Column("stocked", BigInteger, nullable=False),
+    CheckConstraint("available >= 0", name="available_not_negative"),
+    CheckConstraint("reserved >= 0", name="reserved_not_negative"),
+    CheckConstraint("sold >= 0", name="sold_not_negative"),
+    CheckConstraint("available + reserved + sold = stocked", name="every_unit_is_somewhere"),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("order_id", Uuid, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("units", JSONB, nullable=False),
+    CheckConstraint("status IN ('reserved', 'rejected', 'released', 'sold', 'fenced')", name="known_status"),
+)
+
+RESERVATIONS = OrderStates(reservations, Reservation)
+
+_STOCK_COLUMNS = [stock.c[name] for name in ("sku", "available", "reserved", "sold")]
+_reserved_skus = select(func.jsonb_object_keys(reservations.c.units)).where(
+    reservations.c.order_id == array_of("order_ids", reservations.c.order_id).any_()
+)
+_LOCK_STOCK = compiled(
+    select(*_STOCK_COLUMNS)
+    .where(or_(stock.c.sku == array_of("skus", stock.c.sku).any_(), stock.c.sku.in_(_reserved_skus)))
+    .order_by(stock.c.sku)
+    .with_for_update()
+)
+_UPDATE_STOCK = compiled(update_rows(stock, stock.c.sku, _STOCK_COLUMNS[1:]))
+
+
+class ShelfWorkspace:
+    """The reservations and the stock that one batch works on."""
+
+    def __init__(self, reservations: OrderWorkspace[Reservation], stock: Mapping[str, Stock]) -> None:
+        self._reservations = reservations
+        self._loaded = stock
+        self._now = dict(stock)
+
+    def state_of(self, item: Told) -> Shelf:
+        return Shelf(self._reservations.state_of(item), self._now)
+
+    def keep(self, item: Told, state: Shelf) -> None:
+        self._reservations.keep(item, state.reservation)
+        self._now.update(state.stock)
+
+    async def save(self, connection: Connection) -> None:
+        await self._reservations.save(connection)
+        moved = [asdict(now) for sku, now in self._now.items() if now is not self._loaded[sku]]
+        if moved:
+            await connection.execute(_UPDATE_STOCK, as_arrays(_STOCK_COLUMNS, moved))
+
+
+class ShelfStore:
+    """Reservations before stock, each in the order of its key: no two batches can deadlock."""
+
+    async def load(self, connection: Connection, told: Sequence[Told]) -> ShelfWorkspace:
+        reservations = await RESERVATIONS.load(connection, told)
+        skus = {line.sku for item in told if isinstance(item.said, OrderCreated) for line in item.said.lines}
+        order_ids: list[UUID] = [item.order_id for item in told]
+        cursor = await connection.execute(_LOCK_STOCK, {"skus": sorted(skus), "order_ids": order_ids})
+        found = {row["sku"]: Stock(**row) for row in await cursor.fetchall()}
+        return ShelfWorkspace(reservations, found)
+
+
+SHELVES = ShelfStore()

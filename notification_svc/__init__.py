@@ -1,0 +1,1 @@
+"""Tells the customer how the order ended, by e-mail and push."""

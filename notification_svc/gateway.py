@@ -1,0 +1,154 @@
+"""Notification's ways to a customer: mail and push, and the directory that knows where they lead.
+
+`CustomerDirectory`, `MailServer` and `PushService` are what notification needs; write adapters for yours in
+the place of those here, which speak HTTP and SMTP to the sandbox. `NotificationGateway` turns calls of
+decide.py into its outcomes.
+"""
+
+from typing import Annotated, Protocol, assert_never
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from events.runtime.outbound import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused
+from events.runtime.settings import ServiceSettings
+from notification_svc.decide import Calls, Delivered, SendEmail, SendPush, Undeliverable
+from notification_svc.mail import Mail, SmtpMailServer
+from notification_svc.texts import letter, message_for
+
+UNKNOWN_CUSTOMER = "unknown_customer"
+NO_DEVICE = "no_device"
+DEVICE_GONE = "device_gone"
+
+Mailbox = Annotated[str, StringConstraints(pattern=r"^[!-;=?A-~]+@[!-;=?A-~]+$", max_length=254)]
+
+
+class NotificationSettings(ServiceSettings):
+    """What the gateway reads besides."""
+
+    directory_url: HttpUrl
+    push_url: HttpUrl
+    smtp_url: Annotated[str, StringConstraints(pattern=r"^smtps?://[^/\s]+")]
+    mail_sender: Mailbox = "orders@shop.example"
+    mail_connections: int = Field(default=8, gt=0)
+
+
+class Contact(BaseModel):
+    """How to reach a customer: personal data, to be used and not kept or logged."""
+
+    name: str
+    email: Mailbox
+    device: str | None
+
+
+class CustomerDirectory(OutsideParty, Protocol):
+    """Who is behind a customer token."""
+
+    async def contact(self, customer: str) -> Contact | None:
+        """Name, mailbox and device, or None for nobody. Raises CallFailed when another attempt may help."""
+
+
+class MailServer(OutsideParty, Protocol):
+    """Somebody who takes mail."""
+
+    async def send(self, mail: Mail, *, key: str) -> Accepted | Refused:
+        """Send it, recognisable by its key. Raises CallFailed when another attempt may help."""
+
+
+class PushService(OutsideParty, Protocol):
+    """Somebody who shows messages on devices."""
+
+    async def push(self, device: str, title: str, text: str, *, key: str) -> Accepted | Refused:
+        """Show it, once per key. Raises CallFailed when another attempt may help."""
+
+
+class NotificationGateway:
+    """Tells the customer what decide.py wants told."""
+
+    def __init__(
+        self, directory: CustomerDirectory, mail_server: MailServer, push_service: PushService
+    ) -> None:
+        self._directory = directory
+        self._mail_server = mail_server
+        self._push_service = push_service
+
+    async def open(self) -> None:
+        """Get ready."""
+        for party in (self._directory, self._mail_server, self._push_service):
+            await party.open()
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        for party in (self._directory, self._mail_server, self._push_service):
+            await party.close()
+
+    async def perform(self, call: Calls) -> Delivered | Undeliverable:
+        """Tell the customer. Raises CallFailed when another attempt may help."""
+        contact = await self._directory.contact(call.customer)
+        message = message_for(call.order_id, call.ending, call.reason)
+        key = call.idempotency_key
+        match call:
+            case SendEmail():
+                if contact is None:
+                    return Undeliverable("email", UNKNOWN_CUSTOMER)
+                mail = Mail(contact.email, message.title, letter(contact.name, message))
+                answer = await self._mail_server.send(mail, key=key)
+                return (
+                    Undeliverable("email", answer.reason)
+                    if isinstance(answer, Refused)
+                    else Delivered("email")
+                )
+            case SendPush():
+                if contact is None or contact.device is None:
+                    return Undeliverable("push", UNKNOWN_CUSTOMER if contact is None else NO_DEVICE)
+                answer = await self._push_service.push(contact.device, message.title, message.text, key=key)
+                return (
+                    Undeliverable("push", answer.reason) if isinstance(answer, Refused) else Delivered("push")
+                )
+            case _:
+                assert_never(call)
+
+    async def look_up(self, call: Calls) -> Delivered | Undeliverable | None:
+        """Neither mail nor push can say: it is sent again, and recognised by its Message-ID or its key."""
+        return None
+
+
+class HttpCustomerDirectory(HttpAdapter):
+    """The sandbox's directory; reads no more than notification needs."""
+
+    async def contact(self, customer: str) -> Contact | None:
+        """200 or 404."""
+        reply = await self._party.get("/customers", last_part=customer)
+        if reply.http_status == 404:
+            return None
+        if reply.http_status != 200:
+            raise reply.unexpected()
+        return reply.read_as(Contact)
+
+
+class HttpPushService(HttpAdapter):
+    """The sandbox's push service."""
+
+    async def push(self, device: str, title: str, text: str, *, key: str) -> Accepted | Refused:
+        """201, or 404 and 410 for a device that is no more."""
+        body = {"device": device, "title": title, "text": text}
+        reply = await self._party.post("/messages", body, idempotency_key=key)
+        if reply.http_status == 201:
+            return Accepted()
+        if reply.http_status in (404, 410):
+            return Refused(DEVICE_GONE)
+        raise reply.unexpected()
+
+
+def gateway_from(settings: NotificationSettings) -> NotificationGateway:
+    """The gateway to the directory, mail and push that the settings name."""
+    mail_server = SmtpMailServer(
+        settings.smtp_url,
+        sender=settings.mail_sender,
+        connections=settings.mail_connections,
+        timeout_seconds=settings.call_timeout_seconds,
+    )
+    return NotificationGateway(
+        HttpCustomerDirectory(HttpParty("directory", settings.directory_url, settings)),
+        mail_server,
+        HttpPushService(HttpParty("push", settings.push_url, settings)),
+    )

@@ -1,0 +1,1 @@
+"""Owns the fate of each order: placed, confirmed at the pivot, or withdrawn and cancelled."""

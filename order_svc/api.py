@@ -1,0 +1,119 @@
+"""Placing, seeing and cancelling orders over HTTP."""
+
+import hashlib
+from typing import Annotated, Any
+from uuid import UUID, uuid4, uuid5
+
+from fastapi import APIRouter, Header, Response
+from pydantic import BaseModel, ConfigDict
+
+from events.facts.base import Currency, Lines, Token
+from events.runtime.http import Problem, Running
+from order_svc.decide import CancelOrder, Order, PlaceOrder
+from order_svc.store import ORDERS
+
+router = APIRouter(prefix="/orders", tags=["orders"])
+
+# The order of an Idempotency-Key has an id derived from it, so the same key always means the same order.
+_BY_KEY = UUID("5c2c1d1e-6f0e-4f0a-9a55-0f3f4f9b8c10")
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="Chosen by the client; a retry under the same key places no second order.",
+    ),
+]
+TraceParent = Annotated[str | None, Header(include_in_schema=False)]
+
+
+class OrderRequest(BaseModel):
+    """What a customer orders. Personal data stays elsewhere: a customer is a token."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "customer": "cust_ada",
+                "currency": "EUR",
+                "payment_token": "tok_ok",
+                "lines": [{"sku": "apple", "quantity": 2, "amount_minor": 500}],
+            }
+        },
+    )
+
+    customer: Token
+    currency: Currency
+    payment_token: Token
+    lines: Lines
+
+
+class OrderView(BaseModel):
+    """An order as its owner sees it."""
+
+    order_id: UUID
+    status: str
+    customer: str | None
+    currency: str | None
+    amount_minor: int
+    lines: list[dict[str, Any]]
+    reason: str | None
+
+
+@router.post("", status_code=202)
+async def place(
+    wanted: OrderRequest,
+    host: Running,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+    traceparent: TraceParent = None,
+) -> OrderView:
+    """Accept an order: from the answer on it is durable and will end, one way or the other.
+
+    Without an Idempotency-Key every request is an order of its own. The same key with another body: 422.
+    """
+    fingerprint = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()
+    order_id = uuid5(_BY_KEY, idempotency_key) if idempotency_key else uuid4()
+    command = PlaceOrder(order_id=order_id, fingerprint=fingerprint, **dict(wanted))
+    order: Order = await host.ask(command, traceparent)
+    if order.fingerprint != fingerprint:
+        raise Problem(422, "this Idempotency-Key was used for another order", order_id=str(order_id))
+    response.headers["Location"] = f"/orders/{order_id}"
+    return _view(order)
+
+
+@router.get("/{order_id}")
+async def see(order_id: UUID, host: Running) -> OrderView:
+    """How an order stands, as far as order_svc knows; the tracker tells the whole story."""
+    async with host.database.transaction() as connection:
+        order = await ORDERS.read(connection, order_id)
+    return _view(_known(order, order_id))
+
+
+@router.post("/{order_id}/cancel", status_code=202)
+async def cancel(order_id: UUID, host: Running, traceparent: TraceParent = None) -> OrderView:
+    """Withdraw an order that is not confirmed yet; what was done for it is undone. Repeating is harmless."""
+    order = _known(await host.ask(CancelOrder(order_id=order_id), traceparent), order_id)
+    if order.status == "confirmed":
+        raise Problem(409, "the order is confirmed; it can no longer be cancelled", order_id=str(order_id))
+    return _view(order)
+
+
+def _known(order: Order | None, order_id: UUID) -> Order:
+    if order is None or order.status.startswith("early_"):
+        raise Problem(404, f"no order {order_id} is known here")
+    return order
+
+
+def _view(order: Order) -> OrderView:
+    return OrderView(
+        order_id=order.order_id,
+        status=order.status,
+        customer=order.customer,
+        currency=order.currency,
+        amount_minor=order.amount_minor,
+        lines=[line.model_dump() for line in order.lines],
+        reason=order.reason,
+    )

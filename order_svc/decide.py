@@ -1,0 +1,153 @@
+"""What order_svc makes of each fact and command. It alone decides how an order ends.
+
+    a POST, order.created  -> recorded (and stated, if it came as a POST)
+    shipment_scheduled     -> order.confirmed: the pivot, from here only forward
+    stock_rejected,
+    stock_released         -> order.cancelled: nothing is left to undo
+    a cancellation,
+    saga.timed_out         -> order.withdrawn, unless it is confirmed: the chain runs back
+
+Facts may overtake `order.created` of an outside publisher; they are remembered and applied to it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Never, assert_never
+from uuid import UUID
+
+from events.decision import Command, Decision
+from events.facts.base import Currency, Line, Lines, Token
+from events.facts.fulfillment import ShipmentScheduled
+from events.facts.inventory import StockRejected, StockReleased
+from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
+from events.facts.saga import SagaTimedOut
+
+Hears = OrderCreated | ShipmentScheduled | StockRejected | StockReleased | SagaTimedOut
+States = OrderCreated | OrderConfirmed | OrderWithdrawn | OrderCancelled
+
+
+class PlaceOrder(Command):
+    """A customer's POST. `fingerprint` identifies its body, to tell a retry from a different order."""
+
+    customer: Token
+    currency: Currency
+    payment_token: Token
+    lines: Lines
+    fingerprint: str
+
+
+class CancelOrder(Command):
+    """The customer wants it no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One order. The `early_` states hold what overtook `order.created`; they know nothing else yet."""
+
+    order_id: UUID
+    status: Literal[
+        "early_scheduled",
+        "early_timed_out",
+        "early_undone",
+        "placed",
+        "confirmed",
+        "withdrawn",
+        "cancelled",
+    ]
+    customer: str | None = None
+    currency: str | None = None
+    lines: tuple[Line, ...] = ()
+    amount_minor: int = 0
+    reason: str | None = None
+    fingerprint: str | None = None
+
+
+Answer = Decision[Order | None, States, Never]
+
+
+def decide(
+    order: Order | None, heard: Hears | PlaceOrder | CancelOrder
+) -> Decision[Order | None, States, Never]:
+    match heard:
+        case PlaceOrder() | OrderCreated():
+            return place(order, heard)
+        case ShipmentScheduled():
+            return confirm(order, heard.order_id)
+        case StockRejected() | StockReleased():
+            return cancel(order, heard.order_id, heard.reason)
+        case SagaTimedOut():
+            return withdraw(order, heard.order_id, "timed_out")
+        case CancelOrder():
+            return Decision(None) if order is None else withdraw(order, order.order_id, "customer_cancelled")
+        case _:
+            assert_never(heard)
+
+
+def place(order: Order | None, wanted: PlaceOrder | OrderCreated) -> Answer:
+    if order is not None and not order.status.startswith("early_"):
+        return Decision(order)
+    placed = Order(
+        order_id=wanted.order_id,
+        status="placed",
+        customer=wanted.customer,
+        currency=wanted.currency,
+        lines=wanted.lines,
+        amount_minor=sum(line.amount_minor for line in wanted.lines),
+        fingerprint=wanted.fingerprint if isinstance(wanted, PlaceOrder) else None,
+    )
+    answer = catch_up(placed, order)
+    if isinstance(wanted, OrderCreated):
+        return answer
+    created = OrderCreated(
+        order_id=wanted.order_id,
+        customer=wanted.customer,
+        currency=wanted.currency,
+        payment_token=wanted.payment_token,
+        lines=wanted.lines,
+    )
+    return replace(answer, facts=(created, *answer.facts))
+
+
+def catch_up(placed: Order, early: Order | None) -> Answer:
+    """Apply to a newly placed order what had overtaken its creation."""
+    match early:
+        case Order(status="early_scheduled"):
+            return confirm(placed, placed.order_id)
+        case Order(status="early_timed_out"):
+            return withdraw(placed, placed.order_id, "timed_out")
+        case Order(status="early_undone", reason=reason):
+            return cancel(placed, placed.order_id, reason or "undone")
+        case _:
+            return Decision(placed)
+
+
+def confirm(order: Order | None, order_id: UUID) -> Answer:
+    if order is None:
+        return Decision(Order(order_id, "early_scheduled"))
+    if order.status != "placed":
+        return Decision(order)
+    confirmed = OrderConfirmed(
+        order_id=order_id,
+        customer=order.customer or "",
+        amount_minor=order.amount_minor,
+        currency=order.currency or "",
+    )
+    return Decision(replace(order, status="confirmed"), facts=(confirmed,))
+
+
+def withdraw(order: Order | None, order_id: UUID, reason: str) -> Answer:
+    if order is None:
+        return Decision(Order(order_id, "early_timed_out"))
+    if order.status != "placed":
+        return Decision(order)
+    withdrawn = OrderWithdrawn(order_id=order_id, reason=reason)
+    return Decision(replace(order, status="withdrawn", reason=reason), facts=(withdrawn,))
+
+
+def cancel(order: Order | None, order_id: UUID, reason: str) -> Answer:
+    if order is None or order.status.startswith("early_"):
+        return Decision(Order(order_id, "early_undone", reason=reason))
+    if order.status not in ("placed", "withdrawn"):
+        return Decision(order)
+    reason = order.reason or reason
+    cancelled = OrderCancelled(order_id=order_id, customer=order.customer or "", reason=reason)
+    return Decision(replace(order, status="cancelled", reason=reason), facts=(cancelled,))

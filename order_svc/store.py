@@ -1,0 +1,31 @@
+"""One row per order."""
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, MetaData, Table, Text, Uuid, func
+from sqlalchemy.dialects.postgresql import JSONB
+
+from events.runtime.states import OrderStates
+from order_svc.decide import Order
+
+metadata = MetaData()
+
+orders = Table(
+    "orders",
+    metadata,
+    Column("order_id", Uuid, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("customer", Text),
+    Column("currency", Text),
+    Column("lines", JSONB, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("reason", Text),
+    Column("fingerprint", Text),
+    Column("placed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
+    CheckConstraint(
+        "status IN ('early_scheduled', 'early_timed_out', 'early_undone', "
+        "'placed', 'confirmed', 'withdrawn', 'cancelled')",
+        name="known_status",
+    ),
+)
+
+ORDERS = OrderStates(orders, Order)

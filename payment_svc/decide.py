@@ -1,0 +1,308 @@
+"""What payment makes of each fact, command and outcome.
+
+    stock_reserved       -> authorise, then capture -> captured | declined
+                            (above the limit: payment.held, until a person approves or rejects)
+    shipment_rejected,
+    shipment_cancelled   -> void, else refund, else credit note -> refunded, else refund_failed
+                            (or a fence, when nothing was begun yet)
+
+A call in flight when the order is withdrawn is undone once its outcome is known.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, assert_never
+from uuid import UUID
+
+from events.decision import Call, Command, Decision, GaveUp, Outcome
+from events.facts.base import AmountMinor, Currency, Line, Token
+from events.facts.fulfillment import ShipmentCancelled, ShipmentRejected
+from events.facts.inventory import StockReserved
+from events.facts.payment import (
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentHeld,
+    PaymentRefunded,
+    PaymentRefundFailed,
+    UndoneBy,
+)
+
+PROVIDER_UNAVAILABLE = "provider_unavailable"
+
+
+class Approve(Command):
+    """A person lets a held payment go ahead."""
+
+    by: str
+    note: str
+
+
+class Reject(Command):
+    """A person refuses a held payment."""
+
+    by: str
+    note: str
+
+
+class Authorise(Call, name="authorise"):
+    """Set the amount aside on the customer's means of payment."""
+
+    amount_minor: AmountMinor
+    currency: Currency
+    payment_token: Token
+
+
+class Capture(Call, name="capture"):
+    """Take what was authorised."""
+
+
+class Void(Call, name="void"):
+    """Let go of what was authorised but not captured, and refuse a late authorisation."""
+
+
+class Refund(Call, name="refund"):
+    """Give back what was captured."""
+
+
+class IssueCreditNote(Call, name="issue_credit_note"):
+    """Owe the customer what could not be refunded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authorised(Outcome):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorisationDeclined(Outcome):
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Captured(Outcome):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRefused(Outcome):
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undone(Outcome):
+    """A void, refund or credit note succeeded."""
+
+    undone_by: UndoneBy
+
+
+@dataclass(frozen=True, slots=True)
+class UndoRefused(Outcome):
+    """The provider will never do this void, refund or credit note."""
+
+    call: Void | Refund | IssueCreditNote
+    reason: str
+
+
+Calls = Authorise | Capture | Void | Refund | IssueCreditNote
+Hears = StockReserved | ShipmentRejected | ShipmentCancelled
+Learns = Authorised | AuthorisationDeclined | Captured | CaptureRefused | Undone | UndoRefused | GaveUp[Calls]
+States = PaymentHeld | PaymentCaptured | PaymentDeclined | PaymentRefunded | PaymentRefundFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """One order's money. `fenced`: undone before it was done, so never to be charged.
+
+    `withdrawn` means that fulfilment asked for the undo, so it ends in `refunded`; an undo that payment
+    began by itself ends in `declined`. `reason` is why it is being undone.
+    """
+
+    order_id: UUID
+    status: Literal[
+        "held",
+        "authorising",
+        "capturing",
+        "captured",
+        "voiding",
+        "refunding",
+        "crediting",
+        "declined",
+        "refunded",
+        "refund_failed",
+        "fenced",
+    ]
+    amount_minor: int = 0
+    currency: str | None = None
+    customer: str | None = None
+    payment_token: str | None = None
+    lines: tuple[Line, ...] = ()
+    withdrawn: bool = False
+    reason: str | None = None
+    decided_by: str | None = None
+    decision_note: str | None = None
+
+
+Answer = Decision[Payment | None, States, Calls]
+
+
+def decide(
+    payment: Payment | None, heard: Hears | Learns | Approve | Reject, *, approval_limit_minor: int
+) -> Decision[Payment | None, States, Calls]:
+    match heard:
+        case StockReserved():
+            return begin(payment, heard, approval_limit_minor)
+        case ShipmentRejected() | ShipmentCancelled():
+            return undo(payment, heard.order_id, heard.reason)
+        case Approve() | Reject():
+            return settle_hold(payment, heard)
+        case _:
+            return learn(payment, heard)
+
+
+def begin(payment: Payment | None, reserved: StockReserved, approval_limit_minor: int) -> Answer:
+    if payment is not None:
+        return Decision(payment)
+    begun = Payment(
+        order_id=reserved.order_id,
+        status="authorising",
+        amount_minor=reserved.amount_minor,
+        currency=reserved.currency,
+        customer=reserved.customer,
+        payment_token=reserved.payment_token,
+        lines=reserved.lines,
+    )
+    if reserved.amount_minor > approval_limit_minor:
+        held = PaymentHeld(
+            order_id=reserved.order_id,
+            amount_minor=reserved.amount_minor,
+            currency=reserved.currency,
+            limit_minor=approval_limit_minor,
+        )
+        return Decision(replace(begun, status="held"), facts=(held,))
+    return authorise(begun)
+
+
+def authorise(payment: Payment) -> Answer:
+    call = Authorise(
+        order_id=payment.order_id,
+        amount_minor=payment.amount_minor,
+        currency=payment.currency or "",
+        payment_token=payment.payment_token or "",
+    )
+    return Decision(replace(payment, status="authorising"), calls=(call,))
+
+
+def settle_hold(payment: Payment | None, command: Approve | Reject) -> Answer:
+    if payment is None or payment.status != "held":
+        return Decision(payment)
+    decided = replace(payment, decided_by=command.by, decision_note=command.note)
+    if isinstance(command, Approve):
+        return authorise(decided)
+    return decline(decided, "approval_rejected")
+
+
+def undo(payment: Payment | None, order_id: UUID, reason: str) -> Answer:
+    if payment is None:
+        payment = Payment(order_id=order_id, status="fenced")
+    elif payment.status in ("authorising", "capturing"):
+        return Decision(replace(payment, withdrawn=True, reason=reason))
+    elif payment.status == "captured":
+        return refund(replace(payment, withdrawn=True, reason=reason))
+    elif payment.status != "held":
+        return Decision(payment)
+    nothing_charged = PaymentRefunded(order_id=order_id, undone_by="nothing_charged", reason=reason)
+    fence = replace(payment, status="fenced", withdrawn=True, reason=reason)
+    return Decision(fence, facts=(nothing_charged,))
+
+
+def learn(payment: Payment | None, outcome: Learns) -> Answer:
+    if payment is None:
+        return Decision(None)
+    match outcome:
+        case Authorised():
+            return void(payment) if payment.withdrawn else capture(payment)
+        case AuthorisationDeclined(reason):
+            return end_uncharged(payment, reason)
+        case Captured():
+            return refund(payment) if payment.withdrawn else be_captured(payment)
+        case CaptureRefused(reason):
+            return void(replace(payment, reason=payment.reason or reason))
+        case Undone(undone_by):
+            return end_undone(payment, undone_by)
+        case UndoRefused(call, reason):
+            return next_rung(payment, call, reason)
+        case GaveUp():
+            return give_up(payment, outcome)
+        case _:
+            assert_never(outcome)
+
+
+def give_up(payment: Payment, gave_up: GaveUp[Calls]) -> Answer:
+    match gave_up.call:
+        case Authorise() if not gave_up.maybe_done:
+            return end_uncharged(payment, PROVIDER_UNAVAILABLE)
+        case Authorise() | Capture():
+            return void(replace(payment, reason=payment.reason or PROVIDER_UNAVAILABLE))
+        case Void() | Refund() | IssueCreditNote():
+            # Not on to the next rung: this one may have been done, and money must not go back twice.
+            return fail_undo(payment, f"{gave_up.call.name}: {gave_up.reason}")
+        case _:
+            assert_never(gave_up.call)
+
+
+def next_rung(payment: Payment, refused: Void | Refund | IssueCreditNote, reason: str) -> Answer:
+    """Down the ladder: void only while authorised, else refund, else a credit note, else a person."""
+    match refused:
+        case Void():
+            return refund(payment)
+        case Refund():
+            call = IssueCreditNote(order_id=payment.order_id)
+            return Decision(replace(payment, status="crediting"), calls=(call,))
+        case IssueCreditNote():
+            return fail_undo(payment, f"{refused.name}: {reason}")
+        case _:
+            assert_never(refused)
+
+
+def capture(payment: Payment) -> Answer:
+    return Decision(replace(payment, status="capturing"), calls=(Capture(order_id=payment.order_id),))
+
+
+def void(payment: Payment) -> Answer:
+    return Decision(replace(payment, status="voiding"), calls=(Void(order_id=payment.order_id),))
+
+
+def refund(payment: Payment) -> Answer:
+    return Decision(replace(payment, status="refunding"), calls=(Refund(order_id=payment.order_id),))
+
+
+def be_captured(payment: Payment) -> Answer:
+    captured = PaymentCaptured(
+        order_id=payment.order_id,
+        customer=payment.customer or "",
+        lines=payment.lines,
+        amount_minor=payment.amount_minor,
+        currency=payment.currency or "",
+    )
+    return Decision(replace(payment, status="captured"), facts=(captured,))
+
+
+def decline(payment: Payment, reason: str) -> Answer:
+    declined = PaymentDeclined(order_id=payment.order_id, reason=reason)
+    return Decision(replace(payment, status="declined", reason=reason), facts=(declined,))
+
+
+def end_uncharged(payment: Payment, reason: str) -> Answer:
+    return end_undone(payment, "nothing_charged") if payment.withdrawn else decline(payment, reason)
+
+
+def end_undone(payment: Payment, undone_by: UndoneBy) -> Answer:
+    reason = payment.reason or PROVIDER_UNAVAILABLE
+    if not payment.withdrawn:
+        return decline(payment, reason)
+    refunded = PaymentRefunded(order_id=payment.order_id, undone_by=undone_by, reason=reason)
+    return Decision(replace(payment, status="refunded"), facts=(refunded,))
+
+
+def fail_undo(payment: Payment, reason: str) -> Answer:
+    failed = PaymentRefundFailed(order_id=payment.order_id, reason=reason[:200])
+    return Decision(replace(payment, status="refund_failed"), facts=(failed,))

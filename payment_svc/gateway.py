@@ -1,0 +1,199 @@
+"""Payment's way to the payment provider.
+
+`PaymentProvider` is what payment needs of one; write an adapter for yours in the place of
+`HttpPaymentProvider`, which speaks to the sandbox. `PaymentGateway` turns calls into outcomes.
+"""
+
+from typing import Any, Protocol, assert_never
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from events.facts.payment import UndoneBy
+from events.runtime.outbound import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused, Reply
+from events.runtime.settings import ServiceSettings
+from payment_svc.decide import (
+    AuthorisationDeclined,
+    Authorise,
+    Authorised,
+    Calls,
+    Capture,
+    Captured,
+    CaptureRefused,
+    IssueCreditNote,
+    Refund,
+    Undone,
+    UndoRefused,
+    Void,
+)
+
+ALREADY_REFUNDED = "already_refunded"
+ALREADY_CREDITED = "already_credited"
+
+Results = Authorised | AuthorisationDeclined | Captured | CaptureRefused | Undone | UndoRefused
+
+
+class ProviderSettings(ServiceSettings):
+    """What the gateway reads besides."""
+
+    provider_url: HttpUrl
+
+
+class PaymentProvider(OutsideParty, Protocol):
+    """A payment provider, one payment an order. Every method raises CallFailed when another attempt may help.
+
+    `key` is the idempotency key: a repeated request under it is answered as the first and does nothing. An
+    undo that finds the money back already is refused as `already_refunded` or `already_credited`.
+    """
+
+    async def authorise(
+        self, order_id: UUID, amount_minor: int, currency: str, payment_token: str, *, key: str
+    ) -> Accepted | Refused:
+        """Set the amount aside; refused when the card is declined."""
+
+    async def capture(self, order_id: UUID, *, key: str) -> Accepted | Refused:
+        """Take what was authorised."""
+
+    async def void(self, order_id: UUID, *, key: str) -> Accepted | Refused:
+        """Let go of it, even of nothing, and decline what comes late; refused once captured."""
+
+    async def refund(self, order_id: UUID, *, key: str) -> Accepted | Refused:
+        """Give back what was captured."""
+
+    async def issue_credit_note(self, order_id: UUID, *, key: str) -> Accepted | Refused:
+        """Owe what was captured."""
+
+    async def answer_to(self, key: str) -> Accepted | Refused | None:
+        """What was answered to an earlier request under this key; None when none was carried out."""
+
+
+class PaymentGateway:
+    """Asks the provider what decide.py wants to know."""
+
+    def __init__(self, provider: PaymentProvider) -> None:
+        self._provider = provider
+
+    async def open(self) -> None:
+        """Get ready."""
+        await self._provider.open()
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._provider.close()
+
+    async def perform(self, call: Calls) -> Results:
+        """Do it. Raises CallFailed when another attempt may help."""
+        return outcome_of(call, await self._ask(call))
+
+    async def look_up(self, call: Calls) -> Results | None:
+        """What an earlier attempt came to. Raises CallFailed when the provider does not say."""
+        answer = await self._provider.answer_to(call.idempotency_key)
+        return None if answer is None else outcome_of(call, answer)
+
+    async def _ask(self, call: Calls) -> Accepted | Refused:
+        provider, key = self._provider, call.idempotency_key
+        match call:
+            case Authorise():
+                return await provider.authorise(
+                    call.order_id, call.amount_minor, call.currency, call.payment_token, key=key
+                )
+            case Capture():
+                return await provider.capture(call.order_id, key=key)
+            case Void():
+                return await provider.void(call.order_id, key=key)
+            case Refund():
+                return await provider.refund(call.order_id, key=key)
+            case IssueCreditNote():
+                return await provider.issue_credit_note(call.order_id, key=key)
+            case _:
+                assert_never(call)
+
+
+def outcome_of(call: Calls, answer: Accepted | Refused) -> Results:
+    """What the provider's answer means to decide.py."""
+    refused = answer.reason if isinstance(answer, Refused) else None
+    match call:
+        case Authorise():
+            return Authorised() if refused is None else AuthorisationDeclined(refused)
+        case Capture():
+            return Captured() if refused is None else CaptureRefused(refused)
+        case Void() | Refund() | IssueCreditNote():
+            # Somebody gave the money back at the provider's own desk: then it is back.
+            if refused == ALREADY_REFUNDED:
+                return Undone("refund")
+            if refused == ALREADY_CREDITED:
+                return Undone("credit_note")
+            return Undone(_means_of(call)) if refused is None else UndoRefused(call, refused)
+        case _:
+            assert_never(call)
+
+
+class HttpPaymentProvider(HttpAdapter):
+    """The sandbox's provider, in the manner of Adyen and Stripe."""
+
+    async def authorise(
+        self, order_id: UUID, amount_minor: int, currency: str, payment_token: str, *, key: str
+    ) -> Accepted | Refused:
+        """201 or 402."""
+        body = {
+            "reference": str(order_id),
+            "amount_minor": amount_minor,
+            "currency": currency,
+            "payment_token": payment_token,
+        }
+        return await self._post("/authorisations", body, key)
+
+    async def capture(self, order_id: UUID, *, key: str) -> Accepted | Refused:
+        """201 or 409."""
+        return await self._post("/captures", {"reference": str(order_id)}, key)
+
+    async def void(self, order_id: UUID, *, key: str) -> Accepted | Refused:
+        """201 or 409."""
+        return await self._post("/voids", {"reference": str(order_id)}, key)
+
+    async def refund(self, order_id: UUID, *, key: str) -> Accepted | Refused:
+        """201 or 409."""
+        return await self._post("/refunds", {"reference": str(order_id)}, key)
+
+    async def issue_credit_note(self, order_id: UUID, *, key: str) -> Accepted | Refused:
+        """201 or 409."""
+        return await self._post("/credit-notes", {"reference": str(order_id)}, key)
+
+    async def answer_to(self, key: str) -> Accepted | Refused | None:
+        """200 with the recorded answer, or 404."""
+        reply = await self._party.earlier_answer(key)
+        return None if reply is None else _read(reply)
+
+    async def _post(self, path: str, body: dict[str, Any], key: str) -> Accepted | Refused:
+        return _read(await self._party.post(path, body, idempotency_key=key))
+
+
+class _Answer(BaseModel):
+    status: str
+    reason: str = "unknown"
+
+
+def _read(reply: Reply) -> Accepted | Refused:
+    answer = reply.read_as(_Answer)
+    if reply.http_status == 201:
+        return Accepted()
+    if reply.http_status in (402, 409) and answer.status in ("declined", "refused"):
+        return Refused(answer.reason)
+    raise reply.unexpected()
+
+
+def _means_of(call: Void | Refund | IssueCreditNote) -> UndoneBy:
+    match call:
+        case Void():
+            return "void"
+        case Refund():
+            return "refund"
+        case IssueCreditNote():
+            return "credit_note"
+        case _:
+            assert_never(call)
+
+
+def gateway_from(settings: ProviderSettings) -> PaymentGateway:
+    """The gateway to the provider that the settings name."""
+    return PaymentGateway(HttpPaymentProvider(HttpParty("provider", settings.provider_url, settings)))

@@ -1,0 +1,1 @@
+"""`make bench`: whole orders through the running system, counted and timed from outside."""

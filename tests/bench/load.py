@@ -1,0 +1,65 @@
+"""An open-loop load: orders are sent at a fixed rate, whatever becomes of the ones before."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from aiohttp import ClientError, ClientSession, TCPConnector
+
+SKU = "bench"
+STOCK = 10_000_000
+MAX_CONNECTIONS = 64
+
+
+@dataclass(slots=True)
+class Sent:
+    """What was sent: when each accepted order was due to be sent, how long its POST took, what failed."""
+
+    due_at: dict[str, float] = field(default_factory=dict)
+    post_seconds: list[float] = field(default_factory=list)
+    refused: int = 0
+
+
+async def stock_up(inventory_url: str) -> None:
+    """Make sure that the bench never runs out of stock."""
+    async with ClientSession() as session:
+        response = await session.put(f"{inventory_url}/stock/{SKU}", json={"stocked": STOCK})
+        response.raise_for_status()
+
+
+async def send_orders(order_url: str, rate_per_second: float, seconds: float) -> Sent:
+    """Send `rate_per_second` orders a second. Latency counts from when each was due, not from when a busy
+    client came round to sending it (Gil Tene's "coordinated omission")."""
+    sent = Sent()
+    total = int(rate_per_second * seconds)
+    async with ClientSession(connector=TCPConnector(limit=MAX_CONNECTIONS)) as session:
+        begin = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for number in range(total):
+                due_at = begin + number / rate_per_second
+                await asyncio.sleep(max(0.0, due_at - time.monotonic()))
+                group.create_task(_place(session, order_url, due_at, sent))
+    return sent
+
+
+async def _place(session: ClientSession, order_url: str, due_at: float, sent: Sent) -> None:
+    order = {
+        "customer": "cust_bench",
+        "currency": "EUR",
+        "payment_token": "tok_ok",
+        "lines": [{"sku": SKU, "quantity": 1, "amount_minor": 1_999}],
+    }
+    try:
+        async with session.post(
+            f"{order_url}/orders", json=order, headers={"Idempotency-Key": str(uuid4())}
+        ) as response:
+            if response.status != 202:
+                sent.refused += 1
+                return
+            order_id = (await response.json())["order_id"]
+    except (ClientError, TimeoutError):
+        sent.refused += 1
+        return
+    sent.post_seconds.append(time.monotonic() - due_at)
+    sent.due_at[order_id] = due_at

@@ -1,0 +1,58 @@
+"""What the gateway tests share: settings for a sandbox, and the runtime's way of attempting a call."""
+
+from typing import Any, TypeVar
+
+from events.decision import Call, Outcome
+from events.runtime.calls import CallFailed, Gateway
+from events.runtime.settings import ServiceSettings
+from tests.sandbox_process import SandboxProcess
+
+# Shorter than the sandbox is slow, longer than it ever needs.
+CALL_TIMEOUT_SECONDS = 0.8
+
+SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
+
+
+def settings_for(kind: type[SettingsT], sandbox: SandboxProcess | None, **more: Any) -> SettingsT:
+    """The settings of a service whose outside world is this sandbox."""
+    values: dict[str, Any] = {
+        "broker_url": "amqp://none",
+        "database_url": "postgresql://none",
+        "http_port": 1,
+        "call_timeout_seconds": CALL_TIMEOUT_SECONDS,
+        **more,
+    }
+    if sandbox is not None:
+        values |= {
+            f"{party}_url": f"{sandbox.url}/{party}" for party in ("provider", "carrier", "directory", "push")
+        }
+        values["smtp_url"] = sandbox.smtp_url
+    return kind(**{name: value for name, value in (values | more).items() if name in kind.model_fields})
+
+
+async def carry_out(
+    gateway: Gateway[Any], call: Call, *, attempts: int = 4
+) -> tuple[Outcome | None, list[CallFailed]]:
+    """Attempt a call as the runtime does: look up what may have been done, then try again.
+
+    The outcome, None when every attempt failed; and the failures on the way.
+    """
+    failures: list[CallFailed] = []
+    unknown = False
+    for _ in range(attempts):
+        try:
+            if unknown:
+                known = await gateway.look_up(call)
+                if known is not None:
+                    return known, failures
+                unknown = False
+            return await gateway.perform(call), failures
+        except CallFailed as failure:
+            failures.append(failure)
+            unknown = unknown or failure.maybe_done
+    return None, failures
+
+
+def told(failures: list[CallFailed]) -> list[tuple[str, bool]]:
+    """The failures as (reason, maybe_done)."""
+    return [(failure.reason, failure.maybe_done) for failure in failures]

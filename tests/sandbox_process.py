@@ -1,0 +1,77 @@
+"""The sandbox as a process of its own, for tests."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+START_SECONDS = 20
+STOP_SECONDS = 10
+SLOW_SECONDS = 1.5
+ADMIN_TOKEN = "test-admin"
+
+
+@dataclass
+class SandboxProcess:
+    """`python -m compose.sandbox` on its own ledger; it keeps its ports over a restart."""
+
+    ledger: Path
+    http_port: int
+    smtp_port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def smtp_url(self) -> str:
+        return f"smtp://127.0.0.1:{self.smtp_port}"
+
+    def start(self, **settings: str) -> "SandboxProcess":
+        """Start and wait until it is ready. Keyword settings become MURMURATION_<NAME>."""
+        environment = {
+            "HTTP_PORT": str(self.http_port),
+            "SMTP_PORT": str(self.smtp_port),
+            "SANDBOX_LEDGER": str(self.ledger),
+            "SANDBOX_SLOW_SECONDS": str(SLOW_SECONDS),
+            "ADMIN_TOKEN": ADMIN_TOKEN,
+            "LOG_LEVEL": "WARNING",
+            **settings,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "compose.sandbox"],
+            env={**os.environ, **{f"MURMURATION_{name}": value for name, value in environment.items()}},
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the sandbox ended with {self.process.returncode}")
+            try:
+                with urlopen(f"{self.url}/readyz", timeout=1):
+                    return self
+            except (URLError, OSError):
+                if time.monotonic() > deadline:
+                    self.stop()
+                    raise
+                time.sleep(0.05)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Stop it and return its exit code."""
+        assert self.process is not None
+        self.process.send_signal(how)
+        return self.process.wait(STOP_SECONDS)
+
+
+def new_sandbox(directory: Path) -> SandboxProcess:
+    """A sandbox on free ports, not started yet."""
+    with socket.socket() as http, socket.socket() as smtp:
+        http.bind(("127.0.0.1", 0))
+        smtp.bind(("127.0.0.1", 0))
+        return SandboxProcess(directory / "ledger.sqlite3", http.getsockname()[1], smtp.getsockname()[1])
