@@ -94,12 +94,15 @@ def message_of(
 def decode(message: AbstractMessage, routing_key: str | None) -> Envelope:
     """Read a message; an older version comes back as the newest.
 
-    `type` may be left out by an outside publisher: the routing key says the same. So may `app_id` and the
-    headers. Raises Unreadable: `no_fact_id`, `unknown_fact`, `unknown_version`, `bad_body`.
+    `type` may be left out by an outside publisher: the routing key says the same. It must not say anything
+    else, for the broker's permissions go by the routing key. `app_id` and the headers may be left out too.
+    Raises Unreadable: `no_fact_id`, `forged_type`, `unknown_fact`, `unknown_version`, `bad_body`.
     """
     fact_id = _uuid(message.message_id)
     if fact_id is None:
         raise Unreadable("no_fact_id", f"message_id must be a UUID, not {message.message_id!r}")
+    if message.type and routing_key and message.type != routing_key:
+        raise Unreadable("forged_type", f"type {message.type!r} was sent as {routing_key!r}")
     kind = known_type(message.type or routing_key or "")
     try:
         fact = kind.model_validate_json(message.body)

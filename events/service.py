@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Any, Never, Union, get_args, get_origin, get_type_hints
 
 from events.decision import Call, Decision
-from events.facts.base import Fact, published_facts
+from events.facts.base import Fact
 
 EXCHANGE = "facts"
 DEAD_LETTER_EXCHANGE = "dead-letters"
@@ -56,13 +56,11 @@ class Service:
 
     @cached_property
     def binding_keys(self) -> tuple[str, ...]:
-        """The routing keys its queue is bound to: every version of every fact it hears."""
-        heard = {(fact.owner, _bare_name(fact)) for fact in self.hears}
-        return tuple(
-            sorted(
-                wire for wire, fact in published_facts().items() if (fact.owner, _bare_name(fact)) in heard
-            )
-        )
+        """The routing keys its queue is bound to: every version of every fact it hears.
+
+        Also versions nobody here knows yet: they must end as dead letters, not nowhere.
+        """
+        return tuple(sorted({f"{fact.owner}.{_bare_name(fact)}.*" for fact in self.hears}))
 
     @cached_property
     def _hints(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000_000
@@ -32,7 +32,14 @@ class Line(BaseModel):
     amount_minor: AmountMinor
 
 
-Lines = Annotated[tuple[Line, ...], Field(min_length=1, max_length=MAX_LINES)]
+def _affordable(lines: tuple[Line, ...]) -> tuple[Line, ...]:
+    """Facts further down carry the sum, so a sum they cannot carry must not get in."""
+    if sum(line.amount_minor for line in lines) > MAX_AMOUNT_MINOR:
+        raise ValueError(f"all lines together must not cost more than {MAX_AMOUNT_MINOR}")
+    return lines
+
+
+Lines = Annotated[tuple[Line, ...], Field(min_length=1, max_length=MAX_LINES), AfterValidator(_affordable)]
 
 
 class Fact(BaseModel):

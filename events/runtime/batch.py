@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from psycopg import errors
 from psycopg.types.json import Jsonb
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -24,7 +25,7 @@ from events.runtime.database import Connection, Database
 from events.runtime.instance import Instance
 from events.runtime.relay import OutboxRow
 from events.runtime.sql import array_of, compiled, insert_rows, rows_of
-from events.runtime.states import Store, Workspace
+from events.runtime.states import AppearedMeanwhile, Store, Workspace, appeared_meanwhile
 from events.runtime.tables import calls, inbox, outbox
 from events.runtime.told import Told
 from events.service import Service
@@ -71,18 +72,24 @@ class Batch:
     async def commit(self, told: Sequence[Told]) -> Committed:
         """Decide all of it in one transaction.
 
-        Raises whatever `decide`, the store or the database raises; unless the connection broke during the
-        commit itself, nothing of the batch happened then.
+        Raises AppearedMeanwhile when another instance was first with a new order, and whatever `decide`,
+        the store or the database raises; unless the connection broke during the commit itself, nothing of
+        the batch happened then.
         """
         async with self._database.transaction() as connection:
             async with connection.pipeline():
                 workspace, fresh = await self._open(connection, told)
             committed = self._decide(told, workspace, fresh)
-            async with connection.pipeline():
-                await workspace.save(connection)
-                await self._write(connection, committed)
-                crash_point("before_commit")
-                await connection.commit()
+            try:
+                async with connection.pipeline():
+                    await workspace.save(connection)
+                    await self._write(connection, committed)
+                    crash_point("before_commit")
+                    await connection.commit()
+            except errors.UniqueViolation as error:  # within a pipeline it is not known where it comes up
+                if appeared_meanwhile(error):
+                    raise AppearedMeanwhile from error
+                raise
         crash_point("after_commit")
         return committed
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 from uuid import UUID
 
+from pydantic import ValidationError
 from sqlalchemy import bindparam, func, not_, select, update
 
 from events.decision import Call, GaveUp, Outcome
@@ -113,6 +114,7 @@ class Caller:
         self._learn = learn
         self._waiting: dict[UUID, CallRow] = {}
         self._running: dict[UUID, asyncio.Task[None]] = {}
+        self._not_understood: set[UUID] = set()
         self._slots = asyncio.Semaphore(settings.call_concurrency)
         self._look_in_table_at: datetime | None = None
         self._wake = asyncio.Event()
@@ -155,8 +157,9 @@ class Caller:
         while True:
             try:
                 async with self._database.transaction() as connection:
-                    if await self._instance.adopt(connection, calls_table):
-                        self.look_in_table()
+                    adopted = await self._instance.adopt(connection, calls_table)
+                if adopted:
+                    self.look_in_table()
             except AWAY as error:
                 await self._database.wait_until_back(error)
             await asyncio.sleep(self._settings.sweep_seconds)
@@ -178,7 +181,7 @@ class Caller:
         limit = self._settings.call_memory
         self._look_in_table_at = None
         now = datetime.now(UTC)
-        known = [*self._waiting, *self._running]
+        known = [*self._waiting, *self._running, *self._not_understood]
         found = await self._database.rows_when_back(
             _DUE, me=self._instance.number, now=now, known=known, row_limit=limit
         )
@@ -204,7 +207,13 @@ class Caller:
         self._wake.set()
 
     async def _attempt(self, row: CallRow) -> None:
-        call = self._kinds[row.name].model_validate(row.request)
+        try:
+            call = self._kinds[row.name].model_validate(row.request)
+        except (KeyError, ValidationError) as error:
+            # Another version of this service asked for it; its row stays for one that understands it.
+            self._not_understood.add(row.call_id)
+            log.error("call_not_understood", call=row.name, order_id=str(row.order_id), why=repr(error))
+            return
         try:
             outcome = await self._outcome(call, row)
         except CallFailed as failure:
@@ -237,6 +246,9 @@ class Caller:
         except CallFailed as error:
             failure = CallFailed(error.reason, maybe_done=maybe_done or error.maybe_done)
             failure.__cause__ = error
+        except Exception as error:  # noqa: BLE001 - a gateway's bug must not strand the call
+            log.error("gateway_broke", call=row.name, order_id=str(row.order_id), exc_info=error)
+            failure = CallFailed(f"gateway_raised_{type(error).__name__}", maybe_done=True)
         if row.attempts < self._settings.call_attempts:
             raise failure
         return GaveUp(call, failure.reason, failure.maybe_done)

@@ -6,16 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Union
 
 from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
-from aio_pika.exceptions import AMQPError
 from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitQueue
 from faststream.rabbit.schemas import QueueType
 from faststream.specification import AsyncAPI
 
+from events.runtime.broker import BROKER_AWAY
 from events.runtime.log import Outage
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE, Service
-
-BROKER_AWAY = (AMQPError, OSError, TimeoutError, RuntimeError)
 
 
 class Consumer:
@@ -33,7 +31,7 @@ class Consumer:
         self._receive = receive
         self._acknowledgements = Acknowledgements()
         self._outage = Outage("broker, for consuming")
-        self._broker = broker_of(service, settings.broker_url)
+        self._broker = broker_of(service, settings.broker_url, settings.reconnect_seconds)
         self._queue: AbstractQueue | None = None
         self._consumer_tag: str | None = None
 
@@ -77,10 +75,15 @@ class Consumer:
     async def close(self) -> None:
         await self._broker.stop()
 
-    async def settle(self, messages: Sequence[AbstractIncomingMessage]) -> None:
-        """Acknowledge messages whose effects are committed. A lost channel redelivers them: no matter."""
+    async def settle(
+        self, messages: Sequence[AbstractIncomingMessage], returned: Sequence[AbstractIncomingMessage]
+    ) -> None:
+        """Acknowledge messages whose effects are committed, except those `returned` to the queue.
+
+        A lost channel redelivers them: no matter.
+        """
         with contextlib.suppress(*BROKER_AWAY):
-            await self._acknowledgements.settle(messages)
+            await self._acknowledgements.settle(messages, returned)
 
     async def _begin(self) -> None:
         connection = await self._broker.connect()
@@ -97,34 +100,55 @@ class Acknowledgements:
     """Acknowledges with as few frames as possible, and never beyond what is settled.
 
     Delivery tags count up from 1 on a channel. One `multiple` acknowledgement covers the settled tags up to
-    the first unsettled one; it must not reach further, whatever order handlers ran in.
+    the first unsettled one; it must not reach further, whatever order handlers ran in, nor end on one that
+    was returned to the queue, which the broker no longer knows.
     """
 
     def __init__(self) -> None:
         self._channel: Any = None
         self._settled: set[int] = set()
-        self._acknowledged = 0
+        self._returned: set[int] = set()
+        self._reached = 0
 
-    async def settle(self, messages: Sequence[AbstractIncomingMessage]) -> None:
+    async def settle(
+        self,
+        messages: Sequence[AbstractIncomingMessage],
+        returned: Sequence[AbstractIncomingMessage] = (),
+    ) -> None:
+        """Note that `messages` are settled, those `returned` among them, and acknowledge what can be."""
         channel = messages[-1].channel
         if channel is not self._channel:
-            self._channel, self._settled, self._acknowledged = channel, set(), 0
-        self._settled |= {
+            self._channel, self._settled, self._returned, self._reached = channel, set(), set(), 0
+        self._settled |= self._tags(messages)
+        self._returned |= self._tags(returned)
+        last = None
+        while self._reached + 1 in self._settled:
+            self._reached += 1
+            self._settled.discard(self._reached)
+            if self._reached in self._returned:
+                self._returned.discard(self._reached)
+            else:
+                last = self._reached
+        if last is not None:
+            await self._channel.basic_ack(delivery_tag=last, multiple=True)
+
+    def _tags(self, messages: Sequence[AbstractIncomingMessage]) -> set[int]:
+        return {
             message.delivery_tag
             for message in messages
-            if message.channel is channel and message.delivery_tag is not None
+            if message.channel is self._channel and message.delivery_tag is not None
         }
-        before = self._acknowledged
-        while self._acknowledged + 1 in self._settled:
-            self._acknowledged += 1
-            self._settled.discard(self._acknowledged)
-        if self._acknowledged > before:
-            await self._channel.basic_ack(delivery_tag=self._acknowledged, multiple=True)
 
 
-def broker_of(service: Service, broker_url: str) -> RabbitBroker:
+def broker_of(service: Service, broker_url: str, reconnect_seconds: float) -> RabbitBroker:
     """The service on FastStream: its connection, and what it hears and states, documented by type."""
-    broker = RabbitBroker(broker_url, logger=None, app_id=service.name, graceful_timeout=None)
+    broker = RabbitBroker(
+        broker_url,
+        logger=None,
+        app_id=service.name,
+        graceful_timeout=None,
+        reconnect_interval=reconnect_seconds,
+    )
     exchange = RabbitExchange(EXCHANGE, declare=False)
 
     async def hear(fact: Any) -> None:
@@ -151,7 +175,7 @@ def broker_of(service: Service, broker_url: str) -> RabbitBroker:
 def asyncapi_document(service: Service) -> dict[str, Any]:
     """The AsyncAPI document of a service, derived from the types of its `decide`."""
     api = AsyncAPI(
-        broker_of(service, "amqp://broker"),
+        broker_of(service, "amqp://broker", reconnect_seconds=1),
         title=f"{service.package}: facts heard and stated",
         version="1.0.0",
     )

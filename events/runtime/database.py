@@ -16,6 +16,13 @@ Connection = psycopg.AsyncConnection[DictRow]
 
 # What says "the database is away", as opposed to "it does not like this statement".
 AWAY = (psycopg.OperationalError, PoolTimeout, PoolClosed, OSError)
+# What PostgreSQL cannot hold, now or ever, although psycopg counts it as operational.
+BEYOND_LIMITS = (
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,
+    psycopg.errors.TooManyColumns,
+    psycopg.errors.TooManyArguments,
+)
 # What another transaction caused, and a second try cures.
 CONTENTION = (
     psycopg.errors.SerializationFailure,

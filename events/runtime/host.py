@@ -47,7 +47,7 @@ class Host:
             Batch(service, parts.store, self.database, self._instance),
             pass_on=self._pass_on,
             look_in_tables=self._look_in_tables,
-            settle=lambda messages: self._consumer.settle(messages),
+            settle=lambda messages, returned: self._consumer.settle(messages, returned),
             bury=DeadLetterOffice(settings, service.name).send,
         )
         self._consumer = Consumer(settings, service, self._worker.receive)

@@ -38,7 +38,7 @@ def configure_logging(process: str, log_format: str, log_level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(log_level)
     # These say the same thing at every attempt of an outage that `Outage` reports once.
-    for chatty in ("aio_pika", "aiormq", "psycopg.pool", "asyncio", "uvicorn.access", "faststream"):
+    for chatty in ("aio_pika", "aiormq", "psycopg", "asyncio", "uvicorn.access", "faststream"):
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
     for quiet in ("uvicorn", "uvicorn.error", "alembic", "httpx"):
         logging.getLogger(quiet).setLevel(logging.WARNING)

@@ -9,10 +9,11 @@ from uuid import UUID
 
 import aio_pika
 from aio_pika.abc import AbstractExchange
-from aio_pika.exceptions import AMQPError, PublishError
-from sqlalchemy import bindparam, delete, select
+from aio_pika.exceptions import PublishError
+from sqlalchemy import bindparam, delete, not_, select
 
 from events.envelope import message_of
+from events.runtime.broker import BROKER_AWAY
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, Database
 from events.runtime.instance import Instance
@@ -20,9 +21,7 @@ from events.runtime.log import Outage, log
 from events.runtime.settings import ServiceSettings
 from events.runtime.sql import array_of, compiled
 from events.runtime.tables import outbox
-from events.service import EXCHANGE
-
-BROKER_AWAY = (AMQPError, OSError, TimeoutError, RuntimeError)
+from events.service import EXCHANGE, STREAM
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,10 @@ class OutboxRow:
 _COLUMNS = [outbox.c[name] for name in OutboxRow.__slots__]
 _READ = compiled(
     select(*_COLUMNS)
-    .where(outbox.c.owner == bindparam("me"))
+    .where(
+        outbox.c.owner == bindparam("me"),
+        not_(outbox.c.fact_id == array_of("known", outbox.c.fact_id).any_()),
+    )
     .order_by(outbox.c.stated_at)
     .limit(bindparam("row_limit"))
 )
@@ -62,7 +64,10 @@ class Relay:
         self._service = service
         self._outage = Outage("broker, for publishing")
         self._waiting: dict[UUID, OutboxRow] = {}
+        self._unheard: dict[UUID, OutboxRow] = {}
         self._confirmed: list[UUID] = []
+        self._complained: set[UUID] = set()
+        self._forgetting = asyncio.Lock()
         self._some_confirmed = asyncio.Event()
         self._more_in_table = False
         self._spilled = 0
@@ -71,13 +76,13 @@ class Relay:
 
     @property
     def idle(self) -> bool:
-        """Whether everything handed over so far is confirmed and forgotten."""
+        """Whether everything handed over so far is confirmed and forgotten, but for what nobody hears."""
         return not self._waiting and not self._more_in_table and not self._confirmed
 
     @property
     def backlog(self) -> int:
         """How many committed facts are not published yet, as far as this instance knows."""
-        return len(self._waiting) + self._spilled
+        return len(self._waiting) + len(self._unheard) + self._spilled
 
     def hand_over(self, rows: Sequence[OutboxRow]) -> None:
         """Take committed rows; past the memory bound they stay in the table until there is room."""
@@ -104,6 +109,9 @@ class Relay:
                 ) as connection:
                     channel = await connection.channel(on_return_raises=True)
                     exchange = await channel.get_exchange(EXCHANGE, ensure=True)
+                    # A broker that has just started takes publishes, and confirms them, before it has found
+                    # its streams again: what it routes until then is missing there. Then this raises.
+                    await channel.declare_queue(STREAM, passive=True)
                     self.connected = True
                     self._outage.ended()
                     await self._publish_for_ever(exchange)
@@ -118,10 +126,12 @@ class Relay:
         while True:
             try:
                 async with self._database.transaction() as connection:
-                    if await self._instance.adopt(connection, outbox):
-                        self.look_in_table()
+                    adopted = await self._instance.adopt(connection, outbox)
+                if adopted:
+                    self.look_in_table()
             except AWAY as error:
                 await self._database.wait_until_back(error)
+            self._try_unheard_again()
             await asyncio.sleep(self._settings.sweep_seconds)
 
     async def forget(self) -> None:
@@ -133,6 +143,7 @@ class Relay:
             await self._forget_confirmed()
 
     async def _publish_for_ever(self, exchange: AbstractExchange) -> None:
+        self._wake.set()  # for what the connection before this one left unconfirmed
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -148,7 +159,9 @@ class Relay:
         await self._forget_confirmed()
         self._more_in_table = False
         limit = self._settings.relay_memory
-        found = await self._database.rows_when_back(_READ, me=self._instance.number, row_limit=limit)
+        found = await self._database.rows_when_back(
+            _READ, me=self._instance.number, known=list(self._unheard), row_limit=limit
+        )
         self._more_in_table = self._more_in_table or len(found) == limit
         self._spilled = max(0, self._spilled - len(found)) if self._more_in_table else 0
         self._waiting.update((row["fact_id"], OutboxRow(**row)) for row in found)
@@ -158,11 +171,16 @@ class Relay:
         results = await asyncio.gather(
             *(self._publish_one(exchange, row) for row in rows), return_exceptions=True
         )
-        failures = [result for result in results if result is not None]
+        failures: list[BaseException] = []
         for row, result in zip(rows, results, strict=True):
             if result is None:
                 del self._waiting[row.fact_id]
+                self._complained.discard(row.fact_id)
                 self._confirmed.append(row.fact_id)
+            elif isinstance(result, PublishError) and len(self._unheard) < self._settings.relay_memory:
+                self._set_aside(self._waiting.pop(row.fact_id), result)
+            else:
+                failures.append(result)
         self._some_confirmed.set()
         if failures:
             raise next((error for error in failures if not isinstance(error, BROKER_AWAY)), failures[0])
@@ -179,25 +197,35 @@ class Relay:
             causation_id=row.causation_id,
             traceparent=row.traceparent,
         )
-        try:
-            await exchange.publish(
-                message, row.wire_name, mandatory=True, timeout=self._settings.publish_timeout_seconds
-            )
-        except PublishError as error:
+        await exchange.publish(
+            message, row.wire_name, mandatory=True, timeout=self._settings.publish_timeout_seconds
+        )
+
+    def _set_aside(self, row: OutboxRow, error: PublishError) -> None:
+        """Keep a fact that no queue is bound to, without holding up the others."""
+        self._unheard[row.fact_id] = row
+        if row.fact_id not in self._complained:
+            self._complained.add(row.fact_id)
             log.error("unroutable_fact", wire_name=row.wire_name, order_id=str(row.order_id), why=str(error))
-            raise
+
+    def _try_unheard_again(self) -> None:
+        if self._unheard:
+            self._waiting.update(self._unheard)
+            self._unheard.clear()
+            self._wake.set()
 
     async def _forget_confirmed(self) -> None:
-        forgotten, count = self._confirmed, len(self._confirmed)
-        while count:
-            try:
-                async with self._database.transaction() as connection, connection.pipeline():
-                    await connection.execute(_NO_FSYNC)
-                    await connection.execute(_FORGET, {"fact_ids": forgotten[:count]})
-                    await connection.commit()
-                break
-            except AWAY as error:
-                await self._database.wait_until_back(error)
-        if count:
-            del self._confirmed[:count]
-            crash_point("after_forget")
+        async with self._forgetting:
+            count = len(self._confirmed)
+            while count:
+                try:
+                    async with self._database.transaction() as connection, connection.pipeline():
+                        await connection.execute(_NO_FSYNC)
+                        await connection.execute(_FORGET, {"fact_ids": self._confirmed[:count]})
+                        await connection.commit()
+                    break
+                except AWAY as error:
+                    await self._database.wait_until_back(error)
+            if count:
+                del self._confirmed[:count]
+                crash_point("after_forget")

@@ -26,7 +26,7 @@ class Workspace(Protocol):
         """Replace it by what `decide` answered."""
 
     async def save(self, connection: Connection) -> None:
-        """Write what changed. Raises AppearedMeanwhile when another instance was first with a new order."""
+        """Write what changed. New rows in the order of their key: so no two batches can deadlock."""
 
 
 class Store(Protocol):
@@ -40,13 +40,17 @@ class AppearedMeanwhile(Exception):
     """A row this batch meant to insert exists by now: try the batch again from the start."""
 
 
+def appeared_meanwhile(error: errors.UniqueViolation) -> bool:
+    """Whether another instance was first with a new row, as opposed to some other constraint."""
+    return error.diag.constraint_name == f"{error.diag.table_name}_pkey"
+
+
 class OrderStates(Generic[StateT]):
     """A table whose columns are the fields of a state dataclass, keyed by `order_id`."""
 
     def __init__(self, table: Table, state: type[StateT]) -> None:
         names = [field.name for field in fields(state)]  # type: ignore[arg-type]
         self._columns = [table.c[name] for name in names]
-        self._primary_key = table.primary_key.name or f"{table.name}_pkey"
         self._adapter: TypeAdapter[StateT] = TypeAdapter(state)
         key = table.c.order_id
         found = select(*self._columns).where(key == array_of("order_ids", key).any_())
@@ -69,12 +73,7 @@ class OrderStates(Generic[StateT]):
         return {row["order_id"]: self._adapter.validate_python(row) for row in await cursor.fetchall()}
 
     async def insert(self, connection: Connection, states: Iterable[StateT]) -> None:
-        try:
-            await connection.execute(self._insert, self._arrays(states))
-        except errors.UniqueViolation as error:
-            if error.diag.constraint_name == self._primary_key:
-                raise AppearedMeanwhile from error
-            raise
+        await connection.execute(self._insert, self._arrays(states))
 
     async def update(self, connection: Connection, states: Iterable[StateT]) -> None:
         await connection.execute(self._update, self._arrays(states))
@@ -99,7 +98,7 @@ class OrderWorkspace(Generic[StateT]):
             self._now[item.order_id] = state
 
     async def save(self, connection: Connection) -> None:
-        new = [state for order_id, state in self._now.items() if order_id not in self._loaded]
+        new = [self._now[order_id] for order_id in sorted(self._now.keys() - self._loaded.keys())]
         changed = [self._now[i] for i, state in self._loaded.items() if self._now[i] is not state]
         if new:
             await self._store.insert(connection, new)

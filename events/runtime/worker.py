@@ -17,15 +17,16 @@ from aio_pika.abc import AbstractIncomingMessage
 from events.decision import Command, Outcome
 from events.envelope import Unreadable, decode
 from events.runtime.batch import Batch, Committed
+from events.runtime.broker import BROKER_AWAY
 from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
-from events.runtime.database import AWAY, CONTENTION, Database
+from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database
 from events.runtime.dead_letters import DeadLetter
 from events.runtime.log import log
-from events.runtime.relay import BROKER_AWAY
 from events.runtime.settings import ServiceSettings
 from events.runtime.states import AppearedMeanwhile
 from events.runtime.told import Told
+from events.service import EXCHANGE
 from events.trace import continue_or_begin, trace_id
 
 MAX_CONTENTION_RETRIES = 5
@@ -54,7 +55,9 @@ class Worker:
         *,
         pass_on: Callable[[Committed], None],
         look_in_tables: Callable[[], None],
-        settle: Callable[[Sequence[AbstractIncomingMessage]], Awaitable[None]],
+        settle: Callable[
+            [Sequence[AbstractIncomingMessage], Sequence[AbstractIncomingMessage]], Awaitable[None]
+        ],
         bury: Callable[[Sequence[DeadLetter]], Awaitable[None]],
     ) -> None:
         self._settings = settings
@@ -84,11 +87,10 @@ class Worker:
             raise Overloaded
         self._commands += 1
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        # Until it is committed, however long its caller waits for that: the bound is on what is in memory.
+        done.add_done_callback(self._command_settled)
         told = Told("command", command.order_id, command, uuid4(), continue_or_begin(traceparent), done)
-        try:
-            return await self._tell(told, done)
-        finally:
-            self._commands -= 1
+        return await self._tell(told, done)
 
     async def learn(self, row: CallRow, outcome: Outcome) -> None:
         """Commit the outcome of a call. Raises what `decide` raises."""
@@ -108,6 +110,9 @@ class Worker:
                     await self._work(entries)
                 finally:
                     self._working = False
+
+    def _command_settled(self, _: "asyncio.Future[Any]") -> None:
+        self._commands -= 1
 
     async def _tell(self, told: Told, done: "asyncio.Future[Any]") -> Any:
         self._waiting.append(Entry(told=told))
@@ -136,15 +141,17 @@ class Worker:
                 letters.append(DeadLetter(message, type(failure).__name__, str(failure)))
             elif item.done is not None and not item.done.done():
                 item.done.set_exception(failure)
-        if letters:
-            await self._bury_or_return(letters)
         messages = [entry.message for entry in entries if entry.message is not None]
+        returned = await self._bury_or_return(letters) if letters else []
         if messages:
             crash_point("before_ack")
-            await self._settle(messages)
+            await self._settle(messages, returned)
 
-    async def _bury_or_return(self, letters: Sequence[DeadLetter]) -> None:
-        """Dead-letter them; if that fails now, put them back on the queue, to come again later."""
+    async def _bury_or_return(self, letters: Sequence[DeadLetter]) -> list[AbstractIncomingMessage]:
+        """Dead-letter them; if that fails now, put them back on the queue, to come again later.
+
+        Answers the messages that were put back.
+        """
         try:
             await self._bury(letters)
         except BROKER_AWAY as error:
@@ -153,6 +160,8 @@ class Worker:
             with contextlib.suppress(*BROKER_AWAY):
                 for letter in letters:
                     await letter.message.nack(requeue=True)
+            return [letter.message for letter in letters]
+        return []
 
     async def _commit(self, told: Sequence[Told]) -> list[tuple[Told, Exception]]:
         """Commit all that can be; answers what cannot, alone, with the reason.
@@ -168,6 +177,8 @@ class Worker:
                 if contention > MAX_CONTENTION_RETRIES:
                     return await self._halve(told, error)
                 await asyncio.sleep(random.uniform(0, 0.01 * contention))  # noqa: S311
+            except BEYOND_LIMITS as error:
+                return await self._halve(told, error)
             except AWAY as error:
                 await self._database.wait_until_back(error)
                 # The commit may have gone through before the answer was lost.
@@ -202,7 +213,8 @@ class Worker:
 
 def read(message: AbstractIncomingMessage) -> Told:
     """A delivery as something told. Raises Unreadable."""
-    envelope = decode(message, message.routing_key)
+    # What a person puts back on the queue comes past the exchange, so its key says nothing.
+    envelope = decode(message, message.routing_key if message.exchange == EXCHANGE else None)
     return Told(
         "fact",
         envelope.fact.order_id,

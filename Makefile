@@ -1,0 +1,66 @@
+# One command to see the system work, one to test it. `make help` lists all.
+#
+#   make demo                 on a machine with Debian, python3 and make: nothing else is needed
+#   make test INFRA=docker    the same tests against containers, where Docker runs
+#   PYTHON=python3.13 make demo
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+RUN := $(VENV)/bin/python
+COMPOSE := $(RUN) -m compose
+INFRA ?= local
+NAME ?= order
+LINTED := compose events order_svc inventory_svc payment_svc fulfillment_svc notification_svc saga_tracker tests
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: FORCE help demo up status down logs check bench test lint clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## run the system, place orders, show their sagas, check the invariants, stop
+	@$(COMPOSE) demo
+
+up: $(READY) ## start the system and leave it running
+	@$(COMPOSE) up
+
+status: $(READY) ## show what runs and where (URLS=1: with passwords)
+	@$(COMPOSE) status $(if $(URLS),--urls)
+
+down: $(READY) ## stop the system, keep its data
+	@$(COMPOSE) down
+
+logs: $(READY) ## show the log of NAME (order, tracker, rabbitmq, ...)
+	@$(COMPOSE) logs $(NAME)
+
+check: $(READY) ## check the invariants of the running system
+	@$(COMPOSE) check
+
+bench: $(READY) ## measure the running system
+	@$(RUN) -m tests.bench
+
+test: $(READY) ## run every test, against servers of its own (TESTS=tests/decide: some of them)
+	@if [ "$(INFRA)" != docker ]; then $(COMPOSE) prepare; fi
+	@INFRA=$(INFRA) $(RUN) -m pytest $(TESTS)
+
+lint: $(READY) ## check style, types and who imports whom
+	@$(RUN) -m ruff check $(LINTED)
+	@$(RUN) -m ruff format --check $(LINTED)
+	@$(RUN) -m mypy --strict $(LINTED)
+	@$(VENV)/bin/lint-imports
+
+clean: ## stop the system, delete its data and the environment
+	@if [ -x $(RUN) ]; then $(COMPOSE) down --delete-data; fi
+	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Also when the Python that the environment was made from is gone.
+$(READY): requirements.lock pyproject.toml compose/local/bootstrap.py $(shell test -x $(RUN) || echo FORCE)
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed: sudo apt-get install python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is `$(PYTHON) --version`" >&2; exit 1; }
+	@$(PYTHON) -m compose.local.bootstrap
+
+FORCE:

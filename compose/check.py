@@ -1,0 +1,149 @@
+"""`make check`: the invariants against the running system, fair to orders that are still on their way."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from rich.console import Console
+from rich.markup import escape
+
+from compose.books import Books, Snapshot, books_by_order
+from compose.invariants import INVARIANTS, Violation, violations
+from compose.local.errors import RigError
+from compose.local.rig import LocalRig
+from compose.snapshot import Activity, Reader, sources_of
+
+PATIENCE_SECONDS = 10.0
+POLL_SECONDS = 0.25
+# How long an order must not have moved, in a system that does not come to rest, to be judged as if it had.
+STANDSTILL_SECONDS = 3.0
+EXAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was read, and what is wrong with it. Of orders still `moving` only what always holds was asked."""
+
+    snapshot: Snapshot
+    violations: tuple[Violation, ...]
+    moving: frozenset[UUID] = frozenset()
+
+
+async def wait_until_quiet(reader: Reader, timeout_seconds: float) -> bool:
+    """Wait until nothing is in an outbox, a table of calls or a queue, and nothing was stated for a moment.
+
+    Answers whether that came about in time.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    before: Activity | None = None
+    while True:
+        now = await reader.activity()
+        if now.quiet and now == before:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        before = now
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def examine(reader: Reader, patience_seconds: float = PATIENCE_SECONDS) -> Findings:
+    """Read all books and judge them.
+
+    What looks wrong of an order may only not have arrived yet: it counts once the system is quiet and it
+    is still so after `patience_seconds`. In a system that is never quiet, orders that move are left out.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        before = await reader.activity()
+        snapshot = await reader.snapshot()
+        after = await reader.activity()
+        found = violations(snapshot)
+        quiet = after.quiet and after == before
+        certain = any(violation.invariant.always for violation in found)
+        if quiet and (not found or certain or time.monotonic() > deadline):
+            return Findings(snapshot, tuple(found))
+        if time.monotonic() > deadline:
+            return await _examine_moving(reader, before, snapshot)
+        await asyncio.sleep(POLL_SECONDS)
+        await wait_until_quiet(reader, deadline - time.monotonic())
+
+
+async def _examine_moving(reader: Reader, before: Activity, first: Snapshot) -> Findings:
+    """Tell orders that stand still from those that move, by reading everything twice."""
+    await asyncio.sleep(STANDSTILL_SECONDS)
+    second = await reader.snapshot()
+    after = await reader.activity()
+    earlier, books = books_by_order(first), books_by_order(second)
+    moving = {order_id for order_id, book in books.items() if earlier.get(order_id) != book}
+    moving |= before.moving | after.moving
+    if before.queued or after.queued:
+        moving |= {order_id for order_id, book in books.items() if _may_wait_in_a_queue(book)}
+    return Findings(second, tuple(violations(second, moving)), frozenset(moving))
+
+
+def _may_wait_in_a_queue(book: Books) -> bool:
+    """Whether some service may have yet to hear of this order."""
+    ended = book.verdict in ("COMPLETED", "CANCELLED", "NEEDS_MANUAL", "AWAITING_APPROVAL")
+    told = book.notice is not None and book.notice.status != "sending"
+    unsold = book.verdict == "COMPLETED" and book.reservation and book.reservation.status == "reserved"
+    return not ended or not told or bool(unsold)
+
+
+def check(rig: LocalRig, console: Console, patience_seconds: float = PATIENCE_SECONDS) -> bool:
+    """Judge the running system and print it; answers whether all is well.
+
+    Raises RigError when the system is not running, or a part of it cannot be read.
+    """
+    demand_running(rig)
+
+    async def look() -> Findings:
+        async with Reader(sources_of(rig.addresses)) as reader:
+            return await examine(reader, patience_seconds)
+
+    findings = asyncio.run(look())
+    print_findings(findings, console)
+    return not findings.violations
+
+
+def demand_running(rig: LocalRig) -> None:
+    """Raises RigError when there is nothing to check, or only a part of it."""
+    running = rig.status()
+    if not any(component.pid for component in running):
+        raise RigError("nothing is running: make up starts it")
+    missing = [component.name for component in running if component.pid is None]
+    if missing:
+        raise RigError(f"only a part of the system is running: {', '.join(missing)} is not (make status)")
+
+
+def print_findings(findings: Findings, console: Console) -> None:
+    """One line an invariant; below a broken one, the first few orders of which it does not hold."""
+    books = findings.snapshot
+    console.print(
+        f"[bold]The invariants[/], of {len(books.orders)} orders in every service's own database, "
+        f"{len(books.ledger)} movements of money and {len(books.carrier)} shipments",
+        soft_wrap=True,
+    )
+    for rule in INVARIANTS:
+        broken = [violation for violation in findings.violations if violation.invariant is rule]
+        mark = "[red]FAIL[/]" if broken else "[green]ok  [/]"
+        count = f" [red]{_violations(len(broken))}[/]" if broken else ""
+        console.print(f"  {mark} {escape(rule.sentence)}{count}", soft_wrap=True)
+        _print_examples(broken, console)
+    if findings.moving:
+        console.print(
+            f"{len(findings.moving)} orders are on their way: of them, only what always holds was asked",
+            soft_wrap=True,
+        )
+
+
+def _print_examples(broken: Sequence[Violation], console: Console) -> None:
+    for violation in broken[:EXAMPLES]:
+        console.print(f"       {escape(str(violation))}", soft_wrap=True)
+    if len(broken) > EXAMPLES:
+        console.print(f"       and {len(broken) - EXAMPLES} more")
+
+
+def _violations(count: int) -> str:
+    return f"{count} violation" if count == 1 else f"{count} violations"

@@ -1,0 +1,140 @@
+"""The running system as its users meet it: HTTP for stocking, ordering and asking, AMQP for publishing."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import aiohttp
+
+from compose.demo.publisher import publish_order_created_v1
+from compose.local.addresses import Addresses
+from compose.local.errors import RigError
+from events.topology import PUBLISHER
+
+TIMEOUT_SECONDS = 15
+POLL_SECONDS = 0.04
+
+Answer = dict[str, Any]
+
+
+class Refused(Exception):
+    """The system answered with a problem."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        super().__init__(f"{status}: {problem.get('detail', problem)}")
+        self.status = status
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """So many units of one SKU, for so much in all."""
+
+    sku: str
+    quantity: int
+    amount_minor: int
+
+
+class Shop:
+    """A client of one running system. Methods raise Refused, and RigError when nobody answers."""
+
+    def __init__(self, where: Addresses, session: aiohttp.ClientSession) -> None:
+        names = ("order", "inventory", "payment", "fulfillment", "notification", "tracker")
+        self._urls = {name: where.http(name) for name in names}
+        self._broker_url = where.broker_url(PUBLISHER)
+        self._session = session
+
+    async def stock(self, sku: str, units: int) -> Answer:
+        """Have so many units of a SKU in all."""
+        return await self.ask("inventory", "PUT", f"/stock/{sku}", body={"stocked": units})
+
+    async def place(self, customer: str, payment_token: str, *items: Item, key: str | None = None) -> UUID:
+        """Place an order; a repeat under the same key places no second one."""
+        body = {
+            "customer": customer,
+            "currency": "EUR",
+            "payment_token": payment_token,
+            "lines": [
+                {"sku": item.sku, "quantity": item.quantity, "amount_minor": item.amount_minor}
+                for item in items
+            ],
+        }
+        headers = {"Idempotency-Key": key or str(uuid4())}
+        order = await self.ask("order", "POST", "/orders", body=body, headers=headers)
+        return UUID(order["order_id"])
+
+    async def publish(self, customer: str, payment_token: str, item: Item) -> UUID:
+        """Start an order without order_svc: publish `order.created.v1`, as the user `publisher`."""
+        return await publish_order_created_v1(
+            self._broker_url,
+            customer=customer,
+            payment_token=payment_token,
+            sku=item.sku,
+            quantity=item.quantity,
+            amount_minor=item.amount_minor,
+        )
+
+    async def cancel(self, order_id: UUID) -> Answer:
+        """Withdraw an order that is not confirmed yet."""
+        return await self.ask("order", "POST", f"/orders/{order_id}/cancel")
+
+    async def order(self, order_id: UUID) -> Answer:
+        """An order as order_svc sees it."""
+        return await self.ask("order", "GET", f"/orders/{order_id}")
+
+    async def payment(self, order_id: UUID) -> Answer | None:
+        """An order's payment; None while there is none."""
+        return await self._found("payment", f"/payments/{order_id}")
+
+    async def saga(self, order_id: UUID) -> Answer | None:
+        """An order's saga as the tracker sees it, with its trail; None before its first fact was read."""
+        return await self._found("tracker", f"/sagas/{order_id}")
+
+    async def ask(
+        self,
+        service: str,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """The JSON answer of one request."""
+        try:
+            async with self._session.request(
+                method, self._urls[service] + path, json=body, headers=headers
+            ) as response:
+                answer: Answer = await response.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise RigError(f"{service} does not answer {method} {path}: {error!r}") from error
+        if response.status >= 400:
+            raise Refused(response.status, answer)
+        return answer
+
+    async def _found(self, service: str, path: str) -> Answer | None:
+        try:
+            return await self.ask(service, "GET", path)
+        except Refused as refused:
+            if refused.status == 404:
+                return None
+            raise
+
+    async def wait_for_payment(self, order_id: UUID, status: str, timeout_seconds: float) -> None:
+        """Wait until an order's payment has this status. Raises TimeoutError."""
+        deadline = time.monotonic() + timeout_seconds
+        while (payment := await self.payment(order_id)) is None or payment["status"] != status:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the payment of order {order_id} is not {status}: {payment}")
+            await asyncio.sleep(POLL_SECONDS)
+
+
+@asynccontextmanager
+async def open_shop(where: Addresses) -> AsyncIterator[Shop]:
+    """A client with connections of its own."""
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        yield Shop(where, session)

@@ -1,0 +1,146 @@
+"""Where everything of one rig is, and what each process is told about it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from compose.local.places import Places
+from compose.local.ports import LOOPBACK
+from compose.local.postgres import PrivatePostgres
+from compose.local.processes import (
+    PREFIX,
+    SANDBOX,
+    SMTP_PORT,
+    Blueprint,
+    ServiceProcess,
+    gateway_variables,
+    instance_name,
+)
+from compose.local.provision import url_of
+from compose.local.rabbitmq import ADMIN_USER, PrivateRabbit, RabbitPorts
+from compose.local.servers import NAME_SERVICE, POSTGRES, RABBITMQ
+from compose.local.state import RigState
+
+POSTGRES_VARIABLE = f"{PREFIX}POSTGRES_URL"
+RABBITMQ_VARIABLE = f"{PREFIX}RABBITMQ_URL"
+# Known to the rig alone: administrators' URLs are none of a service's business.
+KEPT_FROM_PROCESSES = frozenset({POSTGRES_VARIABLE, RABBITMQ_VARIABLE})
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Derived from the state, the places and the environment; asking assigns ports and passwords."""
+
+    state: RigState
+    places: Places
+    blueprint: Blueprint
+    environment: Mapping[str, str]
+
+    @property
+    def external_postgres(self) -> str | None:
+        """The administrator's URL of a PostgreSQL that is not ours, if one was given."""
+        return self.environment.get(POSTGRES_VARIABLE) or None
+
+    @property
+    def external_rabbitmq(self) -> str | None:
+        """The administrator's URL of a RabbitMQ that is not ours, if one was given."""
+        return self.environment.get(RABBITMQ_VARIABLE) or None
+
+    @property
+    def postgres(self) -> PrivatePostgres:
+        return PrivatePostgres(
+            home=self.places.postgres_home,
+            port=self.state.port(POSTGRES),
+            password=self.state.secret(POSTGRES),
+            log=self.places.logs / f"{POSTGRES}.log",
+            run_as=self.places.run_as,
+        )
+
+    @property
+    def rabbitmq(self) -> PrivateRabbit:
+        ports = RabbitPorts(
+            amqp=self.state.port(RABBITMQ),
+            name_service=self.state.port(NAME_SERVICE),
+            distribution=self.state.port("rabbitmq-distribution"),
+        )
+        return PrivateRabbit(self.places.rabbitmq_home, ports, self.places.logs / f"{RABBITMQ}.log")
+
+    @property
+    def postgres_admin_url(self) -> str:
+        return self.external_postgres or self.postgres.admin_url()
+
+    @property
+    def rabbitmq_admin_url(self) -> str:
+        return self.broker_url(ADMIN_USER)
+
+    @property
+    def database_passwords(self) -> dict[str, str]:
+        """By role, which is also the name of the database."""
+        names = [spec.name for spec in self.blueprint.processes if spec.has_database]
+        return {name: self.state.secret(f"database/{name}") for name in names}
+
+    @property
+    def broker_passwords(self) -> dict[str, str]:
+        return {user: self.state.secret(f"broker/{user}") for user in self.blueprint.broker_users}
+
+    def database_url(self, name: str) -> str:
+        return url_of(self.postgres_admin_url, name, self.database_passwords[name])
+
+    def broker_url(self, user: str) -> str:
+        """A broker that is not ours is used as its administrator by everyone."""
+        return self.external_rabbitmq or self.rabbitmq.url(user, self.broker_passwords[user])
+
+    @property
+    def admin_token(self) -> str:
+        return self.state.secret("admin-token")
+
+    @property
+    def sandbox_ledger(self) -> Path:
+        return self.places.state_dir / "sandbox.sqlite3"
+
+    def http(self, name: str, instance: int = 1) -> str:
+        """The base URL of one process."""
+        return f"http://{LOOPBACK}:{self.state.port(instance_name(name, instance))}"
+
+    def process(self, name: str, instance: int = 1, extra: Mapping[str, str] | None = None) -> ServiceProcess:
+        """One instance of a process, with all it is told. Raises KeyError for an unknown name."""
+        spec = self.blueprint.spec(name)
+        full_name = instance_name(name, instance)
+        port = self.state.port(full_name)
+        told = {
+            f"{PREFIX}HTTP_HOST": LOOPBACK,
+            f"{PREFIX}HTTP_PORT": str(port),
+            f"{PREFIX}ADMIN_TOKEN": self.admin_token,
+            "PYTHONUNBUFFERED": "1",
+        }
+        if spec.has_database:
+            told[f"{PREFIX}DATABASE_URL"] = self.database_url(name)
+            told[f"{PREFIX}BROKER_URL"] = self.broker_url(name)
+        if name == SANDBOX:
+            told[f"{PREFIX}SMTP_PORT"] = str(self.state.port(SMTP_PORT))
+            told[f"{PREFIX}SANDBOX_LEDGER"] = str(self.sandbox_ledger)
+        if spec.gateways:
+            ports = self.state.port(SANDBOX), self.state.port(SMTP_PORT)
+            told |= gateway_variables(spec.gateways, *ports)
+        environment = self.inherited_environment() | told | dict(extra or {})
+        log = self.places.logs / f"{full_name}.log"
+        return ServiceProcess(full_name, spec.package, port, environment, log)
+
+    def inherited_environment(self) -> dict[str, str]:
+        """What processes get of ours: everything but the administrators' URLs."""
+        return {name: value for name, value in self.environment.items() if name not in KEPT_FROM_PROCESSES}
+
+    def server_environment(self) -> dict[str, str]:
+        """What servers get of ours: nothing that is meant for us or for Python."""
+        foreign = (PREFIX, "PYTHON", "PG", "LC_")
+        kept = {name: value for name, value in self.environment.items() if not name.startswith(foreign)}
+        return kept | {"LANG": "C.UTF-8", "PATH": kept.get("PATH", os.defpath)}
+
+    def assign_all(self) -> None:
+        """Chooses every port and password there will be, so that later uses only read them."""
+        for spec in self.blueprint.processes:
+            self.state.port(spec.name)
+        self.state.port(SMTP_PORT)
+        _ = self.database_passwords, self.broker_passwords, self.admin_token
+        _ = self.postgres, self.rabbitmq

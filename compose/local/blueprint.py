@@ -1,0 +1,28 @@
+"""What a rig of this repository runs. Imports every service's `decide`, so import it late."""
+
+from collections.abc import Mapping
+
+from compose.local.processes import PROCESSES, Blueprint
+from compose.local.rabbitmq import Definitions
+from compose.system import SERVICES
+from events import topology
+from events.runtime.migrations import upgrade
+
+
+def murmuration() -> Blueprint:
+    """The five services, the tracker and the sandbox."""
+    return Blueprint(
+        processes=PROCESSES,
+        broker_users=tuple(topology.user_names(SERVICES)),
+        definitions=_definitions,
+        declare=_declare,
+        upgrade=upgrade,
+    )
+
+
+def _definitions(passwords: Mapping[str, str]) -> Definitions:
+    return topology.definitions(SERVICES, passwords)
+
+
+async def _declare(broker_url: str) -> None:
+    await topology.declare(SERVICES, broker_url)

@@ -1,0 +1,118 @@
+"""The processes of the system: what each is called, what it needs to be told, when it is ready."""
+
+import http.client
+import json
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from compose.local.launch import Launch
+from compose.local.places import CHECKOUT
+from compose.local.ports import LOOPBACK
+from compose.local.rabbitmq import Definitions
+
+PREFIX = "MURMURATION_"
+SANDBOX = "sandbox"
+SMTP_PORT = "sandbox-smtp"
+READY_TIMEOUT_SECONDS = 60.0
+STOP_GRACE_SECONDS = 15.0
+ANSWER_TIMEOUT_SECONDS = 5.0
+PROBLEM_CHARACTERS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """One kind of process. With a database it also has a user of the broker, both by its name."""
+
+    name: str
+    package: str
+    has_database: bool = True
+    gateways: tuple[str, ...] = ()
+    """What it calls in the sandbox: provider, carrier, directory, push, smtp."""
+
+
+PROCESSES = (
+    ProcessSpec("order", "order_svc"),
+    ProcessSpec("inventory", "inventory_svc"),
+    ProcessSpec("payment", "payment_svc", gateways=("provider",)),
+    ProcessSpec("fulfillment", "fulfillment_svc", gateways=("carrier", "directory")),
+    ProcessSpec("notification", "notification_svc", gateways=("directory", "push", "smtp")),
+    ProcessSpec("tracker", "saga_tracker"),
+    ProcessSpec(SANDBOX, "compose.sandbox", has_database=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What a rig runs, and what its servers have to know before."""
+
+    processes: tuple[ProcessSpec, ...]
+    broker_users: tuple[str, ...]
+    definitions: Callable[[Mapping[str, str]], Definitions]
+    """RabbitMQ's definitions file, from the password of each of `broker_users`."""
+    declare: Callable[[str], Awaitable[None]]
+    """Declares exchanges, queues and bindings on a broker that is not ours, given its URL."""
+    upgrade: Callable[[str, str], None]
+    """Brings a database to the newest schema, given its URL and the package that owns it."""
+
+    def spec(self, name: str) -> ProcessSpec:
+        """The kind of process by this name. Raises KeyError."""
+        return {spec.name: spec for spec in self.processes}[name]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceProcess:
+    """One instance of a process: a `Component` for the supervisor."""
+
+    name: str
+    package: str
+    port: int
+    environment: Mapping[str, str]
+    log: Path
+    stop_signal: signal.Signals = signal.SIGTERM
+    ready_timeout_seconds: float = READY_TIMEOUT_SECONDS
+    stop_grace_seconds: float = STOP_GRACE_SECONDS
+
+    def prepare(self) -> Launch:
+        """Runs the package with the interpreter that runs us."""
+        return Launch([sys.executable, "-m", self.package], self.environment, CHECKOUT, self.log)
+
+    def not_ready(self) -> str | None:
+        """Asks its /readyz; returns what it complains about."""
+        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=ANSWER_TIMEOUT_SECONDS)
+        try:
+            connection.request("GET", "/readyz")
+            response = connection.getresponse()
+            body = response.read(64 * 1024).decode(errors="replace")
+        except (OSError, http.client.HTTPException):
+            return "it does not answer HTTP yet"
+        finally:
+            connection.close()
+        return None if response.status == http.client.OK else f"/readyz says {response.status}: {_gist(body)}"
+
+
+def gateway_variables(gateways: tuple[str, ...], http_port: int, smtp_port: int) -> dict[str, str]:
+    """Where a process finds the parts of the outside world it calls."""
+    found = {}
+    for gateway in gateways:
+        if gateway == "smtp":
+            found[f"{PREFIX}SMTP_URL"] = f"smtp://{LOOPBACK}:{smtp_port}"
+        else:
+            found[f"{PREFIX}{gateway.upper()}_URL"] = f"http://{LOOPBACK}:{http_port}/{gateway}"
+    return found
+
+
+def instance_name(name: str, instance: int) -> str:
+    """`order` for the first instance, `order-2` for the second."""
+    return name if instance == 1 else f"{name}-{instance}"
+
+
+def _gist(body: str) -> str:
+    try:
+        problem = json.loads(body)
+    except ValueError:
+        return body[:PROBLEM_CHARACTERS].strip()
+    detail = problem.get("detail") if isinstance(problem, dict) else None
+    return str(detail or body)[:PROBLEM_CHARACTERS]

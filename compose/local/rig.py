@@ -1,0 +1,368 @@
+"""The whole system from local processes: start it, know it, break it, stop it."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from compose.local import places, provision, rabbitmq
+from compose.local.addresses import Addresses
+from compose.local.errors import RigError
+from compose.local.interruptions import uninterrupted
+from compose.local.launch import unprivileged_user
+from compose.local.ports import is_free
+from compose.local.processes import SANDBOX, Blueprint, instance_name
+from compose.local.progress import Progress
+from compose.local.servers import (
+    NAME_SERVICE,
+    POSTGRES,
+    RABBITMQ,
+    NameServiceComponent,
+    PostgresComponent,
+    RabbitComponent,
+)
+from compose.local.state import RigState, StateFile, exclusive
+from compose.local.supervisor import Component, Interrupted, Supervisor
+from compose.local.system_packages import NotProvided, provide
+
+SERVERS = (POSTGRES, RABBITMQ, NAME_SERVICE)
+MAX_INSTANCES = 9
+
+Task = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentStatus:
+    """How one server or process is."""
+
+    name: str
+    condition: Literal["ready", "not ready", "died", "stopped"]
+    pid: int | None
+    address: str
+    problem: str = ""
+
+
+class LocalRig:
+    """One private instance of the system, known by its state folder.
+
+    Every change holds the folder's lock, so that several commands (and threads) may use one rig. With
+    MURMURATION_POSTGRES_URL or MURMURATION_RABBITMQ_URL (administrators' URLs) in `environment`, that
+    server is used instead of a private one, and cannot be started or broken from here.
+
+    Methods raise RigError for what a person can act on, and KeyError for a name nobody has.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path | None = None,
+        *,
+        blueprint: Blueprint | None = None,
+        progress: Progress | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.state_dir = (state_dir or places.DEFAULT_STATE_DIR).absolute()
+        self._blueprint = blueprint
+        self._progress = progress or Progress()
+        self._environment = dict(os.environ if environment is None else environment)
+        self._run_as = unprivileged_user()
+        self._files = StateFile(self.state_dir)
+        self._supervisor = Supervisor(self._files, self._progress)
+        self._started_here: list[str] = []
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """What this rig runs; loaded on first use, because it imports every service."""
+        if self._blueprint is None:
+            from compose.local.blueprint import murmuration
+
+            self._blueprint = murmuration()
+        return self._blueprint
+
+    # -- the whole system ----------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Installs RabbitMQ through the system's package manager if it is missing and will be needed."""
+        if not (self._environment.get("MURMURATION_RABBITMQ_URL") or rabbitmq.is_installed()):
+            try:
+                provide([rabbitmq.DEBIAN_PACKAGE], "RabbitMQ")
+            except NotProvided as error:
+                raise RigError(str(error)) from error
+
+    def up(self) -> list[str]:
+        """Starts whatever does not run and waits until all of it is ready; returns what it started.
+
+        When that fails or is interrupted, what it started is stopped again.
+        """
+        self.prepare()
+        with self._changing() as where, self._undone_on_failure() as started:
+            specs = self.blueprint.processes
+            # Some need neither server. The rest would wait for a broker that is away, but their logs
+            # should not begin with an outage.
+            early = self._components(where, [spec.name for spec in specs if not spec.has_database])
+            late = self._components(where, [spec.name for spec in specs if spec.has_database])
+            servers = [lambda: self._start_databases(where), lambda: self._start_broker(where)]
+            self._together([*servers, *(self._starting(component) for component in early)])
+            self._together([self._starting(component) for component in late])
+            return list(started)
+
+    def up_servers(self) -> list[str]:
+        """Starts the database and the broker alone, with no databases in it but PostgreSQL's own."""
+        self.prepare()
+        with self._changing() as where, self._undone_on_failure() as started:
+            self._together([lambda: self._start_postgres(where), lambda: self._start_broker(where)])
+            return list(started)
+
+    def down(self) -> None:
+        """Stops everything, processes before servers, and leaves no process behind."""
+        if not self.state_dir.is_dir():
+            return
+        with uninterrupted(), self._changing() as where:
+            names = list(where.state.processes)
+            instances = [name for name in names if name not in SERVERS and name != SANDBOX]
+            self._supervisor.stop(self._components(where, instances))
+            self._supervisor.stop(self._components(where, [SANDBOX] if SANDBOX in names else []))
+            self._supervisor.stop(self._components(where, [name for name in SERVERS if name in names]))
+            self._supervisor.sweep()
+
+    def destroy(self) -> None:
+        """Kills everything at once and deletes all data."""
+        if self.state_dir.is_dir():
+            with self._supervisor.changing():
+                self._supervisor.sweep()
+        places.remove_places(self.state_dir)
+
+    @contextmanager
+    def running(self) -> Iterator["LocalRig"]:
+        """The system is up inside, and afterwards as it was before.
+
+        One command at a time: a second one waits until the first is through.
+        """
+        note = "another command is using this rig: waiting until it is through"
+        places.prepare(self._places())
+        with exclusive(self.state_dir / "in-use", lambda: self._progress.note(note)):
+            ran_before = any(status.pid is not None for status in self.status())
+            started = self.up()
+            try:
+                yield self
+            finally:
+                with uninterrupted():
+                    if not ran_before:
+                        self.down()
+                    else:
+                        for name in reversed(started):
+                            self._stop_by_full_name(name)
+
+    def status(self) -> list[ComponentStatus]:
+        """How every server and process is, servers first."""
+        if not self.state_dir.is_dir():
+            return []
+        where = self.addresses
+        names = [name for name in SERVERS if name != NAME_SERVICE and name not in self._external(where)]
+        names += [spec.name for spec in self.blueprint.processes]
+        names += [name for name in where.state.processes if name not in {*names, NAME_SERVICE}]
+        components = self._components(where, names)
+        # At the same time: each may take its time to say that it is not well.
+        with ThreadPoolExecutor(len(components)) as threads:
+            return list(threads.map(lambda component: self._status_of(where, component), components))
+
+    # -- one server or process -----------------------------------------------------------------------
+
+    def start(
+        self,
+        name: str,
+        *,
+        instance: int = 1,
+        extra_environment: Mapping[str, str] | None = None,
+        wait_ready: bool = True,
+        timeout_seconds: float | None = None,
+    ) -> None:
+        """Starts one server (`postgres`, `rabbitmq`) or one instance of a process, unless it runs."""
+        if not 1 <= instance <= MAX_INSTANCES:
+            raise RigError(f"an instance is a number from 1 to {MAX_INSTANCES}")
+        with self._changing() as where:
+            if name == RABBITMQ:
+                self._start_and_wait(self._component(where, NAME_SERVICE))
+            component = self._component(where, name, instance, extra_environment)
+            if not is_free(component.port) and where.state.running(component.name) is None:
+                raise RigError(f"port {component.port} of {component.name} is taken by another program")
+            self._supervisor.start(component)
+            if wait_ready:
+                self._supervisor.wait_ready(component, timeout_seconds)
+
+    def wait_ready(self, name: str, *, instance: int = 1, timeout_seconds: float | None = None) -> None:
+        """Waits until a started server or process does its work."""
+        component = self._component(self.addresses, name, instance)
+        self._supervisor.wait_ready(component, timeout_seconds)
+
+    def stop(self, name: str, *, instance: int = 1, grace_seconds: float | None = None) -> None:
+        """Asks it to end; kills it when it does not within `grace_seconds`."""
+        with self._changing() as where:
+            self._supervisor.stop([self._component(where, name, instance)], grace_seconds)
+
+    def kill(self, name: str, *, instance: int = 1) -> None:
+        """Ends it as a power failure would, children included (SIGKILL)."""
+        with self._changing():
+            self._supervisor.kill(instance_name(name, instance))
+
+    def pause(self, name: str, *, instance: int = 1) -> None:
+        """Freezes it, children included (SIGSTOP): it keeps its connections and answers nothing."""
+        with self._changing():
+            self._supervisor.pause(instance_name(name, instance))
+
+    def resume(self, name: str, *, instance: int = 1) -> None:
+        """Lets a frozen one go on (SIGCONT)."""
+        with self._changing():
+            self._supervisor.resume(instance_name(name, instance))
+
+    def pid(self, name: str, *, instance: int = 1) -> int | None:
+        """Its process id; None when it does not run."""
+        identity = self._supervisor.state.running(instance_name(name, instance))
+        return None if identity is None else identity.pid
+
+    # -- what it knows -------------------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> Addresses:
+        """Every URL, password and path of this rig, as of now."""
+        return Addresses(self._supervisor.state, self._places(), self.blueprint, self._environment)
+
+    def log(self, name: str, *, instance: int = 1) -> Path:
+        """The log file of one server or process."""
+        return self._places().logs / f"{instance_name(name, instance)}.log"
+
+    def rabbitmqctl(self, *arguments: str) -> str:
+        """Runs RabbitMQ's command line tool on the private broker; returns what it prints."""
+        where = self.addresses
+        return where.rabbitmq.control(where.server_environment(), *arguments)
+
+    # -- how -----------------------------------------------------------------------------------------
+
+    def _places(self) -> places.Places:
+        return places.places_of(self.state_dir, self._run_as)
+
+    @contextmanager
+    def _changing(self) -> Iterator[Addresses]:
+        prepared = self._places()
+        places.prepare(prepared)
+        with self._supervisor.changing() as state:
+            where = Addresses(state, prepared, self.blueprint, self._environment)
+            where.assign_all()
+            if not any(state.running(name) for name in state.processes):
+                _move_taken_ports(state)
+            yield where
+
+    @contextmanager
+    def _undone_on_failure(self) -> Iterator[list[str]]:
+        self._started_here = []
+        try:
+            yield self._started_here
+        except BaseException:
+            with uninterrupted():
+                where = self.addresses
+                self._supervisor.stop(self._components(where, reversed(self._started_here)))
+                if not any(where.state.running(name) for name in where.state.processes):
+                    self._supervisor.sweep()
+            raise
+
+    def _start_databases(self, where: Addresses) -> None:
+        self._start_postgres(where)
+        admin_url, passwords = where.postgres_admin_url, where.database_passwords
+        provision.provision_databases(admin_url, passwords)
+        provision.migrate(self.blueprint, admin_url, passwords)
+
+    def _start_postgres(self, where: Addresses) -> None:
+        if where.external_postgres is None:
+            self._start_and_wait(self._component(where, POSTGRES))
+
+    def _start_broker(self, where: Addresses) -> None:
+        if where.external_rabbitmq is not None:
+            provision.declare(self.blueprint, where.external_rabbitmq)
+            return
+        self._start_and_wait(self._component(where, NAME_SERVICE))
+        self._start_and_wait(self._component(where, RABBITMQ))
+
+    def _start_and_wait(self, component: Component) -> None:
+        if self._supervisor.start(component):
+            self._started_here.append(component.name)
+        self._supervisor.wait_ready(component)
+
+    def _starting(self, component: Component) -> Task:
+        return lambda: self._start_and_wait(component)
+
+    def _together(self, tasks: Sequence[Task]) -> None:
+        """Runs all at the same time; the first failure, or Ctrl-C, makes the others give up."""
+        with ThreadPoolExecutor(len(tasks)) as threads:
+            running = [threads.submit(task) for task in tasks]
+            try:
+                wait(running, return_when=FIRST_EXCEPTION)
+                failures = [failed for task in running if task.done() and (failed := task.exception())]
+            except BaseException:
+                failures = [Interrupted()]
+                raise
+            finally:
+                if failures:
+                    self._supervisor.give_up()
+                    wait(running)
+                    self._supervisor.carry_on()
+            if failures:
+                raise failures[0]
+
+    def _components(self, where: Addresses, names: Sequence[str] | Iterator[str]) -> list[Component]:
+        found = []
+        for name in names:
+            kind, _, number = name.rpartition("-")
+            known = number.isdigit() and kind
+            found.append(self._component(where, kind, int(number)) if known else self._component(where, name))
+        return found
+
+    def _component(
+        self,
+        where: Addresses,
+        name: str,
+        instance: int = 1,
+        extra_environment: Mapping[str, str] | None = None,
+    ) -> Component:
+        if name in self._external(where):
+            raise RigError(f"{name} is a server of your own: this rig neither starts nor stops it")
+        environment = where.server_environment()
+        if name == POSTGRES:
+            return PostgresComponent(where.postgres, environment)
+        if name == RABBITMQ:
+            make_definitions = self.blueprint.definitions
+            return RabbitComponent(
+                where.rabbitmq, environment, lambda: make_definitions(where.broker_passwords)
+            )
+        if name == NAME_SERVICE:
+            return NameServiceComponent(where.rabbitmq, environment)
+        return where.process(name, instance, extra_environment)
+
+    def _external(self, where: Addresses) -> set[str]:
+        external = {POSTGRES} if where.external_postgres else set()
+        return external | ({RABBITMQ, NAME_SERVICE} if where.external_rabbitmq else set())
+
+    def _stop_by_full_name(self, name: str) -> None:
+        with self._changing() as where:
+            self._supervisor.stop(self._components(where, [name]))
+
+    def _status_of(self, where: Addresses, component: Component) -> ComponentStatus:
+        address = (
+            where.http(component.name) if component.name not in SERVERS else f"127.0.0.1:{component.port}"
+        )
+        identity = where.state.running(component.name)
+        if identity is None:
+            died = component.name in where.state.processes
+            return ComponentStatus(component.name, "died" if died else "stopped", None, address)
+        problem = component.not_ready()
+        condition: Literal["ready", "not ready"] = "ready" if problem is None else "not ready"
+        return ComponentStatus(component.name, condition, identity.pid, address, problem or "")
+
+
+def _move_taken_ports(state: RigState) -> None:
+    """Gives up ports that other programs took while nothing of this rig ran."""
+    for name, port in list(state.ports.items()):
+        if not is_free(port):
+            del state.ports[name]
+            state.port(name)

@@ -1,0 +1,130 @@
+"""What a rig remembers between two commands: its ports, passwords and processes, in one private file."""
+
+import fcntl
+import json
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from compose.local.errors import RigError
+from compose.local.ports import free_port
+from compose.local.process_table import ProcessIdentity
+
+FORMAT_VERSION = 1
+SECRET_BYTES = 24
+
+
+@dataclass(slots=True)
+class RigState:
+    """The memory of one rig. `rig_id` also marks the environment of every process the rig starts."""
+
+    rig_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    ports: dict[str, int] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
+    processes: dict[str, ProcessIdentity] = field(default_factory=dict)
+
+    def port(self, name: str) -> int:
+        """The port known by this name; chosen the first time."""
+        if name not in self.ports:
+            self.ports[name] = free_port(taken=set(self.ports.values()))
+        return self.ports[name]
+
+    def secret(self, name: str) -> str:
+        """The password or token known by this name; drawn at random the first time."""
+        return self.secrets.setdefault(name, secrets.token_hex(SECRET_BYTES))
+
+    def running(self, name: str) -> ProcessIdentity | None:
+        """The process of this name if it still runs; a stale record counts as none."""
+        identity = self.processes.get(name)
+        return identity if identity is not None and identity.is_running() else None
+
+
+class StateFile:
+    """`rig.json` and the lock beside it. One thread of one process changes a rig at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "rig.json"
+        self._thread_lock = threading.RLock()
+        self._depth = 0
+        self._lock_fd: int | None = None
+
+    def load(self) -> RigState:
+        """The remembered state; a new one when there is none yet.
+
+        Raises RigError when the file cannot be understood.
+        """
+        try:
+            content = json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return RigState()
+        except PermissionError as error:
+            raise RigError(f"{self.path} belongs to another user: run the command as that user") from error
+        except ValueError as error:
+            raise RigError(f"{self.path} is damaged: run `make clean` to start afresh") from error
+        if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+            raise RigError(f"{self.path} is of another version: run `make clean` to start afresh")
+        return RigState(
+            rig_id=content["rig_id"],
+            ports=content["ports"],
+            secrets=content["secrets"],
+            processes={name: ProcessIdentity(**known) for name, known in content["processes"].items()},
+        )
+
+    def save(self, state: RigState) -> None:
+        """Replaces the file as a whole, so that a reader never sees half of it."""
+        content = {"format_version": FORMAT_VERSION, **asdict(state)}
+        replacement = self.path.with_suffix(".new")
+        descriptor = os.open(replacement, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(content, file, indent=1)
+        replacement.replace(self.path)
+
+    @contextmanager
+    def locked(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
+        """Keeps other commands off this rig; yields whether this is the outermost use of the lock.
+
+        `on_wait` is called once when another command holds the lock, before waiting for it.
+        """
+        with self._thread_lock:
+            if self._depth == 0:
+                self._lock_fd = _acquire(self.folder / "lock", on_wait)
+            self._depth += 1
+            try:
+                yield self._depth == 1
+            finally:
+                self._depth -= 1
+                if self._depth == 0 and self._lock_fd is not None:
+                    os.close(self._lock_fd)
+                    self._lock_fd = None
+
+
+@contextmanager
+def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Holds the lock file `path` alone; `on_wait` is called once if someone else holds it."""
+    descriptor = _acquire(path, on_wait)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(path: Path, on_wait: Callable[[], None]) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError as error:
+        raise RigError(f"{path} belongs to another user: run the command as that user") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -1,0 +1,265 @@
+"""Reads the books that compose/invariants.py judges: every service's own database, the provider's ledger, the
+carrier's books, the tracker's view; and what is on its way between them.
+
+It only ever reads. No two databases can be read at one instant, so effects are read before their causes:
+what a snapshot shows of one order may be cut off in the middle, but is never impossible.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, LiteralString, Self, TypeVar
+from uuid import UUID
+
+import aio_pika
+import aiohttp
+import psycopg
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import AMQPError
+from psycopg.rows import args_row
+
+from compose.books import (
+    Backlog,
+    CarrierShipment,
+    LedgerEntry,
+    NoticeRow,
+    OrderRow,
+    PaymentRow,
+    ReservationRow,
+    SagaRow,
+    ShipmentRow,
+    Snapshot,
+    StockRow,
+)
+from compose.local.addresses import Addresses
+from compose.local.errors import RigError
+from compose.local.processes import SANDBOX
+from compose.local.rabbitmq import ADMIN_USER
+
+SERVICES = ("notification", "fulfillment", "payment", "inventory", "order")
+TRACKER = "tracker"
+# Rows fetched at a time, and entries asked of the sandbox at a time.
+CURSOR_ROWS = 5_000
+PAGE_ENTRIES = 1_000
+TIMEOUT_SECONDS = 10
+BROKER_AWAY = (AMQPError, OSError, TimeoutError, RuntimeError)
+
+RowT = TypeVar("RowT")
+Connection = psycopg.AsyncConnection[Any]
+
+_BACKLOG = "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM calls)"
+_MOVING = "SELECT order_id FROM outbox UNION SELECT order_id FROM calls"
+_READ_UP_TO = "SELECT stream_offset FROM stream_position"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the books are: database URLs by service, the sandbox's base URL, and the broker's."""
+
+    databases: Mapping[str, str]
+    sandbox_url: str
+    broker_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What is on its way: orders with facts to publish or calls to make, and messages ready in the queues.
+
+    `read_up_to` is how far the tracker has read the stream of all facts; None without a tracker.
+    """
+
+    moving: frozenset[UUID]
+    queued: int
+    read_up_to: int | None
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing waits in an outbox, a table of calls or a queue."""
+        return not self.moving and not self.queued
+
+
+def sources_of(where: Addresses) -> Sources:
+    """The books of one rig."""
+    databases = {name: where.database_url(name) for name in where.database_passwords}
+    return Sources(databases, where.http(SANDBOX), where.broker_url(ADMIN_USER))
+
+
+class Reader:
+    """Reads books over connections of its own, for as long as its context lasts.
+
+    Entering it and every method raise RigError when one of the books cannot be read.
+    """
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._stack = AsyncExitStack()
+        self._databases: dict[str, Connection] = {}
+        self._http: aiohttp.ClientSession | None = None
+        self._broker: AbstractConnection | None = None
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            for name, url in self._sources.databases.items():
+                self._databases[name] = await stack.enter_async_context(await _connect(name, url))
+            self._broker = await stack.enter_async_context(await _connect_broker(self._sources.broker_url))
+            timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+            self._http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def snapshot(self) -> Snapshot:
+        """All books, each as it was at one instant of its own."""
+        sagas = await self._sagas()
+        carrier = [
+            CarrierShipment(order_id, entry["status"])
+            async for order_id, entry in self._entries("/carrier/shipments", "shipments")
+        ]
+        ledger = [
+            LedgerEntry(order_id, entry["kind"], entry["amount_minor"])
+            async for order_id, entry in self._entries("/provider/ledger", "entries")
+        ]
+        backlogs: list[Backlog] = []
+        async with self._service("notification", backlogs) as books:
+            notices = await _rows(books, NoticeRow, "SELECT order_id, status, ending FROM notices")
+        async with self._service("fulfillment", backlogs) as books:
+            shipments = await _rows(books, ShipmentRow, "SELECT order_id, status FROM shipments")
+        async with self._service("payment", backlogs) as books:
+            payments = await _rows(books, PaymentRow, "SELECT order_id, status, amount_minor FROM payments")
+        async with self._service("inventory", backlogs) as books:
+            stock = await _rows(books, StockRow, "SELECT sku, stocked, available, reserved, sold FROM stock")
+            reservations = await _rows(
+                books, ReservationRow, "SELECT order_id, status, units FROM reservations"
+            )
+        async with self._service("order", backlogs) as books:
+            orders = await _rows(books, OrderRow, "SELECT order_id, status, amount_minor FROM orders")
+        return Snapshot(
+            orders=orders,
+            reservations=reservations,
+            stock=stock,
+            payments=payments,
+            shipments=shipments,
+            notices=notices,
+            ledger=tuple(ledger),
+            carrier=tuple(carrier),
+            backlogs=tuple(backlogs),
+            sagas=sagas,
+        )
+
+    async def activity(self) -> Activity:
+        """What is on its way right now."""
+        moving: set[UUID] = set()
+        for name in SERVICES:
+            async with self._transaction(name) as connection:
+                moving.update(await _rows(connection, _itself, _MOVING))
+        queued = await self._queued()
+        return Activity(frozenset(moving), queued, await self._read_up_to())
+
+    async def _read_up_to(self) -> int | None:
+        if TRACKER not in self._databases:
+            return None
+        async with self._transaction(TRACKER) as connection:
+            found: tuple[int, ...] = await _rows(connection, _itself, _READ_UP_TO)
+        return found[0]
+
+    async def _sagas(self) -> tuple[SagaRow, ...] | None:
+        if TRACKER not in self._databases:
+            return None
+        async with self._transaction(TRACKER) as connection:
+            return await _rows(connection, SagaRow, "SELECT order_id, state FROM sagas")
+
+    @asynccontextmanager
+    async def _service(self, name: str, backlogs: list[Backlog]) -> AsyncIterator[Connection]:
+        """One transaction on a service's books, of which the backlog is always read."""
+        async with self._transaction(name) as connection:
+            yield connection
+            for outbox, calls in await _rows(connection, _both, _BACKLOG):
+                backlogs.append(Backlog(name, outbox, calls))
+
+    @asynccontextmanager
+    async def _transaction(self, name: str) -> AsyncIterator[Connection]:
+        connection = self._databases[name]
+        try:
+            async with connection.transaction():
+                yield connection
+        except psycopg.Error as error:
+            raise RigError(f"cannot read the database of {name}: {str(error).strip()}") from error
+
+    async def _queued(self) -> int:
+        """How many messages are ready in the services' queues. Those being worked on are not counted."""
+        assert self._broker is not None, "not entered"
+        ready = 0
+        try:
+            async with self._broker.channel() as channel:
+                for name in SERVICES:
+                    queue = await channel.declare_queue(f"{name}.facts", passive=True)
+                    ready += queue.declaration_result.message_count or 0
+        except BROKER_AWAY as error:
+            raise RigError(f"cannot read the broker's queues: {error}") from error
+        return ready
+
+    async def _entries(self, path: str, name: str) -> AsyncIterator[tuple[UUID, dict[str, Any]]]:
+        """Every entry of a paged list of the sandbox, with the order it is about."""
+        assert self._http is not None, "not entered"
+        after: int | None = 0
+        while after is not None:
+            query = {"after": str(after), "limit": str(PAGE_ENTRIES)}
+            try:
+                async with self._http.get(self._sources.sandbox_url + path, params=query) as response:
+                    response.raise_for_status()
+                    page = await response.json()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise RigError(f"cannot read {path} of the sandbox: {error!r}") from error
+            for entry in page[name]:
+                # Whoever tried the sandbox by hand used references of their own.
+                if (order_id := _order_id(entry["reference"])) is not None:
+                    yield order_id, entry
+            after = page["next_after"]
+
+
+async def _rows(connection: Connection, make: Callable[..., RowT], query: LiteralString) -> tuple[RowT, ...]:
+    """Every row of a query, through a cursor on the server: what comes over the wire at once is bounded."""
+    async with connection.cursor(name="books", row_factory=args_row(make)) as cursor:
+        cursor.itersize = CURSOR_ROWS
+        await cursor.execute(query)
+        return tuple([row async for row in cursor])
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _both(first: int, second: int) -> tuple[int, int]:
+    return first, second
+
+
+def _order_id(reference: str) -> UUID | None:
+    try:
+        return UUID(reference)
+    except ValueError:
+        return None
+
+
+async def _connect(name: str, url: str) -> Connection:
+    """A connection that sees each of its transactions at one instant, and cannot write."""
+    try:
+        connection = await psycopg.AsyncConnection.connect(
+            url, connect_timeout=TIMEOUT_SECONDS, application_name="check", autocommit=True
+        )
+    except psycopg.OperationalError as error:
+        raise RigError(f"cannot read the database of {name}: {str(error).strip()}") from error
+    await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+    await connection.set_read_only(True)
+    return connection
+
+
+async def _connect_broker(url: str) -> AbstractConnection:
+    try:
+        return await aio_pika.connect(url, timeout=TIMEOUT_SECONDS)
+    except BROKER_AWAY as error:
+        raise RigError(f"cannot reach the broker: {error}") from error

@@ -1,0 +1,116 @@
+"""What the tracker tells over HTTP: one saga, many, and figures about all."""
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import datetime
+from typing import Annotated, Literal, Protocol
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from events.runtime.database import Database
+from events.runtime.http import Problem
+from saga_tracker import queries, views
+from saga_tracker.projection import State
+from saga_tracker.queries import Place, SagaFilter
+from saga_tracker.reader import Progress
+from saga_tracker.steps import STEPS, name_of
+from saga_tracker.views import SagaPage, SagaView, SagaWithTrail, Stats
+
+MAX_PAGE = 500
+MAX_CURSOR_CHARACTERS = 200
+MAX_AGE_SECONDS = 100 * 365 * 86_400
+
+# Whoever and whatever a saga can wait for.
+AWAITED = sorted(
+    {step.service for step in STEPS} | {name_of(kind) for step in STEPS for kind in step.answers}
+)
+
+router = APIRouter(tags=["sagas"])
+
+
+class ViewServer(Protocol):
+    """What the routes need of the running tracker."""
+
+    @property
+    def database(self) -> Database: ...
+
+    @property
+    def progress(self) -> Progress: ...
+
+
+def _view_server(request: Request) -> ViewServer:
+    server: ViewServer = request.app.state.host
+    return server
+
+
+Tracker = Annotated[ViewServer, Depends(_view_server)]
+Age = Annotated[float | None, Query(ge=0, le=MAX_AGE_SECONDS, allow_inf_nan=False)]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+Cursor = Annotated[
+    str | None, Query(max_length=MAX_CURSOR_CHARACTERS, description="`next_cursor` of a page.")
+]
+Awaited = Annotated[str | None, Query(description=f"One of {', '.join(AWAITED)}.")]
+Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they entered their state.")]
+
+
+@router.get("/sagas/{order_id}")
+async def see(order_id: UUID, tracker: Tracker) -> SagaWithTrail:
+    """Where an order stands, since when, what it waits for and from whom, and the trail of its facts."""
+    async with tracker.database.transaction() as connection:
+        found = await queries.saga_of(connection, order_id)
+    if found is None:
+        raise Problem(404, f"no fact of order {order_id} has been read", order_id=str(order_id))
+    return views.saga_with_trail(*found)
+
+
+@router.get("/sagas")
+async def find(
+    tracker: Tracker,
+    state: State | None = None,
+    waiting_for: Awaited = None,
+    older_than_seconds: Age = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    sort: Sort = "newest",
+) -> SagaPage:
+    """Sagas in a state, waiting for a service or a fact, or in their state for longer than so many seconds.
+
+    All criteria given must hold. A cursor continues under the same criteria and the same sorting.
+    """
+    if waiting_for is not None and waiting_for not in AWAITED:
+        raise Problem(422, f"nothing waits for {waiting_for!r}", known=AWAITED)
+    wanted = SagaFilter(
+        state=state.value if state else None,
+        waiting_for=waiting_for,
+        older_than_seconds=older_than_seconds,
+        oldest_first=sort == "oldest",
+    )
+    after = _place_of(cursor) if cursor else None
+    async with tracker.database.transaction() as connection:
+        rows = await queries.sagas_where(connection, wanted, after, limit + 1)
+    sagas = [SagaView(**row) for row in rows[:limit]]
+    return SagaPage(sagas=sagas, next_cursor=_cursor_after(sagas[-1]) if len(rows) > limit else None)
+
+
+@router.get("/stats")
+async def stats(tracker: Tracker) -> Stats:
+    """How many sagas stand where, how many begin and end, how long they take, and how far the view lags."""
+    async with tracker.database.transaction() as connection:
+        found = await queries.figures(connection)
+    return views.stats(found, tracker.progress)
+
+
+def _cursor_after(saga: SagaView) -> str:
+    return urlsafe_b64encode(f"{saga.since.isoformat()} {saga.order_id}".encode()).decode()
+
+
+def _place_of(cursor: str) -> Place:
+    try:
+        since, order_id = urlsafe_b64decode(cursor).decode().split(" ")
+        place = Place(datetime.fromisoformat(since), UUID(order_id))
+        if place.since.tzinfo is None:
+            raise ValueError("an instant needs an offset")
+    except (ValueError, binascii.Error):
+        raise Problem(422, "the cursor is not one that this endpoint has given") from None
+    return place

@@ -1,0 +1,260 @@
+"""What the facts known of an order say about its saga.
+
+A pure function of the *set* of facts: they arrive in any order and more than once, and the order in which
+they were read never matters. A fact also says that its causes happened, whether or not they were read yet.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from events.facts.base import Fact
+from events.facts.fulfillment import (
+    ShipmentCancelFailed,
+    ShipmentCancelled,
+    ShipmentDispatched,
+    ShipmentDispatchFailed,
+    ShipmentRejected,
+    ShipmentScheduled,
+)
+from events.facts.inventory import StockRejected, StockReleased, StockReserved
+from events.facts.notification import CustomerNotified, NotificationFailed
+from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
+from events.facts.payment import (
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentHeld,
+    PaymentRefunded,
+    PaymentRefundFailed,
+)
+from events.facts.saga import SagaTimedOut
+from saga_tracker.steps import STEPS, Step, name_of
+
+
+class State(StrEnum):
+    """Where an order stands, as a person sees it."""
+
+    PENDING_INVENTORY = "PENDING_INVENTORY"
+    PENDING_PAYMENT = "PENDING_PAYMENT"
+    AWAITING_APPROVAL = "AWAITING_APPROVAL"
+    PENDING_SHIPMENT = "PENDING_SHIPMENT"
+    COMPLETING = "COMPLETING"
+    COMPLETED = "COMPLETED"
+    COMPENSATING = "COMPENSATING"
+    CANCELLED = "CANCELLED"
+    NEEDS_MANUAL = "NEEDS_MANUAL"
+
+
+ENDED = (State.COMPLETED, State.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class HeardFact:
+    """As much of a fact as the projection needs. `name` has no version, so that versions may move on.
+
+    Only an outside publisher's `order.created` may be not `dated`: then `stated_at` is when it was read,
+    and it counts as stated no later than any other fact of its order.
+    """
+
+    fact_id: UUID
+    name: str
+    stated_at: datetime
+    dated: bool = True
+    reason: str | None = None
+    ending: str | None = None
+    trace_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Any one of `facts` from `service` ends it. `because_of` is the fact that made it their turn."""
+
+    service: str
+    facts: tuple[str, ...]
+    since: datetime
+    because_of: str
+    because_of_id: UUID
+    person: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Saga:
+    """One order's saga. All instants are those at which facts were stated, by the services' clocks."""
+
+    state: State
+    since: datetime
+    waits: tuple[Wait, ...]
+    timed_out: bool
+    started_at: datetime
+    ended_at: datetime | None
+    reason: str | None
+    trace_id: str | None
+    fact_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One of `reached_by` puts a saga here, unless it stands on a higher rung."""
+
+    state: State
+    reached_by: tuple[type[Fact], ...]
+
+
+# The highest rung reached says where a saga stands that is neither cancelled nor past its pivot: how far
+# it came forward or, once it turned back, how far it is undone.
+LADDER = (
+    Rung(State.COMPENSATING, (StockReleased, StockRejected)),
+    Rung(State.COMPENSATING, (PaymentRefunded, PaymentDeclined)),
+    Rung(State.NEEDS_MANUAL, (PaymentRefundFailed,)),
+    Rung(State.COMPENSATING, (ShipmentCancelled, ShipmentRejected)),
+    Rung(State.NEEDS_MANUAL, (ShipmentCancelFailed,)),
+    Rung(State.COMPENSATING, (OrderWithdrawn,)),
+    Rung(State.PENDING_SHIPMENT, (ShipmentScheduled,)),
+    Rung(State.PENDING_SHIPMENT, (PaymentCaptured,)),
+    Rung(State.AWAITING_APPROVAL, (PaymentHeld,)),
+    Rung(State.PENDING_PAYMENT, (StockReserved,)),
+    Rung(State.PENDING_INVENTORY, (OrderCreated,)),
+)
+_PAST_PIVOT = (
+    OrderConfirmed,
+    ShipmentDispatched,
+    ShipmentDispatchFailed,
+    CustomerNotified,
+    NotificationFailed,
+)
+_TURNED_BACK = (OrderWithdrawn, StockRejected, PaymentDeclined, ShipmentRejected)
+_STEPS_AFTER: dict[str, list[Step]] = {}
+for _step in STEPS:
+    _STEPS_AFTER.setdefault(name_of(_step.heard), []).append(_step)
+_NAMES = {kind: name_of(kind) for step in STEPS for kind in (step.heard, *step.answers)}
+_NAMES[SagaTimedOut] = name_of(SagaTimedOut)
+
+
+class _Known:
+    """The facts of one order, once each; of several facts of one name the earliest counts."""
+
+    def __init__(self, facts: Iterable[HeardFact]) -> None:
+        once_each = {fact.fact_id: fact for fact in facts}.values()
+        earliest_at = min((fact.stated_at for fact in once_each), default=None)
+        dated = (
+            fact if fact.dated or earliest_at is None else replace(fact, stated_at=earliest_at)
+            for fact in once_each
+        )
+        self.all = sorted(dated, key=_when)
+        self._first: dict[str, HeardFact] = {}
+        for fact in self.all:
+            # Telling of a cancellation comes after the end, and says nothing that its cause does not.
+            if fact.ending != "cancelled":
+                self._first.setdefault(fact.name, fact)
+
+    def first(self, *kinds: type[Fact]) -> HeardFact | None:
+        """The earliest fact of these kinds."""
+        found = [self._first[_NAMES[kind]] for kind in kinds if _NAMES[kind] in self._first]
+        return min(found, key=_when, default=None)
+
+    def waits(self, because: HeardFact, after: type[Fact] | None = None) -> tuple[Wait, ...]:
+        """Whose turn it is since `because`, or since `after` if that followed from it unseen."""
+        name = _NAMES[after] if after else because.name
+        turns = [step for step in _STEPS_AFTER.get(name, ()) if self.first(*step.answers) is None]
+        return tuple(
+            Wait(
+                service=step.service,
+                facts=tuple(_NAMES[kind] for kind in step.answers),
+                since=because.stated_at,
+                because_of=because.name,
+                because_of_id=because.fact_id,
+                person=step.person,
+            )
+            for step in turns
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    state: State
+    since: datetime
+    waits: tuple[Wait, ...] = ()
+    reason: str | None = None
+
+
+def project(facts: Collection[HeardFact]) -> Saga:
+    """The saga that the facts known of one order tell of. Raises ValueError when there are none."""
+    if not facts:
+        raise ValueError("a saga begins with a fact")
+    known = _Known(facts)
+    standing = _stand(known)
+    created = known.first(OrderCreated)
+    return Saga(
+        state=standing.state,
+        since=standing.since,
+        waits=standing.waits,
+        timed_out=known.first(SagaTimedOut) is not None,
+        started_at=(created or known.all[0]).stated_at,
+        ended_at=standing.since if standing.state in ENDED else None,
+        reason=standing.reason,
+        trace_id=next((fact.trace_id for fact in (created, *known.all) if fact and fact.trace_id), None),
+        fact_count=len(known.all),
+    )
+
+
+def _stand(known: _Known) -> _Standing:
+    pivot = known.first(OrderConfirmed) or known.first(*_PAST_PIVOT)
+    cancelled = known.first(OrderCancelled)
+    if pivot and cancelled:
+        since = max(pivot.stated_at, cancelled.stated_at)
+        return _Standing(State.NEEDS_MANUAL, since, reason=f"both {pivot.name} and {cancelled.name}")
+    if cancelled:
+        return _Standing(State.CANCELLED, cancelled.stated_at, reason=cancelled.reason)
+    if pivot:
+        return _past_pivot(known, pivot)
+    return _on_ladder(known)
+
+
+def _past_pivot(known: _Known, pivot: HeardFact) -> _Standing:
+    """From here only forward. All that is still missing is waited for at once, order.confirmed included."""
+    waits = known.waits(pivot, ShipmentScheduled) + known.waits(pivot, OrderConfirmed)
+    dispatched = known.first(ShipmentDispatched)
+    told = known.first(CustomerNotified, NotificationFailed)
+    undispatched = known.first(ShipmentDispatchFailed)
+    if undispatched and not dispatched:
+        waits += known.waits(undispatched)
+        return _Standing(State.NEEDS_MANUAL, undispatched.stated_at, waits, undispatched.reason)
+    untold = told.reason if told else None
+    if waits:
+        return _Standing(State.COMPLETING, pivot.stated_at, waits, untold)
+    ended_at = max(fact.stated_at for fact in (pivot, dispatched, told) if fact)
+    return _Standing(State.COMPLETED, ended_at, reason=untold)
+
+
+def _on_ladder(known: _Known) -> _Standing:
+    late = known.first(SagaTimedOut)
+    for rung in LADDER:
+        fact = known.first(*rung.reached_by)
+        if fact is None:
+            continue
+        if rung.state is State.NEEDS_MANUAL:
+            return _Standing(rung.state, fact.stated_at, known.waits(fact), fact.reason)
+        since = _entered(known, rung.state) or fact.stated_at
+        if rung.state is State.COMPENSATING:
+            why = known.first(OrderWithdrawn) or known.first(*_TURNED_BACK) or fact
+            return _Standing(rung.state, since, known.waits(fact), why.reason)
+        if late:
+            return _Standing(rung.state, since, known.waits(late), f"late: {late.reason}")
+        return _Standing(rung.state, since, known.waits(fact))
+    if late:
+        return _Standing(State.PENDING_INVENTORY, late.stated_at, known.waits(late), f"late: {late.reason}")
+    # Only that the customer was told of a cancellation, which has not been read itself yet.
+    told = known.all[0]
+    return _Standing(State.COMPENSATING, told.stated_at, known.waits(told, StockReleased), told.reason)
+
+
+def _entered(known: _Known, state: State) -> datetime | None:
+    """When the first fact was stated that puts a saga into this state."""
+    first = known.first(*(kind for rung in LADDER if rung.state is state for kind in rung.reached_by))
+    return first.stated_at if first else None
+
+
+def _when(fact: HeardFact) -> tuple[datetime, UUID]:
+    return fact.stated_at, fact.fact_id

@@ -1,0 +1,181 @@
+"""Keeps the view up with the stream: whatever has arrived since the last commit is the next batch."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aio_pika.abc import AbstractIncomingMessage
+
+from events.runtime.broker import BROKER_AWAY
+from events.runtime.database import AWAY, CONTENTION, Database
+from events.runtime.log import Outage, log
+from saga_tracker import store
+from saga_tracker.settings import TrackerSettings
+from saga_tracker.store import AnotherWrites, Position, ReadAnew, ReadBatch, UnreadableMessage
+from saga_tracker.stream import Subscription, offset_of, read_batch, storable, unreadable_of
+
+
+@dataclass(slots=True)
+class Progress:
+    """How the reader is doing. `known_end` is an offset near the end of the stream, seen a moment ago."""
+
+    reading: bool = False
+    stream_offset: int = -1
+    known_end: int = -1
+
+    @property
+    def lag(self) -> int:
+        """About how many messages of the stream are not in the view yet."""
+        return max(0, self.known_end - self.stream_offset)
+
+
+class Reader:
+    """The one task that writes the view."""
+
+    def __init__(self, settings: TrackerSettings, database: Database) -> None:
+        self.progress = Progress()
+        self._settings = settings
+        self._database = database
+        self._broker_outage = Outage("broker, for reading the stream")
+        self._held_up = Outage("the right to write the view")
+
+    async def run(self) -> None:
+        """Read for ever; wait for a broker or a database that is away."""
+        while True:
+            try:
+                await self._read_from(await self._position())
+            except ReadAnew:
+                log.info("reading_anew", read_up_to=self.progress.stream_offset)
+                continue
+            except BROKER_AWAY as error:
+                self._broker_outage.began(error)
+            except Exception as error:  # noqa: BLE001 - the view must not stand still for good
+                log.error("reader_failed", exc_info=error)
+            finally:
+                self.progress.reading = False
+            await asyncio.sleep(self._settings.reconnect_seconds)
+
+    async def _read_from(self, position: Position) -> None:
+        known = position.stream_offset if position.stream_offset >= 0 else None
+        async with Subscription(self._settings, known) as stream:
+            self.progress.stream_offset = position.stream_offset
+            if known is not None:
+                await self._find_again(stream, position)
+            self._broker_outage.ended()
+            self.progress.reading = True
+            measuring = asyncio.create_task(self._measure_lag(stream), name="measure lag")
+            try:
+                while True:
+                    messages = await stream.next_batch()
+                    await self._record(messages, position.reading)
+                    await stream.settle()
+                    # Nobody waits for the view: a moment's pause makes one transaction of many facts.
+                    await asyncio.sleep(self._settings.pause_seconds)
+            finally:
+                measuring.cancel()
+
+    async def _find_again(self, stream: Subscription, position: Position) -> None:
+        """Make sure that this is the stream the view was made from, by the last message that is in it.
+
+        If the stream was made anew meanwhile, its offsets mean something else. Then read it from its start:
+        facts count once. Raises ReadAnew.
+        """
+        try:
+            first = await asyncio.wait_for(stream.peek(), self._settings.stream_answer_seconds)
+        except TimeoutError:
+            await self._read_anew("it ends before the offset that was read last")
+            raise ReadAnew from None
+        if offset_of(first) > position.stream_offset:
+            log.error("stream_truncated", read_up_to=position.stream_offset, begins_at=offset_of(first))
+        elif storable(first.message_id) != position.message_id:
+            await self._read_anew("another message stands where the last one was read")
+            raise ReadAnew
+
+    async def _read_anew(self, why: str) -> None:
+        log.warning("stream_was_made_anew", why=why)
+        while True:
+            try:
+                async with self._database.transaction() as connection:
+                    await store.read_anew(connection)
+            except AnotherWrites as error:
+                await self._wait_for_my_turn(error)
+            except AWAY as error:
+                await self._database.wait_until_back(error)
+            else:
+                return
+
+    async def _record(self, messages: Sequence[AbstractIncomingMessage], reading: int) -> None:
+        """Commit what these messages say. One that the database will not have is recorded as unreadable."""
+        batch = read_batch(messages)
+        try:
+            await self._commit(batch, reading)
+        except ReadAnew:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may concern one message alone
+            if len(messages) == 1:
+                log.error("unstorable_fact", stream_offset=batch.last_offset, why=repr(error))
+                refused = unreadable_of(messages[0], type(error).__name__, str(error))
+                batch = ReadBatch(batch.last_offset, batch.last_message_id, unreadable=[refused])
+                await self._commit(batch, reading)
+                return
+            middle = len(messages) // 2
+            await self._record(messages[:middle], reading)
+            await self._record(messages[middle:], reading)
+
+    async def _commit(self, batch: ReadBatch, reading: int) -> None:
+        while True:
+            try:
+                async with self._database.transaction() as connection:
+                    position = await store.lock(connection)
+                    if position.reading != reading:
+                        raise ReadAnew
+                    fresh = batch.after(position.stream_offset)
+                    if batch.last_offset > position.stream_offset:
+                        await store.record(connection, fresh)
+            except AnotherWrites as error:
+                await self._wait_for_my_turn(error)
+                continue
+            except CONTENTION:
+                continue
+            except AWAY as error:
+                await self._database.wait_until_back(error)
+                continue
+            self._held_up.ended()
+            self.progress.stream_offset = max(batch.last_offset, position.stream_offset)
+            for message in fresh.unreadable:
+                _warn_of(message)
+            return
+
+    async def _position(self) -> Position:
+        while True:
+            try:
+                async with self._database.transaction() as connection:
+                    return await store.position(connection)
+            except AWAY as error:
+                await self._database.wait_until_back(error)
+
+    async def _wait_for_my_turn(self, why: AnotherWrites) -> None:
+        self._held_up.began(why)
+        await asyncio.sleep(self._settings.reconnect_seconds)
+
+    async def _measure_lag(self, stream: Subscription) -> None:
+        """Look at the stream's end now and then; a broker that does not answer is away."""
+        try:
+            while True:
+                end = await stream.known_end()
+                self.progress.known_end = -1 if end is None else end
+                await asyncio.sleep(self._settings.lag_probe_seconds)
+        except BROKER_AWAY as error:
+            stream.give_up(error)
+
+
+def _warn_of(message: UnreadableMessage) -> None:
+    log.warning(
+        "unreadable_in_stream",
+        stream_offset=message.stream_offset,
+        reason=message.reason,
+        detail=message.detail,
+        fact_id=message.message_id,
+        wire_name=message.wire_name,
+        stated_by=message.stated_by,
+    )

@@ -1,0 +1,162 @@
+"""Builds the view anew from the stream, in one transaction: until it commits, the old view is served.
+
+The tracker may go on running. It waits for the writer's lock, and then continues behind the new view.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import psycopg
+
+from events.runtime.broker import BROKER_AWAY
+from events.runtime.database import Connection, connect_options
+from events.runtime.log import Outage, log
+from saga_tracker import store
+from saga_tracker.settings import RebuildSettings
+from saga_tracker.store import AnotherWrites
+from saga_tracker.stream import Subscription, read_batch
+
+# A stream that is silent for so long where it was expected to end has been read to its end; one that never
+# is silent is left to the tracker, a little behind the end.
+_SILENCE_SECONDS = 0.5
+_MAX_BATCHES_PAST_END = 20
+_REPORT_SECONDS = 2.0
+
+
+class RebuildFailed(Exception):
+    """Why nothing was changed, and what to do about it."""
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What a rebuild read."""
+
+    messages: int
+    unreadable: int
+    seconds: float
+
+    @property
+    def per_second(self) -> int:
+        return round(self.messages / self.seconds) if self.seconds else 0
+
+
+async def rebuild(settings: RebuildSettings, *, forget_missing: bool) -> Rebuilt:
+    """Drop the view and read the stream from its start to its end.
+
+    Facts in the view that the stream no longer has would be lost: unless `forget_missing`, that raises
+    RebuildFailed and changes nothing. So do a database that goes away and a writer that does not yield.
+    """
+    try:
+        connection = await psycopg.AsyncConnection.connect(
+            settings.database_url, **connect_options(settings, "tracker rebuild")
+        )
+        async with connection:
+            await _become_writer(connection, settings)
+            await connection.execute(_REMEMBER_FACTS)
+            await store.drop_view(connection)
+            rebuilt = await _Rebuild(settings, connection).run()
+            if not forget_missing:
+                await _refuse_to_forget(connection)
+            log.info("committing", messages=rebuilt.messages)
+    except (psycopg.OperationalError, OSError) as error:
+        raise RebuildFailed(f"the database is away, the view is as it was: {error}") from error
+    return rebuilt
+
+
+_REMEMBER_FACTS = """
+    CREATE TEMPORARY TABLE facts_before ON COMMIT DROP AS SELECT order_id, fact_id FROM saga_facts
+"""
+_COUNT_MISSING = """
+    SELECT count(*) AS facts, count(DISTINCT order_id) AS orders FROM facts_before AS before
+    WHERE NOT EXISTS (
+        SELECT FROM saga_facts AS now WHERE (now.order_id, now.fact_id) = (before.order_id, before.fact_id))
+"""
+
+
+async def _become_writer(connection: Connection, settings: RebuildSettings) -> None:
+    deadline = time.monotonic() + settings.rebuild_lock_timeout_seconds
+    while True:
+        try:
+            await store.lock(connection)
+        except AnotherWrites:
+            await connection.rollback()
+            if time.monotonic() > deadline:
+                raise RebuildFailed("another rebuild is running; try again when it is done") from None
+        else:
+            return
+
+
+async def _refuse_to_forget(connection: Connection) -> None:
+    cursor = await connection.execute(_COUNT_MISSING)
+    row = await cursor.fetchone()
+    if row is not None and row["facts"]:
+        raise RebuildFailed(
+            f"the stream no longer has {row['facts']} facts of {row['orders']} orders that the view has;"
+            " nothing was changed. To go without them: rebuild --forget-missing"
+        )
+
+
+class _Rebuild:
+    """The reading of the whole stream inside the one transaction."""
+
+    def __init__(self, settings: RebuildSettings, connection: Connection) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._outage = Outage("broker, for reading the stream")
+        self._reached = -1
+        self._began = self._reported = time.monotonic()
+        self._rebuilt = Rebuilt(0, 0, 0.0)
+
+    async def run(self) -> Rebuilt:
+        """Read until the end is reached; a broker that goes away meanwhile is waited for."""
+        while True:
+            try:
+                first = None if self._reached < 0 else self._reached + 1
+                async with Subscription(self._settings, first) as stream:
+                    self._outage.ended()
+                    await self._read_to_end(stream)
+                break
+            except BROKER_AWAY as error:
+                self._outage.began(error)
+            await asyncio.sleep(self._settings.reconnect_seconds)
+        self._rebuilt.seconds = time.monotonic() - self._began
+        return self._rebuilt
+
+    async def _read_to_end(self, stream: Subscription) -> None:
+        """Up to the offset near the end that was known at first, and then what else is there already."""
+        end = await stream.known_end()
+        batches_past_end = 0
+        while end is not None and batches_past_end < _MAX_BATCHES_PAST_END:
+            if self._reached >= end:
+                batches_past_end += 1
+                if await _silent(stream):
+                    break
+            batch = read_batch(await stream.next_batch())
+            await store.record(self._connection, batch)
+            await stream.settle()
+            self._reached = batch.last_offset
+            self._rebuilt.messages += len(batch.facts) + len(batch.unreadable)
+            self._rebuilt.unreadable += len(batch.unreadable)
+            self._report(end)
+
+    def _report(self, end: int) -> None:
+        now = time.monotonic()
+        if now - self._reported >= _REPORT_SECONDS:
+            self._reported = now
+            self._rebuilt.seconds = now - self._began
+            log.info(
+                "rebuilding",
+                messages=self._rebuilt.messages,
+                stream_offset=self._reached,
+                of_about=end,
+                per_second=self._rebuilt.per_second,
+            )
+
+
+async def _silent(stream: Subscription) -> bool:
+    try:
+        await asyncio.wait_for(stream.peek(), _SILENCE_SECONDS)
+    except TimeoutError:
+        return True
+    return False

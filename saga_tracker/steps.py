@@ -1,0 +1,73 @@
+"""What comes next: after each fact, whose turn it is and what that service may answer.
+
+A test holds this table against the types of the five services' `decide`, so that it cannot drift.
+"""
+
+from dataclasses import dataclass
+
+from events.facts.base import Fact
+from events.facts.fulfillment import (
+    ShipmentCancelFailed,
+    ShipmentCancelled,
+    ShipmentDispatched,
+    ShipmentDispatchFailed,
+    ShipmentRejected,
+    ShipmentScheduled,
+)
+from events.facts.inventory import StockRejected, StockReleased, StockReserved
+from events.facts.notification import CustomerNotified, NotificationFailed
+from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
+from events.facts.payment import (
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentHeld,
+    PaymentRefunded,
+    PaymentRefundFailed,
+)
+from events.facts.saga import SagaTimedOut
+
+
+def name_of(kind: type[Fact] | str) -> str:
+    """A fact's name without its version, as people say it: `payment.captured`. Takes wire names too."""
+    wire_name = kind if isinstance(kind, str) else kind.wire_name
+    return wire_name.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """After `heard` it is `service`'s turn; any one of `answers` ends the turn.
+
+    `person`: the service has done its part, and what it is to state next depends on a person.
+    """
+
+    heard: type[Fact]
+    service: str
+    answers: tuple[type[Fact], ...]
+    person: bool = False
+
+
+STEPS = (
+    # The way forward. A payment that fails half-way is undone by payment itself, hence refund_failed.
+    Step(OrderCreated, "inventory", (StockReserved, StockRejected)),
+    Step(StockReserved, "payment", (PaymentCaptured, PaymentDeclined, PaymentHeld, PaymentRefundFailed)),
+    Step(PaymentHeld, "payment", (PaymentCaptured, PaymentDeclined, PaymentRefundFailed), person=True),
+    Step(PaymentCaptured, "fulfillment", (ShipmentScheduled, ShipmentRejected, ShipmentCancelFailed)),
+    Step(ShipmentScheduled, "order", (OrderConfirmed,)),
+    # After the pivot: both, in any order.
+    Step(OrderConfirmed, "fulfillment", (ShipmentDispatched, ShipmentDispatchFailed)),
+    Step(OrderConfirmed, "notification", (CustomerNotified, NotificationFailed)),
+    # The chain backwards. A service that had stopped by itself when the withdrawal reached it has
+    # answered already, with the fact by which it stopped.
+    Step(SagaTimedOut, "order", (OrderWithdrawn, OrderConfirmed)),
+    Step(OrderWithdrawn, "fulfillment", (ShipmentCancelled, ShipmentRejected, ShipmentCancelFailed)),
+    Step(ShipmentCancelled, "payment", (PaymentRefunded, PaymentDeclined, PaymentRefundFailed)),
+    Step(ShipmentRejected, "payment", (PaymentRefunded, PaymentRefundFailed)),
+    Step(PaymentRefunded, "inventory", (StockReleased, StockRejected)),
+    Step(PaymentDeclined, "inventory", (StockReleased,)),
+    Step(StockReleased, "order", (OrderCancelled,)),
+    Step(StockRejected, "order", (OrderCancelled,)),
+    # An undo or a dispatch that failed for good: a person settles it, and the chain goes on from there.
+    Step(ShipmentCancelFailed, "fulfillment", (ShipmentCancelled, ShipmentRejected), person=True),
+    Step(PaymentRefundFailed, "payment", (PaymentRefunded, PaymentDeclined), person=True),
+    Step(ShipmentDispatchFailed, "fulfillment", (ShipmentDispatched,), person=True),
+)

@@ -1,0 +1,241 @@
+"""Reads the stream of all facts, from any message on.
+
+With aio-pika itself: after a reconnect FastStream's consumer would begin where it once began, not where the
+view stands now.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aiormq.abc import DeliveredMessage
+
+from events.envelope import Unreadable, decode, stated_at
+from events.service import STREAM
+from saga_tracker.settings import TrackerSettings
+from saga_tracker.store import ReadBatch, ReadFact, UnreadableMessage
+
+T = TypeVar("T")
+
+MAX_DETAIL_CHARACTERS = 2_000
+# How many turns of the event loop lie between bytes in a buffer and `_receive`.
+_TURNS_PER_DELIVERY = 4
+# Outside of these a date is a mistake, and the fact counts as undated.
+_EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+
+
+class Subscription:
+    """One consumer of the stream, on a connection of its own; good until anything of it breaks.
+
+    Entering it raises what aio-pika raises when the broker is away.
+    """
+
+    def __init__(self, settings: TrackerSettings, first_offset: int | None) -> None:
+        """Read from `first_offset` on, or from the first message that is still there."""
+        self._settings = settings
+        self._first_offset = first_offset
+        self._arrived: deque[AbstractIncomingMessage] = deque()
+        self._taken: AbstractIncomingMessage | None = None
+        self._unsettled = 0
+        self._settle_every = max(1, settings.prefetch // 4)
+        self._wake = asyncio.Event()
+        self._broken: str | None = None
+        self._stack = AsyncExitStack()
+        self._connection: AbstractConnection | None = None
+
+    async def __aenter__(self) -> Self:
+        await promptly(self._consume(), self._settings.connect_timeout_seconds)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A connection that does not answer any more is left to itself: its heartbeat will end it.
+        with contextlib.suppress(TimeoutError):
+            await promptly(self._stack.aclose(), self._settings.connect_timeout_seconds)
+
+    async def peek(self) -> AbstractIncomingMessage:
+        """The next message, once it has arrived; it stays there. Raises ConnectionError when none will."""
+        while not self._arrived:
+            if self._broken is not None:
+                raise ConnectionError(self._broken)
+            self._wake.clear()
+            await self._wake.wait()
+        return self._arrived[0]
+
+    async def next_batch(self) -> list[AbstractIncomingMessage]:
+        """Whatever has arrived, once something has. Raises ConnectionError when nothing more will."""
+        await self.peek()
+        await self._take_in()
+        size = min(len(self._arrived), self._settings.batch_size)
+        taken = [self._arrived.popleft() for _ in range(size)]
+        self._taken = taken[-1]
+        self._unsettled += size
+        return taken
+
+    async def _consume(self) -> None:
+        async with AsyncExitStack() as stack:
+            self._connection = await stack.enter_async_context(
+                await aio_pika.connect(
+                    self._settings.broker_url,
+                    client_properties={"connection_name": "tracker stream"},
+                    timeout=self._settings.connect_timeout_seconds,
+                )
+            )
+            begin = "first" if self._first_offset is None else self._first_offset
+            channel = await _consuming(self._connection, self._settings.prefetch, begin, self._receive)
+            channel.close_callbacks.add(self._closed)
+            (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(self._closed)
+            self._stack = stack.pop_all()
+
+    async def _take_in(self) -> None:
+        """Let aio-pika hand over what lies in the connection's buffers: turns of the loop, but no waiting."""
+        idle_turns = 0
+        while len(self._arrived) < self._settings.batch_size and idle_turns < _TURNS_PER_DELIVERY:
+            before = len(self._arrived)
+            await asyncio.sleep(0)
+            idle_turns = 0 if len(self._arrived) > before else idle_turns + 1
+
+    async def settle(self) -> None:
+        """Let the broker send more in place of the messages taken so far, once they are many.
+
+        What was read is known by its offset, so an acknowledgement only makes room; each costs the broker a
+        look into the stream.
+        """
+        if self._broken is None and self._taken is not None and self._unsettled >= self._settle_every:
+            self._unsettled = 0
+            await self._taken.ack(multiple=True)
+
+    async def known_end(self) -> int | None:
+        """An offset near the stream's end: of the first message in its last chunk. None if it is empty.
+
+        Raises TimeoutError, or what aio-pika raises, when the broker does not answer.
+        """
+        if self._connection is None:
+            raise ConnectionError("not connected")
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def note(delivered: DeliveredMessage) -> None:
+            if not found.done():
+                found.set_result(offset_of(aio_pika.IncomingMessage(delivered)))
+
+        limit_seconds = self._settings.connect_timeout_seconds
+        channel = await promptly(_consuming(self._connection, 1, "last", note), limit_seconds)
+        try:
+            return await asyncio.wait_for(found, self._settings.stream_answer_seconds)
+        except TimeoutError:
+            return None
+        finally:
+            await promptly(channel.close(), limit_seconds)
+
+    async def _receive(self, delivered: DeliveredMessage) -> None:
+        self._arrived.append(aio_pika.IncomingMessage(delivered))
+        self._wake.set()
+
+    def give_up(self, why: BaseException) -> None:
+        """Have `next_batch` raise: this connection is no good any more."""
+        self._break(f"the broker does not answer: {why}")
+
+    def _closed(self, *_: Any) -> None:
+        self._break("the consumer of the stream was closed")
+
+    def _break(self, why: str) -> None:
+        self._broken = self._broken or why
+        self._wake.set()
+
+
+async def _consuming(
+    connection: AbstractConnection,
+    prefetch: int,
+    begin: int | str,
+    receive: Callable[[DeliveredMessage], Coroutine[Any, Any, None]],
+) -> AbstractChannel:
+    """A channel on which the stream is consumed, beneath aio-pika's queue: that saves a task per message."""
+    channel = await connection.channel(publisher_confirms=False)
+    await channel.set_qos(prefetch_count=prefetch)
+    underlay = await channel.get_underlay_channel()
+    offset: Any = begin
+    await underlay.basic_consume(STREAM, receive, arguments={"x-stream-offset": offset})
+    return channel
+
+
+async def promptly(doing: Awaitable[T], limit_seconds: float) -> T:
+    """The outcome of `doing`, or TimeoutError, or a cancellation, and any of these in time.
+
+    aiormq's requests do not always heed a cancellation, so neither `asyncio.timeout` nor `wait_for` will do.
+    """
+    task = asyncio.ensure_future(doing)
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    try:
+        await asyncio.wait((task,), timeout=limit_seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+    if not task.done():
+        raise TimeoutError(f"no answer for {limit_seconds} s")
+    return task.result()
+
+
+def offset_of(message: AbstractIncomingMessage) -> int:
+    """Where in the stream a message stands."""
+    offset = message.headers["x-stream-offset"]
+    if not isinstance(offset, int):
+        raise TypeError(f"x-stream-offset must be an integer, not {offset!r}")
+    return offset
+
+
+def read_batch(messages: Iterable[AbstractIncomingMessage]) -> ReadBatch:
+    """What a non-empty run of messages says."""
+    facts: list[ReadFact] = []
+    unreadable: list[UnreadableMessage] = []
+    message = None
+    for message in messages:
+        try:
+            facts.append(_fact_of(message))
+        except Unreadable as error:
+            unreadable.append(unreadable_of(message, error.reason, str(error)))
+        except Exception as error:  # noqa: BLE001 - no message may keep the ones behind it from being read
+            unreadable.append(unreadable_of(message, type(error).__name__, str(error)))
+    if message is None:
+        raise ValueError("a batch has at least one message")
+    return ReadBatch(offset_of(message), storable(message.message_id), facts, unreadable)
+
+
+def unreadable_of(message: AbstractIncomingMessage, reason: str, detail: str) -> UnreadableMessage:
+    """A message that tells of no saga, as it is recorded."""
+    return UnreadableMessage(
+        stream_offset=offset_of(message),
+        reason=reason,
+        detail=storable(detail[:MAX_DETAIL_CHARACTERS]) or "",
+        message_id=storable(message.message_id),
+        wire_name=storable(message.type or message.routing_key),
+        stated_by=storable(message.app_id),
+    )
+
+
+def _fact_of(message: AbstractIncomingMessage) -> ReadFact:
+    envelope = decode(message, message.routing_key)
+    dated = stated_at(message)
+    return ReadFact(
+        stream_offset=offset_of(message),
+        order_id=envelope.fact.order_id,
+        fact_id=envelope.fact_id,
+        wire_name=envelope.fact.wire_name,
+        stated_by=storable(envelope.stated_by) or "",
+        causation_id=envelope.causation_id,
+        stated_at=dated if dated and _EARLIEST < dated < _LATEST else None,
+        traceparent=storable(envelope.traceparent),
+        body=envelope.fact.model_dump_json().replace("\\u0000", "\\ufffd"),
+    )
+
+
+def storable(text: str | None) -> str | None:
+    """PostgreSQL keeps no NUL character in text, nor in JSON."""
+    return text.replace("\x00", "\ufffd") if text else text

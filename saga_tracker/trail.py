@@ -1,0 +1,49 @@
+"""The trail of a saga: which fact came because of which, and how long that took. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from events.facts.notification import CustomerNotified, NotificationFailed
+from events.facts.order import OrderCancelled
+from saga_tracker.steps import STEPS, Step, name_of
+
+# After the end nobody waits, but the customer is told of a cancellation too.
+_AFTER_THE_END = Step(OrderCancelled, "notification", (CustomerNotified, NotificationFailed))
+_LED_TO: dict[tuple[str, str], list[str]] = {}
+for _step in (*STEPS, _AFTER_THE_END):
+    for _answer in _step.answers:
+        _LED_TO.setdefault((_step.service, name_of(_answer)), []).append(name_of(_step.heard))
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """The fact that another came from. `directly`: without a call to the outside or a person in between."""
+
+    fact_id: UUID
+    name: str
+    stated_at: datetime
+    directly: bool
+
+
+def cause_of(fact: Mapping[str, Any], trail: Sequence[Mapping[str, Any]]) -> Cause | None:
+    """What a row of the trail came from, or None where it began with a request.
+
+    A fact's causation id names another fact, or else the call or the request whose outcome it is. Then it
+    is the last fact before it that made it this service's turn to state such a fact.
+    """
+    for other in trail:
+        if other["fact_id"] == fact["causation_id"]:
+            return Cause(other["fact_id"], name_of(other["wire_name"]), other["stated_at"], directly=True)
+    led_to = _LED_TO.get((fact["stated_by"], name_of(fact["wire_name"])), ())
+    earlier = [
+        other
+        for other in trail
+        if name_of(other["wire_name"]) in led_to and other["stated_at"] <= fact["stated_at"]
+    ]
+    if not earlier:
+        return None
+    last = max(earlier, key=lambda other: (other["stated_at"], other["fact_id"]))
+    return Cause(last["fact_id"], name_of(last["wire_name"]), last["stated_at"], directly=False)

@@ -1,0 +1,155 @@
+"""The shapes in which the tracker answers over HTTP. Ages are in seconds, by the database's clock."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from saga_tracker.projection import State
+from saga_tracker.reader import Progress
+from saga_tracker.steps import name_of
+from saga_tracker.trail import cause_of
+
+
+class WaitView(BaseModel):
+    """Any one of `facts` from `service` ends it; `person` says that somebody has to act for it."""
+
+    service: str
+    facts: list[str]
+    since: datetime
+    because_of: str
+    because_of_id: UUID
+    person: bool
+
+
+class SagaView(BaseModel):
+    """Where one order stands. Ages are in seconds, by the database's clock."""
+
+    order_id: UUID
+    state: State
+    since: datetime
+    in_state_seconds: float
+    waits: list[WaitView]
+    timed_out: bool
+    started_at: datetime
+    ended_at: datetime | None
+    duration_seconds: float
+    reason: str | None
+    trace_id: str | None
+    fact_count: int
+
+
+class CauseView(BaseModel):
+    """The fact that led to another. Not `directly`: a call to the outside or a person was in between."""
+
+    fact_id: UUID
+    name: str
+    directly: bool
+
+
+class FactView(BaseModel):
+    """One fact of a saga's trail, and how long after its beginning and its cause it was stated."""
+
+    fact_id: UUID
+    name: str
+    wire_name: str
+    stated_by: str
+    stated_at: datetime
+    causation_id: UUID | None
+    cause: CauseView | None
+    since_start_seconds: float
+    since_cause_seconds: float | None
+    stream_offset: int
+    body: dict[str, Any]
+
+
+class SagaWithTrail(SagaView):
+    """A saga and every fact of it, in the order in which they were stated."""
+
+    facts: list[FactView]
+
+
+class SagaPage(BaseModel):
+    """Some sagas; `next_cursor` asks for those after them."""
+
+    sagas: list[SagaView]
+    next_cursor: str | None
+
+
+class MinuteView(BaseModel):
+    """How many sagas in the minute that began then."""
+
+    minute: datetime
+    sagas: int
+
+
+class DurationView(BaseModel):
+    """How long the last sagas took that ended in this state."""
+
+    state: State
+    sagas: int
+    p50_seconds: float
+    p99_seconds: float
+
+
+class StreamView(BaseModel):
+    """How far the view has come. `lag` is about how many messages it is behind the stream."""
+
+    reading: bool
+    stream_offset: int
+    lag: int
+    last_message_seconds_ago: float
+    unreadable: int
+
+
+class Stats(BaseModel):
+    """Figures about all sagas."""
+
+    states: dict[State, int]
+    timed_out: int
+    oldest_waiting: SagaView | None
+    started_per_minute: list[MinuteView]
+    ended_per_minute: list[MinuteView]
+    durations: list[DurationView]
+    stream: StreamView
+
+
+def saga_with_trail(saga: Mapping[str, Any], trail: Sequence[Mapping[str, Any]]) -> SagaWithTrail:
+    """A row of the view and the rows of its trail."""
+    facts = [_fact(fact, trail, saga["started_at"]) for fact in trail]
+    return SagaWithTrail(**saga, facts=facts)
+
+
+def stats(figures: Mapping[str, Sequence[Mapping[str, Any]]], progress: Progress) -> Stats:
+    """What the queries of `figures` found, and how the reader is doing."""
+    states = dict.fromkeys(State, 0) | {State(row["state"]): row["sagas"] for row in figures["states"]}
+    position = figures["position"][0]
+    return Stats(
+        states=states,
+        timed_out=sum(row["timed_out"] for row in figures["states"]),
+        oldest_waiting=next((SagaView(**row) for row in figures["oldest_waiting"]), None),
+        started_per_minute=[MinuteView(**row) for row in figures["started"]],
+        ended_per_minute=[MinuteView(**row) for row in figures["ended"]],
+        durations=[DurationView(**row) for row in figures["durations"]],
+        stream=StreamView(
+            reading=progress.reading,
+            stream_offset=position["stream_offset"],
+            lag=max(0, progress.known_end - position["stream_offset"]),
+            last_message_seconds_ago=position["moved_seconds_ago"],
+            unreadable=position["unreadable"],
+        ),
+    )
+
+
+def _fact(fact: Mapping[str, Any], trail: Sequence[Mapping[str, Any]], started_at: datetime) -> FactView:
+    cause = cause_of(fact, trail)
+    stated_at: datetime = fact["stated_at"]
+    return FactView(
+        **fact,
+        name=name_of(fact["wire_name"]),
+        cause=CauseView(fact_id=cause.fact_id, name=cause.name, directly=cause.directly) if cause else None,
+        since_start_seconds=(stated_at - started_at).total_seconds(),
+        since_cause_seconds=(stated_at - cause.stated_at).total_seconds() if cause else None,
+    )

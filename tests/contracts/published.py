@@ -1,0 +1,99 @@
+"""One example of every fact version that was ever published, and its golden files.
+
+A published version never changes: a new field or another meaning is a new version, with an upcaster. Golden
+files of new versions are written, and those there are left alone, by
+
+    python -m tests.contracts.published
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from events.facts import Fact, order
+from tests.decide import given
+
+GOLDEN = Path(__file__).with_name("golden")
+
+ORDER_CREATED_V1 = order.OrderCreatedV1(
+    order_id=given.ORDER,
+    customer=given.CUSTOMER,
+    sku="apple",
+    quantity=2,
+    amount_minor=given.AMOUNT_MINOR,
+    currency="SEK",
+    payment_token=given.TOKEN,
+)
+
+EXAMPLES: tuple[Fact, ...] = (
+    ORDER_CREATED_V1,
+    given.ORDER_CREATED,
+    given.ORDER_CONFIRMED,
+    given.ORDER_WITHDRAWN,
+    given.ORDER_CANCELLED,
+    given.STOCK_RESERVED,
+    given.stock_rejected("out_of_stock", "apple", "pear"),
+    given.STOCK_RELEASED,
+    given.PAYMENT_HELD,
+    given.PAYMENT_CAPTURED,
+    given.PAYMENT_DECLINED,
+    given.PAYMENT_REFUNDED,
+    given.payment_refund_failed("issue_credit_note: not_possible"),
+    given.SHIPMENT_SCHEDULED,
+    given.SHIPMENT_REJECTED,
+    given.SHIPMENT_CANCELLED,
+    given.shipment_cancel_failed("already_packed"),
+    given.SHIPMENT_DISPATCHED,
+    given.shipment_dispatch_failed("damaged"),
+    given.customer_notified("confirmed", "email", "push"),
+    given.notification_failed("cancelled", "email: bounced; push: no_device"),
+    given.SAGA_TIMED_OUT,
+)
+
+
+def golden_body(kind: type[Fact]) -> Path:
+    return GOLDEN / f"{kind.wire_name}.json"
+
+
+def golden_schema(kind: type[Fact]) -> Path:
+    return GOLDEN / f"{kind.wire_name}.schema.json"
+
+
+def body_of(fact: Fact) -> str:
+    """The fact as it is on the wire, spread over lines."""
+    return _written(json.loads(fact.model_dump_json()))
+
+
+def schema_of(kind: type[Fact]) -> str:
+    """The JSON Schema of its body; without titles and descriptions, which may be reworded."""
+    return _written(_without_prose(kind.model_json_schema()))
+
+
+def _without_prose(schema: Any) -> Any:
+    match schema:
+        case dict():
+            prose = {key for key in ("title", "description") if isinstance(schema.get(key), str)}
+            return {key: _without_prose(part) for key, part in schema.items() if key not in prose}
+        case list():
+            return [_without_prose(part) for part in schema]
+        case _:
+            return schema
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_missing() -> list[Path]:
+    """Write the golden files that are not there yet, and say which."""
+    contents = {golden_body(type(fact)): body_of(fact) for fact in EXAMPLES}
+    contents |= {golden_schema(type(fact)): schema_of(type(fact)) for fact in EXAMPLES}
+    missing = [path for path in contents if not path.exists()]
+    for path in missing:
+        path.write_text(contents[path])
+    return missing
+
+
+if __name__ == "__main__":
+    for path in write_missing():
+        print(f"written: {path.name}")

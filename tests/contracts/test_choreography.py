@@ -1,0 +1,68 @@
+"""Whoever hears a fact, somebody states it; whatever is stated, somebody is there to hear it."""
+
+from compose.system import SERVICES
+from events.facts import Fact, SupersededFact, published_facts
+from events.facts.order import OrderCreated
+from events.facts.saga import SagaTimedOut
+
+STATED_BY_THE_TRACKER = {SagaTimedOut}
+# For the tracker's eyes only, and through it for a person's. A new one is added here on purpose.
+HEARD_BY_THE_TRACKER_ALONE = {
+    "payment.held.v1",
+    "payment.refund_failed.v1",
+    "fulfillment.shipment_cancel_failed.v1",
+    "fulfillment.shipment_dispatched.v1",
+    "fulfillment.shipment_dispatch_failed.v1",
+    "notification.customer_notified.v1",
+    "notification.notification_failed.v1",
+}
+
+
+def wire_names(*groups: tuple[type[Fact], ...]) -> set[str]:
+    return {fact.wire_name for group in groups for fact in group}
+
+
+HEARD = wire_names(*(service.hears for service in SERVICES))
+STATED = wire_names(*(service.states for service in SERVICES), tuple(STATED_BY_THE_TRACKER))
+NEWEST = {name for name, fact in published_facts().items() if not issubclass(fact, SupersededFact)}
+
+
+def test_every_heard_fact_is_stated_by_somebody() -> None:
+    assert set() == HEARD - STATED
+
+
+def test_every_stated_fact_is_heard_by_a_service_or_meant_for_the_tracker() -> None:
+    assert STATED - HEARD == HEARD_BY_THE_TRACKER_ALONE
+
+
+def test_every_published_fact_has_a_service_that_states_it() -> None:
+    assert STATED == NEWEST
+
+
+def test_no_fact_is_stated_by_two() -> None:
+    assert sum(len(service.states) for service in SERVICES) + len(STATED_BY_THE_TRACKER) == len(STATED)
+
+
+def test_every_service_states_only_what_it_owns() -> None:
+    for service in SERVICES:
+        assert {fact.owner for fact in service.states} == {service.name}
+
+
+def test_an_outside_publisher_is_heard_by_whoever_must_know_of_an_order() -> None:
+    """order_svc hears its own fact too, for it is not the only one to state it."""
+    assert {service.name for service in SERVICES if OrderCreated in service.hears} == {"order", "inventory"}
+
+
+def test_the_undo_chain_runs_back_from_the_far_end() -> None:
+    """Each link is heard by the service before it, back to the one that owns the order's fate."""
+    chain = (
+        "order.withdrawn",
+        "fulfillment.shipment_cancelled",
+        "payment.refunded",
+        "inventory.stock_released",
+    )
+    hearers = [
+        {service.name for service in SERVICES for fact in service.hears if fact.wire_name == f"{link}.v1"}
+        for link in chain
+    ]
+    assert hearers == [{"fulfillment"}, {"payment"}, {"inventory"}, {"order"}]

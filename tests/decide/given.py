@@ -1,0 +1,122 @@
+"""The small cast of the tables: one order, and every fact about it.
+
+    given(PLACED).when(SHIPMENT_SCHEDULED).then(CONFIRMED, ORDER_CONFIRMED)
+    given(None, FENCED).when(APPROVE, REJECT).nothing()
+
+is a line of a table (see table.py). A constant in capitals is the fact, call or state as it usually is; a
+function with its name in small letters builds it with something else in it.
+"""
+
+from datetime import date
+from uuid import UUID
+
+from compose.system import SERVICES
+from events.facts import Line, fulfillment, inventory, notification, order, payment, saga
+from payment_svc.service import DEFAULT_APPROVAL_LIMIT_MINOR
+
+SERVICE = {service.name: service for service in SERVICES}
+
+LIMIT_MINOR = DEFAULT_APPROVAL_LIMIT_MINOR
+ORDER = UUID(int=1)
+CUSTOMER, TOKEN, CURRENCY = "cust_ada", "tok_ok", "EUR"
+LINES = (Line(sku="apple", quantity=2, amount_minor=300), Line(sku="pear", quantity=1, amount_minor=200))
+AMOUNT_MINOR = 500
+ABOVE_LIMIT_MINOR = LIMIT_MINOR + 1
+SHIPMENT, DELIVER_ON = "shp_1", date(2026, 12, 1)
+
+
+def order_created(order_id: UUID = ORDER, lines: tuple[Line, ...] = LINES) -> order.OrderCreated:
+    return order.OrderCreated(
+        order_id=order_id, customer=CUSTOMER, currency=CURRENCY, payment_token=TOKEN, lines=lines
+    )
+
+
+def order_withdrawn(reason: str) -> order.OrderWithdrawn:
+    return order.OrderWithdrawn(order_id=ORDER, reason=reason)
+
+
+def order_cancelled(reason: str) -> order.OrderCancelled:
+    return order.OrderCancelled(order_id=ORDER, customer=CUSTOMER, reason=reason)
+
+
+def stock_reserved(amount_minor: int = AMOUNT_MINOR) -> inventory.StockReserved:
+    return inventory.StockReserved(
+        order_id=ORDER,
+        customer=CUSTOMER,
+        currency=CURRENCY,
+        payment_token=TOKEN,
+        lines=LINES,
+        amount_minor=amount_minor,
+    )
+
+
+def stock_rejected(reason: str = "out_of_stock", *skus: str) -> inventory.StockRejected:
+    return inventory.StockRejected(order_id=ORDER, reason=reason, skus=skus)
+
+
+def stock_released(reason: str) -> inventory.StockReleased:
+    return inventory.StockReleased(order_id=ORDER, reason=reason)
+
+
+def payment_declined(reason: str = "card_declined") -> payment.PaymentDeclined:
+    return payment.PaymentDeclined(order_id=ORDER, reason=reason)
+
+
+def payment_refunded(undone_by: payment.UndoneBy, reason: str = "timed_out") -> payment.PaymentRefunded:
+    return payment.PaymentRefunded(order_id=ORDER, undone_by=undone_by, reason=reason)
+
+
+def payment_refund_failed(reason: str) -> payment.PaymentRefundFailed:
+    return payment.PaymentRefundFailed(order_id=ORDER, reason=reason)
+
+
+def shipment_rejected(reason: str = "address_not_served") -> fulfillment.ShipmentRejected:
+    return fulfillment.ShipmentRejected(order_id=ORDER, reason=reason)
+
+
+def shipment_cancelled(reason: str = "timed_out") -> fulfillment.ShipmentCancelled:
+    return fulfillment.ShipmentCancelled(order_id=ORDER, reason=reason)
+
+
+def shipment_cancel_failed(reason: str) -> fulfillment.ShipmentCancelFailed:
+    return fulfillment.ShipmentCancelFailed(order_id=ORDER, reason=reason)
+
+
+def shipment_dispatch_failed(reason: str) -> fulfillment.ShipmentDispatchFailed:
+    return fulfillment.ShipmentDispatchFailed(order_id=ORDER, reason=reason)
+
+
+def customer_notified(
+    ending: notification.Ending, *channels: notification.Channel
+) -> notification.CustomerNotified:
+    return notification.CustomerNotified(order_id=ORDER, ending=ending, channels=channels)
+
+
+def notification_failed(ending: notification.Ending, reason: str) -> notification.NotificationFailed:
+    return notification.NotificationFailed(order_id=ORDER, ending=ending, reason=reason)
+
+
+ORDER_CREATED = order_created()
+ORDER_CONFIRMED = order.OrderConfirmed(
+    order_id=ORDER, customer=CUSTOMER, amount_minor=AMOUNT_MINOR, currency=CURRENCY
+)
+ORDER_WITHDRAWN = order_withdrawn("timed_out")
+ORDER_CANCELLED = order_cancelled("timed_out")
+STOCK_RESERVED = stock_reserved()
+STOCK_REJECTED = stock_rejected()
+STOCK_RELEASED = stock_released("timed_out")
+PAYMENT_HELD = payment.PaymentHeld(
+    order_id=ORDER, amount_minor=ABOVE_LIMIT_MINOR, currency=CURRENCY, limit_minor=LIMIT_MINOR
+)
+PAYMENT_CAPTURED = payment.PaymentCaptured(
+    order_id=ORDER, customer=CUSTOMER, lines=LINES, amount_minor=AMOUNT_MINOR, currency=CURRENCY
+)
+PAYMENT_DECLINED = payment_declined()
+PAYMENT_REFUNDED = payment_refunded("refund")
+SHIPMENT_SCHEDULED = fulfillment.ShipmentScheduled(
+    order_id=ORDER, shipment_id=SHIPMENT, deliver_on=DELIVER_ON
+)
+SHIPMENT_REJECTED = shipment_rejected()
+SHIPMENT_CANCELLED = shipment_cancelled()
+SHIPMENT_DISPATCHED = fulfillment.ShipmentDispatched(order_id=ORDER, shipment_id=SHIPMENT)
+SAGA_TIMED_OUT = saga.SagaTimedOut(order_id=ORDER, waiting_for="payment.captured")

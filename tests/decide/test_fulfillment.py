@@ -1,0 +1,135 @@
+"""fulfillment_svc: a shipment is booked, then dispatched; or cancelled, or fenced before it was booked."""
+
+from dataclasses import replace
+
+from events.decision import GaveUp
+from fulfillment_svc.decide import (
+    Booked,
+    BookingRefused,
+    BookShipment,
+    CancelRefused,
+    CancelShipment,
+    Dispatched,
+    DispatchRefused,
+    DispatchShipment,
+    Shipment,
+    Unbooked,
+    decide,
+)
+from tests.decide.given import (
+    CUSTOMER,
+    DELIVER_ON,
+    LINES,
+    ORDER,
+    ORDER_CONFIRMED,
+    ORDER_WITHDRAWN,
+    PAYMENT_CAPTURED,
+    SHIPMENT,
+    SHIPMENT_CANCELLED,
+    SHIPMENT_DISPATCHED,
+    SHIPMENT_SCHEDULED,
+    shipment_cancel_failed,
+    shipment_cancelled,
+    shipment_dispatch_failed,
+    shipment_rejected,
+)
+from tests.decide.table import Row, every, given, given_up, rows
+
+BOOK = BookShipment(order_id=ORDER, customer=CUSTOMER, lines=LINES)
+CANCEL = CancelShipment(order_id=ORDER)
+DISPATCH = DispatchShipment(order_id=ORDER)
+BOOKED = Booked(SHIPMENT, DELIVER_ON)
+
+BOOKING = Shipment(ORDER, "booking", customer=CUSTOMER, lines=LINES)
+SCHEDULED = replace(BOOKING, status="scheduled", shipment_id=SHIPMENT, deliver_on=DELIVER_ON)
+DISPATCHING = replace(SCHEDULED, status="dispatching")
+DISPATCHED = replace(SCHEDULED, status="dispatched")
+DISPATCH_FAILED = replace(SCHEDULED, status="dispatch_failed")
+REFUSED = replace(BOOKING, status="rejected", reason="address_not_served")
+UNCERTAIN = replace(BOOKING, status="cancelling", reason="carrier_unavailable")
+GIVEN_UP = replace(UNCERTAIN, status="rejected")
+FENCED = Shipment(ORDER, "fenced", withdrawn=True, reason="timed_out")
+
+
+def withdrawn(was: Shipment) -> Shipment:
+    return replace(was, withdrawn=True, reason="timed_out")
+
+
+CANCELLING = replace(withdrawn(SCHEDULED), status="cancelling")
+CANCELLED = replace(CANCELLING, status="cancelled")
+CANCEL_FAILED = replace(CANCELLING, status="cancel_failed")
+
+BOOKING_IT = rows(
+    given(None).when(PAYMENT_CAPTURED).then(BOOKING, BOOK),
+    given(BOOKING, SCHEDULED, DISPATCHING, DISPATCHED, DISPATCH_FAILED).when(PAYMENT_CAPTURED).nothing(),
+    given(REFUSED, CANCELLING, CANCELLED, CANCEL_FAILED).when(PAYMENT_CAPTURED).nothing(),
+    # The withdrawal overtook the payment: a late payment must not book anything.
+    given(FENCED).when(PAYMENT_CAPTURED).nothing(),
+    given(BOOKING).when(BOOKED).then(SCHEDULED, SHIPMENT_SCHEDULED),
+    given(BOOKING)
+    .when(BookingRefused("address_not_served"))
+    .then(REFUSED, shipment_rejected("address_not_served")),
+    given(BOOKING)
+    .when(GaveUp(BOOK, "http_500", maybe_done=False))
+    .then(GIVEN_UP, shipment_rejected("carrier_unavailable")),
+    # Perhaps it was booked: cancelled to be sure, and only then rejected.
+    given(BOOKING).when(GaveUp(BOOK, "timeout", maybe_done=True)).then(UNCERTAIN, CANCEL),
+    given(UNCERTAIN).when(Unbooked()).then(GIVEN_UP, shipment_rejected("carrier_unavailable")),
+)
+
+WITHDRAWING = rows(
+    given(None).when(ORDER_WITHDRAWN).then(FENCED, SHIPMENT_CANCELLED),
+    given(SCHEDULED).when(ORDER_WITHDRAWN).then(CANCELLING, CANCEL),
+    given(CANCELLING).when(Unbooked()).then(CANCELLED, SHIPMENT_CANCELLED),
+    # A booking in flight is undone when its outcome is known.
+    given(BOOKING).when(ORDER_WITHDRAWN).then(withdrawn(BOOKING)),
+    given(withdrawn(BOOKING)).when(BOOKED).then(CANCELLING, CANCEL),
+    given(withdrawn(BOOKING))
+    .when(BookingRefused("address_not_served"), GaveUp(BOOK, "http_500", maybe_done=False))
+    .then(replace(withdrawn(BOOKING), status="cancelled"), shipment_cancelled("timed_out")),
+    given(withdrawn(BOOKING))
+    .when(GaveUp(BOOK, "timeout", maybe_done=True))
+    .then(replace(withdrawn(BOOKING), status="cancelling"), CANCEL),
+    given(withdrawn(BOOKING)).when(ORDER_WITHDRAWN).nothing(),
+    # Its own undo is under way or done: the chain runs already.
+    given(UNCERTAIN, REFUSED, GIVEN_UP).when(ORDER_WITHDRAWN).nothing(),
+    given(CANCELLING, CANCELLED, CANCEL_FAILED, FENCED).when(ORDER_WITHDRAWN).nothing(),
+    given(DISPATCHING, DISPATCHED, DISPATCH_FAILED).when(ORDER_WITHDRAWN).violates_causality(),
+)
+
+UNCERTAIN_FAILED = replace(UNCERTAIN, status="cancel_failed")
+
+FAILING_TO_CANCEL = rows(
+    given(CANCELLING)
+    .when(CancelRefused("already_packed"))
+    .then(CANCEL_FAILED, shipment_cancel_failed("already_packed")),
+    given(CANCELLING).when(*given_up(CANCEL)).then(CANCEL_FAILED, shipment_cancel_failed("timeout")),
+    given(UNCERTAIN).when(CancelRefused("r" * 300)).then(UNCERTAIN_FAILED, shipment_cancel_failed("r" * 200)),
+    given(UNCERTAIN).when(*given_up(CANCEL)).then(UNCERTAIN_FAILED, shipment_cancel_failed("timeout")),
+    given(UNCERTAIN_FAILED).when(ORDER_WITHDRAWN).nothing(),
+)
+
+DISPATCHING_IT = rows(
+    given(SCHEDULED).when(ORDER_CONFIRMED).then(DISPATCHING, DISPATCH),
+    given(DISPATCHING, DISPATCHED, DISPATCH_FAILED).when(ORDER_CONFIRMED).nothing(),
+    given(None, BOOKING, REFUSED, CANCELLING, CANCELLED, CANCEL_FAILED, FENCED)
+    .when(ORDER_CONFIRMED)
+    .violates_causality(),
+    given(DISPATCHING).when(Dispatched()).then(DISPATCHED, SHIPMENT_DISPATCHED),
+    given(DISPATCHING)
+    .when(DispatchRefused("damaged"))
+    .then(DISPATCH_FAILED, shipment_dispatch_failed("damaged")),
+    given(DISPATCHING).when(*given_up(DISPATCH)).then(DISPATCH_FAILED, shipment_dispatch_failed("timeout")),
+)
+
+UNHEARD_OF = rows(
+    given(None).when(BOOKED, BookingRefused("x"), Unbooked(), CancelRefused("x")).nothing(),
+    given(None).when(Dispatched(), DispatchRefused("x"), GaveUp(BOOK, "timeout", maybe_done=True)).nothing(),
+)
+
+TABLE = rows(BOOKING_IT, WITHDRAWING, FAILING_TO_CANCEL, DISPATCHING_IT, UNHEARD_OF)
+
+
+@every(TABLE)
+def test_fulfillment(row: Row) -> None:
+    row.check(decide)

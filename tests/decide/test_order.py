@@ -1,0 +1,108 @@
+"""order_svc: how an order begins, turns and ends."""
+
+from dataclasses import replace
+
+from order_svc.decide import CancelOrder, Order, PlaceOrder, decide
+from tests.decide.given import (
+    AMOUNT_MINOR,
+    CURRENCY,
+    CUSTOMER,
+    LINES,
+    ORDER,
+    ORDER_CANCELLED,
+    ORDER_CONFIRMED,
+    ORDER_CREATED,
+    ORDER_WITHDRAWN,
+    SAGA_TIMED_OUT,
+    SHIPMENT_SCHEDULED,
+    STOCK_REJECTED,
+    STOCK_RELEASED,
+    TOKEN,
+    order_cancelled,
+    order_withdrawn,
+    stock_released,
+)
+from tests.decide.table import Row, every, given, rows
+
+POST = PlaceOrder(
+    order_id=ORDER, customer=CUSTOMER, currency=CURRENCY, payment_token=TOKEN, lines=LINES, fingerprint="f1"
+)
+CANCEL = CancelOrder(order_id=ORDER)
+
+EARLY_SCHEDULED = Order(ORDER, "early_scheduled")
+EARLY_TIMED_OUT = Order(ORDER, "early_timed_out")
+EARLY_UNDONE = Order(ORDER, "early_undone", reason="card_declined")
+PLACED = Order(ORDER, "placed", customer=CUSTOMER, currency=CURRENCY, lines=LINES, amount_minor=AMOUNT_MINOR)
+CONFIRMED = replace(PLACED, status="confirmed")
+WITHDRAWN = replace(PLACED, status="withdrawn", reason="timed_out")
+CANCELLED = replace(PLACED, status="cancelled", reason="timed_out")
+
+
+def posted(state: Order) -> Order:
+    return replace(state, fingerprint="f1")
+
+
+BEGINNING = rows(
+    given(None).when(POST).then(posted(PLACED), ORDER_CREATED),
+    given(None).when(ORDER_CREATED).then(PLACED),
+    given(PLACED, CONFIRMED, WITHDRAWN, CANCELLED).when(POST, ORDER_CREATED).nothing(),
+    given(posted(PLACED)).when(POST, ORDER_CREATED).nothing(),
+)
+
+TURNING = rows(
+    given(PLACED).when(SHIPMENT_SCHEDULED).then(CONFIRMED, ORDER_CONFIRMED),
+    given(CONFIRMED, WITHDRAWN, CANCELLED).when(SHIPMENT_SCHEDULED).nothing(),
+    given(PLACED).when(SAGA_TIMED_OUT).then(WITHDRAWN, ORDER_WITHDRAWN),
+    given(PLACED)
+    .when(CANCEL)
+    .then(replace(WITHDRAWN, reason="customer_cancelled"), order_withdrawn("customer_cancelled")),
+    given(None).when(CANCEL).nothing(),
+    given(CONFIRMED, WITHDRAWN, CANCELLED).when(SAGA_TIMED_OUT, CANCEL).nothing(),
+)
+
+ENDING = rows(
+    given(PLACED)
+    .when(STOCK_REJECTED)
+    .then(replace(CANCELLED, reason="out_of_stock"), order_cancelled("out_of_stock")),
+    given(PLACED).when(STOCK_RELEASED).then(CANCELLED, ORDER_CANCELLED),
+    # What it was withdrawn for is the reason, whatever the chain says on its way back.
+    given(WITHDRAWN).when(STOCK_REJECTED, stock_released("card_declined")).then(CANCELLED, ORDER_CANCELLED),
+    given(CONFIRMED, CANCELLED).when(STOCK_REJECTED, STOCK_RELEASED).nothing(),
+)
+
+OVERTAKING = rows(
+    given(None).when(SHIPMENT_SCHEDULED).then(EARLY_SCHEDULED),
+    given(None).when(SAGA_TIMED_OUT).then(EARLY_TIMED_OUT),
+    given(None, EARLY_TIMED_OUT, EARLY_SCHEDULED, EARLY_UNDONE)
+    .when(stock_released("card_declined"))
+    .then(EARLY_UNDONE),
+    given(None, EARLY_TIMED_OUT, EARLY_SCHEDULED, EARLY_UNDONE)
+    .when(STOCK_REJECTED)
+    .then(replace(EARLY_UNDONE, reason="out_of_stock")),
+    # Whichever came first stands: the pivot is decided once.
+    given(EARLY_SCHEDULED, EARLY_TIMED_OUT, EARLY_UNDONE)
+    .when(SHIPMENT_SCHEDULED, SAGA_TIMED_OUT, CANCEL)
+    .nothing(),
+)
+
+CATCHING_UP = rows(
+    given(EARLY_SCHEDULED).when(ORDER_CREATED).then(CONFIRMED, ORDER_CONFIRMED),
+    given(EARLY_TIMED_OUT).when(ORDER_CREATED).then(WITHDRAWN, ORDER_WITHDRAWN),
+    given(EARLY_UNDONE)
+    .when(ORDER_CREATED)
+    .then(replace(CANCELLED, reason="card_declined"), order_cancelled("card_declined")),
+    given(EARLY_SCHEDULED).when(POST).then(posted(CONFIRMED), ORDER_CREATED, ORDER_CONFIRMED),
+    given(EARLY_TIMED_OUT).when(POST).then(posted(WITHDRAWN), ORDER_CREATED, ORDER_WITHDRAWN),
+    given(EARLY_UNDONE)
+    .when(POST)
+    .then(
+        posted(replace(CANCELLED, reason="card_declined")), ORDER_CREATED, order_cancelled("card_declined")
+    ),
+)
+
+TABLE = rows(BEGINNING, TURNING, ENDING, OVERTAKING, CATCHING_UP)
+
+
+@every(TABLE)
+def test_order(row: Row) -> None:
+    row.check(decide)

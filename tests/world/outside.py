@@ -1,0 +1,113 @@
+"""The world outside as it may behave: a payment provider, a carrier and a customer, as pure functions.
+
+They keep the promises of the sandbox (compose/sandbox/provider.py, carrier.py), and refuse whatever a real
+one may refuse, an undo included.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from events.decision import Call, Outcome
+from fulfillment_svc import decide as fulfillment
+from notification_svc import decide as notification
+from payment_svc import decide as payment
+from tests.decide.given import DELIVER_ON, SHIPMENT
+
+Movement = Literal["authorised", "captured", "voided", "refunded", "credited"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What provider and carrier hold of one order. `closed`: undone before it was done, so never done."""
+
+    account: Literal["nothing", "closed", "authorised", "captured", "voided", "refunded", "credited"] = (
+        "nothing"
+    )
+    amount_minor: int = 0
+    movements: tuple[Movement, ...] = ()
+    parcel: Literal["nothing", "closed", "booked", "dispatched", "cancelled"] = "nothing"
+
+    def moved(self, movement: Movement) -> "Outside":
+        return replace(self, account=movement, movements=(*self.movements, movement))
+
+
+Answer = tuple[Outside, Outcome]
+REFUSED = "refused"
+
+
+def carry_out(call: Call, outside: Outside) -> Iterator[Answer]:
+    """Everything that may come of a call: what the outside world holds afterwards, and its answer."""
+    match call:
+        case payment.Authorise() | payment.Capture():
+            return charge(call, outside)
+        case payment.Void() | payment.Refund() | payment.IssueCreditNote():
+            return pay_back(call, outside)
+        case fulfillment.BookShipment() | fulfillment.CancelShipment() | fulfillment.DispatchShipment():
+            return ship(call, outside)
+        case notification.SendEmail() | notification.SendPush():
+            return tell(call, outside)
+        case _:
+            raise AssertionError(f"nobody out there can do this: {call!r}")
+
+
+def leaves_a_trace(call: Call) -> bool:
+    """Whether it matters that a request given up on arrives after all: that of a message does not."""
+    return not isinstance(call, notification.SendEmail | notification.SendPush)
+
+
+def charge(call: payment.Authorise | payment.Capture, outside: Outside) -> Iterator[Answer]:
+    if isinstance(call, payment.Authorise):
+        if outside.account == "nothing":
+            asked_for = replace(outside, amount_minor=call.amount_minor)
+            yield asked_for.moved("authorised"), payment.Authorised()
+        yield outside, payment.AuthorisationDeclined(REFUSED)
+    else:
+        if outside.account == "authorised":
+            yield outside.moved("captured"), payment.Captured()
+        yield outside, payment.CaptureRefused(REFUSED)
+
+
+def pay_back(
+    call: payment.Void | payment.Refund | payment.IssueCreditNote, outside: Outside
+) -> Iterator[Answer]:
+    match call, outside.account:
+        case payment.Void(), "nothing":
+            yield replace(outside, account="closed"), payment.Undone("void")
+        case payment.Void(), "authorised":
+            yield outside.moved("voided"), payment.Undone("void")
+        case payment.Void(), "closed" | "voided":
+            yield outside, payment.Undone("void")
+        case payment.Refund(), "captured":
+            yield outside.moved("refunded"), payment.Undone("refund")
+        case payment.IssueCreditNote(), "captured":
+            yield outside.moved("credited"), payment.Undone("credit_note")
+        case _:
+            pass
+    yield outside, payment.UndoRefused(call, REFUSED)
+
+
+def ship(
+    call: fulfillment.BookShipment | fulfillment.CancelShipment | fulfillment.DispatchShipment,
+    outside: Outside,
+) -> Iterator[Answer]:
+    match call, outside.parcel:
+        case fulfillment.BookShipment(), parcel:
+            if parcel == "nothing":
+                yield replace(outside, parcel="booked"), fulfillment.Booked(SHIPMENT, DELIVER_ON)
+            yield outside, fulfillment.BookingRefused(REFUSED)
+        case fulfillment.CancelShipment(), parcel:
+            if parcel != "dispatched":
+                gone = replace(outside, parcel="closed" if parcel == "nothing" else "cancelled")
+                yield gone, fulfillment.Unbooked()
+            yield outside, fulfillment.CancelRefused(REFUSED)
+        case fulfillment.DispatchShipment(), parcel:
+            if parcel == "booked":
+                yield replace(outside, parcel="dispatched"), fulfillment.Dispatched()
+            yield outside, fulfillment.DispatchRefused(REFUSED)
+
+
+def tell(call: notification.SendEmail | notification.SendPush, outside: Outside) -> Iterator[Answer]:
+    channel = notification.channel_of(call)
+    yield outside, notification.Delivered(channel)
+    yield outside, notification.Undeliverable(channel, REFUSED)

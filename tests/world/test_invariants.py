@@ -1,0 +1,230 @@
+"""Every invariant can be broken, says by which order, and is quiet about books that are in order."""
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from compose.books import (
+    Backlog,
+    CarrierShipment,
+    LedgerEntry,
+    NoticeRow,
+    OrderRow,
+    PaymentRow,
+    ReservationRow,
+    SagaRow,
+    ShipmentRow,
+    Snapshot,
+    StockRow,
+    Verdict,
+    books_by_order,
+)
+from compose.invariants import INVARIANTS, violations
+
+DONE, UNDONE, STUCK, STRANGER = UUID(int=1), UUID(int=2), UUID(int=3), UUID(int=4)
+
+
+def money(order_id: UUID, *kinds: str) -> tuple[LedgerEntry, ...]:
+    return tuple(LedgerEntry(order_id, kind, 500) for kind in kinds)
+
+
+# One order completed, one cancelled after its refund, and one whose refund failed for good.
+SOUND = Snapshot(
+    orders=(
+        OrderRow(DONE, "confirmed", 500),
+        OrderRow(UNDONE, "cancelled", 500),
+        OrderRow(STUCK, "placed", 500),
+    ),
+    reservations=(
+        ReservationRow(DONE, "sold", {"apple": 2}),
+        ReservationRow(UNDONE, "released", {"apple": 1}),
+        ReservationRow(STUCK, "reserved", {"apple": 4}),
+    ),
+    stock=(StockRow("apple", stocked=9, available=3, reserved=4, sold=2),),
+    payments=(
+        PaymentRow(DONE, "captured", 500),
+        PaymentRow(UNDONE, "refunded", 500),
+        PaymentRow(STUCK, "refund_failed", 500),
+    ),
+    shipments=(
+        ShipmentRow(DONE, "dispatched"),
+        ShipmentRow(UNDONE, "rejected"),
+        ShipmentRow(STUCK, "rejected"),
+    ),
+    notices=(NoticeRow(DONE, "notified", "confirmed"), NoticeRow(UNDONE, "failed", "cancelled")),
+    ledger=(
+        *money(DONE, "authorised", "captured"),
+        *money(UNDONE, "authorised", "captured", "refunded"),
+        *money(STUCK, "authorised", "captured"),
+    ),
+    carrier=(CarrierShipment(DONE, "dispatched"), CarrierShipment(UNDONE, "closed")),
+    backlogs=(Backlog("order", 0, 0), Backlog("payment", 0, 0)),
+    sagas=(SagaRow(DONE, "COMPLETED"), SagaRow(UNDONE, "CANCELLED"), SagaRow(STUCK, "NEEDS_MANUAL")),
+)
+
+
+def but(book: str, *rows: Any, of: UUID | None = None) -> Snapshot:
+    """SOUND with these rows in one of its books, instead of those there of the same order (or of `of`)."""
+    instead = {getattr(row, "order_id", None) for row in rows} | ({of} if of else set())
+    kept = [row for row in getattr(SOUND, book) if getattr(row, "order_id", None) not in instead]
+    return replace(SOUND, **{book: (*kept, *rows)})
+
+
+BREAKAGES = [
+    ("stock_adds_up", but("stock", StockRow("apple", 9, 2, 4, 2)), "apple: 2 + 4 + 2 of 9 stocked"),
+    ("stock_adds_up", but("stock", StockRow("apple", 5, -1, 4, 2)), "apple: -1 + 4 + 2 of 5 stocked"),
+    (
+        "stock_has_its_orders",
+        but("stock", StockRow("apple", 9, 2, 5, 2)),
+        "apple: 5 reserved, but orders have 4",
+    ),
+    ("stock_has_its_orders", but("reservations", of=DONE), "apple: 2 sold, but orders have 0"),
+    (
+        "money_moves_once",
+        but("ledger", *money(DONE, "authorised", "captured", "captured")),
+        "captured 2 times, given back 0 times",
+    ),
+    (
+        "money_moves_once",
+        but("ledger", *money(UNDONE, "authorised", "captured", "refunded", "credited")),
+        "captured 1 times, given back 2 times",
+    ),
+    ("nothing_leaves_early", but("orders", OrderRow(DONE, "placed", 500)), "on the road, but placed"),
+    (
+        "nothing_leaves_early",
+        but("notices", NoticeRow(UNDONE, "sending", "confirmed")),
+        "told as confirmed, but cancelled",
+    ),
+    ("every_order_ends", but("payments", of=STUCK), "payment none, fulfillment rejected"),
+    ("every_order_ends", but("orders", OrderRow(STRANGER, "early_scheduled", 0)), "order early_scheduled"),
+    ("completed_is_whole", but("reservations", of=DONE), "completed, but not sold"),
+    (
+        "completed_is_whole",
+        but("ledger", *money(DONE, "authorised")),
+        "completed, but captured 0 times: 0",
+    ),
+    ("completed_is_whole", but("carrier", of=DONE), "completed, but the carrier has not dispatched it"),
+    (
+        "cancelled_is_undone",
+        but("reservations", ReservationRow(UNDONE, "reserved", {"apple": 1})),
+        "cancelled, but its stock is reserved",
+    ),
+    (
+        "cancelled_is_undone",
+        but("ledger", *money(UNDONE, "authorised", "captured")),
+        "cancelled, but its money is not back: authorised, captured",
+    ),
+    (
+        "cancelled_is_undone",
+        but("ledger", *money(UNDONE, "authorised")),
+        "cancelled, but its money is not back: authorised",
+    ),
+    (
+        "cancelled_is_undone",
+        but("carrier", CarrierShipment(UNDONE, "booked")),
+        "cancelled, but its shipment is booked",
+    ),
+    (
+        "nothing_without_an_order",
+        but("ledger", *money(STRANGER, "authorised", "captured")),
+        "unknown to order_svc, but its money is not back",
+    ),
+    ("nothing_without_an_order", but("orders", of=STUCK), "unknown to order_svc, but its stock is reserved"),
+    (
+        "manual_case_stands_still",
+        but("reservations", ReservationRow(STUCK, "released", {"apple": 4})),
+        "for a person to settle, but no longer reserved",
+    ),
+    (
+        "manual_case_stands_still",
+        replace(but("shipments", ShipmentRow(DONE, "dispatch_failed")), ledger=()),
+        "for a person to settle because of its shipment, but not charged",
+    ),
+    (
+        "payment_matches_the_provider",
+        but("payments", PaymentRow(DONE, "captured", 400)),
+        "captured says payment, but the provider has 500",
+    ),
+    (
+        "payment_matches_the_provider",
+        but("payments", PaymentRow(STUCK, "declined", 500)),
+        "not charged says payment, but the provider has money of the customer",
+    ),
+    (
+        "shipment_matches_the_carrier",
+        but("shipments", ShipmentRow(DONE, "scheduled")),
+        "scheduled says fulfilment, dispatched says the carrier",
+    ),
+    ("customer_is_told", but("notices", of=UNDONE), "cancelled, but the customer was not told"),
+    (
+        "customer_is_told",
+        but("notices", NoticeRow(DONE, "notified", "cancelled")),
+        "confirmed, but told as cancelled",
+    ),
+    ("nothing_waits", but("backlogs", Backlog("order", 0, 1)), "order has 0 facts and 1 calls left"),
+    ("tracker_agrees", but("sagas", of=DONE), "COMPLETED by the services' books, nothing by the tracker's"),
+    (
+        "tracker_agrees",
+        but("sagas", SagaRow(UNDONE, "COMPENSATING")),
+        "CANCELLED by the services' books, COMPENSATING by the tracker's",
+    ),
+]
+
+
+def test_sound_books_violate_nothing() -> None:
+    assert [str(violation) for violation in violations(SOUND)] == []
+
+
+@pytest.mark.parametrize(("name", "books", "what"), BREAKAGES)
+def test_an_invariant_is_violated(name: str, books: Snapshot, what: str) -> None:
+    found = [violation for violation in violations(books) if violation.invariant.name == name]
+    assert any(what in violation.what for violation in found), [str(violation) for violation in found]
+
+
+def test_every_invariant_has_a_breakage_and_a_sentence() -> None:
+    assert {rule.name for rule in INVARIANTS} == {name for name, _, _ in BREAKAGES}
+    assert all(rule.sentence.endswith(".") for rule in INVARIANTS)
+
+
+def test_a_violation_names_its_order() -> None:
+    (violation,) = violations(but("notices", of=UNDONE))
+    assert str(violation) == f"customer_is_told: order {UNDONE}: cancelled, but the customer was not told"
+
+
+@pytest.mark.parametrize(("name", "books", "what"), BREAKAGES)
+def test_of_orders_still_moving_only_what_always_holds_is_asked(
+    name: str, books: Snapshot, what: str
+) -> None:
+    still_moving = set(books_by_order(books))
+    found = {violation.invariant.name for violation in violations(books, still_moving)}
+    always = next(rule.always for rule in INVARIANTS if rule.name == name)
+    assert (name in found) == always, what
+
+
+@pytest.mark.parametrize(
+    ("order", "payment", "shipment", "verdict"),
+    [
+        ("confirmed", "captured", "dispatched", "COMPLETED"),
+        ("confirmed", "captured", "dispatching", "UNFINISHED"),
+        ("confirmed", "captured", "dispatch_failed", "NEEDS_MANUAL"),
+        ("cancelled", "declined", "none", "CANCELLED"),
+        ("placed", "held", "none", "AWAITING_APPROVAL"),
+        ("placed", "refund_failed", "rejected", "NEEDS_MANUAL"),
+        ("withdrawn", "captured", "cancel_failed", "NEEDS_MANUAL"),
+        ("withdrawn", "held", "none", "UNFINISHED"),
+        ("early_undone", "declined", "none", "UNFINISHED"),
+    ],
+)
+def test_a_verdict_is_what_the_services_say(
+    order: str, payment: str, shipment: str, verdict: Verdict
+) -> None:
+    books = books_by_order(
+        Snapshot(
+            orders=(OrderRow(DONE, order, 500),),
+            payments=(PaymentRow(DONE, payment, 500),),
+            shipments=(ShipmentRow(DONE, shipment),),
+        )
+    )
+    assert books[DONE].verdict == verdict

@@ -1,0 +1,180 @@
+"""The plays can fail: each of these bugs is planted in one service's `decide`, and is caught."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from events.decision import Call, Command, Decision, GaveUp
+from events.facts import Fact
+from events.facts.fulfillment import ShipmentCancelled, ShipmentScheduled
+from events.facts.inventory import StockReleased
+from events.facts.payment import PaymentDeclined, PaymentRefunded
+from fulfillment_svc.decide import Unbooked
+from inventory_svc.decide import Shelf
+from order_svc.decide import Order
+from payment_svc.decide import AuthorisationDeclined, Authorise, Capture, CaptureRefused
+from tests.decide.given import SERVICE
+from tests.decide.table import Decide
+from tests.world.explore import explore
+from tests.world.plays import ADA, BOB, ONE_PEAR, PLENTY, cancelled, posted, published, timed_out
+from tests.world.stage import Bug, Inconsistent, Stage
+
+Answer = Decision[Any, Any, Any]
+
+
+def forgets_fences(service: str) -> Decide:
+    """Undoes what was not done yet, but does not remember that it must never be done."""
+
+    def decide(state: Any, heard: Any) -> Answer:
+        answer = SERVICE[service].decide(state, heard)
+        if isinstance(answer.state, Shelf):
+            reservation = answer.state.reservation
+            if reservation is not None and reservation.status == "fenced":
+                return replace(answer, state=replace(answer.state, reservation=None))
+        elif answer.state is not None and answer.state.status == "fenced":
+            return replace(answer, state=None)
+        return answer
+
+    return decide
+
+
+def inventory_trusts_its_inbox(shelf: Shelf, heard: Any) -> Answer:
+    """Releases without looking whether it has released already: right as long as nothing is heard twice."""
+    real, held = SERVICE["inventory"].decide, shelf.reservation
+    undone = isinstance(heard, PaymentRefunded | PaymentDeclined)
+    if undone and held is not None and held.status == "released":
+        again = real(replace(shelf, reservation=replace(held, status="reserved")), heard)
+        return Decision(again.state)
+    return real(shelf, heard)
+
+
+def inventory_oversells(shelf: Shelf, heard: Any) -> Answer:
+    """Takes one more than there is."""
+
+    def seen(by: Shelf, more: int) -> Shelf:
+        stock = {sku: replace(one, available=one.available + more) for sku, one in by.stock.items()}
+        return replace(by, stock=stock)
+
+    answer = SERVICE["inventory"].decide(seen(shelf, 1), heard)
+    return replace(answer, state=seen(answer.state, -1))
+
+
+def payment_ignores_a_withdrawal_in_flight(payment: Any, heard: Any) -> Answer:
+    if isinstance(heard, ShipmentCancelled) and payment and payment.status in ("authorising", "capturing"):
+        return Decision(payment)
+    return SERVICE["payment"].decide(payment, heard)
+
+
+def payment_takes_a_lost_answer_for_a_refusal(payment: Any, heard: Any) -> Answer:
+    if isinstance(heard, GaveUp) and isinstance(heard.call, Authorise | Capture):
+        heard = AuthorisationDeclined("timeout")
+    return SERVICE["payment"].decide(payment, heard)
+
+
+def payment_declines_without_voiding(payment: Any, heard: Any) -> Answer:
+    if isinstance(heard, CaptureRefused):
+        heard = AuthorisationDeclined(heard.reason)
+    return SERVICE["payment"].decide(payment, heard)
+
+
+def fulfillment_assumes_it_was_cancelled(shipment: Any, heard: Any) -> Answer:
+    if isinstance(heard, GaveUp) and heard.call.name == "cancel_shipment":
+        heard = Unbooked()
+    return SERVICE["fulfillment"].decide(shipment, heard)
+
+
+def order_confirms_what_was_withdrawn(order: Order | None, heard: Any) -> Answer:
+    if isinstance(heard, ShipmentScheduled) and order and order.status == "withdrawn":
+        order = replace(order, status="placed")
+    return SERVICE["order"].decide(order, heard)
+
+
+def order_forgets_what_overtook_its_creation(order: Order | None, heard: Any) -> Answer:
+    if order is None and isinstance(heard, ShipmentScheduled | StockReleased):
+        return Decision(None)
+    return SERVICE["order"].decide(order, heard)
+
+
+def order_says_it_is_cancelled_too_early(order: Order | None, heard: Any) -> Answer:
+    answer = SERVICE["order"].decide(order, heard)
+    if isinstance(heard, Command) and answer.state is not None and answer.state.status == "withdrawn":
+        early = SERVICE["order"].decide(answer.state, StockReleased(order_id=ADA, reason="withdrawn"))
+        return replace(early, facts=answer.facts + early.facts)
+    return answer
+
+
+def notification_gives_up_silently(notice: Any, heard: Any) -> Answer:
+    if isinstance(heard, GaveUp):
+        return Decision(notice)
+    return SERVICE["notification"].decide(notice, heard)
+
+
+def asks_again(service: str) -> Decide:
+    """Asks for the call again that was given up, although its attempts are over."""
+
+    def decide(state: Any, heard: Any) -> Answer:
+        if isinstance(heard, GaveUp):
+            call: Call = heard.call
+            return Decision(state, calls=(call,))
+        return SERVICE[service].decide(state, heard)
+
+    return decide
+
+
+@dataclass(frozen=True)
+class Planted:
+    service: str
+    decide: Decide
+    happenings: tuple[Fact | Command, ...]
+    caught_by: str
+
+    def __str__(self) -> str:
+        name = self.decide.__qualname__.partition(".")[0]
+        return name if self.service in name else f"{self.service} {name}"
+
+
+POSTED, PUBLISHED = (posted(ADA),), (published(ADA),)
+WITHDRAWN = (published(ADA), timed_out(ADA))
+CANCELLED = (posted(ADA), cancelled(ADA))
+
+BUGS = [
+    Planted("inventory", forgets_fences("inventory"), WITHDRAWN, "cancelled_is_undone"),
+    Planted("payment", forgets_fences("payment"), WITHDRAWN, "cancelled_is_undone"),
+    Planted("fulfillment", forgets_fences("fulfillment"), WITHDRAWN, "cancelled_is_undone"),
+    Planted("payment", payment_ignores_a_withdrawal_in_flight, WITHDRAWN, "every_order_ends"),
+    Planted("payment", payment_takes_a_lost_answer_for_a_refusal, POSTED, "cancelled_is_undone"),
+    Planted("payment", payment_declines_without_voiding, POSTED, "payment_matches_the_provider"),
+    Planted("fulfillment", fulfillment_assumes_it_was_cancelled, POSTED, "shipment_matches_the_carrier"),
+    Planted("order", order_confirms_what_was_withdrawn, WITHDRAWN, "confirmed"),
+    Planted("order", order_forgets_what_overtook_its_creation, PUBLISHED, "every_order_ends"),
+    Planted("order", order_says_it_is_cancelled_too_early, CANCELLED, "cancelled_is_undone"),
+    Planted("notification", notification_gives_up_silently, POSTED, "customer_is_told"),
+    Planted("payment", asks_again("payment"), POSTED, "asks the same twice"),
+]
+
+
+@pytest.mark.parametrize("planted", BUGS, ids=str)
+def test_a_planted_bug_is_caught(planted: Planted) -> None:
+    stage = Stage(ADA, stock=PLENTY, bug=Bug(planted.service, planted.decide))
+    with pytest.raises(Inconsistent, match=planted.caught_by) as caught:
+        explore(stage, stage.start(*planted.happenings))
+    print(caught.value)
+
+
+def test_overselling_is_caught() -> None:
+    stage = Stage(ADA, BOB, stock=ONE_PEAR, brief=True, bug=Bug("inventory", inventory_oversells))
+    with pytest.raises(Inconsistent, match=r"stock_adds_up: pear: -1 \+ 2 \+ 0 of 1 stocked"):
+        explore(stage, stage.start(posted(ADA), posted(BOB)))
+
+
+@pytest.mark.parametrize("inbox", [True, False], ids=["with its inbox", "without"])
+def test_a_service_that_trusts_its_inbox_needs_it(inbox: bool) -> None:
+    bug = Bug("inventory", inventory_trusts_its_inbox)
+    stage = Stage(ADA, stock=PLENTY, inbox=inbox, bug=bug)
+    start = stage.start(*WITHDRAWN, redeliveries=1)
+    if inbox:
+        assert explore(stage, start).ends
+    else:
+        with pytest.raises(Inconsistent, match=r"stock_adds_up: apple: 11 \+ -2 \+ 0 of 9 stocked"):
+            explore(stage, start)

@@ -1,0 +1,38 @@
+"""Every situation the plays lead a service into has its line in that service's table."""
+
+from typing import Any
+
+from events.decision import GaveUp
+from inventory_svc.decide import Shelf
+from payment_svc.decide import UndoRefused
+from tests.decide.test_tables_are_complete import TABLES
+from tests.world.explore import explore
+from tests.world.plays import ABOVE_LIMIT, ADA, NO_PEARS, PLENTY, cancelled, posted, published, timed_out
+from tests.world.stage import Stage
+
+PLAYS = [
+    (published(ADA, ABOVE_LIMIT), cancelled(ADA), timed_out(ADA)),
+    (posted(ADA), timed_out(ADA)),
+]
+
+
+def situation(state: Any, heard: Any) -> tuple[object, ...]:
+    """What makes two lines of a table different situations."""
+    row = state.reservation if isinstance(state, Shelf) else state
+    call = type(heard.call) if isinstance(heard, GaveUp | UndoRefused) else None
+    done = heard.maybe_done if isinstance(heard, GaveUp) else None
+    return getattr(row, "status", None), getattr(row, "withdrawn", None), type(heard), call, done
+
+
+def test_tables_know_the_world() -> None:
+    met: set[tuple[object, ...]] = set()
+    for happenings in PLAYS:
+        for stock in (PLENTY, NO_PEARS):
+            stage = Stage(ADA, stock=stock, inbox=False)
+            explore(stage, stage.start(*happenings))
+            met |= {(service, *situation(state, heard)) for service, state, heard in stage.situations}
+    written = {
+        (service, *situation(row.state, row.heard)) for service, table in TABLES.items() for row in table
+    }
+    print(f"{len(met)} situations met, {len(written)} written down")
+    assert "\n".join(sorted(map(str, met - written))) == ""
