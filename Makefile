@@ -38,6 +38,9 @@ logs: $(READY) ## show the log of NAME (order, tracker, rabbitmq, ...)
 check: $(READY) ## check the invariants of the running system
 	@$(COMPOSE) check
 
+map: $(READY) ## write the README's map of facts anew
+	@$(COMPOSE) map
+
 bench: $(READY) ## measure the running system
 	@$(RUN) -m tests.bench
 

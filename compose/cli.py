@@ -58,7 +58,8 @@ def up(context: typer.Context) -> None:
     else:
         console.print("everything is running already")
     console.print(status_table(rig.status()))
-    console.print("logs: make logs NAME=order   URLs with passwords: make status URLS=1   stop: make down")
+    hint = "logs: make logs NAME=order   URLs with passwords: make status URLS=1   stop: make down"
+    console.print(hint, soft_wrap=True)
 
 
 @app.command()
@@ -93,9 +94,10 @@ def down(
     """Stop everything; the data stays unless told otherwise."""
     with ConsoleProgress() as progress:
         rig = rig_of(context, progress)
-        rig.down()
         if delete_data:
             rig.destroy()
+        else:
+            rig.down()
     console.print("everything is stopped" + (" and its data deleted" if delete_data else ""))
 
 
@@ -121,6 +123,16 @@ def check(
 
     if not judge(rig_of(context), report_console(), patience):
         raise typer.Exit(1)
+
+
+@app.command("map")
+def redraw_map() -> None:
+    """Write the README's map of facts anew, from the services' types."""
+    from compose.map import README, draw_map, with_map
+    from compose.system import SERVICES
+
+    README.write_text(with_map(README.read_text(), draw_map(SERVICES)))
+    console.print(f"the map in {README.name} is what the types say")
 
 
 @app.command()

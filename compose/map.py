@@ -1,11 +1,13 @@
 """The map of who states and who hears what, drawn from the services' types. Part of the README."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from events.facts import Fact, published_facts, saga
 from events.facts.base import SupersededFact
 from events.service import Service
 
+README = Path(__file__).parent.parent / "README.md"
 BEGIN = "<!-- map: `make map` writes this part, a test compares it -->"
 END = "<!-- end of the map -->"
 

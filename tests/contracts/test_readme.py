@@ -1,0 +1,33 @@
+"""What of the README is generated is what would be generated now, and what it names exists."""
+
+import re
+from pathlib import Path
+
+from compose.map import README, draw_map, with_map
+from compose.system import SERVICES
+from events.facts import published_facts
+from events.facts.base import SupersededFact
+
+TEXT = README.read_text()
+
+
+def test_the_map_is_what_the_types_say() -> None:
+    assert with_map(TEXT, draw_map(SERVICES)) == TEXT, "make map writes it anew"
+
+
+def test_the_map_shows_every_fact() -> None:
+    drawn = draw_map(SERVICES)
+    for fact in published_facts().values():
+        assert issubclass(fact, SupersededFact) or f"`{fact.wire_name}`" in drawn
+
+
+def test_every_make_target_it_names_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (README.parent / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z-]+)", TEXT)) <= targets
+
+
+def test_every_file_it_names_exists() -> None:
+    named = re.findall(r"`((?:events|compose|tests|saga_tracker|\w+_svc)/[\w/.]+)`", TEXT)
+    assert named
+    for path in named:
+        assert (README.parent / Path(path)).exists(), path
