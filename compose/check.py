@@ -121,8 +121,8 @@ def print_findings(findings: Findings, console: Console) -> None:
     """One line an invariant; below a broken one, the first few orders of which it does not hold."""
     books = findings.snapshot
     console.print(
-        f"[bold]The invariants[/], of {len(books.orders)} orders in every service's own database, "
-        f"{len(books.ledger)} movements of money and {len(books.carrier)} shipments",
+        f"[bold]invariants[/] over {len(books.orders)} orders, {len(books.ledger)} movements of money "
+        f"and {len(books.carrier)} shipments",
         soft_wrap=True,
     )
     for rule in INVARIANTS:

@@ -189,7 +189,7 @@ def shipment_matches_the_carrier(_snapshot: Snapshot, books: AllBooks) -> Iterat
             yield order_id, f"{ours} says fulfilment, {theirs} says the carrier"
 
 
-@invariant("Every customer whose order was confirmed or cancelled was told so, or notification says why not.")
+@invariant("Every customer of a confirmed or cancelled order was told so, or notification says why not.")
 def customer_is_told(_snapshot: Snapshot, books: AllBooks) -> Iterator[Complaint]:
     for order_id, book in books.items():
         if book.status not in ("confirmed", "cancelled"):

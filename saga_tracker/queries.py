@@ -16,6 +16,7 @@ from sqlalchemy import (
     Select,
     Text,
     bindparam,
+    case,
     cast,
     extract,
     func,
@@ -63,13 +64,23 @@ _COLUMNS = [
 ]
 _ONE = compiled(select(*_COLUMNS).where(sagas.c.order_id == bindparam("order_id")))
 # A payment token is good for nothing but paying: it is nobody's to see.
+_body = saga_facts.c.body.op("-")(literal_column("'payment_token'")).label("body")
+# As the projection has it: an undated fact was stated no later than any other.
+_stated_at = case(
+    (saga_facts.c.dated, saga_facts.c.stated_at), else_=func.min(saga_facts.c.stated_at).over()
+).label("stated_at")
 _TRAIL = compiled(
     select(
-        *(column for column in saga_facts.c if column.name not in ("order_id", "traceparent", "body")),
-        saga_facts.c.body.op("-")(literal_column("'payment_token'")).label("body"),
+        saga_facts.c.fact_id,
+        saga_facts.c.wire_name,
+        saga_facts.c.stated_by,
+        saga_facts.c.causation_id,
+        _stated_at,
+        saga_facts.c.stream_offset,
+        _body,
     )
     .where(saga_facts.c.order_id == bindparam("order_id"))
-    .order_by(saga_facts.c.stated_at, saga_facts.c.stream_offset)
+    .order_by(_stated_at, saga_facts.c.dated, saga_facts.c.stream_offset)
 )
 
 

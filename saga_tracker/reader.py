@@ -38,6 +38,7 @@ class Reader:
         self._database = database
         self._broker_outage = Outage("broker, for reading the stream")
         self._held_up = Outage("the right to write the view")
+        self._failure = Outage("the reader's work")
 
     async def run(self) -> None:
         """Read for ever; wait for a broker or a database that is away."""
@@ -50,7 +51,9 @@ class Reader:
             except BROKER_AWAY as error:
                 self._broker_outage.began(error)
             except Exception as error:  # noqa: BLE001 - the view must not stand still for good
-                log.error("reader_failed", exc_info=error)
+                if not self._failure.ongoing:
+                    log.error("reader_failed", exc_info=error)
+                self._failure.began(error)
             finally:
                 self.progress.reading = False
             await asyncio.sleep(self._settings.reconnect_seconds)
@@ -70,7 +73,8 @@ class Reader:
                     await self._record(messages, position.reading)
                     await stream.settle()
                     # Nobody waits for the view: a moment's pause makes one transaction of many facts.
-                    await asyncio.sleep(self._settings.pause_seconds)
+                    if len(messages) < self._settings.batch_size:
+                        await asyncio.sleep(self._settings.pause_seconds)
             finally:
                 measuring.cancel()
 
@@ -141,6 +145,7 @@ class Reader:
                 await self._database.wait_until_back(error)
                 continue
             self._held_up.ended()
+            self._failure.ended()
             self.progress.stream_offset = max(batch.last_offset, position.stream_offset)
             for message in fresh.unreadable:
                 _warn_of(message)

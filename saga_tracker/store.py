@@ -222,11 +222,9 @@ def _once_each(facts: Sequence[ReadFact]) -> list[dict[str, Any]]:
     """As rows; of one fact read twice in a batch, the first."""
     rows: dict[tuple[UUID, UUID], dict[str, Any]] = {}
     for fact in facts:
-        rows.setdefault((fact.order_id, fact.fact_id), {name: getattr(fact, name) for name in _FACT_FIELDS})
+        row = {name: getattr(fact, name) for name in ReadFact.__slots__}
+        rows.setdefault((fact.order_id, fact.fact_id), row | {"dated": fact.stated_at is not None})
     return list(rows.values())
-
-
-_FACT_FIELDS = [col.name for col in saga_facts.c]
 
 
 async def _dated(connection: Connection, facts: list[dict[str, Any]]) -> list[dict[str, Any]]:

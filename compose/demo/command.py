@@ -12,7 +12,7 @@ from compose.check import Findings, examine, print_findings
 from compose.demo.play import Played, play
 from compose.demo.scenarios import SCENARIOS
 from compose.demo.shop import Refused, open_shop
-from compose.demo.telling import Narrator, print_table
+from compose.demo.telling import Narrator, print_table, surprises
 from compose.invariants import INVARIANTS
 from compose.local.addresses import Addresses
 from compose.local.errors import RigError
@@ -62,18 +62,16 @@ def _statuses(findings: Findings, played: list[Played]) -> list[Mapping[str, str
 def _print_verdict(
     console: Console, played: list[Played], statuses: list[Mapping[str, str]], findings: Findings
 ) -> bool:
-    wrong = [
-        one.scenario.title
-        for one, found in zip(played, statuses, strict=True)
-        if one.state != one.scenario.end or found != one.scenario.statuses
-    ]
+    wrong = {one.scenario.title: surprises(one, found) for one, found in zip(played, statuses, strict=True)}
+    wrong = {title: differences for title, differences in wrong.items() if differences}
     broken = {violation.invariant.name for violation in findings.violations}
     good = not wrong and not broken
+    console.print()
+    for title, differences in wrong.items():
+        console.print(f"ended otherwise: {title}: {'; '.join(differences)}", style="red", soft_wrap=True)
     console.print(
-        f"\n{len(played) - len(wrong)} of {len(played)} orders ended as expected, "
+        f"{len(played) - len(wrong)} of {len(played)} orders ended as expected, "
         f"{len(INVARIANTS) - len(broken)} of {len(INVARIANTS)} invariants hold",
         style="bold green" if good else "bold red",
     )
-    if wrong:
-        console.print(f"ended otherwise: {', '.join(wrong)}", style="red")
     return good

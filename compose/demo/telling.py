@@ -37,7 +37,7 @@ class Narrator(Audience):
     def begins(self, scenario: Scenario, order_id: UUID) -> None:
         self._number += 1
         title = f"{self._number}  {scenario.title}"
-        self._console.print(f"\n[bold]{escape(title)}[/][dim]{f'order {order_id}':>{WIDTH - len(title)}}[/]")
+        self._console.print(f"\n[bold]{escape(title)}[/][dim]{f'order {order_id}':>{self._console.width - len(title)}}[/]")
         self._console.print(f"   [dim]{escape(scenario.point)}[/]")
 
     def sees(self, fact: Fact) -> None:
@@ -80,9 +80,14 @@ def print_table(console: Console, played: Sequence[Played], statuses: Sequence[M
 
 
 def _compared(expected: str, found: str, good: str = "") -> str:
-    if found == expected:
-        return f"[green]{good}[/]{found}"
-    return f"[bold red]{found}[/], not {expected}"
+    return f"[green]{good}[/]{found}" if found == expected else f"[bold red]{found}[/]"
+
+
+def surprises(one: Played, found: Mapping[str, str]) -> list[str]:
+    """Where a scenario ended otherwise than it must, in words."""
+    expected = {"the tracker": one.scenario.end, **one.scenario.statuses}
+    told = {"the tracker": one.state, **found}
+    return [f"{who} says {told[who]}, not {what}" for who, what in expected.items() if told[who] != what]
 
 
 def milliseconds(seconds: float) -> str:

@@ -28,6 +28,12 @@ RABBITMQ_VARIABLE = f"{PREFIX}RABBITMQ_URL"
 KEPT_FROM_PROCESSES = frozenset({POSTGRES_VARIABLE, RABBITMQ_VARIABLE})
 
 
+def given_servers(environment: Mapping[str, str]) -> dict[str, str]:
+    """The servers that the environment says to use instead of private ones."""
+    found = {POSTGRES: environment.get(POSTGRES_VARIABLE), RABBITMQ: environment.get(RABBITMQ_VARIABLE)}
+    return {kind: url for kind, url in found.items() if url}
+
+
 @dataclass(frozen=True, slots=True)
 class Addresses:
     """Derived from the state, the places and the environment; asking assigns ports and passwords."""
@@ -40,12 +46,12 @@ class Addresses:
     @property
     def external_postgres(self) -> str | None:
         """The administrator's URL of a PostgreSQL that is not ours, if one was given."""
-        return self.environment.get(POSTGRES_VARIABLE) or None
+        return self.state.given_servers.get(POSTGRES)
 
     @property
     def external_rabbitmq(self) -> str | None:
         """The administrator's URL of a RabbitMQ that is not ours, if one was given."""
-        return self.environment.get(RABBITMQ_VARIABLE) or None
+        return self.state.given_servers.get(RABBITMQ)
 
     @property
     def postgres(self) -> PrivatePostgres:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 LOG_KEPT_BYTES = 16 * 1024 * 1024
 LOG_TAIL_BYTES = 64 * 1024
+LOG_LINE_CHARACTERS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def log_tail(log: Path, lines: int = 15) -> str:
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
-    return "\n".join(text.splitlines()[-lines:])
+    return "\n".join(line[:LOG_LINE_CHARACTERS] for line in text.splitlines()[-lines:])
 
 
 def _rotate(log: Path) -> None:

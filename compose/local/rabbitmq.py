@@ -4,11 +4,13 @@ Its scripts are run directly. The wrapper that Debian puts on the PATH insists o
 on the machine's own data folder.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ SCRIPTS = ("rabbitmq-server", "rabbitmqctl", "rabbitmq-env", "rabbitmq-defaults"
 NODE = "rabbit@localhost"
 ADMIN_USER = "admin"
 CONTROL_TIMEOUT_SECONDS = 60
+IMPORT_ATTEMPTS = 20
+IMPORT_PAUSE_SECONDS = 0.5
 ANSWER_TIMEOUT_SECONDS = 2
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 METHOD_FRAME = 1
@@ -56,16 +60,37 @@ class PrivateRabbit:
     ports: RabbitPorts
     log: Path
 
-    def prepare(self, environment: Mapping[str, str], definitions: Definitions) -> Launch:
+    def prepare(self, environment: Mapping[str, str], admin_password: str) -> Launch:
         """Writes the configuration and says how to start the broker; its name service must run.
 
         Raises RigError when RabbitMQ is not on this machine.
         """
         scripts = find_scripts()
-        self._write_files(
-            {"definitions.json": json.dumps(definitions), "rabbitmq.conf": self._configuration()}
-        )
+        self._write_files({"rabbitmq.conf": self._configuration(admin_password)})
         return Launch([str(scripts / "rabbitmq-server")], self._environment(environment), self.home, self.log)
+
+    def learn(
+        self, environment: Mapping[str, str], definitions: Definitions, passwords: Mapping[str, str]
+    ) -> None:
+        """Tells the running broker of users, exchanges, queues and bindings, unless it knows just these.
+
+        Not by `load_definitions` at boot: that fails now and then when a stream it binds has yet to start.
+        Raises RigError when the broker refuses.
+        """
+        learnt = self.home / "definitions.sha256"
+        digest = _digest(definitions, passwords)
+        if learnt.exists() and learnt.read_text() == digest:
+            return
+        self._write_files({"definitions.json": json.dumps(definitions)})
+        for attempt in range(1, IMPORT_ATTEMPTS + 1):
+            try:
+                self.control(environment, "import_definitions", str(self.home / "definitions.json"))
+                break
+            except RigError:
+                if attempt == IMPORT_ATTEMPTS:
+                    raise
+                time.sleep(IMPORT_PAUSE_SECONDS)
+        self._write_files({learnt.name: digest})
 
     def prepare_name_service(self, environment: Mapping[str, str]) -> Launch:
         """Says how to start Erlang's name service, through which Erlang's programs find each other.
@@ -157,10 +182,10 @@ class PrivateRabbit:
             with os.fdopen(descriptor, "w") as file:
                 file.write(content)
 
-    def _configuration(self) -> str:
+    def _configuration(self, admin_password: str) -> str:
         return (
             f"listeners.tcp.local = {LOOPBACK}:{self.ports.amqp}\n"
-            f"load_definitions = {self.home / 'definitions.json'}\n"
+            f"default_user = {ADMIN_USER}\ndefault_pass = {admin_password}\n"
             "log.console = true\nlog.console.level = info\nlog.file = false\n"
             f"vm_memory_high_watermark.absolute = {MEMORY_LIMIT}\n"
             f"disk_free_limit.absolute = {DISK_FREE_LIMIT}\n"
@@ -237,3 +262,9 @@ def _belongs_to_erlang(name: str) -> bool:
         "SYS_PREFIX",
         "USE_LONGNAME",
     }
+
+
+def _digest(definitions: Definitions, passwords: Mapping[str, str]) -> str:
+    """Says whether two definitions mean the same: every hash of a password has its own salt."""
+    users = [{**user, "password_hash": passwords[user["name"]]} for user in definitions["users"]]
+    return hashlib.sha256(json.dumps({**definitions, "users": users}, sort_keys=True).encode()).hexdigest()

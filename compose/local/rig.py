@@ -3,19 +3,20 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from compose.local import places, provision, rabbitmq
-from compose.local.addresses import Addresses
+from compose.local.addresses import Addresses, given_servers
 from compose.local.errors import RigError
 from compose.local.interruptions import uninterrupted
 from compose.local.launch import unprivileged_user
 from compose.local.ports import is_free
 from compose.local.processes import SANDBOX, Blueprint, instance_name
 from compose.local.progress import Progress
+from compose.local.rabbitmq import ADMIN_USER
 from compose.local.servers import (
     NAME_SERVICE,
     POSTGRES,
@@ -85,7 +86,7 @@ class LocalRig:
 
     def prepare(self) -> None:
         """Installs RabbitMQ through the system's package manager if it is missing and will be needed."""
-        if not (self._environment.get("MURMURATION_RABBITMQ_URL") or rabbitmq.is_installed()):
+        if not (RABBITMQ in self._current(self._supervisor.state).given_servers or rabbitmq.is_installed()):
             try:
                 provide([rabbitmq.DEBIAN_PACKAGE], "RabbitMQ")
             except NotProvided as error:
@@ -98,6 +99,7 @@ class LocalRig:
         """
         self.prepare()
         with self._changing() as where, self._undone_on_failure() as started:
+            self._demand_same_servers(where.state)
             specs = self.blueprint.processes
             # Some need neither server. The rest would wait for a broker that is away, but their logs
             # should not begin with an outage.
@@ -128,9 +130,9 @@ class LocalRig:
             self._supervisor.sweep()
 
     def destroy(self) -> None:
-        """Kills everything at once and deletes all data."""
+        """Kills everything at once and deletes all data, even when the state cannot be understood."""
         if self.state_dir.is_dir():
-            with self._supervisor.changing():
+            with uninterrupted(), suppress(RigError), self._supervisor.changing():
                 self._supervisor.sweep()
         places.remove_places(self.state_dir)
 
@@ -191,6 +193,8 @@ class LocalRig:
             self._supervisor.start(component)
             if wait_ready:
                 self._supervisor.wait_ready(component, timeout_seconds)
+                if name == RABBITMQ:
+                    self._teach_broker(where)
 
     def wait_ready(self, name: str, *, instance: int = 1, timeout_seconds: float | None = None) -> None:
         """Waits until a started server or process does its work."""
@@ -227,7 +231,8 @@ class LocalRig:
     @property
     def addresses(self) -> Addresses:
         """Every URL, password and path of this rig, as of now."""
-        return Addresses(self._supervisor.state, self._places(), self.blueprint, self._environment)
+        state = self._current(self._supervisor.state)
+        return Addresses(state, self._places(), self.blueprint, self._environment)
 
     def log(self, name: str, *, instance: int = 1) -> Path:
         """The log file of one server or process."""
@@ -248,11 +253,22 @@ class LocalRig:
         prepared = self._places()
         places.prepare(prepared)
         with self._supervisor.changing() as state:
-            where = Addresses(state, prepared, self.blueprint, self._environment)
+            where = Addresses(self._current(state), prepared, self.blueprint, self._environment)
             where.assign_all()
-            if not any(state.running(name) for name in state.processes):
+            if not state.any_running():
                 _move_taken_ports(state)
             yield where
+
+    def _current(self, state: RigState) -> RigState:
+        """What runs keeps the servers it was started with, whatever the environment of this command says."""
+        if not state.any_running():
+            state.given_servers = given_servers(self._environment)
+        return state
+
+    def _demand_same_servers(self, state: RigState) -> None:
+        for kind, url in given_servers(self._environment).items():
+            if state.given_servers.get(kind) != url:
+                raise RigError(f"the system is running with another {kind}: stop it first (make down)")
 
     @contextmanager
     def _undone_on_failure(self) -> Iterator[list[str]]:
@@ -263,7 +279,7 @@ class LocalRig:
             with uninterrupted():
                 where = self.addresses
                 self._supervisor.stop(self._components(where, reversed(self._started_here)))
-                if not any(where.state.running(name) for name in where.state.processes):
+                if not where.state.any_running():
                     self._supervisor.sweep()
             raise
 
@@ -283,6 +299,12 @@ class LocalRig:
             return
         self._start_and_wait(self._component(where, NAME_SERVICE))
         self._start_and_wait(self._component(where, RABBITMQ))
+        self._teach_broker(where)
+
+    def _teach_broker(self, where: Addresses) -> None:
+        passwords = where.broker_passwords
+        definitions = self.blueprint.definitions(passwords)
+        where.rabbitmq.learn(where.server_environment(), definitions, passwords)
 
     def _start_and_wait(self, component: Component) -> None:
         if self._supervisor.start(component):
@@ -331,10 +353,7 @@ class LocalRig:
         if name == POSTGRES:
             return PostgresComponent(where.postgres, environment)
         if name == RABBITMQ:
-            make_definitions = self.blueprint.definitions
-            return RabbitComponent(
-                where.rabbitmq, environment, lambda: make_definitions(where.broker_passwords)
-            )
+            return RabbitComponent(where.rabbitmq, environment, where.broker_passwords[ADMIN_USER])
         if name == NAME_SERVICE:
             return NameServiceComponent(where.rabbitmq, environment)
         return where.process(name, instance, extra_environment)

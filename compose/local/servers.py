@@ -1,13 +1,13 @@
 """The private servers as components of the supervisor: the database, the broker, Erlang's name service."""
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from compose.local.launch import Launch
 from compose.local.postgres import PrivatePostgres
-from compose.local.rabbitmq import Definitions, PrivateRabbit
+from compose.local.rabbitmq import PrivateRabbit
 
 POSTGRES = "postgres"
 RABBITMQ = "rabbitmq"
@@ -46,7 +46,7 @@ class RabbitComponent:
 
     server: PrivateRabbit
     environment: Mapping[str, str]
-    make_definitions: Callable[[], Definitions]
+    admin_password: str
     name: str = RABBITMQ
     stop_signal: signal.Signals = signal.SIGTERM
     ready_timeout_seconds: float = 120.0
@@ -61,7 +61,7 @@ class RabbitComponent:
         return self.server.log
 
     def prepare(self) -> Launch:
-        return self.server.prepare(self.environment, self.make_definitions())
+        return self.server.prepare(self.environment, self.admin_password)
 
     def not_ready(self) -> str | None:
         return None if self.server.is_answering() else "it does not speak AMQP yet"

@@ -26,6 +26,12 @@ class RigState:
     ports: dict[str, int] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
     processes: dict[str, ProcessIdentity] = field(default_factory=dict)
+    given_servers: dict[str, str] = field(default_factory=dict)
+    """URLs of servers that are not ours, by kind, as of the start of what runs now."""
+
+    def any_running(self) -> bool:
+        """Whether anything of this rig runs."""
+        return any(identity.is_running() for identity in self.processes.values())
 
     def port(self, name: str) -> int:
         """The port known by this name; chosen the first time."""
@@ -73,6 +79,7 @@ class StateFile:
             ports=content["ports"],
             secrets=content["secrets"],
             processes={name: ProcessIdentity(**known) for name, known in content["processes"].items()},
+            given_servers=content.get("given_servers", {}),
         )
 
     def save(self, state: RigState) -> None:

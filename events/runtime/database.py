@@ -14,8 +14,16 @@ from events.runtime.settings import ProcessSettings
 
 Connection = psycopg.AsyncConnection[DictRow]
 
-# What says "the database is away", as opposed to "it does not like this statement".
-AWAY = (psycopg.OperationalError, PoolTimeout, PoolClosed, OSError)
+# What says "the database is away", as opposed to "it does not like this statement". One that only reads is
+# a standby on its way to becoming the primary; a session that idled in a transaction was ended for it.
+AWAY = (
+    psycopg.OperationalError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    PoolTimeout,
+    PoolClosed,
+    OSError,
+)
 # What PostgreSQL cannot hold, now or ever, although psycopg counts it as operational.
 BEYOND_LIMITS = (
     psycopg.errors.ProgramLimitExceeded,
@@ -29,6 +37,10 @@ CONTENTION = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.LockNotAvailable,
 )
+
+# After these, a silent connection counts as lost: 11 seconds.
+KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT = 5, 2, 3
+UNACKNOWLEDGED_MILLISECONDS = 11_000
 
 
 class Database:
@@ -80,21 +92,50 @@ class Database:
         while True:
             await asyncio.sleep(self._settings.reconnect_seconds)
             try:
-                await self.rows(b"SELECT 1")
+                if not await self._takes_writes():
+                    continue
                 await self._pool.check()
             except AWAY:
                 continue
             self.outage.ended()
             return
 
+    async def working(self) -> bool:
+        """Whether it answers in time, and takes what is written."""
+        asking = asyncio.create_task(self._takes_writes())
+        # Not `asyncio.timeout`: psycopg takes its time to cancel a query that nobody answers.
+        await asyncio.wait([asking], timeout=self._settings.database_timeout_seconds)
+        if not asking.done():
+            asking.cancel()
+            return False
+        error = asking.exception()
+        if error is not None and not isinstance(error, AWAY):
+            raise error
+        return error is None and asking.result()
+
+    async def _takes_writes(self) -> bool:
+        found = await self.rows(b"SELECT current_setting('transaction_read_only') AS read_only")
+        return bool(found[0]["read_only"] == "off")
+
 
 def connect_options(settings: ProcessSettings, application_name: str) -> dict[str, Any]:
-    """How every connection of a process is made."""
+    """How every connection of a process is made: so that neither side waits long for one that is gone.
+
+    A process that hangs within a transaction, or whose machine is gone, must not keep its locks for ever.
+    """
+    session = {
+        "idle_in_transaction_session_timeout": f"{settings.presumed_dead_after_seconds}s",
+        "tcp_keepalives_idle": KEEPALIVE_IDLE_SECONDS,
+        "tcp_keepalives_interval": KEEPALIVE_INTERVAL_SECONDS,
+        "tcp_keepalives_count": KEEPALIVE_COUNT,
+    }
     return {
+        "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
         "row_factory": dict_row,
         "application_name": application_name,
         "connect_timeout": max(2, int(settings.database_timeout_seconds)),
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
+        "keepalives_idle": KEEPALIVE_IDLE_SECONDS,
+        "keepalives_interval": KEEPALIVE_INTERVAL_SECONDS,
+        "keepalives_count": KEEPALIVE_COUNT,
+        "tcp_user_timeout": UNACKNOWLEDGED_MILLISECONDS,
     }

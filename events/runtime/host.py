@@ -61,6 +61,7 @@ class Host:
         if self._gateway is not None:
             await self._gateway.open()
         self._starting = asyncio.create_task(self._start(), name="start")
+        self._starting.add_done_callback(_say_why_it_ended)
 
     async def stop(self) -> None:
         """Take nothing new, finish what has begun within the grace period, let go."""
@@ -93,13 +94,8 @@ class Host:
 
     async def ready(self) -> dict[str, bool]:
         """What this instance needs, and whether it really has it now."""
-        database = True
-        try:
-            await self.database.rows(b"SELECT 1")
-        except AWAY:
-            database = False
         return {
-            "database": database,
+            "database": await self.database.working(),
             "broker": self._relay.connected,
             "consumer": await self._consumer.working(),
             "runtime": bool(self._tasks) and not any(task.done() for task in self._tasks),

@@ -17,8 +17,6 @@ from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
 
 LOCK_CLASS = 20_411
-HEARTBEAT_SECONDS = 2.0
-PRESUMED_DEAD_AFTER_SECONDS = 15
 
 
 class Instance:
@@ -42,7 +40,7 @@ class Instance:
     async def stay(self) -> None:
         """Keep the lock; after an outage take it again, for the rows in memory are still ours."""
         while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await asyncio.sleep(self._settings.heartbeat_seconds)
             try:
                 if self._connection is None:
                     await self.enter()
@@ -71,7 +69,8 @@ class Instance:
             autocommit=True,
             **connect_options(self._settings, f"{self._name} instance"),
         )
-        await connection.execute(b"SET idle_session_timeout = '%ds'" % PRESUMED_DEAD_AFTER_SECONDS)
+        dead_after = self._settings.presumed_dead_after_seconds
+        await connection.execute(b"SET idle_session_timeout = '%ds'" % dead_after)
         return connection
 
 

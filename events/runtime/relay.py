@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from typing import cast
 from uuid import UUID
 
 import aio_pika
-from aio_pika.abc import AbstractExchange
 from aio_pika.exceptions import PublishError
+from aiormq import Channel
 from sqlalchemy import bindparam, delete, not_, select
 
 from events.envelope import message_of
@@ -108,13 +109,13 @@ class Relay:
                     timeout=self._settings.publish_timeout_seconds,
                 ) as connection:
                     channel = await connection.channel(on_return_raises=True)
-                    exchange = await channel.get_exchange(EXCHANGE, ensure=True)
+                    await channel.get_exchange(EXCHANGE, ensure=True)
                     # A broker that has just started takes publishes, and confirms them, before it has found
                     # its streams again: what it routes until then is missing there. Then this raises.
                     await channel.declare_queue(STREAM, passive=True)
                     self.connected = True
                     self._outage.ended()
-                    await self._publish_for_ever(exchange)
+                    await self._publish_for_ever(cast(Channel, await channel.get_underlay_channel()))
             except BROKER_AWAY as error:
                 self._outage.began(error)
             finally:
@@ -142,7 +143,7 @@ class Relay:
             self._some_confirmed.clear()
             await self._forget_confirmed()
 
-    async def _publish_for_ever(self, exchange: AbstractExchange) -> None:
+    async def _publish_for_ever(self, channel: Channel) -> None:
         self._wake.set()  # for what the connection before this one left unconfirmed
         while True:
             await self._wake.wait()
@@ -151,7 +152,7 @@ class Relay:
                 if not self._waiting:
                     await self._refill()
                 await self._publish(
-                    exchange, list(islice(self._waiting.values(), self._settings.relay_in_flight))
+                    channel, list(islice(self._waiting.values(), self._settings.relay_in_flight))
                 )
 
     async def _refill(self) -> None:
@@ -166,11 +167,12 @@ class Relay:
         self._spilled = max(0, self._spilled - len(found)) if self._more_in_table else 0
         self._waiting.update((row["fact_id"], OutboxRow(**row)) for row in found)
 
-    async def _publish(self, exchange: AbstractExchange, rows: list[OutboxRow]) -> None:
+    async def _publish(self, channel: Channel, rows: list[OutboxRow]) -> None:
         """Publish all at once and note which are confirmed. Raises when the connection is no good."""
-        results = await asyncio.gather(
-            *(self._publish_one(exchange, row) for row in rows), return_exceptions=True
-        )
+        async with asyncio.timeout(self._settings.publish_timeout_seconds):
+            results = await asyncio.gather(
+                *(self._publish_one(channel, row) for row in rows), return_exceptions=True
+            )
         failures: list[BaseException] = []
         for row, result in zip(rows, results, strict=True):
             if result is None:
@@ -186,7 +188,8 @@ class Relay:
             raise next((error for error in failures if not isinstance(error, BROKER_AWAY)), failures[0])
         crash_point("after_publish")
 
-    async def _publish_one(self, exchange: AbstractExchange, row: OutboxRow) -> None:
+    async def _publish_one(self, channel: Channel, row: OutboxRow) -> None:
+        """Publish and await the confirm: beneath aio-pika, which would wait for each frame to leave."""
         message = message_of(
             fact_id=row.fact_id,
             wire_name=row.wire_name,
@@ -197,8 +200,13 @@ class Relay:
             causation_id=row.causation_id,
             traceparent=row.traceparent,
         )
-        await exchange.publish(
-            message, row.wire_name, mandatory=True, timeout=self._settings.publish_timeout_seconds
+        await channel.basic_publish(
+            message.body,
+            exchange=EXCHANGE,
+            routing_key=row.wire_name,
+            properties=message.properties,
+            mandatory=True,
+            wait=False,
         )
 
     def _set_aside(self, row: OutboxRow, error: PublishError) -> None:

@@ -28,6 +28,7 @@ class ProcessSettings(BaseSettings):
     database_pool_size: int = Field(default=8, ge=3)
     database_timeout_seconds: float = Field(default=3.0, gt=0)
     reconnect_seconds: float = Field(default=0.5, gt=0)
+    presumed_dead_after_seconds: int = Field(default=15, gt=0)
     stop_grace_seconds: float = Field(default=8.0, gt=0)
 
 
@@ -45,6 +46,7 @@ class ServiceSettings(ProcessSettings):
     forget_after_seconds: float = Field(default=0.25, gt=0)
     publish_timeout_seconds: float = Field(default=10.0, gt=0)
     sweep_seconds: float = Field(default=3.0, gt=0)
+    heartbeat_seconds: float = Field(default=2.0, gt=0)
 
     call_concurrency: int = Field(default=64, gt=0)
     call_memory: int = Field(default=5_000, gt=0)

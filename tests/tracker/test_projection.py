@@ -1,0 +1,224 @@
+"""The projection says where an order stands, whatever order its facts are read in."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.strategies import DataObject
+
+from saga_tracker.projection import ENDED, HeardFact, Saga, State, project
+from tests.tracker.told import BEGAN, PATHS, TRACEPARENT, heard
+
+# What is known, then: state, whom it waits for, and why.
+SHOWN = [
+    ("created", "PENDING_INVENTORY", "inventory", None),
+    ("created reserved", "PENDING_PAYMENT", "payment", None),
+    ("created reserved held", "AWAITING_APPROVAL", "payment", None),
+    ("created reserved captured", "PENDING_SHIPMENT", "fulfillment", None),
+    ("created reserved held captured", "PENDING_SHIPMENT", "fulfillment", None),
+    ("created reserved captured scheduled", "PENDING_SHIPMENT", "order", None),
+    ("created reserved captured scheduled confirmed", "COMPLETING", "fulfillment notification", None),
+    ("created reserved captured scheduled confirmed notified", "COMPLETING", "fulfillment", None),
+    ("created reserved captured scheduled confirmed dispatched", "COMPLETING", "notification", None),
+    (PATHS["completed"], "COMPLETED", "", None),
+    (PATHS["completed, customer not told"], "COMPLETED", "", "email: bounced"),
+    (
+        "created reserved captured scheduled confirmed not_notified",
+        "COMPLETING",
+        "fulfillment",
+        "email: bounced",
+    ),
+    # Turned back by a service.
+    ("created stock_rejected", "COMPENSATING", "order", "out_of_stock"),
+    ("created reserved declined", "COMPENSATING", "inventory", "card_declined"),
+    ("created reserved held declined", "COMPENSATING", "inventory", "card_declined"),
+    ("created reserved declined released", "COMPENSATING", "order", "card_declined"),
+    ("created reserved captured shipment_rejected", "COMPENSATING", "payment", "address_not_served"),
+    (
+        "created reserved captured shipment_rejected refunded",
+        "COMPENSATING",
+        "inventory",
+        "address_not_served",
+    ),
+    (PATHS["declined"], "CANCELLED", "", "card_declined"),
+    # Turned back by its owner.
+    ("created withdrawn", "COMPENSATING", "fulfillment", "customer_cancelled"),
+    ("created reserved captured scheduled withdrawn", "COMPENSATING", "fulfillment", "customer_cancelled"),
+    ("created reserved withdrawn shipment_cancelled", "COMPENSATING", "payment", "customer_cancelled"),
+    ("created withdrawn shipment_cancelled refunded", "COMPENSATING", "inventory", "customer_cancelled"),
+    ("created withdrawn shipment_cancelled refunded released", "COMPENSATING", "order", "customer_cancelled"),
+    ("created reserved withdrawn declined", "COMPENSATING", "inventory", "customer_cancelled"),
+    ("created withdrawn stock_rejected", "COMPENSATING", "order", "customer_cancelled"),
+    ("created withdrawn captured scheduled", "COMPENSATING", "fulfillment", "customer_cancelled"),
+    # Late: the owner decides, unless it has.
+    ("created reserved timed_out", "PENDING_PAYMENT", "order", "late: payment.captured"),
+    ("created reserved timed_out captured", "PENDING_SHIPMENT", "order", "late: payment.captured"),
+    ("created reserved timed_out withdrawn", "COMPENSATING", "fulfillment", "customer_cancelled"),
+    (PATHS["timed out too late"], "COMPLETED", "", None),
+    # A person is needed, until the chain goes on.
+    ("created reserved refund_failed", "NEEDS_MANUAL", "payment", "issue_credit_note: refused"),
+    (
+        "created captured shipment_rejected refund_failed",
+        "NEEDS_MANUAL",
+        "payment",
+        "issue_credit_note: refused",
+    ),
+    (
+        "created withdrawn shipment_cancelled refund_failed",
+        "NEEDS_MANUAL",
+        "payment",
+        "issue_credit_note: refused",
+    ),
+    ("created reserved captured cancel_failed", "NEEDS_MANUAL", "fulfillment", "carrier_silent"),
+    ("created captured withdrawn cancel_failed", "NEEDS_MANUAL", "fulfillment", "carrier_silent"),
+    (
+        "created captured withdrawn cancel_failed shipment_cancelled",
+        "COMPENSATING",
+        "payment",
+        "customer_cancelled",
+    ),
+    (
+        "created captured shipment_rejected refund_failed refunded",
+        "COMPENSATING",
+        "inventory",
+        "address_not_served",
+    ),
+    (
+        "created captured shipment_rejected refund_failed released",
+        "COMPENSATING",
+        "order",
+        "address_not_served",
+    ),
+    (PATHS["refund settled"], "CANCELLED", "", "card_declined"),
+    (
+        "created scheduled confirmed dispatch_failed",
+        "NEEDS_MANUAL",
+        "notification fulfillment",
+        "carrier_gone",
+    ),
+    ("created scheduled confirmed dispatch_failed notified", "NEEDS_MANUAL", "fulfillment", "carrier_gone"),
+    ("created scheduled confirmed dispatch_failed dispatched", "COMPLETING", "notification", None),
+    (PATHS["dispatch settled"], "COMPLETED", "", None),
+    ("created confirmed cancelled", "NEEDS_MANUAL", "", "both order.confirmed and order.cancelled"),
+    # Only what came later was read so far; its causes are certain all the same.
+    ("reserved", "PENDING_PAYMENT", "payment", None),
+    ("captured", "PENDING_SHIPMENT", "fulfillment", None),
+    ("dispatched", "COMPLETING", "order notification", None),
+    ("notified", "COMPLETING", "order fulfillment", None),
+    ("dispatched notified", "COMPLETING", "order", None),
+    ("dispatch_failed", "NEEDS_MANUAL", "order notification fulfillment", "carrier_gone"),
+    ("released", "COMPENSATING", "order", "card_declined"),
+    ("timed_out", "PENDING_INVENTORY", "order", "late: payment.captured"),
+    ("notified_of_cancellation", "COMPENSATING", "order", None),
+]
+
+
+@pytest.mark.parametrize(("known", "state", "waits_for", "reason"), SHOWN)
+def test_a_set_of_facts_shows_as(known: str, state: str, waits_for: str, reason: str | None) -> None:
+    saga = project(heard(known))
+    assert (saga.state, [wait.service for wait in saga.waits], saga.reason) == (
+        state,
+        waits_for.split(),
+        reason,
+    )
+
+
+def test_every_state_is_shown_by_some_set_of_facts() -> None:
+    assert {state for _, state, _, _ in SHOWN} == {state.value for state in State}
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_every_prefix_of_a_saga_waits_for_somebody_until_it_ends(path: str) -> None:
+    facts = heard(path)
+    for count in range(1, len(facts) + 1):
+        saga = project(facts[:count])
+        assert bool(saga.waits) != (saga.state in ENDED)
+        assert (saga.ended_at is not None) == (saga.state in ENDED)
+    assert project(facts).state in ENDED
+
+
+@given(st.data(), st.sampled_from(list(PATHS.values())))
+def test_neither_order_nor_repetition_matters(data: DataObject, path: str) -> None:
+    known = data.draw(st.sets(st.sampled_from(heard(path)), min_size=1))
+    repeated = data.draw(st.lists(st.sampled_from(sorted(known, key=_by_id))))
+    read = data.draw(st.permutations([*sorted(known, key=_by_id), *repeated]))
+    assert project(read) == project(list(known))
+
+
+@given(st.sampled_from(list(PATHS.values())), st.data())
+def test_neither_the_end_nor_the_pivot_is_said_early(path: str, data: DataObject) -> None:
+    known = data.draw(st.lists(st.sampled_from(heard(path)), min_size=1))
+    names = {fact.name for fact in known}
+    saga = project(known)
+    if saga.state is State.COMPLETED:
+        assert {"order.confirmed", "fulfillment.shipment_dispatched"} <= names
+        assert names & {"notification.customer_notified", "notification.notification_failed"}
+    assert (saga.state is State.CANCELLED) == ("order.cancelled" in names)
+
+
+def test_times_are_those_at_which_the_facts_were_stated() -> None:
+    saga = project(heard(PATHS["completed"]))
+    assert saga.started_at == BEGAN
+    assert saga.since == saga.ended_at == BEGAN + timedelta(seconds=6)
+
+
+def test_a_state_is_entered_once_however_many_facts_confirm_it() -> None:
+    assert _seconds(project(heard("created reserved captured scheduled"))) == 2
+    assert _seconds(project(heard("created reserved declined released"))) == 2
+    assert _seconds(project(heard("created reserved captured shipment_rejected refund_failed"))) == 4
+
+
+def test_a_wait_names_the_fact_that_made_it_their_turn_and_since_when() -> None:
+    facts = heard("created reserved captured scheduled")
+    (wait,) = project(facts).waits
+    assert (wait.because_of, wait.because_of_id) == ("fulfillment.shipment_scheduled", facts[-1].fact_id)
+    assert wait.since == BEGAN + timedelta(seconds=3)
+    assert (wait.facts, wait.person) == (("order.confirmed",), False)
+
+
+def test_what_waits_for_a_person_says_so() -> None:
+    for known in ("created reserved held", "created reserved refund_failed"):
+        assert [wait.person for wait in project(heard(known)).waits] == [True]
+
+
+def test_that_it_timed_out_stays_visible() -> None:
+    assert project(heard(PATHS["timed out"])).timed_out
+    assert project(heard(PATHS["timed out too late"])).timed_out
+    assert not project(heard(PATHS["completed"])).timed_out
+
+
+def test_the_trace_is_that_of_the_order() -> None:
+    first, second = heard("created reserved")
+    untraced = HeardFact(first.fact_id, first.name, first.stated_at)
+    assert project([first]).trace_id == TRACEPARENT.split("-")[1]
+    assert project([untraced, second]).trace_id == TRACEPARENT.split("-")[1]
+    assert project([untraced]).trace_id is None
+
+
+def test_an_order_stated_twice_began_the_first_time() -> None:
+    first, second = heard("created reserved")
+    again = HeardFact(second.fact_id, first.name, second.stated_at)
+    assert project([again, first]).started_at == first.stated_at
+
+
+def test_an_undated_fact_was_stated_no_later_than_any_other() -> None:
+    first, second, third = heard("created reserved captured")
+    undated = replace(first, stated_at=BEGAN + timedelta(hours=1), dated=False)
+    assert project([undated]).started_at == BEGAN + timedelta(hours=1)
+    assert project([undated, third]).started_at == third.stated_at
+    assert project([third, second, undated]).started_at == second.stated_at
+
+
+def test_no_facts_make_no_saga() -> None:
+    with pytest.raises(ValueError, match="begins with a fact"):
+        project([])
+
+
+def _seconds(saga: Saga) -> float:
+    return (saga.since - BEGAN).total_seconds()
+
+
+def _by_id(fact: HeardFact) -> str:
+    return str(fact.fact_id)

@@ -1,0 +1,143 @@
+"""A rebuild gives the same view, loses nothing, and disturbs nobody."""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+from uuid import uuid4
+
+import aio_pika
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from saga_tracker import store
+from saga_tracker.rebuild import RebuildFailed
+from tests.runtime.eventually import eventually
+from tests.tracker.told import PATHS, envelopes
+from tests.tracker.watch import Watch, is_ready
+
+UNDATED = (
+    b'{"order_id": "%s", "customer": "c", "sku": "a", "quantity": 1, "amount_minor": 1, "payment_token": "t"}'
+)
+
+# The method frame by which a batch is settled: basic.ack.
+ACKNOWLEDGEMENT = b"\x00\x3c\x00\x50"
+
+
+async def fill(watch: Watch) -> int:
+    """Some of everything: sagas of all kinds, duplicates, undated and unreadable messages. How many facts."""
+    for _ in range(3):
+        body = UNDATED % str(uuid4()).encode()
+        await watch.publish(aio_pika.Message(b"{", message_id=str(uuid4())), "order.created.v1")
+        await watch.publish(aio_pika.Message(body, message_id=str(uuid4())), "order.created.v1")
+    for path in PATHS.values():
+        facts = envelopes(path, uuid4())
+        await watch.say(*reversed(facts), facts[1], *facts)
+    # Last something new, so that whoever has seen all facts has read all messages.
+    await watch.say(*envelopes("created", uuid4()))
+    return sum(len(path.split()) for path in PATHS.values()) + 3 + 1
+
+
+async def test_a_rebuild_gives_the_same_view(watch: Watch) -> None:
+    tracker = await watch.start()
+    facts = await fill(watch)
+    await watch.sees_facts(facts)
+    await watch.stop(tracker)
+    before = await watch.view()
+    rebuilt = await watch.rebuild(batch_size=7, prefetch=20)
+    assert await watch.view() == before
+    assert len(before["unreadable"]) == rebuilt.unreadable == 3
+    assert rebuilt.messages == before["position"][0]["stream_offset"] + 1
+
+
+async def test_a_rebuild_repairs_a_view_that_was_tampered_with(watch: Watch) -> None:
+    await watch.start()
+    await watch.sees_facts(await fill(watch))
+    before = await watch.view()
+    await watch.rows("UPDATE sagas SET state = 'COMPLETED', waits = '[]'")
+    await watch.rows("DELETE FROM saga_facts WHERE wire_name = 'payment.captured.v1'")
+    await watch.rebuild()
+    assert await watch.view() == before
+
+
+async def test_the_tracker_goes_on_behind_a_rebuild(watch: Watch) -> None:
+    tracker = await watch.start()
+    await watch.sees_facts(await fill(watch))
+    seen = await watch.facts_seen()
+    stop = asyncio.Event()
+    said = 0
+
+    async def keep_talking() -> None:
+        nonlocal said
+        while not stop.is_set():
+            await watch.say(*envelopes(PATHS["completed"], uuid4()))
+            said += 7
+
+    talking = asyncio.create_task(keep_talking())
+    await watch.rebuild()
+    await watch.rebuild()
+    stop.set()
+    await talking
+    await watch.sees_facts(seen + said)
+    assert await is_ready(tracker)
+    before = await watch.view()
+    await watch.rebuild()
+    assert await watch.view() == before
+
+
+async def test_until_it_commits_the_old_view_is_served_and_the_tracker_waits(
+    watch: Watch, logged: list[MutableMapping[str, Any]]
+) -> None:
+    await watch.start()
+    facts = await fill(watch)
+    await watch.sees_facts(facts)
+    async with await psycopg.AsyncConnection.connect(watch.database_url, row_factory=dict_row) as rebuilding:
+        await store.drop_view(rebuilding)
+        await watch.say(*envelopes("created", uuid4()))
+        await eventually(lambda: any(line.get("of") == "the right to write the view" for line in logged))
+        assert await watch.facts_seen() == facts
+        with pytest.raises(RebuildFailed, match="another rebuild"):
+            await watch.rebuild(rebuild_lock_timeout_seconds=0.1)
+        await rebuilding.rollback()
+    await watch.sees_facts(facts + 1)
+
+
+async def test_facts_that_the_stream_no_longer_has_are_not_forgotten_unasked(watch: Watch) -> None:
+    tracker = await watch.start()
+    await watch.say(*envelopes(PATHS["completed"], uuid4()))
+    await watch.sees_facts(7)
+    await watch.stop(tracker)
+    before = await watch.view()
+    await watch.make_stream_anew()
+    await watch.say(*envelopes("created", uuid4()))
+    with pytest.raises(RebuildFailed, match="7 facts of 1 orders"):
+        await watch.rebuild()
+    assert await watch.view() == before
+    await watch.rebuild(forget_missing=True)
+    assert await watch.facts_seen() == 1
+
+
+async def test_an_empty_stream_rebuilds_to_an_empty_view(watch: Watch) -> None:
+    assert (await watch.rebuild(stream_answer_seconds=0.3)).messages == 0
+
+
+async def test_a_broker_that_goes_away_during_a_rebuild_is_waited_for(
+    watch: Watch, logged: list[MutableMapping[str, Any]]
+) -> None:
+    tracker = await watch.start()
+    await watch.sees_facts(await fill(watch))
+    await watch.stop(tracker)
+    before = await watch.view()
+    proxy = await watch.proxy_broker()
+    proxy.lose_answer(ACKNOWLEDGEMENT)
+    await watch.rebuild(broker_url=proxy.url(watch.broker_url), batch_size=5, prefetch=20)
+    assert proxy.lost.is_set()
+    assert [line["event"] for line in logged if "outage" in line["event"]] == ["outage_began", "outage_ended"]
+    assert await watch.view() == before
+
+
+async def test_without_its_database_a_rebuild_fails_and_says_so(watch: Watch) -> None:
+    proxy = await watch.proxy_database()
+    proxy.cut()
+    with pytest.raises(RebuildFailed, match="database is away"):
+        await watch.rebuild(database_url=proxy.url(watch.database_url))

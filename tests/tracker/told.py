@@ -1,0 +1,120 @@
+"""Facts of one order for tests: stated one second apart, in the order given."""
+
+from datetime import UTC, date, datetime, timedelta
+from uuid import UUID, uuid5
+
+from events.envelope import Envelope
+from events.facts import Fact, Line
+from events.facts.fulfillment import (
+    ShipmentCancelFailed,
+    ShipmentCancelled,
+    ShipmentDispatched,
+    ShipmentDispatchFailed,
+    ShipmentRejected,
+    ShipmentScheduled,
+)
+from events.facts.inventory import StockRejected, StockReleased, StockReserved
+from events.facts.notification import CustomerNotified, NotificationFailed
+from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
+from events.facts.payment import (
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentHeld,
+    PaymentRefunded,
+    PaymentRefundFailed,
+)
+from events.facts.saga import SagaTimedOut
+from events.trace import trace_id
+from saga_tracker.projection import HeardFact
+from saga_tracker.steps import name_of
+
+ORDER = UUID("0b0e8f9c-0000-4000-8000-000000000001")
+BEGAN = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+LINES = (Line(sku="lamp", quantity=2, amount_minor=4_000),)
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def facts_of(order_id: UUID = ORDER) -> dict[str, Fact]:
+    """One fact of each name, by a short name of its own."""
+    money = {"customer": "cust_1", "amount_minor": 4_000, "currency": "EUR"}
+    paid = {"order_id": order_id, "lines": LINES, **money}
+    return {
+        "created": OrderCreated(
+            order_id=order_id, customer="cust_1", currency="EUR", payment_token="tok_ok", lines=LINES
+        ),
+        "reserved": StockReserved.model_validate({**paid, "payment_token": "tok_ok"}),
+        "stock_rejected": StockRejected(order_id=order_id, reason="out_of_stock", skus=("lamp",)),
+        "held": PaymentHeld(order_id=order_id, amount_minor=4_000, currency="EUR", limit_minor=1_000),
+        "captured": PaymentCaptured.model_validate(paid),
+        "declined": PaymentDeclined(order_id=order_id, reason="card_declined"),
+        "scheduled": ShipmentScheduled(order_id=order_id, shipment_id="s1", deliver_on=date(2026, 11, 24)),
+        "shipment_rejected": ShipmentRejected(order_id=order_id, reason="address_not_served"),
+        "confirmed": OrderConfirmed.model_validate({"order_id": order_id, **money}),
+        "dispatched": ShipmentDispatched(order_id=order_id, shipment_id="s1"),
+        "dispatch_failed": ShipmentDispatchFailed(order_id=order_id, reason="carrier_gone"),
+        "notified": CustomerNotified(order_id=order_id, ending="confirmed", channels=("email",)),
+        "not_notified": NotificationFailed(order_id=order_id, ending="confirmed", reason="email: bounced"),
+        "timed_out": SagaTimedOut(order_id=order_id, waiting_for="payment.captured"),
+        "withdrawn": OrderWithdrawn(order_id=order_id, reason="customer_cancelled"),
+        "shipment_cancelled": ShipmentCancelled(order_id=order_id, reason="customer_cancelled"),
+        "cancel_failed": ShipmentCancelFailed(order_id=order_id, reason="carrier_silent"),
+        "refunded": PaymentRefunded(order_id=order_id, undone_by="refund", reason="address_not_served"),
+        "refund_failed": PaymentRefundFailed(order_id=order_id, reason="issue_credit_note: refused"),
+        "released": StockReleased(order_id=order_id, reason="card_declined"),
+        "cancelled": OrderCancelled(order_id=order_id, customer="cust_1", reason="card_declined"),
+        "notified_of_cancellation": CustomerNotified(
+            order_id=order_id, ending="cancelled", channels=("push",)
+        ),
+    }
+
+
+def envelopes(names: str, order_id: UUID = ORDER, began: datetime = BEGAN) -> list[Envelope]:
+    """The facts of these names, each a second after and because of the one before it."""
+    by_name = facts_of(order_id)
+    stated: list[Envelope] = []
+    for second, name in enumerate(names.split()):
+        stated.append(
+            Envelope(
+                fact_id=uuid5(order_id, name),
+                fact=by_name[name],
+                stated_by=by_name[name].owner,
+                stated_at=began + timedelta(seconds=second),
+                causation_id=stated[-1].fact_id if stated else None,
+                traceparent=TRACEPARENT,
+            )
+        )
+    return stated
+
+
+def heard(names: str) -> list[HeardFact]:
+    """The same as the projection is given them."""
+    return [
+        HeardFact(
+            fact_id=envelope.fact_id,
+            name=name_of(type(envelope.fact)),
+            stated_at=envelope.stated_at,
+            reason=getattr(envelope.fact, "reason", None) or getattr(envelope.fact, "waiting_for", None),
+            ending=getattr(envelope.fact, "ending", None),
+            trace_id=trace_id(envelope.traceparent),
+        )
+        for envelope in envelopes(names)
+    ]
+
+
+PATHS = {
+    "completed": "created reserved captured scheduled confirmed dispatched notified",
+    "completed, customer not told": "created reserved captured scheduled confirmed not_notified dispatched",
+    "approved": "created reserved held captured scheduled confirmed notified dispatched",
+    "out of stock": "created stock_rejected cancelled notified_of_cancellation",
+    "declined": "created reserved declined released cancelled notified_of_cancellation",
+    "not approved": "created reserved held declined released cancelled notified_of_cancellation",
+    "carrier refuses": "created reserved captured shipment_rejected refunded released cancelled",
+    "withdrawn at once": "created withdrawn shipment_cancelled refunded released cancelled",
+    "withdrawn while declined": "created reserved withdrawn declined shipment_cancelled released cancelled",
+    "withdrawn, no stock": "created withdrawn stock_rejected shipment_cancelled cancelled refunded",
+    "timed out": "created reserved timed_out withdrawn shipment_cancelled refunded released cancelled",
+    "timed out too late": "created reserved captured scheduled timed_out confirmed dispatched notified",
+    "refund settled": "created reserved captured shipment_rejected refund_failed refunded released cancelled",
+    "shipment settled": "created captured cancel_failed shipment_rejected refunded released cancelled",
+    "dispatch settled": "created reserved captured scheduled confirmed dispatch_failed notified dispatched",
+}
