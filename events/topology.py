@@ -1,7 +1,7 @@
 """What RabbitMQ has to know: exchanges, queues, bindings, users and what each may do.
 
-Everything derives from the services' types. A broker learns it from `definitions` when it boots, or, where
-one already runs, from `declare`.
+Everything derives from the services' types. A broker of our own learns it from `definitions`, one that
+somebody else runs from `declare`.
 """
 
 import hashlib
@@ -77,7 +77,7 @@ def user_names(services: Iterable[Service]) -> list[str]:
 def definitions(
     services: Sequence[Service], passwords: Mapping[str, str], vhost: str = "/"
 ) -> dict[str, Any]:
-    """The definitions file of a broker, for `load_definitions`. `passwords` is by user name."""
+    """What `rabbitmqctl import_definitions` takes. `passwords` is by user name."""
     return {
         "users": [
             {

@@ -1,4 +1,4 @@
-"""Puts sagas and their ends into lines that a person can follow, made for WIDTH columns."""
+"""Puts sagas and their ends into lines that a person can follow, made for 100 columns."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,6 @@ from rich.table import Table
 from compose.demo.play import Audience, Fact, Played
 from compose.demo.scenarios import Act, Scenario
 
-WIDTH = 100
 COLOURS = {
     "order": "cyan",
     "inventory": "yellow",
@@ -37,8 +36,10 @@ class Narrator(Audience):
     def begins(self, scenario: Scenario, order_id: UUID) -> None:
         self._number += 1
         title = f"{self._number}  {scenario.title}"
-        self._console.print(f"\n[bold]{escape(title)}[/][dim]{f'order {order_id}':>{self._console.width - len(title)}}[/]")
-        self._console.print(f"   [dim]{escape(scenario.point)}[/]")
+        self._console.print(
+            f"\n[bold]{escape(title)}[/][dim]{f'order {order_id}':>{self._console.width - len(title)}}[/]"
+        )
+        self._console.print(f"   [dim]{escape(scenario.point)}[/]", soft_wrap=True)
 
     def sees(self, fact: Fact) -> None:
         """When, by whom, what, the particulars, and the fact it came from."""
@@ -48,7 +49,8 @@ class Narrator(Audience):
         colour = COLOURS.get(service, "bold")
         self._console.print(
             f"{elapsed:>10}  [{colour}]{escape(service):<13} {escape(name):<19}[/] "
-            f"{escape(particulars(fact['name'], fact['body'])):<19} {because}".rstrip()
+            f"{escape(particulars(fact['name'], fact['body'])):<19} {because}".rstrip(),
+            soft_wrap=True,
         )
 
     def watches(self, act: Act) -> None:

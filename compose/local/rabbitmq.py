@@ -90,6 +90,8 @@ class PrivateRabbit:
                 if attempt == IMPORT_ATTEMPTS:
                     raise
                 time.sleep(IMPORT_PAUSE_SECONDS)
+        # It keeps the register of its streams in memory for a moment: killed then, it would lose them.
+        self.control(environment, "eval", "[dets:sync(Table) || Table <- dets:all()].")
         self._write_files({learnt.name: digest})
 
     def prepare_name_service(self, environment: Mapping[str, str]) -> Launch:

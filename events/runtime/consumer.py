@@ -73,7 +73,10 @@ class Consumer:
                     await self._queue.cancel(tag)
 
     async def close(self) -> None:
-        await self._broker.stop()
+        """Let go of the connection; if the broker does not answer that, without its consent."""
+        closing = asyncio.create_task(self._broker.stop(), name="close consumer")
+        await asyncio.wait([closing], timeout=self._settings.reconnect_seconds * 4)
+        closing.cancel()
 
     async def settle(
         self, messages: Sequence[AbstractIncomingMessage], returned: Sequence[AbstractIncomingMessage]

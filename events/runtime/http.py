@@ -98,7 +98,8 @@ async def admin(
     token = request.app.state.settings.admin_token
     if token is None:
         raise Problem(403, "admin endpoints are closed: MURMURATION_ADMIN_TOKEN is not set")
-    if given is None or not hmac.compare_digest(given.credentials, token.get_secret_value()):
+    expected = token.get_secret_value().encode()
+    if given is None or not hmac.compare_digest(given.credentials.encode(), expected):
         raise Problem(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
 
 

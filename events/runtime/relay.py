@@ -144,10 +144,14 @@ class Relay:
             await self._forget_confirmed()
 
     async def _publish_for_ever(self, channel: Channel) -> None:
+        """Until the channel is lost, be it while idle. Raises one of BROKER_AWAY then."""
+        channel.closing.add_done_callback(lambda _: self._wake.set())
         self._wake.set()  # for what the connection before this one left unconfirmed
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if channel.is_closed:
+                raise ConnectionError("connection lost")
             while self._waiting or self._more_in_table:
                 if not self._waiting:
                     await self._refill()

@@ -6,9 +6,17 @@ from typing import Any
 
 import pytest
 
-from events.facts import Fact, SupersededFact, published_facts
+from events.facts import Fact, SupersededFact
 from events.facts.base import MAX_AMOUNT_MINOR, Line
-from tests.contracts.published import EXAMPLES, GOLDEN, body_of, golden_body, golden_schema, schema_of
+from tests.contracts.published import (
+    EXAMPLES,
+    GOLDEN,
+    PUBLISHED,
+    body_of,
+    golden_body,
+    golden_schema,
+    schema_of,
+)
 from tests.decide.given import order_created
 
 HOW_TO = "a new version needs `python -m tests.contracts.published`; a published one must not change"
@@ -17,7 +25,7 @@ every_example = pytest.mark.parametrize("fact", EXAMPLES, ids=lambda fact: fact.
 
 
 def test_every_published_version_has_an_example_and_golden_files() -> None:
-    assert {type(fact) for fact in EXAMPLES} == set(published_facts().values())
+    assert {type(fact) for fact in EXAMPLES} == set(PUBLISHED.values())
     wanted = {path.name for fact in EXAMPLES for path in (golden_body(type(fact)), golden_schema(type(fact)))}
     assert {path.name for path in GOLDEN.iterdir()} == wanted, HOW_TO
 
@@ -68,7 +76,7 @@ def test_it_names_its_owner_and_version(fact: Fact) -> None:
 
 def test_versions_of_a_fact_have_no_gaps_and_only_the_newest_is_stated() -> None:
     newest: dict[str, list[type[Fact]]] = {}
-    for kind in sorted(published_facts().values(), key=lambda kind: kind.version):
+    for kind in sorted(PUBLISHED.values(), key=lambda kind: kind.version):
         newest.setdefault(kind.wire_name.rpartition(".")[0], []).append(kind)
     for kinds in newest.values():
         assert kinds[0].version == 1 or len(kinds) == kinds[0].version

@@ -1,0 +1,62 @@
+"""One real system for the whole session: every process and its servers, deleted afterwards."""
+
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Generator, Iterator
+from typing import Any
+
+import pytest
+
+from compose.demo.shop import open_shop
+from compose.local.rig import LocalRig
+from tests.servers import Servers, rig_folder
+from tests.system.stage import System
+
+# The sandbox's slow answers: slow enough to act meanwhile, quick enough for many tests.
+SETTINGS = {"MURMURATION_SANDBOX_SLOW_SECONDS": "1"}
+LOG_LINES = 15
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what the processes complained of: their logs are deleted with the rig."""
+    report = yield
+    found: Any = getattr(item, "funcargs", {}).get("rig")
+    if report.failed and isinstance(found, LocalRig):
+        for log in sorted((found.state_dir / "logs").glob("*.log")):
+            complaints = (line for line in log.read_text(errors="replace").splitlines() if _complains(line))
+            report.sections.append((log.name, "\n".join(deque(complaints, LOG_LINES))))
+    return report
+
+
+def _complains(line: str) -> bool:
+    return '"level": "info"' not in line and "[info]" not in line
+
+
+@pytest.fixture(scope="session")
+def rig(request: pytest.FixtureRequest) -> Iterator[LocalRig]:
+    """The running rig. Where INFRA=docker, on the session's containers, which a test cannot stop."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MURMURATION_")}
+    if os.environ.get("INFRA") == "docker":
+        servers: Servers = request.getfixturevalue("servers")
+        environment["MURMURATION_POSTGRES_URL"] = servers.postgres_url
+        environment["MURMURATION_RABBITMQ_URL"] = servers.new_vhost()
+    with rig_folder() as folder:
+        rig = LocalRig(folder, environment={**environment, **SETTINGS})
+        rig.up()
+        yield rig
+        rig.down()
+
+
+@pytest.fixture(scope="session")
+async def system(rig: LocalRig) -> AsyncIterator[System]:
+    """The running system, with a client."""
+    async with open_shop(rig.addresses) as shop:
+        yield System(rig, shop)
+
+
+@pytest.fixture
+def own_servers(rig: LocalRig) -> None:
+    """For tests that stop a server: skipped where the servers are not the rig's own."""
+    if rig.addresses.external_postgres:
+        pytest.skip("the servers are not this rig's own")

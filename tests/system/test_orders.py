@@ -1,0 +1,210 @@
+"""Orders through the running system: repeated, cancelled, competing for the last units, published."""
+
+import asyncio
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
+from aiormq.exceptions import ChannelAccessRefused
+
+from compose.books import statuses_of
+from compose.demo.shop import Item, Refused
+from tests.system.stage import System, until
+
+CANCELLATIONS = 24
+ANSWER_SECONDS = 10.0
+
+
+def created(sku: str, quantity: int = 1, **changes: Any) -> dict[str, Any]:
+    """The body of `order.created.v1`."""
+    order = {
+        "order_id": str(uuid4()),
+        "customer": "cust_kofi",
+        "sku": sku,
+        "quantity": quantity,
+        "amount_minor": 700,
+        "currency": "EUR",
+        "payment_token": "tok_ok",
+    }
+    return order | changes
+
+
+def message(body: dict[str, Any], kind: str = "order.created.v1") -> aio_pika.Message:
+    return aio_pika.Message(
+        json.dumps(body).encode(),
+        message_id=str(uuid4()),
+        type=kind,
+        app_id="webshop",
+        timestamp=datetime.now(UTC),
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+    )
+
+
+async def publish(system: System, *messages: aio_pika.Message, user: str = "publisher") -> None:
+    async with system.channel_as(user) as channel:
+        facts = await channel.get_exchange("facts")
+        for one in messages:
+            await facts.publish(one, routing_key=one.type or "", mandatory=True)
+
+
+# -- placing ----------------------------------------------------------------------------------------
+
+
+async def test_the_same_key_is_the_same_order(system: System) -> None:
+    sku, key = await system.new_sku(100), str(uuid4())
+    place = partial(system.shop.place, "cust_ada", "tok_ok", Item(sku, 2, 500), key=key)
+    first, *others = await asyncio.gather(*(place() for _ in range(20)))
+    assert set(others) == {first}
+    books = await system.settle({first: "COMPLETED"})
+    assert books[first].times("captured") == 1
+    assert await place() == first
+
+
+async def test_another_body_under_the_same_key_is_refused(system: System) -> None:
+    sku, key = await system.new_sku(100), str(uuid4())
+    order_id = await system.shop.place("cust_ada", "tok_ok", Item(sku, 1, 500), key=key)
+    with pytest.raises(Refused) as refused:
+        await system.shop.place("cust_ada", "tok_ok", Item(sku, 2, 500), key=key)
+    assert refused.value.status == 422
+    assert refused.value.problem["order_id"] == str(order_id)
+    await system.settle({order_id: "COMPLETED"})
+
+
+async def test_lines_of_one_sku_add_up_and_an_order_takes_all_lines_or_none(system: System) -> None:
+    sku, scarce = await system.new_sku(5), await system.new_sku(1)
+    twice = await system.shop.place("cust_ada", "tok_ok", Item(sku, 2, 500), Item(sku, 2, 400))
+    await system.settle({twice: "COMPLETED"})
+    both = await system.shop.place("cust_ada", "tok_ok", Item(sku, 1, 500), Item(scarce, 2, 400))
+    unknown = await system.shop.place("cust_ada", "tok_ok", Item(f"no-{sku}", 1, 500))
+    books = await system.settle({both: "CANCELLED", unknown: "CANCELLED"})
+    assert statuses_of(books[both])["inventory"] == "rejected"
+    assert (await system.shop.order(unknown))["reason"] == "unknown_sku"
+    [stock] = await system.execute("inventory", "SELECT available, sold FROM stock WHERE sku = %s", [sku])
+    assert stock == (1, 4)
+
+
+async def test_fifty_orders_for_ten_units(system: System) -> None:
+    sku = await system.new_sku(10)
+    place = partial(system.shop.place, "cust_ada", "tok_ok", Item(sku, 1, 999))
+    order_ids = await asyncio.gather(*(place() for _ in range(50)))
+    books = await system.settle()
+    ends = Counter(books[order_id].verdict for order_id in order_ids)
+    assert ends == {"COMPLETED": 10, "CANCELLED": 40}
+    [stock] = await system.execute(
+        "inventory", "SELECT stocked, available, reserved, sold FROM stock WHERE sku = %s", [sku]
+    )
+    assert stock == (10, 0, 0, 10)
+
+
+# -- cancelling -------------------------------------------------------------------------------------
+
+
+async def test_a_confirmed_order_cannot_be_cancelled(system: System) -> None:
+    sku = await system.new_sku(10)
+    order_id = await system.shop.place("cust_ada", "tok_ok", Item(sku, 1, 999))
+    await until(partial(_has_status, system, order_id, "confirmed"))
+    with pytest.raises(Refused) as refused:
+        await system.shop.cancel(order_id)
+    assert refused.value.status == 409
+    await system.settle({order_id: "COMPLETED"})
+
+
+async def test_an_order_is_cancelled_while_the_carrier_books(system: System) -> None:
+    """Paid already and in flight at the carrier: all of it is undone once the booking's outcome is known."""
+    sku = await system.new_sku(10)
+    order_id = await system.shop.place("cust_carrier_slow", "tok_ok", Item(sku, 1, 999))
+    await system.shop.wait_for_payment(order_id, "captured", 10)
+    assert (await system.shop.cancel(order_id))["status"] == "withdrawn"
+    await system.shop.cancel(order_id)
+    books = await system.settle({order_id: "CANCELLED"})
+    assert statuses_of(books[order_id])["fulfillment"] == "cancelled"
+    assert (await system.shop.cancel(order_id))["status"] == "cancelled"
+
+
+async def test_cancellations_at_any_moment_are_kept_or_refused(system: System) -> None:
+    """202 is a promise that the order ends cancelled, 409 that it ends completed."""
+    sku = await system.new_sku(1_000)
+
+    async def place_and_cancel(number: int) -> tuple[UUID, str]:
+        order_id = await system.shop.place("cust_ada", "tok_ok", Item(sku, 1, 999))
+        await asyncio.sleep(number * 0.01)  # spread over the length of a saga
+        try:
+            await system.shop.cancel(order_id)
+        except Refused as refused:
+            return order_id, {409: "COMPLETED"}[refused.status]
+        return order_id, "CANCELLED"
+
+    ends = dict(await asyncio.gather(*(place_and_cancel(number) for number in range(CANCELLATIONS))))
+    await system.settle(ends)
+
+
+async def _has_status(system: System, order_id: UUID, status: str) -> bool:
+    return bool((await system.shop.order(order_id))["status"] == status)
+
+
+# -- publishing -------------------------------------------------------------------------------------
+
+
+async def test_a_published_order_counts_once_however_often_it_is_published(system: System) -> None:
+    sku = await system.new_sku(10)
+    order = created(sku, 3, gift_wrap=True)
+    one = message(order)
+    await publish(system, one, one, one)
+    order_id = UUID(order["order_id"])
+    await until(partial(system.shop.saga, order_id))
+    books = await system.settle({order_id: "COMPLETED"})
+    assert books[order_id].times("captured") == 1
+    assert (await system.shop.order(order_id))["lines"] == [{"sku": sku, "quantity": 3, "amount_minor": 700}]
+
+
+async def test_an_unknown_version_becomes_a_dead_letter_and_its_neighbours_are_processed(
+    system: System,
+) -> None:
+    sku = await system.new_sku(10)
+    good = [created(sku), created(sku)]
+    ahead, broken = message(created(sku), "order.created.v9"), message({"order_id": "?"}, "order.created.v2")
+    await publish(system, message(good[0]), ahead, broken, message(good[1]))
+    order_ids = [UUID(order["order_id"]) for order in good]
+    for order_id in order_ids:
+        await until(partial(system.shop.saga, order_id))
+    await system.settle(dict.fromkeys(order_ids, "COMPLETED"))
+    for service in ("order", "inventory"):
+        letters = await _dead_letters(system, service, 2)
+        assert {letter.message_id: letter.headers["dead_letter_reason"] for letter in letters} == {
+            ahead.message_id: "unknown_version",
+            broken.message_id: "bad_body",
+        }
+        assert {letter.body for letter in letters} == {ahead.body, broken.body}
+        assert {letter.headers["dead_letter_service"] for letter in letters} == {service}
+    for service in ("payment", "fulfillment", "notification"):
+        assert await _dead_letters(system, service, 0) == []
+
+
+@pytest.mark.usefixtures("own_servers")
+async def test_a_publisher_may_state_nothing_but_new_orders(system: System) -> None:
+    forged = message({"order_id": str(uuid4()), "reason": "card_declined"}, "payment.declined.v1")
+    with pytest.raises(ChannelAccessRefused):
+        await publish(system, forged)
+    with pytest.raises(ChannelAccessRefused):
+        await publish(system, forged, user="inventory")
+
+
+async def _dead_letters(system: System, service: str, expected: int) -> list[AbstractIncomingMessage]:
+    """Takes a service's dead letters off their queue."""
+    async with system.channel_as("admin") as channel:
+        queue = await channel.declare_queue(f"{service}.dead-letters", passive=True)
+        await until(partial(_at_least, queue, expected), f"{service} has too few dead letters")
+        letters = [await queue.get(no_ack=True, timeout=ANSWER_SECONDS) for _ in range(expected)]
+        assert await queue.get(no_ack=True, fail=False) is None
+    return letters
+
+
+async def _at_least(queue: AbstractQueue, messages: int) -> bool:
+    """Whether a queue that is declared passively holds so many."""
+    return ((await queue.declare()).message_count or 0) >= messages
