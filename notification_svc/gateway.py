@@ -5,6 +5,7 @@ the place of those here, which speak HTTP and SMTP to the sandbox. `Notification
 decide.py into its outcomes.
 """
 
+import asyncio
 from typing import Annotated, Protocol, assert_never
 
 from pydantic import BaseModel, Field, StringConstraints
@@ -125,6 +126,30 @@ class HttpCustomerDirectory(HttpAdapter):
         return reply.read_as(Contact)
 
 
+class SharedLookUps:
+    """A directory asked once by all who want the same contact at the same moment: e-mail and push do."""
+
+    def __init__(self, directory: CustomerDirectory) -> None:
+        self._directory = directory
+        self._asking: dict[str, asyncio.Task[Contact | None]] = {}
+
+    async def open(self) -> None:
+        """Get ready."""
+        await self._directory.open()
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._directory.close()
+
+    async def contact(self, customer: str) -> Contact | None:
+        """What the directory answers, or raises. Nothing is kept beyond that."""
+        asking = self._asking.get(customer)
+        if asking is None:
+            asking = self._asking[customer] = asyncio.create_task(self._directory.contact(customer))
+            asking.add_done_callback(lambda _: self._asking.pop(customer))
+        return await asyncio.shield(asking)
+
+
 class HttpPushService(HttpAdapter):
     """The sandbox's push service."""
 
@@ -148,7 +173,7 @@ def gateway_from(settings: NotificationSettings) -> NotificationGateway:
         timeout_seconds=settings.call_timeout_seconds,
     )
     return NotificationGateway(
-        HttpCustomerDirectory(HttpParty("directory", settings.directory_url, settings)),
+        SharedLookUps(HttpCustomerDirectory(HttpParty("directory", settings.directory_url, settings))),
         mail_server,
         HttpPushService(HttpParty("push", settings.push_url, settings)),
     )

