@@ -1,0 +1,163 @@
+"""A TCP proxy between a service and a server, with which a test cuts, holds up or loses what passes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+CHUNK_BYTES = 65_536
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """An answer that gets lost: of the first request with `request` on a connection that sent `after`."""
+
+    request: bytes
+    after: bytes
+
+
+class Proxy:
+    """Forwards connections to one server."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._listener: asyncio.Server | None = None
+        self._port = 0
+        self._links: set[_Link] = set()
+        self._refusing = False
+        self.accepted = 0
+        self.refused = 0
+        self.loss: Loss | None = None
+        self.open_gate = asyncio.Event()
+        self.open_gate.set()
+        self.lost = asyncio.Event()
+
+    def url(self, direct: str) -> str:
+        """The same URL, through this proxy."""
+        parts = urlsplit(direct)
+        credentials = parts.netloc.rpartition("@")[0]
+        return urlunsplit(parts._replace(netloc=f"{credentials}@{LOOPBACK}:{self._port}"))
+
+    async def listen(self) -> None:
+        """Accept connections, from now on."""
+        self._listener = await asyncio.start_server(self._link, LOOPBACK, 0)
+        self._port = self._listener.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """End every connection and listen no more."""
+        if self._listener is not None:
+            self._listener.close()
+        self.drop_connections()
+
+    def cut(self) -> None:
+        """End every connection, and every new one at once, until `restore`."""
+        self._refusing = True
+        self.drop_connections()
+
+    def restore(self) -> None:
+        """Connections are welcome again."""
+        self._refusing = False
+
+    def drop_connections(self) -> None:
+        """End every connection at once; new ones are welcome."""
+        for link in list(self._links):
+            link.abort()
+
+    def freeze(self) -> None:
+        """Nothing passes, but nobody is told: the far side just does not answer."""
+        self.open_gate.clear()
+
+    def thaw(self) -> None:
+        """What was held up passes."""
+        self.open_gate.set()
+
+    def lose_answer(self, request: bytes, *, after: bytes = b"") -> None:
+        """The next such request reaches the server and is carried out, but the connection dies then."""
+        self.loss = Loss(request, after)
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            self.refused += 1
+            writer.transport.abort()
+            return
+        self.accepted += 1
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        link = _Link(self, reader, writer, far_reader, far_writer)
+        self._links.add(link)
+        try:
+            await link.run()
+        finally:
+            self._links.discard(link)
+
+
+class _Link:
+    """One connection through the proxy."""
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        far_reader: asyncio.StreamReader,
+        far_writer: asyncio.StreamWriter,
+    ) -> None:
+        self._proxy = proxy
+        self._near = (reader, writer)
+        self._far = (far_reader, far_writer)
+        self._sent = b""
+        self._losing = False
+
+    async def run(self) -> None:
+        there = asyncio.create_task(self._forward(self._near[0], self._far[1], outward=True))
+        back = asyncio.create_task(self._forward(self._far[0], self._near[1], outward=False))
+        with contextlib.suppress(OSError):
+            await asyncio.wait((there, back), return_when=asyncio.FIRST_COMPLETED)
+        self.abort()
+        await asyncio.gather(there, back, return_exceptions=True)
+
+    def abort(self) -> None:
+        for _, writer in (self._near, self._far):
+            writer.transport.abort()
+
+    async def _forward(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, outward: bool
+    ) -> None:
+        while chunk := await source.read(CHUNK_BYTES):
+            await self._proxy.open_gate.wait()
+            if outward:
+                self._watch(chunk)
+            elif self._losing:
+                # The server has answered, so it has done it.
+                self._proxy.lost.set()
+                return
+            sink.write(chunk)
+            await sink.drain()
+
+    def _watch(self, chunk: bytes) -> None:
+        loss = self._proxy.loss
+        if loss is None:
+            return
+        self._sent += chunk
+        start = self._sent.find(loss.after)
+        if start >= 0 and loss.request in self._sent[start:]:
+            self._proxy.loss, self._losing = None, True
+
+
+@contextlib.asynccontextmanager
+async def proxy_to(url: str) -> AsyncIterator[Proxy]:
+    """A proxy to the server of a URL."""
+    parts: Any = urlsplit(url)
+    proxy = Proxy(parts.hostname, parts.port)
+    await proxy.listen()
+    try:
+        yield proxy
+    finally:
+        proxy.thaw()
+        await proxy.close()

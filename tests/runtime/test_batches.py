@@ -1,0 +1,115 @@
+"""A batch commits together, counts every fact once, and does not wait for company."""
+
+import asyncio
+import time
+from uuid import uuid4
+
+from tests.runtime.eventually import eventually
+from tests.runtime.stage import Stage, message
+from tests.runtime.toy.decide import Bump
+from tests.runtime.toy.facts import Bumped
+
+PROMPT_SECONDS = 0.5
+
+
+async def test_a_fact_takes_effect_and_what_it_leads_to_is_published(stage: Stage) -> None:
+    await stage.start()
+    order = uuid4()
+    await stage.say(Bumped(order_id=order, by=3))
+    await eventually(lambda: stage.stated(order))
+    assert await stage.count_of(order) == 3
+    await eventually(stage.drained)
+
+
+async def test_a_lone_fact_does_not_wait_for_a_batch_to_fill(stage: Stage) -> None:
+    await stage.start(batch_size=1_000, prefetch=1_000)
+    warm_up, order = uuid4(), uuid4()
+    await stage.say(Bumped(order_id=warm_up))
+    await eventually(lambda: stage.stated(warm_up))
+    began = time.monotonic()
+    await stage.say(Bumped(order_id=order))
+    await eventually(lambda: stage.stated(order))
+    assert time.monotonic() - began < PROMPT_SECONDS
+
+
+async def test_what_arrived_during_a_commit_is_one_transaction(stage: Stage) -> None:
+    await stage.start()
+    held, orders = uuid4(), [uuid4() for _ in range(40)]
+    await stage.say(Bumped(order_id=held))
+    await eventually(lambda: stage.stated(held))
+    async with stage.holding(held):
+        await stage.say(Bumped(order_id=held))
+        await eventually(stage.blocked)
+        await stage.say(*(Bumped(order_id=order) for order in orders))
+        await eventually(lambda: stage.waiting_in_queue_is(0))
+    await eventually(lambda: len(stage.stated(*orders)) == len(orders))
+    written = await stage.rows(
+        "SELECT DISTINCT xmin::text FROM tallies WHERE order_id = ANY(%(ids)s)", ids=orders
+    )
+    assert len(written) == 1
+
+
+async def test_a_batch_has_a_bound(stage: Stage) -> None:
+    orders = [uuid4() for _ in range(10)]
+    await stage.say(*(Bumped(order_id=order) for order in orders))
+    await stage.start(batch_size=4)
+    await eventually(lambda: len(stage.stated(*orders)) == len(orders))
+    written = await stage.rows("SELECT count(*) AS size FROM tallies GROUP BY xmin::text")
+    assert max(row["size"] for row in written) <= 4
+
+
+async def test_a_fact_told_twice_in_one_batch_counts_once(stage: Stage) -> None:
+    order, fact_id = uuid4(), uuid4()
+    twice = [message(Bumped(order_id=order), fact_id) for _ in range(2)]
+    await stage.publish(*twice)
+    await stage.start()
+    await eventually(stage.drained)
+    assert await stage.count_of(order) == 1
+    assert await stage.size("inbox") == 1
+    assert len(stage.stated(order)) == 1
+
+
+async def test_a_fact_told_again_later_counts_once(stage: Stage) -> None:
+    await stage.start()
+    order, fact_id = uuid4(), uuid4()
+    await stage.say(Bumped(order_id=order), fact_id=fact_id)
+    await eventually(lambda: stage.stated(order))
+    await stage.say(Bumped(order_id=order), fact_id=fact_id)
+    last = uuid4()
+    await stage.say(Bumped(order_id=last))
+    await eventually(lambda: stage.stated(last))
+    await eventually(stage.drained)
+    assert await stage.count_of(order) == 1
+    assert len(stage.stated(order)) == 1
+
+
+async def test_many_facts_about_one_order_in_one_batch_all_count(stage: Stage) -> None:
+    order = uuid4()
+    await stage.say(*(Bumped(order_id=order) for _ in range(50)))
+    await stage.start()
+    await eventually(lambda: len(stage.stated(order)) == 50)
+    assert await stage.count_of(order) == 50
+
+
+async def test_facts_and_commands_share_batches_without_losing_any(stage: Stage) -> None:
+    host = await stage.start()
+    order = uuid4()
+    answers, _ = await asyncio.gather(
+        asyncio.gather(*(host.ask(Bump(order_id=order)) for _ in range(30))),
+        stage.say(*(Bumped(order_id=order) for _ in range(30))),
+    )
+    await eventually(lambda: len(stage.stated(order)) == 60)
+    assert await stage.count_of(order) == 60
+    assert len({answer.count for answer in answers}) == 30  # each saw a state of its own
+
+
+async def test_a_stated_fact_says_what_it_descends_from(stage: Stage) -> None:
+    await stage.start()
+    order = uuid4()
+    (fact_id,) = await stage.say(Bumped(order_id=order))
+    await eventually(lambda: stage.stated(order))
+    said = stage.heard[0]
+    assert said.headers["causation_id"] == str(fact_id)
+    assert said.app_id == "toy"
+    assert said.correlation_id == str(order)
+    assert said.delivery_mode == 2

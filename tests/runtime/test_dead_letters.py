@@ -1,0 +1,205 @@
+"""What cannot be read or handled goes to the dead-letter queue with the reason, and takes nothing along."""
+
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractIncomingMessage
+
+from events.facts.base import Fact
+from tests.runtime.eventually import eventually
+from tests.runtime.stage import Stage, message
+from tests.runtime.toy.facts import Bumped, Counted, Poisoned
+from tests.runtime.toy.service import TOY
+
+Logged = list[MutableMapping[str, Any]]
+
+
+def raw(
+    body: bytes, *, kind: str | None = "toy.bumped.v1", message_id: str | None = None
+) -> aio_pika.Message:
+    """A message that no encoder of ours would make."""
+    return aio_pika.Message(
+        body,
+        message_id=message_id,
+        type=kind,
+        app_id="stranger",
+        content_type="application/json",
+        correlation_id="saga-7",
+        timestamp=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        headers={"order_id": "17", "x-mine": "kept"},
+        priority=3,
+    )
+
+
+def poison(how: str) -> aio_pika.Message:
+    return message(Poisoned.model_validate({"order_id": uuid4(), "how": how}), uuid4())
+
+
+GOOD_ID = str(uuid4())
+BODY = b'{"order_id": "%s"}' % str(uuid4()).encode()
+# What comes in, and the reason it gets.
+UNUSABLE: list[tuple[str, aio_pika.Message, str]] = [
+    ("decide raises", poison("decide"), "ArithmeticError"),
+    ("the database refuses its state", poison("store"), "CheckViolation"),
+    ("the database cannot hold its state", poison("too_long_for_the_index"), "ProgramLimitExceeded"),
+    ("not JSON", raw(b"\xff\x00 not json", message_id=GOOD_ID), "bad_body"),
+    ("empty", raw(b"", message_id=GOOD_ID), "bad_body"),
+    ("another shape", raw(b'{"order_id": 7}', message_id=GOOD_ID), "bad_body"),
+    ("unknown version", raw(BODY, kind="toy.bumped.v99", message_id=GOOD_ID), "unknown_version"),
+    ("unknown fact", raw(BODY, kind="toy.dreamt.v1", message_id=GOOD_ID), "unknown_fact"),
+    ("nonsense for a type", raw(BODY, kind="?", message_id=GOOD_ID), "unknown_fact"),
+    ("message_id is no UUID", raw(BODY, message_id="7"), "no_fact_id"),
+]
+
+
+@pytest.mark.parametrize(("sent", "reason"), [pytest.param(*row[1:], id=row[0]) for row in UNUSABLE])
+async def test_it_fails_alone_and_says_why(
+    stage: Stage, logged: Logged, sent: aio_pika.Message, reason: str
+) -> None:
+    orders = [uuid4() for _ in range(6)]
+    good = [message(Bumped(order_id=order), uuid4()) for order in orders]
+    # In one batch with its neighbours: nobody consumes yet.
+    await publish_to_queue(stage, *good[:3], sent, *good[3:])
+    await stage.start()
+    await eventually(lambda: len(stage.stated(*orders)) == 6)
+    await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
+    await eventually(stage.drained)
+    assert await stage.counts(orders) == dict.fromkeys(orders, 1)
+
+    (letter,) = await stage.dead_letters()
+    assert letter.headers["dead_letter_reason"] == reason
+    assert letter.headers["dead_letter_service"] == "toy"
+    assert datetime.fromisoformat(str(letter.headers["dead_letter_at"])).tzinfo
+    assert letter.headers["dead_letter_detail"]
+    assert_untouched(letter, sent)
+    assert [line["reason"] for line in logged if line["event"] == "dead_letter"] == [reason]
+    assert await stage.size("inbox") == 6  # the poison left no trace of having been handled
+
+
+def assert_untouched(letter: AbstractIncomingMessage, sent: aio_pika.Message) -> None:
+    """Body, properties and headers are those of the original; the reasons are added."""
+    assert letter.body == sent.body
+    for name in ("message_id", "type", "app_id", "content_type", "correlation_id"):
+        assert getattr(letter, name) == getattr(sent, name), name
+    assert sent.timestamp is not None
+    assert letter.timestamp == sent.timestamp.replace(microsecond=0)
+    assert letter.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
+    added = ("dead_letter_", "x-delivery-count")  # ours, and the broker's own
+    kept = {name: value for name, value in letter.headers.items() if not name.startswith(added)}
+    assert kept == sent.headers
+
+
+async def publish_to_queue(stage: Stage, *messages: aio_pika.Message) -> None:
+    """Past the exchange, as its routing would not let these through."""
+    for one in messages:
+        await stage.channel.default_exchange.publish(one, TOY.queue)
+
+
+async def test_several_in_one_batch_each_get_their_own_reason(stage: Stage) -> None:
+    orders = [uuid4() for _ in range(20)]
+    good = [message(Bumped(order_id=order), uuid4()) for order in orders]
+    bad = [poison("decide"), poison("store"), raw(b"x", message_id=GOOD_ID), poison("decide")]
+    await publish_to_queue(stage, bad[0], *good[:7], bad[1], bad[2], *good[7:], bad[3])
+    await stage.start()
+    await eventually(lambda: len(stage.stated(*orders)) == 20)
+    await eventually(stage.drained)
+    letters = await stage.dead_letters()
+    assert sorted(str(one.headers["dead_letter_reason"]) for one in letters) == [
+        "ArithmeticError",
+        "ArithmeticError",
+        "CheckViolation",
+        "bad_body",
+    ]
+    assert await stage.counts(orders) == dict.fromkeys(orders, 1)
+
+
+async def test_a_fact_that_breaks_another_constraint_than_the_key_is_not_tried_for_ever(stage: Stage) -> None:
+    first, second, third = uuid4(), uuid4(), uuid4()
+    await stage.start()
+    await stage.say(Bumped(order_id=first, label="mine"))
+    await eventually(lambda: stage.stated(first))
+    await stage.say(Bumped(order_id=second, label="mine"), Bumped(order_id=third, label="other"))
+    await eventually(lambda: stage.stated(third))
+    await eventually(stage.drained)
+    (letter,) = await stage.dead_letters()
+    assert letter.headers["dead_letter_reason"] == "UniqueViolation"
+    assert await stage.counts([first, second, third]) == {first: 1, third: 1}
+
+
+async def test_a_known_fact_that_this_service_does_not_hear_is_dead_lettered(stage: Stage) -> None:
+    await stage.start()
+    await publish_to_queue(stage, message(Counted(order_id=uuid4(), count=1), uuid4()))
+    await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
+    assert len(await stage.dead_letters()) == 1
+
+
+async def test_a_type_that_contradicts_the_routing_key_is_not_believed(stage: Stage) -> None:
+    """The broker lets a user publish by routing key: a fact may not pass for another one."""
+    await stage.start()
+    forged = message(Poisoned(order_id=uuid4(), how="decide"), uuid4())
+    await stage.publish(forged, routing_key=Bumped.wire_name)
+    await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
+    (letter,) = await stage.dead_letters()
+    assert letter.headers["dead_letter_reason"] == "forged_type"
+
+
+async def test_a_message_without_a_type_is_what_its_routing_key_says(stage: Stage) -> None:
+    await stage.start()
+    order = uuid4()
+    plain = raw(b'{"order_id": "%s", "by": 4}' % str(order).encode(), kind=None, message_id=str(uuid4()))
+    await stage.publish(plain, routing_key=Bumped.wire_name)
+    await eventually(lambda: stage.stated(order))
+    assert await stage.count_of(order) == 4
+
+
+async def test_a_message_that_asks_for_a_reply_gets_none_and_does_no_harm(stage: Stage) -> None:
+    await stage.start()
+    order, after = uuid4(), uuid4()
+    asking = message(Bumped(order_id=order), uuid4())
+    asking.reply_to = "no-such-queue"
+    await stage.publish(asking)
+    await stage.say(Bumped(order_id=after))
+    await eventually(lambda: stage.stated(order) and stage.stated(after))
+    await eventually(stage.drained)
+
+
+async def test_while_dead_letters_cannot_be_sent_neighbours_go_on_and_nothing_is_lost(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    await stage.unbind_dead_letters()
+    await stage.start()
+    orders = [uuid4() for _ in range(4)]
+    bad = poison("decide")
+    await stage.say(Bumped(order_id=orders[0]))
+    await stage.publish(bad)
+    await stage.say(Bumped(order_id=orders[1]))
+    await eventually(lambda: len(stage.stated(*orders)) == 2)
+    await stage.say(Bumped(order_id=orders[2]))
+    await eventually(lambda: len(stage.stated(*orders)) == 3)
+    await stage.bind_dead_letters()
+    await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
+    await stage.say(Bumped(order_id=orders[3]))
+    await eventually(lambda: len(stage.stated(*orders)) == 4)
+    await eventually(stage.drained)
+    assert await stage.counts(orders) == dict.fromkeys(orders, 1)
+    letters = await stage.dead_letters()
+    assert {letter.message_id for letter in letters} == {bad.message_id}
+    # The broker closes a channel that acknowledges what was given back.
+    assert "closed channel" not in caplog.text
+
+
+async def test_a_poison_fact_that_is_told_again_is_tried_again(stage: Stage) -> None:
+    """Its first failure left no inbox row behind that would make a retry count as a duplicate."""
+    await stage.start()
+    order, fact_id = uuid4(), uuid4()
+    first: Fact = Poisoned(order_id=order, how="store")
+    await stage.say(first, fact_id=fact_id)
+    await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
+    await stage.say(Bumped(order_id=order), fact_id=fact_id)
+    await eventually(lambda: stage.stated(order))
+    assert await stage.count_of(order) == 1
+    assert UUID((await stage.dead_letters())[0].message_id or "") == fact_id

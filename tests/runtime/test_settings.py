@@ -1,0 +1,92 @@
+"""A process that is not told what it needs says which variables to set, and exits with code 2."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from events.runtime.settings import ENV_PREFIX, ServiceSettings, read_settings
+from fulfillment_svc.gateway import FulfillmentSettings
+from notification_svc.gateway import NotificationSettings
+from payment_svc.gateway import ProviderSettings
+from saga_tracker.settings import TrackerSettings
+
+GOOD = {
+    "BROKER_URL": "amqp://toy:toy@127.0.0.1/",
+    "DATABASE_URL": "postgresql://toy:toy@127.0.0.1/toy",
+    "HTTP_PORT": "8000",
+}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(ENV_PREFIX):
+            monkeypatch.delenv(name)
+
+
+def complaints(kind: type[BaseSettings], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The variables that reading these settings complains about."""
+    with pytest.raises(SystemExit) as exit_:
+        read_settings(kind)
+    assert exit_.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith(f"configuration: {ENV_PREFIX}") for line in lines)
+    return [line.split()[1].removesuffix(":") for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("kind", "gateways"),
+    [
+        (ServiceSettings, []),
+        (TrackerSettings, []),
+        (ProviderSettings, ["PROVIDER_URL"]),
+        (FulfillmentSettings, ["CARRIER_URL", "DIRECTORY_URL"]),
+        (NotificationSettings, ["DIRECTORY_URL", "PUSH_URL", "SMTP_URL"]),
+    ],
+)
+def test_every_missing_variable_is_named(
+    kind: type[BaseSettings], gateways: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = {f"MURMURATION_{name}" for name in [*GOOD, *gateways]}
+    assert set(complaints(kind, capsys)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_PORT", "eighty"),
+        ("DATABASE_POOL_SIZE", "1"),
+        ("BATCH_SIZE", "0"),
+        ("CALL_TIMEOUT_SECONDS", "-1"),
+        ("LOG_FORMAT", "xml"),
+    ],
+)
+def test_a_wrong_value_is_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for good_name, good in GOOD.items():
+        monkeypatch.setenv(ENV_PREFIX + good_name, good)
+    read_settings(ServiceSettings)
+    monkeypatch.setenv(ENV_PREFIX + name, value)
+    assert complaints(ServiceSettings, capsys) == [ENV_PREFIX + name]
+
+
+def test_a_token_does_not_show_up_in_a_printout(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, good in GOOD.items():
+        monkeypatch.setenv(ENV_PREFIX + name, good)
+    monkeypatch.setenv(ENV_PREFIX + "ADMIN_TOKEN", "let-me-in")
+    assert "let-me-in" not in repr(read_settings(ServiceSettings))
+
+
+def test_a_process_exits_with_code_2_and_no_traceback() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    ended = subprocess.run(
+        [sys.executable, "-m", "payment_svc"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert "MURMURATION_PROVIDER_URL" in ended.stderr
+    assert "Traceback" not in ended.stderr

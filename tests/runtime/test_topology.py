@@ -1,0 +1,192 @@
+"""The broker lets every user do what its part needs, and nothing more."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import AMQPError
+from aiormq.exceptions import ChannelAccessRefused
+
+from events.envelope import message_of
+from events.facts import published_facts
+from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, STREAM, Service
+from events.topology import ADMIN, PUBLISHER, TRACKER, declare, definitions, user_names
+from fulfillment_svc.service import SERVICE as FULFILLMENT
+from inventory_svc.service import SERVICE as INVENTORY
+from notification_svc.service import SERVICE as NOTIFICATION
+from order_svc.service import SERVICE as ORDER
+from payment_svc.service import SERVICE as PAYMENT
+from tests.runtime.eventually import eventually
+from tests.servers import Servers
+
+Attempt = Literal["declare", "delete", "bind", "purge", "default exchange"]
+SERVICES = [ORDER, INVENTORY, PAYMENT, FULFILLMENT, NOTIFICATION]
+OWNERS = {service.name for service in SERVICES} | {"saga"}
+WIRE_NAMES = sorted(wire for wire, fact in published_facts().items() if fact.owner in OWNERS)
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A vhost that learned its topology from the definitions."""
+
+    admin_url: str
+    passwords: dict[str, str]
+
+    @asynccontextmanager
+    async def channel(self, user: str) -> AsyncIterator[AbstractChannel]:
+        """A channel of one user, who is told at once when a publish is refused or goes nowhere."""
+        parts = urlsplit(self.admin_url)
+        address = parts.netloc.rpartition("@")[2]
+        url = urlunsplit(parts._replace(netloc=f"{user}:{self.passwords[user]}@{address}"))
+        async with await aio_pika.connect(url) as connection:
+            yield await connection.channel(on_return_raises=True)
+
+    async def publish(self, user: str, routing_key: str, exchange: str = EXCHANGE) -> None:
+        """Publish as a user. Raises ChannelAccessRefused when that is not allowed."""
+        async with self.channel(user) as channel:
+            await publish(channel, routing_key, exchange)
+
+    async def may_publish(self, user: str, routing_key: str) -> bool:
+        try:
+            await self.publish(user, routing_key)
+        except ChannelAccessRefused:
+            return False
+        return True
+
+
+async def publish(channel: AbstractChannel, routing_key: str, exchange: str = EXCHANGE) -> None:
+    order_id = uuid4()
+    message = message_of(
+        fact_id=uuid4(),
+        wire_name=routing_key,
+        order_id=order_id,
+        body=json.dumps({"order_id": str(order_id)}).encode(),
+        stated_by="tester",
+        stated_at=datetime.now(UTC),
+        causation_id=None,
+        traceparent=None,
+    )
+    where = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
+    await where.publish(message, routing_key)
+
+
+@pytest.fixture(scope="module")
+async def broker(servers: Servers) -> Broker:
+    admin_url = await asyncio.to_thread(servers.new_vhost)
+    passwords = {name: uuid4().hex for name in user_names(SERVICES)}
+    passwords[ADMIN] = urlsplit(servers.rabbitmq_url).password or ""
+    vhost = urlsplit(admin_url).path.removeprefix("/")
+    await asyncio.to_thread(servers.import_definitions, definitions(SERVICES, passwords, vhost))
+    return Broker(admin_url, passwords)
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+async def test_a_service_states_its_own_facts_and_no_others(broker: Broker, service: Service) -> None:
+    may = {wire: await broker.may_publish(service.name, wire) for wire in WIRE_NAMES}
+    assert may == {wire: wire.startswith(f"{service.name}.") for wire in WIRE_NAMES}
+
+
+async def test_inventory_cannot_say_that_a_payment_was_captured(broker: Broker) -> None:
+    with pytest.raises(ChannelAccessRefused):
+        await broker.publish("inventory", "payment.captured.v1")
+    with pytest.raises(ChannelAccessRefused):
+        await broker.publish("inventory", "inventoryx.stock_reserved.v1")
+
+
+async def test_an_outside_publisher_creates_orders_and_nothing_else(broker: Broker) -> None:
+    may = {wire: await broker.may_publish(PUBLISHER, wire) for wire in [*WIRE_NAMES, "order.created.v3"]}
+    assert {wire for wire, allowed in may.items() if allowed} == {
+        "order.created.v1",
+        "order.created.v2",
+        "order.created.v3",  # whose version the services will not know: dead letters, with the reason
+    }
+    assert not await reads(broker, PUBLISHER, STREAM)
+    with pytest.raises(ChannelAccessRefused):
+        await broker.publish(PUBLISHER, "inventory", DEAD_LETTER_EXCHANGE)
+
+
+async def test_the_tracker_states_nothing_but_about_sagas(broker: Broker) -> None:
+    may = {wire: await broker.may_publish(TRACKER, wire) for wire in WIRE_NAMES}
+    assert {wire for wire, allowed in may.items() if allowed} == {"saga.timed_out.v1"}
+
+
+async def reads(broker: Broker, user: str, queue: str) -> bool:
+    async with broker.channel(user) as channel:
+        await channel.set_qos(1)
+
+        async def ignore(_: Any) -> None:
+            """It is only asked whether it may."""
+
+        try:
+            await (await channel.get_queue(queue, ensure=False)).consume(ignore)
+        except ChannelAccessRefused:
+            return False
+        return True
+
+
+async def test_who_reads_which_queue(broker: Broker) -> None:
+    queues = [STREAM, *(s.queue for s in SERVICES), *(s.dead_letter_queue for s in SERVICES)]
+    for service in SERVICES:
+        assert [name for name in queues if await reads(broker, service.name, name)] == [service.queue]
+    allowed = [name for name in queues if await reads(broker, TRACKER, name)]
+    assert allowed == [STREAM, *(service.dead_letter_queue for service in SERVICES)]
+
+
+async def test_nobody_changes_the_topology_or_goes_around_it(broker: Broker) -> None:
+    for user in [*(service.name for service in SERVICES), TRACKER, PUBLISHER]:
+        queue = f"{user}.facts" if user not in (TRACKER, PUBLISHER) else ORDER.queue
+        for attempt in get_args(Attempt):
+            async with broker.channel(user) as channel:
+                with pytest.raises(AMQPError) as refused:
+                    await _attempt(channel, attempt, queue)
+            if not (attempt == "purge" and queue == f"{user}.facts"):
+                assert isinstance(refused.value, ChannelAccessRefused), (user, attempt)
+
+
+async def _attempt(channel: AbstractChannel, attempt: Attempt, queue: str) -> None:
+    match attempt:
+        case "declare":
+            await channel.declare_queue("mine")
+        case "delete":
+            await channel.queue_delete(queue)
+        case "bind":
+            await (await channel.get_queue(queue, ensure=False)).bind(EXCHANGE, "payment.#")
+        case "purge":
+            await (await channel.get_queue(queue, ensure=False)).purge()
+            # A service may: the queue is its own to read.
+            raise AMQPError
+        case "default exchange":
+            await publish(channel, queue, exchange="")
+
+
+async def test_declaring_finds_what_the_definitions_made(broker: Broker) -> None:
+    """Both ways to set a broker up agree to the last argument, or this raises."""
+    await declare(SERVICES, broker.admin_url)
+
+
+async def test_every_fact_reaches_whoever_hears_it(servers: Servers) -> None:
+    url = await asyncio.to_thread(servers.new_vhost)
+    await declare(SERVICES, url)
+    expected = {service.queue: 0 for service in SERVICES}
+    for service in SERVICES:
+        stems = {fact.wire_name.rpartition(".")[0] for fact in service.hears}
+        expected[service.queue] = len([wire for wire in WIRE_NAMES if wire.rpartition(".")[0] in stems])
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel(on_return_raises=True)
+        for wire in WIRE_NAMES:
+            await publish(channel, wire)
+
+        async def arrived() -> bool:
+            queues = [await channel.declare_queue(name, passive=True) for name in expected]
+            return {queue.name: queue.declaration_result.message_count for queue in queues} == expected
+
+        await eventually(arrived)

@@ -1,0 +1,72 @@
+"""The toy, wired like a real service."""
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from events.runtime.host import Parts
+from events.runtime.http import Admin, Problem, Running
+from events.runtime.process import run_service
+from events.runtime.settings import ServiceSettings, read_settings
+from events.service import Service
+from tests.runtime.toy.decide import Bump, decide
+from tests.runtime.toy.outside import Book, Outside
+from tests.runtime.toy.store import TALLIES
+
+
+class ToyService(Service):
+    """A service that lives among the tests."""
+
+    @property
+    def package(self) -> str:
+        return "tests.runtime.toy"
+
+
+TOY = ToyService("toy", decide)
+
+router = APIRouter()
+
+
+class ToySettings(ServiceSettings):
+    """What the toy reads besides: where its outside world keeps its book."""
+
+    toy_book: Path
+
+
+class BumpRequest(BaseModel):
+    """How far to count up."""
+
+    by: int = 1
+    note: str = ""
+
+
+@router.post("/bumps/{order_id}")
+async def bump(order_id: UUID, wanted: BumpRequest, host: Running) -> dict[str, Any]:
+    """Count up."""
+    tally = await host.ask(Bump(order_id=order_id, by=wanted.by))
+    return {"count": tally.count}
+
+
+@router.get("/tallies/{order_id}")
+async def see(order_id: UUID, host: Running) -> dict[str, Any]:
+    """How far it has come."""
+    async with host.database.transaction() as connection:
+        tally = await TALLIES.read(connection, order_id)
+    if tally is None:
+        raise Problem(404, f"no order {order_id} is known here")
+    return {"count": tally.count}
+
+
+@router.post("/secrets", dependencies=[Admin])
+async def secret() -> dict[str, str]:
+    """For the admin alone."""
+    return {"secret": "told"}
+
+
+def main() -> None:
+    """Run until stopped."""
+    settings = read_settings(ToySettings)
+    run_service(Parts(TOY, TALLIES, Outside(Book(settings.toy_book))), settings, [router])

@@ -1,0 +1,97 @@
+"""The toy as a process of its own, to be killed, frozen and stopped."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import Process
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from aiohttp import ClientError, ClientSession
+
+from events.runtime.crash import CrashPoint
+from tests.runtime.eventually import eventually
+from tests.runtime.stage import QUICK, Stage
+
+EXIT_SECONDS = 20
+
+
+class ToyProcess:
+    """`python -m tests.runtime.toy` on a stage; its outside world keeps its book in a file."""
+
+    def __init__(self, stage: Stage, folder: Path, **settings: Any) -> None:
+        self.book = folder / "book.jsonl"
+        self.log = folder / "toy.log"
+        self._stage = stage
+        self._settings = {**QUICK, **settings}
+        self._process: Process | None = None
+        self.port = 0
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self, *, crash_at: CrashPoint | None = None) -> None:
+        """Start it, and have it die at a named point."""
+        self.port = free_port()
+        given = {
+            "broker_url": self._stage.broker_url,
+            "database_url": self._stage.database_url,
+            "http_port": self.port,
+            "toy_book": self.book,
+            **({"crash_at": crash_at} if crash_at else {}),
+            **self._settings,
+        }
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("MURMURATION_")
+        }
+        environment |= {f"MURMURATION_{name.upper()}": str(value) for name, value in given.items()}
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tests.runtime.toy", env=environment, stdout=log, stderr=log
+            )
+        self._stage.closing.push_async_callback(self.kill)
+
+    async def start_ready(self) -> None:
+        await self.start()
+        await eventually(self.is_ready, why="the toy's process gets ready")
+
+    async def is_ready(self) -> bool:
+        try:
+            async with ClientSession() as http, http.get(f"http://127.0.0.1:{self.port}/readyz") as answer:
+                return answer.status == 200
+        except ClientError:
+            return False
+
+    async def bump(self, order_id: UUID) -> None:
+        """Count up, over HTTP."""
+        url = f"http://127.0.0.1:{self.port}/bumps/{order_id}"
+        async with ClientSession() as http, http.post(url, json={}) as answer:
+            assert answer.status == 200
+
+    async def exit_code(self) -> int:
+        """Wait for its end. Fails when it does not come."""
+        assert self._process is not None
+        async with asyncio.timeout(EXIT_SECONDS):
+            return await self._process.wait()
+
+    async def kill(self) -> None:
+        """kill -9, if it runs."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            await self._process.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
