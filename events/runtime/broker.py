@@ -1,11 +1,22 @@
 """What says that the broker is away; and AMQP as this process reads it."""
 
 from aio_pika.exceptions import AMQPError
+from yarl import URL
 
 from events.lenient_amqp import be_lenient
+from events.runtime.settings import ServiceSettings
 
 # RuntimeError: aiormq's for a channel or connection that was closed under one's hands.
 BROKER_AWAY = (AMQPError, OSError, TimeoutError, RuntimeError)
 
 # A message with malformed properties must not end the connection, and with it every message behind.
 be_lenient()
+
+
+def lasting_connection_url(settings: ServiceSettings) -> str:
+    """The broker's address for a connection that stays: its heartbeats notice a loss that nobody announces.
+
+    It counts as lost after some three heartbeats. A heartbeat in the configured URL is respected.
+    """
+    url = URL(settings.broker_url)
+    return str(url.update_query({"heartbeat": settings.broker_heartbeat_seconds, **url.query}))

@@ -10,7 +10,7 @@ from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitQueue
 from faststream.rabbit.schemas import QueueType
 from faststream.specification import AsyncAPI
 
-from events.runtime.broker import BROKER_AWAY
+from events.runtime.broker import BROKER_AWAY, lasting_connection_url
 from events.runtime.log import Outage
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE, Service
@@ -31,7 +31,12 @@ class Consumer:
         self._receive = receive
         self._acknowledgements = Acknowledgements()
         self._outage = Outage("broker, for consuming")
-        self._broker = broker_of(service, settings.broker_url, settings.reconnect_seconds)
+        self._broker = broker_of(
+            service,
+            lasting_connection_url(settings),
+            connect_timeout_seconds=settings.broker_connect_timeout_seconds,
+            reconnect_seconds=settings.reconnect_seconds,
+        )
         self._queue: AbstractQueue | None = None
         self._consumer_tag: str | None = None
 
@@ -143,13 +148,16 @@ class Acknowledgements:
         }
 
 
-def broker_of(service: Service, broker_url: str, reconnect_seconds: float) -> RabbitBroker:
+def broker_of(
+    service: Service, broker_url: str, *, connect_timeout_seconds: float = 5, reconnect_seconds: float = 5
+) -> RabbitBroker:
     """The service on FastStream: its connection, and what it hears and states, documented by type."""
     broker = RabbitBroker(
         broker_url,
         logger=None,
         app_id=service.name,
         graceful_timeout=None,
+        timeout=connect_timeout_seconds,
         reconnect_interval=reconnect_seconds,
     )
     exchange = RabbitExchange(EXCHANGE, declare=False)
@@ -178,7 +186,7 @@ def broker_of(service: Service, broker_url: str, reconnect_seconds: float) -> Ra
 def asyncapi_document(service: Service) -> dict[str, Any]:
     """The AsyncAPI document of a service, derived from the types of its `decide`."""
     api = AsyncAPI(
-        broker_of(service, "amqp://broker", reconnect_seconds=1),
+        broker_of(service, "amqp://broker"),
         title=f"{service.package}: facts heard and stated",
         version="1.0.0",
     )

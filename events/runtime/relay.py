@@ -14,7 +14,7 @@ from aiormq import Channel
 from sqlalchemy import bindparam, delete, not_, select
 
 from events.envelope import message_of
-from events.runtime.broker import BROKER_AWAY
+from events.runtime.broker import BROKER_AWAY, lasting_connection_url
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, Database
 from events.runtime.instance import Instance
@@ -104,9 +104,9 @@ class Relay:
         while True:
             try:
                 async with await aio_pika.connect(
-                    self._settings.broker_url,
+                    lasting_connection_url(self._settings),
                     client_properties={"connection_name": f"{self._service} relay"},
-                    timeout=self._settings.publish_timeout_seconds,
+                    timeout=self._settings.broker_connect_timeout_seconds,
                 ) as connection:
                     channel = await connection.channel(on_return_raises=True)
                     await channel.get_exchange(EXCHANGE, ensure=True)
@@ -129,6 +129,7 @@ class Relay:
                 async with self._database.transaction() as connection:
                     adopted = await self._instance.adopt(connection, outbox)
                 if adopted:
+                    self._spilled += adopted
                     self.look_in_table()
             except AWAY as error:
                 await self._database.wait_until_back(error)

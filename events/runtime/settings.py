@@ -45,6 +45,8 @@ class ServiceSettings(ProcessSettings):
     relay_memory: int = Field(default=5_000, gt=0)
     forget_after_seconds: float = Field(default=0.25, gt=0)
     publish_timeout_seconds: float = Field(default=10.0, gt=0)
+    broker_heartbeat_seconds: int = Field(default=5, gt=0)
+    broker_connect_timeout_seconds: float = Field(default=5.0, gt=0)
     sweep_seconds: float = Field(default=3.0, gt=0)
     heartbeat_seconds: float = Field(default=2.0, gt=0)
 

@@ -71,6 +71,7 @@ class Worker:
         self._commands = 0
         self._wake = asyncio.Event()
         self._working = False
+        self._uncertain = False
 
     @property
     def idle(self) -> bool:
@@ -180,12 +181,16 @@ class Worker:
             except BEYOND_LIMITS as error:
                 return await self._halve(told, error)
             except AWAY as error:
+                # The commit may have gone through, and only its answer was lost.
+                self._uncertain = True
                 await self._database.wait_until_back(error)
-                # The commit may have gone through before the answer was lost.
-                self._look_in_tables()
             except Exception as error:  # noqa: BLE001 - whatever decide or the store raises
                 return await self._halve(told, error)
             else:
+                if self._uncertain:
+                    # Only now: the server may have been busy with the lost commit until this one.
+                    self._uncertain = False
+                    self._look_in_tables()
                 self._pass_on(committed)
                 self._answer(told, committed)
                 break

@@ -17,6 +17,7 @@ class Loss:
 
     request: bytes
     after: bytes
+    at_once: bool
 
 
 class Proxy:
@@ -70,13 +71,21 @@ class Proxy:
         """Nothing passes, but nobody is told: the far side just does not answer."""
         self.open_gate.clear()
 
+    def strand(self) -> None:
+        """Nothing ever passes on the connections there are, though nobody ends them; new ones are fine."""
+        for link in self._links:
+            link.stranded = True
+
     def thaw(self) -> None:
         """What was held up passes."""
         self.open_gate.set()
 
-    def lose_answer(self, request: bytes, *, after: bytes = b"") -> None:
-        """The next such request reaches the server and is carried out, but the connection dies then."""
-        self.loss = Loss(request, after)
+    def lose_answer(self, request: bytes, *, after: bytes = b"", at_once: bool = False) -> None:
+        """The next such request reaches the server and is carried out, but the connection dies.
+
+        Once that is done; or `at_once`, so that the client is back while the server is still at it.
+        """
+        self.loss = Loss(request, after, at_once)
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:
@@ -113,12 +122,15 @@ class _Link:
         self._far = (far_reader, far_writer)
         self._sent = b""
         self._losing = False
+        self.stranded = False
 
     async def run(self) -> None:
         there = asyncio.create_task(self._forward(self._near[0], self._far[1], outward=True))
         back = asyncio.create_task(self._forward(self._far[0], self._near[1], outward=False))
         with contextlib.suppress(OSError):
             await asyncio.wait((there, back), return_when=asyncio.FIRST_COMPLETED)
+        if self._losing:
+            await self._proxy.lost.wait()
         self.abort()
         await asyncio.gather(there, back, return_exceptions=True)
 
@@ -131,23 +143,29 @@ class _Link:
     ) -> None:
         while chunk := await source.read(CHUNK_BYTES):
             await self._proxy.open_gate.wait()
-            if outward:
-                self._watch(chunk)
-            elif self._losing:
+            if self.stranded:
+                await asyncio.Event().wait()
+            loss = self._loss(chunk) if outward else None
+            if self._losing and not outward:
                 # The server has answered, so it has done it.
                 self._proxy.lost.set()
                 return
             sink.write(chunk)
             await sink.drain()
+            if loss is not None and loss.at_once:
+                self._near[1].transport.abort()
 
-    def _watch(self, chunk: bytes) -> None:
+    def _loss(self, chunk: bytes) -> Loss | None:
+        """The loss that begins with this chunk, if one does."""
         loss = self._proxy.loss
         if loss is None:
-            return
+            return None
         self._sent += chunk
         start = self._sent.find(loss.after)
-        if start >= 0 and loss.request in self._sent[start:]:
-            self._proxy.loss, self._losing = None, True
+        if start < 0 or loss.request not in self._sent[start:]:
+            return None
+        self._proxy.loss, self._losing = None, True
+        return loss
 
 
 @contextlib.asynccontextmanager

@@ -67,6 +67,7 @@ async def test_a_fact_told_twice_in_one_batch_counts_once(stage: Stage) -> None:
     assert await stage.count_of(order) == 1
     assert await stage.size("inbox") == 1
     assert len(stage.stated(order)) == 1
+    assert not await stage.dead_letters()
 
 
 async def test_a_fact_told_again_later_counts_once(stage: Stage) -> None:
@@ -81,6 +82,7 @@ async def test_a_fact_told_again_later_counts_once(stage: Stage) -> None:
     await eventually(stage.drained)
     assert await stage.count_of(order) == 1
     assert len(stage.stated(order)) == 1
+    assert not await stage.dead_letters()
 
 
 async def test_many_facts_about_one_order_in_one_batch_all_count(stage: Stage) -> None:

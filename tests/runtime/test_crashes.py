@@ -34,6 +34,12 @@ class Work:
 
     async def assert_done(self, stage: Stage, toy: ToyProcess) -> None:
         """Exactly what would have come of it without any crash."""
+
+        async def all_taken_in() -> bool:
+            return await stage.size("inbox") >= len(self.bumps) + len(self.rings)
+
+        # An empty queue alone says little: what was delivered may not be committed yet.
+        await eventually(all_taken_in)
         await eventually(stage.drained)
         assert await stage.counts(list(self.bumps)) == dict.fromkeys(self.bumps, 1)
         assert await stage.size("inbox") == len(self.bumps) + len(self.rings)

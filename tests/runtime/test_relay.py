@@ -11,7 +11,7 @@ import psycopg
 
 from events.runtime.instance import LOCK_CLASS
 from tests.runtime.eventually import eventually
-from tests.runtime.stage import Stage
+from tests.runtime.stage import Stage, is_ready
 from tests.runtime.toy.decide import Bump
 from tests.runtime.toy.facts import Bumped, Counted, RingWanted
 
@@ -178,6 +178,26 @@ async def test_a_broker_that_hangs_is_left_for_a_new_connection(stage: Stage) ->
     proxy.thaw()
     await eventually(lambda: stage.stated(order))
     await eventually(stage.drained)
+
+
+async def test_connections_that_die_without_a_word_are_noticed(stage: Stage) -> None:
+    proxy = await stage.proxy_broker()
+    await stage.start(broker_url=proxy.url(stage.broker_url), broker_heartbeat_seconds=1)
+    proxy.strand()
+    order = uuid4()
+    await stage.say(Bumped(order_id=order))
+    await eventually(lambda: stage.stated(order))
+    await eventually(stage.drained)
+
+
+async def test_a_broker_that_does_not_answer_at_first_is_asked_again(stage: Stage) -> None:
+    proxy = await stage.proxy_broker()
+    proxy.freeze()
+    host = await stage.begin(broker_url=proxy.url(stage.broker_url), broker_connect_timeout_seconds=0.3)
+    await eventually(lambda: proxy.accepted >= 2)
+    proxy.strand()
+    proxy.thaw()
+    await eventually(lambda: is_ready(host))
 
 
 async def test_a_confirmation_that_got_lost_means_publishing_again_under_the_same_id(stage: Stage) -> None:

@@ -91,7 +91,7 @@ async def test_new_orders_that_two_instances_meet_in_opposite_order_do_not_deadl
         await eventually(lambda: len(stage.stated(held)) == 2)
         await eventually(stage.blocked)
         # Free, for the toy waits to insert the first before it inserts the second.
-        await other.execute("SET LOCAL lock_timeout = '2s'")
+        await other.execute("SET LOCAL deadlock_timeout = '10ms'")
         await other.execute("INSERT INTO tallies (order_id, count) VALUES (%s, 10)", [high])
     await eventually(lambda: len(stage.stated(low, high)) == 2)
     assert await stage.counts([low, high]) == {low: 11, high: 11}
