@@ -1,5 +1,6 @@
 """What cannot be read or handled goes to the dead-letter queue with the reason, and takes nothing along."""
 
+import asyncio
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from typing import Any
@@ -8,6 +9,10 @@ from uuid import UUID, uuid4
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
+from aiormq.abc import ChannelFrame
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 
 from events.facts.base import Fact
 from tests.runtime.eventually import eventually
@@ -135,6 +140,36 @@ async def test_a_known_fact_that_this_service_does_not_hear_is_dead_lettered(sta
     await publish_to_queue(stage, message(Counted(order_id=uuid4(), count=1), uuid4()))
     await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
     assert len(await stage.dead_letters()) == 1
+
+
+async def test_a_version_that_nobody_knows_arrives_and_is_dead_lettered(stage: Stage) -> None:
+    await stage.start()
+    await stage.publish(raw(BODY, kind="toy.bumped.v99", message_id=GOOD_ID))
+    await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
+    (letter,) = await stage.dead_letters()
+    assert letter.headers["dead_letter_reason"] == "unknown_version"
+
+
+async def test_a_message_without_an_id_is_dead_lettered(stage: Stage) -> None:
+    """Clients of other languages leave it out; aiormq never does, so this goes beneath it."""
+    await stage.start()
+    properties = Basic.Properties(message_type="toy.bumped.v1", content_type="application/json")
+    frames: list[Any] = [
+        Basic.Publish(exchange="facts", routing_key="toy.bumped.v1"),
+        ContentHeader(body_size=len(BODY), properties=properties),
+        ContentBody(BODY),
+    ]
+    async with await aio_pika.connect(stage.broker_url) as connection:
+        channel: Any = await (await connection.channel(publisher_confirms=False)).get_underlay_channel()
+        sent = asyncio.get_running_loop().create_future()
+        await channel.write_queue.put(
+            ChannelFrame.marshall(frames=frames, channel_number=channel.number, drain_future=sent)
+        )
+        await sent
+    await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
+    (letter,) = await stage.dead_letters()
+    assert letter.headers["dead_letter_reason"] == "no_fact_id"
+    assert letter.body == BODY
 
 
 async def test_a_type_that_contradicts_the_routing_key_is_not_believed(stage: Stage) -> None:
