@@ -38,7 +38,6 @@ class Committed:
     outbox: list[OutboxRow] = field(default_factory=list)
     calls: list[CallRow] = field(default_factory=list)
     answers: list[tuple[Told, Any]] = field(default_factory=list)
-    duplicates: int = 0
 
 
 _OUTBOX_COLUMNS = list(outbox.c)
@@ -112,7 +111,6 @@ class Batch:
         for item in told:
             if item.kind != "command":
                 if item.cause not in fresh:
-                    committed.duplicates += 1
                     continue
                 fresh.remove(item.cause)
             decision = self._service.decide(workspace.state_of(item), item.said)

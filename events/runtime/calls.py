@@ -240,12 +240,10 @@ class Caller:
                 if row.attempts >= self._settings.call_attempts:
                     return GaveUp(call, "attempts_exhausted", maybe_done)
                 return await self._gateway.perform(call)
-        except TimeoutError as error:
+        except TimeoutError:
             failure = CallFailed("timeout", maybe_done=True)
-            failure.__cause__ = error
         except CallFailed as error:
             failure = CallFailed(error.reason, maybe_done=maybe_done or error.maybe_done)
-            failure.__cause__ = error
         except Exception as error:  # noqa: BLE001 - a gateway's bug must not strand the call
             log.error("gateway_broke", call=row.name, order_id=str(row.order_id), exc_info=error)
             failure = CallFailed(f"gateway_raised_{type(error).__name__}", maybe_done=True)
