@@ -4,7 +4,9 @@
 #   make test INFRA=docker    the same tests against containers, where Docker runs
 #   PYTHON=python3.13 make demo
 
-PYTHON ?= python3
+# Debian's own where it will do: it is built to be fast, which one built on this machine often is not.
+PYTHON ?= $(shell /usr/bin/python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && echo /usr/bin/python3 || echo python3)
 VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python

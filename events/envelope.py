@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from events.facts.base import Fact, SupersededFact, fact_type
 
 CONTENT_TYPE = "application/json"
+PERSISTENT = int(DeliveryMode.PERSISTENT)
 
 
 class Unreadable(Exception):
@@ -49,46 +50,47 @@ def derive_fact_id(cause: UUID, service: str, index: int) -> UUID:
 
 def encode(envelope: Envelope) -> Message:
     """The persistent AMQP message of a fact, with headers of its own (they must not be shared)."""
-    return message_of(
-        fact_id=envelope.fact_id,
-        wire_name=envelope.fact.wire_name,
-        order_id=envelope.fact.order_id,
-        body=envelope.fact.model_dump_json().encode(),
-        stated_by=envelope.stated_by,
-        stated_at=envelope.stated_at,
-        causation_id=envelope.causation_id,
-        traceparent=envelope.traceparent,
+    return Message(
+        envelope.fact.model_dump_json().encode(),
+        **fields_of(
+            fact_id=envelope.fact_id,
+            wire_name=envelope.fact.wire_name,
+            order_id=envelope.fact.order_id,
+            stated_by=envelope.stated_by,
+            stated_at=envelope.stated_at,
+            causation_id=envelope.causation_id,
+            traceparent=envelope.traceparent,
+        ),
     )
 
 
-def message_of(
+def fields_of(
     *,
     fact_id: UUID,
     wire_name: str,
     order_id: UUID,
-    body: bytes,
     stated_by: str,
     stated_at: datetime,
     causation_id: UUID | None,
     traceparent: str | None,
-) -> Message:
-    """The message of a fact whose body is encoded already, as it is in an outbox row."""
-    headers: dict[str, Any] = {"order_id": str(order_id), "stated_at": stated_at.isoformat()}
+) -> dict[str, Any]:
+    """A fact's AMQP properties under AMQP's names, its headers among them."""
+    order = str(order_id)
+    headers = {"order_id": order, "stated_at": stated_at.isoformat()}
     if causation_id is not None:
         headers["causation_id"] = str(causation_id)
     if traceparent is not None:
         headers["traceparent"] = traceparent
-    return Message(
-        body=body,
-        content_type=CONTENT_TYPE,
-        delivery_mode=DeliveryMode.PERSISTENT,
-        message_id=str(fact_id),
-        type=wire_name,
-        app_id=stated_by,
-        correlation_id=str(order_id),
-        timestamp=stated_at,
-        headers=headers,
-    )
+    return {
+        "content_type": CONTENT_TYPE,
+        "delivery_mode": PERSISTENT,
+        "message_id": str(fact_id),
+        "type": wire_name,
+        "app_id": stated_by,
+        "correlation_id": order,
+        "timestamp": stated_at,
+        "headers": headers,
+    }
 
 
 def decode(message: AbstractMessage, routing_key: str | None) -> Envelope:

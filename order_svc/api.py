@@ -4,11 +4,11 @@ import hashlib
 from typing import Annotated, Any
 from uuid import UUID, uuid4, uuid5
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from events.facts.base import Currency, Lines, Token
-from events.runtime.http import Problem, Running
+from events.runtime.http import Problem, Running, json_body, read_json
 from order_svc.decide import CancelOrder, Order, PlaceOrder
 from order_svc.store import ORDERS
 
@@ -62,26 +62,36 @@ class OrderView(BaseModel):
     reason: str | None
 
 
-@router.post("", status_code=202)
+@router.post(
+    "",
+    status_code=202,
+    responses={202: {"model": OrderView}},
+    openapi_extra={"requestBody": json_body(OrderRequest)},
+)
 async def place(
-    wanted: OrderRequest,
+    request: Request,
     host: Running,
-    response: Response,
     idempotency_key: IdempotencyKey = None,
     traceparent: TraceParent = None,
-) -> OrderView:
+) -> Response:
     """Accept an order: from the answer on it is durable and will end, one way or the other.
 
     Without an Idempotency-Key every request is an order of its own. The same key with another body: 422.
     """
+    # FastAPI's own way with bodies and answers takes a tenth of this service's CPU.
+    wanted = await read_json(request, OrderRequest)
     fingerprint = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()
     order_id = uuid5(_BY_KEY, idempotency_key) if idempotency_key else uuid4()
     command = PlaceOrder(order_id=order_id, fingerprint=fingerprint, **dict(wanted))
     order: Order = await host.ask(command, traceparent)
     if order.fingerprint != fingerprint:
         raise Problem(422, "this Idempotency-Key was used for another order", order_id=str(order_id))
-    response.headers["Location"] = f"/orders/{order_id}"
-    return _view(order)
+    return Response(
+        _view(order).model_dump_json(),
+        202,
+        headers={"Location": f"/orders/{order_id}"},
+        media_type="application/json",
+    )
 
 
 @router.get("/{order_id}")

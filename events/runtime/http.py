@@ -4,12 +4,13 @@ import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +21,8 @@ from events.runtime.settings import ProcessSettings
 from events.runtime.worker import Overloaded
 
 RETRY_AFTER_SECONDS = 2
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
 
 
 class Problem(Exception):
@@ -113,6 +116,20 @@ async def _running(request: Request) -> Host:
 
 # The service behind a request.
 Running = Annotated[Host, Depends(_running)]
+
+
+async def read_json(request: Request, kind: type[BodyT]) -> BodyT:
+    """The body, validated from its bytes. Raises RequestValidationError, as FastAPI would."""
+    try:
+        return kind.model_validate_json(await request.body())
+    except ValidationError as error:
+        errors = [{**found, "loc": ("body", *found["loc"])} for found in error.errors(include_url=False)]
+        raise RequestValidationError(errors) from error
+
+
+def json_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """What the OpenAPI document says of a body that `read_json` reads."""
+    return {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}
 
 
 class BoundedBody:

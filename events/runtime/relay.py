@@ -11,9 +11,10 @@ from uuid import UUID
 import aio_pika
 from aio_pika.exceptions import PublishError
 from aiormq import Channel
+from pamqp.commands import Basic
 from sqlalchemy import bindparam, delete, not_, select
 
-from events.envelope import message_of
+from events.envelope import fields_of
 from events.runtime.broker import BROKER_AWAY, lasting_connection_url
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, Database
@@ -195,21 +196,20 @@ class Relay:
 
     async def _publish_one(self, channel: Channel, row: OutboxRow) -> None:
         """Publish and await the confirm: beneath aio-pika, which would wait for each frame to leave."""
-        message = message_of(
+        fields = fields_of(
             fact_id=row.fact_id,
             wire_name=row.wire_name,
             order_id=row.order_id,
-            body=row.body.encode(),
             stated_by=self._service,
             stated_at=row.stated_at,
             causation_id=row.causation_id,
             traceparent=row.traceparent,
         )
         await channel.basic_publish(
-            message.body,
+            row.body.encode(),
             exchange=EXCHANGE,
             routing_key=row.wire_name,
-            properties=message.properties,
+            properties=Basic.Properties(message_type=fields.pop("type"), **fields),
             mandatory=True,
             wait=False,
         )

@@ -42,13 +42,19 @@ class Completions:
     async def wait_for(self, order_ids: set[str], timeout_seconds: float) -> set[str]:
         """Wait until all have ended, or nothing did for `timeout_seconds`; answers those that did not."""
         while missing := order_ids - self._ended.keys():
-            self._changed.clear()
-            try:
-                async with asyncio.timeout(timeout_seconds):
-                    await self._changed.wait()
-            except TimeoutError:
+            if not await self.next_end(timeout_seconds):
                 return missing
         return set()
+
+    async def next_end(self, timeout_seconds: float) -> bool:
+        """Wait until another order has ended; whether one did in time."""
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
 
 
 @asynccontextmanager

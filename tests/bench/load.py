@@ -1,4 +1,4 @@
-"""An open-loop load: orders are sent at a fixed rate, whatever becomes of the ones before."""
+"""Load of two kinds. Open loop: a fixed rate, whatever became of earlier orders. Closed: so many at once."""
 
 import asyncio
 import time
@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from uuid import uuid4
 
 from aiohttp import ClientError, ClientSession, TCPConnector
+
+from tests.bench.completions import Completions
 
 SKU = "bench"
 STOCK = 10_000_000
@@ -40,6 +42,25 @@ async def send_orders(order_url: str, rate_per_second: float, seconds: float) ->
                 due_at = begin + number / rate_per_second
                 await asyncio.sleep(max(0.0, due_at - time.monotonic()))
                 group.create_task(_place(session, order_url, due_at, sent))
+    return sent
+
+
+async def keep_in_flight(order_url: str, completions: Completions, count: int, seconds: float) -> Sent:
+    """Keep `count` orders under way: another one is sent whenever one ends, or is refused."""
+    sent = Sent()
+    end = time.monotonic() + seconds
+    before = len(completions.ended_at)
+    started = 0
+    async with (
+        ClientSession(connector=TCPConnector(limit=MAX_CONNECTIONS)) as session,
+        asyncio.TaskGroup() as group,
+    ):
+        while (now := time.monotonic()) < end:
+            gone = len(completions.ended_at) - before + sent.refused
+            for _ in range(count - (started - gone)):
+                group.create_task(_place(session, order_url, now, sent))
+                started += 1
+            await completions.next_end(timeout_seconds=end - now)
     return sent
 
 

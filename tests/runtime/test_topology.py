@@ -12,11 +12,12 @@ from uuid import uuid4
 
 import aio_pika
 import pytest
+from aio_pika import Message
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import AMQPError
 from aiormq.exceptions import ChannelAccessRefused
 
-from events.envelope import message_of
+from events.envelope import fields_of
 from events.facts import published_facts
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, STREAM, Service
 from events.topology import ADMIN, PUBLISHER, TRACKER, declare, definitions, user_names
@@ -65,15 +66,17 @@ class Broker:
 
 async def publish(channel: AbstractChannel, routing_key: str, exchange: str = EXCHANGE) -> None:
     order_id = uuid4()
-    message = message_of(
-        fact_id=uuid4(),
-        wire_name=routing_key,
-        order_id=order_id,
-        body=json.dumps({"order_id": str(order_id)}).encode(),
-        stated_by="tester",
-        stated_at=datetime.now(UTC),
-        causation_id=None,
-        traceparent=None,
+    message = Message(
+        json.dumps({"order_id": str(order_id)}).encode(),
+        **fields_of(
+            fact_id=uuid4(),
+            wire_name=routing_key,
+            order_id=order_id,
+            stated_by="tester",
+            stated_at=datetime.now(UTC),
+            causation_id=None,
+            traceparent=None,
+        ),
     )
     where = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
     await where.publish(message, routing_key)
