@@ -22,8 +22,8 @@ LINTED := compose events order_svc inventory_svc payment_svc fulfillment_svc not
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY) ## run the system, place orders, show their sagas, check the invariants, stop
-	@$(COMPOSE) demo
+demo: $(READY) ## run the system, break it, show every saga, check the invariants, stop (ONLY=poison: one)
+	@$(COMPOSE) demo $(if $(ONLY),--only $(ONLY))
 
 up: $(READY) ## start the system and leave it running
 	@$(COMPOSE) up

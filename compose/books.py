@@ -39,15 +39,21 @@ class StockRow:
 
 @dataclass(frozen=True, slots=True)
 class PaymentRow:
+    """`settled_by`: who gave the money back outside, where payment could not."""
+
     order_id: UUID
     status: str
     amount_minor: int
+    settled_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ShipmentRow:
+    """`settled_by`: who saw to it outside that nothing is shipped, or that it is."""
+
     order_id: UUID
     status: str
+    settled_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +152,24 @@ class Books:
         return self.charged_minor == 0 and set_aside <= 0
 
     @property
+    def paid_back_by_a_person(self) -> bool:
+        """The customer has the money back, and the provider may know nothing of it."""
+        payment = self.payment
+        return payment is not None and payment.status == "refunded" and payment.settled_by is not None
+
+    @property
+    def cancelled_by_a_person(self) -> bool:
+        """Nothing is shipped, although the carrier may still have the booking."""
+        shipment = self.shipment
+        return shipment is not None and shipment.status == "cancelled" and shipment.settled_by is not None
+
+    @property
+    def dispatched_by_a_person(self) -> bool:
+        """The goods are on their way, and the carrier may know nothing of it."""
+        shipment = self.shipment
+        return shipment is not None and shipment.status == "dispatched" and shipment.settled_by is not None
+
+    @property
     def verdict(self) -> Verdict:
         """How the order ended, by what the services themselves say; UNFINISHED when it has not."""
         shipment = self.shipment.status if self.shipment else "none"
@@ -188,12 +212,13 @@ def books_by_order(snapshot: Snapshot) -> dict[UUID, Books]:
 
 
 def leftovers(book: Books) -> Iterator[str]:
-    """What an order that ended without effect must not have."""
+    """What an order that ended without effect must not have, unless a person says that it is seen to."""
     if book.reservation and book.reservation.status in ("reserved", "sold"):
         yield f"its stock is {book.reservation.status}"
-    if not book.money_is_back:
+    if not book.money_is_back and not book.paid_back_by_a_person:
         yield f"its money is not back: {', '.join(entry.kind for entry in book.ledger)}"
-    if book.parcel and book.parcel.status in ("booked", "dispatched"):
+    excused = ("booked",) if book.cancelled_by_a_person else ()
+    if book.parcel and book.parcel.status in ("booked", "dispatched") and book.parcel.status not in excused:
         yield f"its shipment is {book.parcel.status}"
 
 

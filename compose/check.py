@@ -1,4 +1,7 @@
-"""`make check`: the invariants against the running system, fair to orders that are still on their way."""
+"""`make check`: the invariants against the running system, fair to orders that are still on their way.
+
+And what the tracker itself finds when it asks everybody.
+"""
 
 import asyncio
 import time
@@ -9,6 +12,7 @@ from uuid import UUID
 from rich.console import Console
 from rich.markup import escape
 
+from compose.agreement import Agreement, ask_tracker, print_agreement
 from compose.books import Books, Snapshot, books_by_order
 from compose.invariants import INVARIANTS, Violation, violations
 from compose.local.errors import RigError
@@ -98,13 +102,15 @@ def check(rig: LocalRig, console: Console, patience_seconds: float = PATIENCE_SE
     """
     demand_running(rig)
 
-    async def look() -> Findings:
+    async def look() -> tuple[Findings, Agreement]:
         async with Reader(sources_of(rig.addresses)) as reader:
-            return await examine(reader, patience_seconds)
+            findings = await examine(reader, patience_seconds)
+        return findings, await ask_tracker(rig.addresses, patience_seconds)
 
-    findings = asyncio.run(look())
+    findings, agreement = asyncio.run(look())
     print_findings(findings, console)
-    return not findings.violations
+    print_agreement(agreement, console)
+    return not findings.violations and not agreement.listed
 
 
 def demand_running(rig: LocalRig) -> None:

@@ -102,12 +102,15 @@ def down(
 
 
 @app.command()
-def demo(context: typer.Context) -> None:
+def demo(
+    context: typer.Context,
+    only: Annotated[list[str] | None, typer.Option(help="Play this scenario alone; may be repeated.")] = None,
+) -> None:
     """Place orders that go every way, show their sagas, check the invariants. Exit code 1 on a surprise."""
     from compose.demo.command import demo as show  # here, so that other commands start without it
 
     with ConsoleProgress() as progress:
-        if not show(rig_of(context, progress), report_console()):
+        if not show(rig_of(context, progress), report_console(), only or ()):
             raise typer.Exit(1)
 
 

@@ -36,6 +36,7 @@ from compose.local.addresses import Addresses
 from compose.local.errors import RigError
 from compose.local.processes import SANDBOX
 from compose.local.rabbitmq import ADMIN_USER
+from events.topology import RETRY_DELAYS_SECONDS, retry_exchange
 
 SERVICES = ("notification", "fulfillment", "payment", "inventory", "order")
 TRACKER = "tracker"
@@ -43,6 +44,11 @@ TRACKER = "tracker"
 CURSOR_ROWS = 5_000
 PAGE_ENTRIES = 1_000
 TIMEOUT_SECONDS = 10
+# Where messages wait: for a service, or to be tried again by one.
+QUEUES = (
+    *(f"{name}.facts" for name in SERVICES),
+    *(retry_exchange(attempt) for attempt in range(1, len(RETRY_DELAYS_SECONDS) + 1)),
+)
 BROKER_AWAY = (AMQPError, OSError, TimeoutError, RuntimeError)
 
 RowT = TypeVar("RowT")
@@ -50,6 +56,8 @@ Connection = psycopg.AsyncConnection[Any]
 
 _BACKLOG = "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM calls)"
 _MOVING = "SELECT order_id FROM outbox UNION SELECT order_id FROM calls"
+_TRACKER_BACKLOG = "SELECT (SELECT count(*) FROM outbox), 0"
+_TRACKER_MOVING = "SELECT DISTINCT order_id FROM outbox"
 _READ_UP_TO = "SELECT stream_offset FROM stream_position"
 
 
@@ -115,7 +123,8 @@ class Reader:
 
     async def snapshot(self) -> Snapshot:
         """All books, each as it was at one instant of its own."""
-        sagas = await self._sagas()
+        backlogs: list[Backlog] = []
+        sagas = await self._sagas(backlogs)
         carrier = [
             CarrierShipment(order_id, entry["status"])
             async for order_id, entry in self._entries("/carrier/shipments", "shipments")
@@ -124,13 +133,14 @@ class Reader:
             LedgerEntry(order_id, entry["kind"], entry["amount_minor"])
             async for order_id, entry in self._entries("/provider/ledger", "entries")
         ]
-        backlogs: list[Backlog] = []
         async with self._service("notification", backlogs) as books:
             notices = await _rows(books, NoticeRow, "SELECT order_id, status, ending FROM notices")
         async with self._service("fulfillment", backlogs) as books:
-            shipments = await _rows(books, ShipmentRow, "SELECT order_id, status FROM shipments")
+            shipments = await _rows(books, ShipmentRow, "SELECT order_id, status, settled_by FROM shipments")
         async with self._service("payment", backlogs) as books:
-            payments = await _rows(books, PaymentRow, "SELECT order_id, status, amount_minor FROM payments")
+            payments = await _rows(
+                books, PaymentRow, "SELECT order_id, status, amount_minor, settled_by FROM payments"
+            )
         async with self._service("inventory", backlogs) as books:
             stock = await _rows(books, StockRow, "SELECT sku, stocked, available, reserved, sold FROM stock")
             reservations = await _rows(
@@ -157,6 +167,9 @@ class Reader:
         for name in SERVICES:
             async with self._transaction(name) as connection:
                 moving.update(await _rows(connection, _itself, _MOVING))
+        if TRACKER in self._databases:
+            async with self._transaction(TRACKER) as connection:
+                moving.update(await _rows(connection, _itself, _TRACKER_MOVING))
         queued = await self._queued()
         return Activity(frozenset(moving), queued, await self._read_up_to())
 
@@ -167,18 +180,20 @@ class Reader:
             found: tuple[int, ...] = await _rows(connection, _itself, _READ_UP_TO)
         return found[0]
 
-    async def _sagas(self) -> tuple[SagaRow, ...] | None:
+    async def _sagas(self, backlogs: list[Backlog]) -> tuple[SagaRow, ...] | None:
         if TRACKER not in self._databases:
             return None
-        async with self._transaction(TRACKER) as connection:
-            return await _rows(connection, SagaRow, "SELECT order_id, state FROM sagas")
+        async with self._service(TRACKER, backlogs, _TRACKER_BACKLOG) as books:
+            return await _rows(books, SagaRow, "SELECT order_id, state FROM sagas")
 
     @asynccontextmanager
-    async def _service(self, name: str, backlogs: list[Backlog]) -> AsyncIterator[Connection]:
+    async def _service(
+        self, name: str, backlogs: list[Backlog], backlog: LiteralString = _BACKLOG
+    ) -> AsyncIterator[Connection]:
         """One transaction on a service's books, of which the backlog is always read."""
         async with self._transaction(name) as connection:
             yield connection
-            for outbox, calls in await _rows(connection, _both, _BACKLOG):
+            for outbox, calls in await _rows(connection, _both, backlog):
                 backlogs.append(Backlog(name, outbox, calls))
 
     @asynccontextmanager
@@ -191,13 +206,13 @@ class Reader:
             raise RigError(f"cannot read the database of {name}: {str(error).strip()}") from error
 
     async def _queued(self) -> int:
-        """How many messages are ready in the services' queues. Those being worked on are not counted."""
+        """How many messages are ready in the queues. Those being worked on are not counted."""
         assert self._broker is not None, "not entered"
         ready = 0
         try:
             async with self._broker.channel() as channel:
-                for name in SERVICES:
-                    queue = await channel.declare_queue(f"{name}.facts", passive=True)
+                for name in QUEUES:
+                    queue = await channel.declare_queue(name, passive=True)
                     ready += queue.declaration_result.message_count or 0
         except BROKER_AWAY as error:
             raise RigError(f"cannot read the broker's queues: {error}") from error

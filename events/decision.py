@@ -7,7 +7,7 @@ It has no clock, no randomness and no I/O; the runtime does everything else.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 StateT_co = TypeVar("StateT_co", covariant=True)
 FactT_co = TypeVar("FactT_co", covariant=True)
 CallT_co = TypeVar("CallT_co", covariant=True)
+Patience = Literal["step", "undo", "message"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +38,36 @@ class Command(BaseModel):
 class Call(BaseModel):
     """Something to ask of the outside world, durably, until its outcome is known.
 
-    A subclass names itself in the calls table: `class Capture(Call, name="capture")`.
+    A subclass names itself in the calls table: `class Capture(Call, name="capture")`. Its `patience` says how
+    many attempts it is worth: those of a `step` that can still be called off, of an `undo` whose failure is
+    a case for a person, or of a `message` that may arrive late.
+
+    What was definitely refused is refused for ever under its idempotency key; the next `round` has another.
     """
 
     model_config = ConfigDict(frozen=True)
 
     name: ClassVar[str]
+    patience: ClassVar[Patience]
 
     order_id: UUID
+    round: int = 1
 
-    def __init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, name: str = "", patience: Patience = "step", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, name: str = "", **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(
+        cls, *, name: str = "", patience: Patience = "step", **kwargs: Any
+    ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        cls.name = name
+        cls.name, cls.patience = name, patience
 
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt, process and retry of this call, so that it counts once."""
-        return f"{self.name}:{self.order_id}"
+        key = f"{self.name}:{self.order_id}"
+        return key if self.round == 1 else f"{key}:{self.round}"
 
 
 class Outcome:

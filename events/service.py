@@ -11,6 +11,8 @@ from events.facts.base import Fact
 
 EXCHANGE = "facts"
 DEAD_LETTER_EXCHANGE = "dead-letters"
+# By a service's name to that service alone: what is late, or replayed by a person.
+REDRIVE_EXCHANGE = "redrive"
 STREAM = "facts.stream"
 
 
@@ -61,6 +63,11 @@ class Service:
         Also versions nobody here knows yet: they must end as dead letters, not nowhere.
         """
         return tuple(sorted({f"{fact.owner}.{_bare_name(fact)}.*" for fact in self.hears}))
+
+    @cached_property
+    def case_keys(self) -> tuple[str, ...]:
+        """The routing keys of its own facts that are cases for a person: copies become dead letters."""
+        return tuple(sorted(f"{fact.owner}.{_bare_name(fact)}.*" for fact in self.states if fact.case))
 
     @cached_property
     def _hints(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class ShipmentView(BaseModel):
     shipment_id: str | None
     deliver_on: date | None
     reason: str | None
+    settled_by: str | None
 
 
 @router.get("/{order_id}")

@@ -3,7 +3,10 @@
     payment.captured   -> book -> shipment_scheduled | shipment_rejected
     order.withdrawn    -> cancel -> shipment_cancelled, else shipment_cancel_failed
                           (or a fence, when nothing was booked yet)
-    order.confirmed    -> dispatch, the irreversible step -> shipment_dispatched
+    order.confirmed    -> dispatch, the irreversible step -> shipment_dispatched,
+                          else shipment_dispatch_failed
+    saga.retry_requested,
+    saga.settled       -> what failed is tried again; or a person saw to it, and it is as good as done
 
 A booking in flight when the order is withdrawn is cancelled once its outcome is known.
 """
@@ -25,7 +28,9 @@ from events.facts.fulfillment import (
 )
 from events.facts.order import OrderConfirmed, OrderWithdrawn
 from events.facts.payment import PaymentCaptured
+from events.facts.saga import RetryRequested, Settled
 
+NAME = "fulfillment"
 CARRIER_UNAVAILABLE = "carrier_unavailable"
 
 
@@ -36,11 +41,11 @@ class BookShipment(Call, name="book_shipment"):
     lines: Lines
 
 
-class CancelShipment(Call, name="cancel_shipment"):
+class CancelShipment(Call, name="cancel_shipment", patience="undo"):
     """Let the carrier forget the booking, and refuse a late one."""
 
 
-class DispatchShipment(Call, name="dispatch_shipment"):
+class DispatchShipment(Call, name="dispatch_shipment", patience="undo"):
     """Hand the goods over."""
 
 
@@ -76,7 +81,7 @@ class DispatchRefused(Outcome):
 
 
 Calls = BookShipment | CancelShipment | DispatchShipment
-Hears = PaymentCaptured | OrderWithdrawn | OrderConfirmed
+Hears = PaymentCaptured | OrderWithdrawn | OrderConfirmed | RetryRequested | Settled
 Learns = Booked | BookingRefused | Unbooked | CancelRefused | Dispatched | DispatchRefused | GaveUp[Calls]
 States = (
     ShipmentScheduled
@@ -93,7 +98,8 @@ class Shipment:
     """One order's shipment. `fenced`: withdrawn before it was booked, so never to be booked.
 
     `withdrawn` means that the order's owner asked for the undo, so it ends in `shipment_cancelled`; an
-    undo that fulfilment began by itself ends in `shipment_rejected`. `reason` is why it is undone.
+    undo that fulfilment began by itself ends in `shipment_rejected`. `reason` is why it is undone. `round`:
+    under which key the next attempt at cancelling or dispatching is made.
     """
 
     order_id: UUID
@@ -115,9 +121,13 @@ class Shipment:
     deliver_on: date | None = None
     withdrawn: bool = False
     reason: str | None = None
+    round: int = 1
+    settled_by: str | None = None
 
 
 Answer = Decision[Shipment | None, States, Calls]
+# A call is on its way, and only then does an outcome mean anything.
+IN_FLIGHT = frozenset({"booking", "cancelling", "dispatching"})
 
 
 def decide(shipment: Shipment | None, heard: Hears | Learns) -> Decision[Shipment | None, States, Calls]:
@@ -127,7 +137,9 @@ def decide(shipment: Shipment | None, heard: Hears | Learns) -> Decision[Shipmen
         case OrderWithdrawn():
             return withdraw(shipment, heard)
         case OrderConfirmed():
-            return dispatch(shipment, heard.order_id)
+            return be_confirmed(shipment, heard.order_id)
+        case RetryRequested() | Settled():
+            return take_up(shipment, heard)
         case _:
             return learn(shipment, heard)
 
@@ -155,18 +167,32 @@ def withdraw(shipment: Shipment | None, withdrawn: OrderWithdrawn) -> Answer:
             return Decision(shipment)
 
 
-def dispatch(shipment: Shipment | None, order_id: UUID) -> Answer:
+def be_confirmed(shipment: Shipment | None, order_id: UUID) -> Answer:
     if shipment is not None and shipment.status in ("dispatching", "dispatched", "dispatch_failed"):
         return Decision(shipment)
     if shipment is None or shipment.status != "scheduled":
         found = shipment.status if shipment else "none"
         raise CausalityViolated(f"order {order_id} was confirmed, but its shipment here is: {found}")
-    return Decision(replace(shipment, status="dispatching"), calls=(DispatchShipment(order_id=order_id),))
+    return dispatch(shipment)
+
+
+def take_up(shipment: Shipment | None, asked: RetryRequested | Settled) -> Answer:
+    """What a person has it do about a cancellation or a dispatch that failed for good."""
+    if shipment is None or asked.service != NAME:
+        return Decision(shipment)
+    settled = isinstance(asked, Settled)
+    match shipment.status:
+        case "cancel_failed":
+            return be_cancelled(replace(shipment, settled_by=asked.by)) if settled else cancel(shipment)
+        case "dispatch_failed":
+            return be_dispatched(replace(shipment, settled_by=asked.by)) if settled else dispatch(shipment)
+        case _:
+            return Decision(shipment)
 
 
 def learn(shipment: Shipment | None, outcome: Learns) -> Answer:
-    if shipment is None:
-        return Decision(None)
+    if shipment is None or shipment.status not in IN_FLIGHT:
+        return Decision(shipment)
     match outcome:
         case Booked():
             return be_booked(shipment, outcome)
@@ -175,12 +201,11 @@ def learn(shipment: Shipment | None, outcome: Learns) -> Answer:
         case Unbooked():
             return end_unbooked(shipment)
         case CancelRefused(reason):
-            return fail_cancel(shipment, reason)
+            return fail_cancel(next_round(shipment), reason)
         case Dispatched():
-            gone = ShipmentDispatched(order_id=shipment.order_id, shipment_id=shipment.shipment_id or "")
-            return Decision(replace(shipment, status="dispatched"), facts=(gone,))
+            return be_dispatched(shipment)
         case DispatchRefused(reason):
-            return fail_dispatch(shipment, reason)
+            return fail_dispatch(next_round(shipment), reason)
         case GaveUp():
             return give_up(shipment, outcome)
         case _:
@@ -211,20 +236,45 @@ def be_booked(shipment: Shipment, booked: Booked) -> Answer:
 
 
 def cancel(shipment: Shipment) -> Answer:
-    call = CancelShipment(order_id=shipment.order_id)
+    call = CancelShipment(order_id=shipment.order_id, round=shipment.round)
     return Decision(replace(shipment, status="cancelling"), calls=(call,))
+
+
+def dispatch(shipment: Shipment) -> Answer:
+    call = DispatchShipment(order_id=shipment.order_id, round=shipment.round)
+    return Decision(replace(shipment, status="dispatching"), calls=(call,))
 
 
 def end_unbooked(shipment: Shipment) -> Answer:
     if shipment.withdrawn:
-        return Decision(replace(shipment, status="cancelled"), facts=(cancelled(shipment),))
+        return be_cancelled(shipment)
     reason = shipment.reason or CARRIER_UNAVAILABLE
     rejected = ShipmentRejected(order_id=shipment.order_id, reason=reason)
     return Decision(replace(shipment, status="rejected"), facts=(rejected,))
 
 
+def be_cancelled(shipment: Shipment) -> Answer:
+    return Decision(replace(shipment, status="cancelled"), facts=(cancelled(shipment),))
+
+
 def cancelled(shipment: Shipment) -> ShipmentCancelled:
-    return ShipmentCancelled(order_id=shipment.order_id, reason=shipment.reason or "withdrawn")
+    return ShipmentCancelled(
+        order_id=shipment.order_id, reason=shipment.reason or "withdrawn", settled_by=shipment.settled_by
+    )
+
+
+def be_dispatched(shipment: Shipment) -> Answer:
+    gone = ShipmentDispatched(
+        order_id=shipment.order_id,
+        shipment_id=shipment.shipment_id or "",
+        settled_by=shipment.settled_by,
+    )
+    return Decision(replace(shipment, status="dispatched"), facts=(gone,))
+
+
+def next_round(shipment: Shipment) -> Shipment:
+    """Refused, and that is certain: a retry under the same key would only be refused again."""
+    return replace(shipment, round=shipment.round + 1)
 
 
 def fail_cancel(shipment: Shipment, reason: str) -> Answer:

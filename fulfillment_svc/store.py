@@ -1,6 +1,6 @@
 """One row per order's shipment."""
 
-from sqlalchemy import Boolean, CheckConstraint, Column, Date, MetaData, Table, Text, Uuid
+from sqlalchemy import Boolean, CheckConstraint, Column, Date, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
 from events.runtime.states import OrderStates
@@ -19,6 +19,8 @@ shipments = Table(
     Column("deliver_on", Date),
     Column("withdrawn", Boolean, nullable=False),
     Column("reason", Text),
+    Column("round", Integer, nullable=False),
+    Column("settled_by", Text),
     CheckConstraint(
         "status NOT IN ('scheduled', 'dispatching', 'dispatched') OR shipment_id IS NOT NULL",
         name="booked_has_shipment",

@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
 from events.facts.base import Sku
-from events.runtime.http import Problem, Running
+from events.runtime.http import Admin, Problem, Running
 from events.runtime.sql import compiled
 from inventory_svc.store import stock
 
@@ -64,7 +64,7 @@ _LIST = compiled(
 )
 
 
-@router.put("/{sku}")
+@router.put("/{sku}", dependencies=[Admin])
 async def put(sku: Annotated[Sku, Path()], wanted: StockRequest, host: Running) -> StockView:
     """Set how many units there are. Fewer than are reserved or sold already is refused (409)."""
     try:

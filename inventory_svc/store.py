@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -97,6 +98,12 @@ class ShelfStore:
         cursor = await connection.execute(_LOCK_STOCK, {"skus": sorted(skus), "order_ids": order_ids})
         found = {row["sku"]: Stock(**row) for row in await cursor.fetchall()}
         return ShelfWorkspace(reservations, found)
+
+    async def read_many(
+        self, connection: Connection, order_ids: Sequence[UUID]
+    ) -> dict[UUID, dict[str, Any]]:
+        """What may be told of these orders' reservations."""
+        return await RESERVATIONS.read_many(connection, order_ids)
 
 
 SHELVES = ShelfStore()

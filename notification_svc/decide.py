@@ -1,6 +1,8 @@
 """What notification makes of each fact and outcome.
 
     order.confirmed, order.cancelled -> e-mail and push -> customer_notified, else notification_failed
+    saga.retry_requested             -> both again
+    saga.settled                     -> a person told the customer: customer_notified, over no channel of ours
 
 One channel that reached the customer is enough; a failure here undoes nothing.
 """
@@ -13,9 +15,13 @@ from events.decision import Call, Decision, GaveUp, Outcome
 from events.facts.base import Reason, Token
 from events.facts.notification import Channel, CustomerNotified, Ending, NotificationFailed
 from events.facts.order import OrderCancelled, OrderConfirmed
+from events.facts.saga import RetryRequested, Settled
+
+NAME = "notification"
+CUSTOMER_NOT_KEPT = "customer_not_kept"
 
 
-class SendEmail(Call, name="send_email"):
+class SendEmail(Call, name="send_email", patience="message"):
     """Write to the customer, whose address the directory knows."""
 
     customer: Token
@@ -23,7 +29,7 @@ class SendEmail(Call, name="send_email"):
     reason: Reason | None = None
 
 
-class SendPush(Call, name="send_push"):
+class SendPush(Call, name="send_push", patience="message"):
     """Show a message on the customer's device, if the directory knows one."""
 
     customer: Token
@@ -45,7 +51,7 @@ class Undeliverable(Outcome):
 
 
 Calls = SendEmail | SendPush
-Hears = OrderConfirmed | OrderCancelled
+Hears = OrderConfirmed | OrderCancelled | RetryRequested | Settled
 Learns = Delivered | Undeliverable | GaveUp[Calls]
 States = CustomerNotified | NotificationFailed
 Progress = Literal["sending", "delivered", "undeliverable"]
@@ -53,7 +59,11 @@ Progress = Literal["sending", "delivered", "undeliverable"]
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What one customer is told of one order, and how far each channel has come."""
+    """What one customer is told of one order, and how far each channel has come.
+
+    `reason` is why channels failed. `email_round`, `push_round`: under which key the next attempt is made,
+    another after every refusal. `customer` is None in a row from before there were retries.
+    """
 
     order_id: UUID
     status: Literal["sending", "notified", "failed"]
@@ -61,6 +71,11 @@ class Notice:
     email: Progress = "sending"
     push: Progress = "sending"
     reason: str | None = None
+    customer: str | None = None
+    cancelled_because: str | None = None
+    email_round: int = 1
+    push_round: int = 1
+    settled_by: str | None = None
 
 
 Answer = Decision[Notice | None, States, Calls]
@@ -69,47 +84,92 @@ Answer = Decision[Notice | None, States, Calls]
 def decide(notice: Notice | None, heard: Hears | Learns) -> Decision[Notice | None, States, Calls]:
     match heard:
         case OrderConfirmed():
-            return tell(notice, heard.order_id, heard.customer, "confirmed")
+            return tell(notice, heard)
         case OrderCancelled():
-            return tell(notice, heard.order_id, heard.customer, "cancelled", heard.reason)
+            return tell(notice, heard)
+        case RetryRequested() | Settled():
+            return take_up(notice, heard)
         case Delivered(channel):
             return advance(notice, channel, "delivered")
         case Undeliverable(channel, reason):
-            return advance(notice, channel, "undeliverable", reason)
+            return advance(notice, channel, "undeliverable", reason, refused=True)
         case GaveUp():
             return advance(notice, channel_of(heard.call), "undeliverable", heard.reason)
         case _:
             assert_never(heard)
 
 
-def tell(
-    notice: Notice | None, order_id: UUID, customer: Token, ending: Ending, reason: str | None = None
-) -> Answer:
+def tell(notice: Notice | None, ended: OrderConfirmed | OrderCancelled) -> Answer:
     if notice is not None:
         return Decision(notice)
-    email = SendEmail(order_id=order_id, customer=customer, ending=ending, reason=reason)
-    push = SendPush(order_id=order_id, customer=customer, ending=ending, reason=reason)
-    return Decision(Notice(order_id, "sending", ending), calls=(email, push))
+    if isinstance(ended, OrderConfirmed):
+        confirmed = Notice(ended.order_id, "sending", "confirmed", customer=ended.customer)
+        return send(confirmed, ended.customer)
+    cancelled = Notice(
+        ended.order_id, "sending", "cancelled", customer=ended.customer, cancelled_because=ended.reason
+    )
+    return send(cancelled, ended.customer)
+
+
+def send(notice: Notice, customer: Token) -> Answer:
+    email = SendEmail(
+        order_id=notice.order_id,
+        round=notice.email_round,
+        customer=customer,
+        ending=notice.ending,
+        reason=notice.cancelled_because,
+    )
+    push = SendPush(
+        order_id=notice.order_id,
+        round=notice.push_round,
+        customer=customer,
+        ending=notice.ending,
+        reason=notice.cancelled_because,
+    )
+    return Decision(notice, calls=(email, push))
+
+
+def take_up(notice: Notice | None, asked: RetryRequested | Settled) -> Answer:
+    """What a person has it do about a customer who could not be told."""
+    if notice is None or notice.status != "failed" or asked.service != NAME:
+        return Decision(notice)
+    if isinstance(asked, Settled):
+        return be_notified(replace(notice, settled_by=asked.by), channels=())
+    if notice.customer is None:
+        return fail(replace(notice, reason=CUSTOMER_NOT_KEPT))
+    again = replace(notice, status="sending", email="sending", push="sending", reason=None)
+    return send(again, notice.customer)
 
 
 def channel_of(call: Calls) -> Channel:
     return "email" if isinstance(call, SendEmail) else "push"
 
 
-def advance(notice: Notice | None, channel: Channel, to: Progress, reason: str | None = None) -> Answer:
+def advance(
+    notice: Notice | None, channel: Channel, to: Progress, reason: str | None = None, *, refused: bool = False
+) -> Answer:
     if notice is None or notice.status != "sending":
         return Decision(notice)
     if reason is not None:
         told = f"{channel}: {reason}"
         notice = replace(notice, reason=f"{notice.reason}; {told}"[:200] if notice.reason else told[:200])
-    notice = replace(notice, email=to) if channel == "email" else replace(notice, push=to)
+    if channel == "email":
+        notice = replace(notice, email=to, email_round=notice.email_round + refused)
+    else:
+        notice = replace(notice, push=to, push_round=notice.push_round + refused)
     if "sending" in (notice.email, notice.push):
         return Decision(notice)
     reached: list[tuple[Channel, Progress]] = [("email", notice.email), ("push", notice.push)]
     channels = tuple(name for name, progress in reached if progress == "delivered")
-    if channels:
-        notified = CustomerNotified(order_id=notice.order_id, ending=notice.ending, channels=channels)
-        return Decision(replace(notice, status="notified"), facts=(notified,))
+    return be_notified(notice, channels) if channels else fail(notice)
+
+
+def be_notified(notice: Notice, channels: tuple[Channel, ...]) -> Answer:
+    notified = CustomerNotified(order_id=notice.order_id, ending=notice.ending, channels=channels)
+    return Decision(replace(notice, status="notified"), facts=(notified,))
+
+
+def fail(notice: Notice) -> Answer:
     failed = NotificationFailed(
         order_id=notice.order_id, ending=notice.ending, reason=notice.reason or "unknown"
     )

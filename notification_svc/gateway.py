@@ -10,6 +10,7 @@ from typing import Annotated, Protocol, assert_never
 
 from pydantic import BaseModel, Field, StringConstraints
 
+from events.runtime.circuit import CircuitBreaker
 from events.runtime.outbound import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused
 from events.runtime.settings import ServiceSettings
 from notification_svc.decide import Calls, Delivered, SendEmail, SendPush, Undeliverable
@@ -168,6 +169,7 @@ def gateway_from(settings: NotificationSettings) -> NotificationGateway:
     """The gateway to the directory, mail and push that the settings name."""
     mail_server = SmtpMailServer(
         settings.smtp_url,
+        CircuitBreaker("mail_server", settings),
         sender=settings.mail_sender,
         connections=settings.mail_connections,
         timeout_seconds=settings.call_timeout_seconds,

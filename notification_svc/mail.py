@@ -21,6 +21,7 @@ from aiosmtplib import (
 )
 
 from events.runtime.calls import CallFailed
+from events.runtime.circuit import CircuitBreaker, Request
 from events.runtime.outbound import Accepted, Refused
 
 CLOSING = 421
@@ -41,13 +42,16 @@ class Mail:
 class SmtpMailServer:
     """A mail server at smtp://[user:password@]host[:port], or smtps:// for TLS from the first byte on."""
 
-    def __init__(self, url: str, *, sender: str, connections: int, timeout_seconds: float) -> None:
+    def __init__(
+        self, url: str, breaker: CircuitBreaker, *, sender: str, connections: int, timeout_seconds: float
+    ) -> None:
         """`connections` bounds how many are open."""
         parts = urlsplit(url)
         self._host, self._port = parts.hostname, parts.port
         self._tls = parts.scheme == "smtps"
         self._username = None if parts.username is None else unquote(parts.username)
         self._password = None if parts.password is None else unquote(parts.password)
+        self._breaker = breaker
         self._sender = sender
         self._timeout_seconds = timeout_seconds
         self._slots = asyncio.Semaphore(connections)
@@ -65,18 +69,23 @@ class SmtpMailServer:
         """Hand one mail over; refused for a 5xx. Raises CallFailed when another attempt may help."""
         content = self._written(mail, key)
         async with self._slots:
-            connection = await self._begin()
-            healthy = False
-            try:
-                answer = await self._deliver(connection, mail.to, content)
-                healthy = True
-                return answer
-            finally:
-                # Also after a cancellation: nobody knows what the server would answer next.
-                if healthy and connection.is_connected:
-                    self._idle.append(connection)
-                else:
-                    connection.close()
+            # Only now: meanwhile those ahead may have found that the server is down.
+            with self._breaker.request() as request:
+                return await self._send(request, mail.to, content)
+
+    async def _send(self, request: Request, to: str, content: bytes) -> Accepted | Refused:
+        connection = await self._begin()
+        healthy = False
+        try:
+            answer = await self._deliver(request, connection, to, content)
+            healthy = True
+            return answer
+        finally:
+            # Also after a cancellation: nobody knows what the server would answer next.
+            if healthy and connection.is_connected:
+                self._idle.append(connection)
+            else:
+                connection.close()
 
     async def _begin(self) -> SMTP:
         """A connection on which MAIL FROM went through. One that was idle may have died: then a fresh one."""
@@ -102,19 +111,24 @@ class SmtpMailServer:
             raise
         return connection
 
-    async def _deliver(self, connection: SMTP, to: str, content: bytes) -> Accepted | Refused:
+    async def _deliver(
+        self, request: Request, connection: SMTP, to: str, content: bytes
+    ) -> Accepted | Refused:
         on_its_way = False
         try:
             await connection.rcpt(to)
             on_its_way = True
             await connection.data(content)
         except SMTPResponseException as error:
+            # A 4xx to the recipient alone, such as greylisting, is no sign of a server in trouble.
+            request.alive = error.code >= PERMANENT or (not on_its_way and error.code != CLOSING)
             if error.code < PERMANENT or error.code == CLOSING:
                 raise CallFailed(_reason("mail_postponed", error), maybe_done=False) from None
             await self._forget(connection)
             return Refused(f"mail_refused_{error.code}")
         except (SMTPException, OSError) as error:
             raise CallFailed(_reason("mail_answer_lost", error), maybe_done=on_its_way) from None
+        request.alive = True
         return Accepted()
 
     async def _forget(self, connection: SMTP) -> None:

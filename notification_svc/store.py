@@ -1,6 +1,6 @@
 """One row per order whose customer is told."""
 
-from sqlalchemy import CheckConstraint, Column, MetaData, Table, Text, Uuid
+from sqlalchemy import CheckConstraint, Column, Integer, MetaData, Table, Text, Uuid
 
 from events.runtime.states import OrderStates
 from notification_svc.decide import Notice
@@ -16,6 +16,11 @@ notices = Table(
     Column("email", Text, nullable=False),
     Column("push", Text, nullable=False),
     Column("reason", Text),
+    Column("customer", Text),
+    Column("cancelled_because", Text),
+    Column("email_round", Integer, nullable=False),
+    Column("push_round", Integer, nullable=False),
+    Column("settled_by", Text),
     CheckConstraint("ending IN ('confirmed', 'cancelled')", name="known_ending"),
     CheckConstraint("status IN ('sending', 'notified', 'failed')", name="known_status"),
 )

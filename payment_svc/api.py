@@ -1,14 +1,14 @@
 """Seeing an order's payment, and deciding about one that is held."""
 
-from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict
 
+from events.facts.base import Note, Person
 from events.runtime.host import Host
 from events.runtime.http import Admin, Problem, Running
-from payment_svc.decide import Approve, Payment, Reject
+from payment_svc.decide import APPROVAL_EXPIRED, APPROVAL_REJECTED, Approve, Payment, Reject
 from payment_svc.store import PAYMENTS
 
 router = APIRouter(prefix="/payments", tags=["payments"])
@@ -24,6 +24,7 @@ class PaymentView(BaseModel):
     reason: str | None
     decided_by: str | None
     decision_note: str | None
+    settled_by: str | None
 
 
 class HoldDecision(BaseModel):
@@ -31,8 +32,8 @@ class HoldDecision(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    by: Annotated[str, StringConstraints(min_length=1, max_length=100)]
-    note: Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
+    by: Person
+    note: Note
 
 
 @router.get("/{order_id}")
@@ -57,13 +58,18 @@ async def reject(order_id: UUID, decision: HoldDecision, host: Running) -> Payme
 async def _settle_hold(host: Host, command: Approve | Reject) -> PaymentView:
     payment: Payment | None = await host.ask(command)
     view = _view(payment, command.order_id)
-    rejected = view.reason == "approval_rejected"
-    taken: Literal["approved", "rejected"] | None = None
-    if view.decided_by is not None:
-        taken = "rejected" if rejected else "approved"
-    if taken != ("approved" if isinstance(command, Approve) else "rejected"):
-        raise Problem(409, f"the payment is not held: {view.status}", order_id=str(view.order_id))
+    if view.decided_by is None or isinstance(command, Reject) != (view.reason == APPROVAL_REJECTED):
+        raise Problem(409, _why_not(view), order_id=str(view.order_id))
     return view
+
+
+def _why_not(view: PaymentView) -> str:
+    if view.reason == APPROVAL_EXPIRED:
+        return "the payment is not held: nobody decided about it in time, so it was declined"
+    if view.decided_by is None:
+        return f"the payment is not held: {view.status}"
+    decided = "rejected" if view.reason == APPROVAL_REJECTED else "approved"
+    return f"the payment is not held: it was {decided} by {view.decided_by}, and is {view.status}"
 
 
 def _view(payment: Payment | None, order_id: UUID) -> PaymentView:

@@ -5,6 +5,8 @@
     shipment_rejected,
     shipment_cancelled   -> void, else refund, else credit note -> refunded, else refund_failed
                             (or a fence, when nothing was begun yet)
+    saga.retry_requested,
+    saga.settled         -> what failed is tried again; or a person gave the money back: refunded
 
 A call in flight when the order is withdrawn is undone once its outcome is known.
 """
@@ -14,10 +16,11 @@ from typing import Literal, assert_never
 from uuid import UUID
 
 from events.decision import Call, Command, Decision, GaveUp, Outcome
-from events.facts.base import AmountMinor, Currency, Line, Token
+from events.facts.base import AmountMinor, Currency, Line, Note, Person, Token
 from events.facts.fulfillment import ShipmentCancelled, ShipmentRejected
 from events.facts.inventory import StockReserved
 from events.facts.payment import (
+    PaymentApproved,
     PaymentCaptured,
     PaymentDeclined,
     PaymentHeld,
@@ -25,22 +28,26 @@ from events.facts.payment import (
     PaymentRefundFailed,
     UndoneBy,
 )
+from events.facts.saga import ApprovalExpired, RetryRequested, Settled
 
+NAME = "payment"
 PROVIDER_UNAVAILABLE = "provider_unavailable"
+APPROVAL_REJECTED = "approval_rejected"
+APPROVAL_EXPIRED = "approval_expired"
 
 
 class Approve(Command):
     """A person lets a held payment go ahead."""
 
-    by: str
-    note: str
+    by: Person
+    note: Note
 
 
 class Reject(Command):
     """A person refuses a held payment."""
 
-    by: str
-    note: str
+    by: Person
+    note: Note
 
 
 class Authorise(Call, name="authorise"):
@@ -55,15 +62,15 @@ class Capture(Call, name="capture"):
     """Take what was authorised."""
 
 
-class Void(Call, name="void"):
+class Void(Call, name="void", patience="undo"):
     """Let go of what was authorised but not captured, and refuse a late authorisation."""
 
 
-class Refund(Call, name="refund"):
+class Refund(Call, name="refund", patience="undo"):
     """Give back what was captured."""
 
 
-class IssueCreditNote(Call, name="issue_credit_note"):
+class IssueCreditNote(Call, name="issue_credit_note", patience="undo"):
     """Owe the customer what could not be refunded."""
 
 
@@ -103,9 +110,12 @@ class UndoRefused(Outcome):
 
 
 Calls = Authorise | Capture | Void | Refund | IssueCreditNote
-Hears = StockReserved | ShipmentRejected | ShipmentCancelled
+Hears = StockReserved | ShipmentRejected | ShipmentCancelled | ApprovalExpired | RetryRequested | Settled
 Learns = Authorised | AuthorisationDeclined | Captured | CaptureRefused | Undone | UndoRefused | GaveUp[Calls]
-States = PaymentHeld | PaymentCaptured | PaymentDeclined | PaymentRefunded | PaymentRefundFailed
+States = (
+    PaymentHeld | PaymentApproved | PaymentCaptured | PaymentDeclined | PaymentRefunded | PaymentRefundFailed
+)
+Rung = Literal["void", "refund", "issue_credit_note"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +123,8 @@ class Payment:
     """One order's money. `fenced`: undone before it was done, so never to be charged.
 
     `withdrawn` means that fulfilment asked for the undo, so it ends in `refunded`; an undo that payment
-    began by itself ends in `declined`. `reason` is why it is being undone.
+    began by itself ends in `declined`. `reason` is why it is being undone. `retry_with` and `round`: what a
+    retry of an undo that failed begins with, under which key.
     """
 
     order_id: UUID
@@ -139,9 +150,14 @@ class Payment:
     reason: str | None = None
     decided_by: str | None = None
     decision_note: str | None = None
+    retry_with: Rung = "void"
+    round: int = 1
+    settled_by: str | None = None
 
 
 Answer = Decision[Payment | None, States, Calls]
+# A call is on its way, and only then does an outcome mean anything.
+IN_FLIGHT = frozenset({"authorising", "capturing", "voiding", "refunding", "crediting"})
 
 
 def decide(
@@ -154,6 +170,10 @@ def decide(
             return undo(payment, heard.order_id, heard.reason)
         case Approve() | Reject():
             return settle_hold(payment, heard)
+        case ApprovalExpired():
+            return expire_hold(payment)
+        case RetryRequested() | Settled():
+            return take_up(payment, heard)
         case _:
             return learn(payment, heard)
 
@@ -195,9 +215,16 @@ def settle_hold(payment: Payment | None, command: Approve | Reject) -> Answer:
     if payment is None or payment.status != "held":
         return Decision(payment)
     decided = replace(payment, decided_by=command.by, decision_note=command.note)
-    if isinstance(command, Approve):
-        return authorise(decided)
-    return decline(decided, "approval_rejected")
+    if isinstance(command, Reject):
+        return decline(decided, APPROVAL_REJECTED)
+    approved = PaymentApproved(order_id=payment.order_id, by=command.by, note=command.note)
+    return replace(authorise(decided), facts=(approved,))
+
+
+def expire_hold(payment: Payment | None) -> Answer:
+    if payment is None or payment.status != "held":
+        return Decision(payment)
+    return decline(payment, APPROVAL_EXPIRED)
 
 
 def undo(payment: Payment | None, order_id: UUID, reason: str) -> Answer:
@@ -214,9 +241,24 @@ def undo(payment: Payment | None, order_id: UUID, reason: str) -> Answer:
     return Decision(fence, facts=(nothing_charged,))
 
 
+def take_up(payment: Payment | None, asked: RetryRequested | Settled) -> Answer:
+    """What a person has it do about an undo that failed for good."""
+    if payment is None or payment.status != "refund_failed" or asked.service != NAME:
+        return Decision(payment)
+    if isinstance(asked, Settled):
+        return be_refunded(replace(payment, settled_by=asked.by), "person")
+    match payment.retry_with:
+        case "void":
+            return void(payment)
+        case "refund":
+            return refund(payment)
+        case "issue_credit_note":
+            return issue_credit_note(payment)
+
+
 def learn(payment: Payment | None, outcome: Learns) -> Answer:
-    if payment is None:
-        return Decision(None)
+    if payment is None or payment.status not in IN_FLIGHT:
+        return Decision(payment)
     match outcome:
         case Authorised():
             return void(payment) if payment.withdrawn else capture(payment)
@@ -243,8 +285,10 @@ def give_up(payment: Payment, gave_up: GaveUp[Calls]) -> Answer:
         case Authorise() | Capture():
             return void(replace(payment, reason=payment.reason or PROVIDER_UNAVAILABLE))
         case Void() | Refund() | IssueCreditNote():
-            # Not on to the next rung: this one may have been done, and money must not go back twice.
-            return fail_undo(payment, f"{gave_up.call.name}: {gave_up.reason}")
+            # Not on to the next rung: this one may have been done, and money must not go back twice. So a
+            # retry asks for the same under the same key.
+            stuck = replace(payment, retry_with=rung_of(gave_up.call))
+            return fail_undo(stuck, f"{gave_up.call.name}: {gave_up.reason}")
         case _:
             assert_never(gave_up.call)
 
@@ -255,12 +299,25 @@ def next_rung(payment: Payment, refused: Void | Refund | IssueCreditNote, reason
         case Void():
             return refund(payment)
         case Refund():
-            call = IssueCreditNote(order_id=payment.order_id)
-            return Decision(replace(payment, status="crediting"), calls=(call,))
+            return issue_credit_note(payment)
         case IssueCreditNote():
-            return fail_undo(payment, f"{refused.name}: {reason}")
+            # Whatever was tried in this round was refused, and that is certain: the next may try all anew.
+            stuck = replace(payment, retry_with="void", round=payment.round + 1)
+            return fail_undo(stuck, f"{refused.name}: {reason}")
         case _:
             assert_never(refused)
+
+
+def rung_of(call: Void | Refund | IssueCreditNote) -> Rung:
+    match call:
+        case Void():
+            return "void"
+        case Refund():
+            return "refund"
+        case IssueCreditNote():
+            return "issue_credit_note"
+        case _:
+            assert_never(call)
 
 
 def capture(payment: Payment) -> Answer:
@@ -268,11 +325,18 @@ def capture(payment: Payment) -> Answer:
 
 
 def void(payment: Payment) -> Answer:
-    return Decision(replace(payment, status="voiding"), calls=(Void(order_id=payment.order_id),))
+    call = Void(order_id=payment.order_id, round=payment.round)
+    return Decision(replace(payment, status="voiding"), calls=(call,))
 
 
 def refund(payment: Payment) -> Answer:
-    return Decision(replace(payment, status="refunding"), calls=(Refund(order_id=payment.order_id),))
+    call = Refund(order_id=payment.order_id, round=payment.round)
+    return Decision(replace(payment, status="refunding"), calls=(call,))
+
+
+def issue_credit_note(payment: Payment) -> Answer:
+    call = IssueCreditNote(order_id=payment.order_id, round=payment.round)
+    return Decision(replace(payment, status="crediting"), calls=(call,))
 
 
 def be_captured(payment: Payment) -> Answer:
@@ -296,10 +360,18 @@ def end_uncharged(payment: Payment, reason: str) -> Answer:
 
 
 def end_undone(payment: Payment, undone_by: UndoneBy) -> Answer:
-    reason = payment.reason or PROVIDER_UNAVAILABLE
     if not payment.withdrawn:
-        return decline(payment, reason)
-    refunded = PaymentRefunded(order_id=payment.order_id, undone_by=undone_by, reason=reason)
+        return decline(payment, payment.reason or PROVIDER_UNAVAILABLE)
+    return be_refunded(payment, undone_by)
+
+
+def be_refunded(payment: Payment, undone_by: UndoneBy) -> Answer:
+    refunded = PaymentRefunded(
+        order_id=payment.order_id,
+        undone_by=undone_by,
+        reason=payment.reason or PROVIDER_UNAVAILABLE,
+        settled_by=payment.settled_by,
+    )
     return Decision(replace(payment, status="refunded"), facts=(refunded,))
 
 

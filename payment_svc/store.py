@@ -1,6 +1,6 @@
 """One row per order's money."""
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, MetaData, Table, Text, Uuid
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
 from events.runtime.states import OrderStates
@@ -22,6 +22,9 @@ payments = Table(
     Column("reason", Text),
     Column("decided_by", Text),
     Column("decision_note", Text),
+    Column("retry_with", Text, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("settled_by", Text),
     CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
     CheckConstraint(
         "status = 'fenced' OR (currency IS NOT NULL AND payment_token IS NOT NULL)",
@@ -32,6 +35,7 @@ payments = Table(
         "'crediting', 'declined', 'refunded', 'refund_failed', 'fenced')",
         name="known_status",
     ),
+    CheckConstraint("retry_with IN ('void', 'refund', 'issue_credit_note')", name="known_rung"),
 )
 
 PAYMENTS = OrderStates(payments, Payment)

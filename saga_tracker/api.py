@@ -1,8 +1,5 @@
 """What the tracker tells over HTTP: one saga, many, and figures about all."""
 
-import binascii
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from datetime import datetime
 from typing import Annotated, Literal, Protocol
 from uuid import UUID
 
@@ -11,6 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from events.runtime.database import Database
 from events.runtime.http import Problem
 from saga_tracker import queries, views
+from saga_tracker.cursor import Cursor, cursor_after, place_in
 from saga_tracker.projection import State
 from saga_tracker.queries import Place, SagaFilter
 from saga_tracker.reader import Progress
@@ -18,7 +16,6 @@ from saga_tracker.steps import STEPS, name_of
 from saga_tracker.views import SagaPage, SagaView, SagaWithTrail, Stats
 
 MAX_PAGE = 500
-MAX_CURSOR_CHARACTERS = 200
 MAX_AGE_SECONDS = 100 * 365 * 86_400
 
 # Whoever and whatever a saga can wait for.
@@ -47,9 +44,6 @@ def _view_server(request: Request) -> ViewServer:
 Tracker = Annotated[ViewServer, Depends(_view_server)]
 Age = Annotated[float | None, Query(ge=0, le=MAX_AGE_SECONDS, allow_inf_nan=False)]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
-Cursor = Annotated[
-    str | None, Query(max_length=MAX_CURSOR_CHARACTERS, description="`next_cursor` of a page.")
-]
 Awaited = Annotated[str | None, Query(description=f"One of {', '.join(AWAITED)}.")]
 Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they entered their state.")]
 
@@ -86,11 +80,12 @@ async def find(
         older_than_seconds=older_than_seconds,
         oldest_first=sort == "oldest",
     )
-    after = _place_of(cursor) if cursor else None
+    after = Place(*place_in(cursor)) if cursor else None
     async with tracker.database.transaction() as connection:
         rows = await queries.sagas_where(connection, wanted, after, limit + 1)
     sagas = [SagaView(**row) for row in rows[:limit]]
-    return SagaPage(sagas=sagas, next_cursor=_cursor_after(sagas[-1]) if len(rows) > limit else None)
+    last = sagas[-1] if len(rows) > limit else None
+    return SagaPage(sagas=sagas, next_cursor=cursor_after(last.since, last.order_id) if last else None)
 
 
 @router.get("/stats")
@@ -99,18 +94,3 @@ async def stats(tracker: Tracker) -> Stats:
     async with tracker.database.transaction() as connection:
         found = await queries.figures(connection)
     return views.stats(found, tracker.progress)
-
-
-def _cursor_after(saga: SagaView) -> str:
-    return urlsafe_b64encode(f"{saga.since.isoformat()} {saga.order_id}".encode()).decode()
-
-
-def _place_of(cursor: str) -> Place:
-    try:
-        since, order_id = urlsafe_b64decode(cursor).decode().split(" ")
-        place = Place(datetime.fromisoformat(since), UUID(order_id))
-        if place.since.tzinfo is None:
-            raise ValueError("an instant needs an offset")
-    except (ValueError, binascii.Error):
-        raise Problem(422, "the cursor is not one that this endpoint has given") from None
-    return place

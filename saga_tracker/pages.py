@@ -1,18 +1,24 @@
-"""Two plain pages for people: sagas by state, and one saga's trail as a timeline. No scripts, no assets."""
+"""Plain pages for people: sagas by state, one saga as a timeline, dead letters. No scripts, no assets."""
 
 import json
 from collections.abc import Iterable
-from datetime import datetime
 from html import escape
-from typing import Annotated
 from urllib.parse import urlencode
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from saga_tracker import api
-from saga_tracker.api import MAX_CURSOR_CHARACTERS, Tracker
+from saga_tracker import api, audit
+from saga_tracker.api import Tracker
+from saga_tracker.cursor import Cursor
+from saga_tracker.dead_letters import api as letters_api
+from saga_tracker.dead_letters import pages as letter_pages
+from saga_tracker.dead_letters import queries as letter_queries
+from saga_tracker.dead_letters.letter import LetterState
+from saga_tracker.dead_letters.queries import LetterFilter
+from saga_tracker.dead_letters.views import AuditView, LetterView
+from saga_tracker.markup import instant, span
 from saga_tracker.projection import ENDED, State
 from saga_tracker.views import FactView, SagaView, SagaWithTrail, Stats, WaitView
 
@@ -50,7 +56,7 @@ _CLASSES = {
 async def home(
     tracker: Tracker,
     state: State | None = None,
-    cursor: Annotated[str | None, Query(max_length=MAX_CURSOR_CHARACTERS)] = None,
+    cursor: Cursor = None,
 ) -> HTMLResponse:
     """How many sagas stand where, and those of one state or of all, newest first."""
     stats = await api.stats(tracker)
@@ -71,26 +77,59 @@ async def look_up(order_id: UUID) -> RedirectResponse:
 
 
 @router.get("/ui/sagas/{order_id}")
-async def timeline(order_id: UUID, tracker: Tracker) -> HTMLResponse:
-    """One saga: where it stands, whom it waits for, and its facts along the time."""
+async def timeline(order_id: UUID, tracker: Tracker, request: Request) -> HTMLResponse:
+    """One saga: where it stands, whom it waits for, its letters, and its facts along the time."""
     saga = await api.see(order_id, tracker)
-    return _page(f"Saga {order_id}", _summary(saga) + _trail(saga), refresh=saga.state not in ENDED)
+    async with tracker.database.transaction() as connection:
+        rows = await letter_queries.letters_where(
+            connection, LetterFilter(order_id=order_id), None, letter_pages.MAX_OF_ORDER
+        )
+        acts = await audit.page(connection, order_id, None, letter_pages.MAX_OF_ORDER)
+    letters = [LetterView(**row) for row in rows]
+    by_hand = letter_pages.by_hand(
+        saga, letters, [AuditView(**row) for row in acts], base_url=str(request.base_url)
+    )
+    body = _summary(saga) + by_hand + _trail(saga)
+    return _page(f"Saga {order_id}", body, refresh=saga.state not in ENDED)
+
+
+@router.get("/ui/dead-letters")
+async def dead_letters(
+    tracker: letters_api.Tracker,
+    request: Request,
+    service: letters_api.ServiceName = None,
+    reason: letters_api.Reason = None,
+    wire_name: letters_api.WireName = None,
+    order_id: UUID | None = None,
+    state: LetterState = LetterState.OPEN,
+    cursor: Cursor = None,
+) -> HTMLResponse:
+    """Dead letters by service, reason and fact; and those of one group or of all, the newest first."""
+    groups = await letters_api.groups(tracker)
+    page = await letters_api.find(
+        tracker, service, reason, wire_name, order_id, state, limit=PAGE_SIZE, cursor=cursor
+    )
+    asked = {name: value for name, value in request.query_params.items() if name not in ("cursor", "state")}
+    body = letter_pages.letters_page(groups, page, asked, state, base_url=str(request.base_url))
+    return _page("Dead letters", body, refresh=cursor is None)
 
 
 def _counts(stats: Stats, chosen: State | None) -> str:
     links = [f'<a href="/">{"all" if chosen else "<b>all</b>"}</a>']
+    dead_letters = '<a class="quiet" href="/ui/dead-letters">dead letters</a>'
     for state, count in stats.states.items():
         label = f"{state.value} {count}"
         label = f"<b>{label}</b>" if state is chosen else label
         links.append(f'<a class="{_CLASSES.get(state, "")}" href="/?state={state.value}">{label}</a>')
     stream = stats.stream
     lag = f"{stream.lag} messages behind" if stream.lag else "up to date"
+    kept = "" if stats.keeper else " Nobody keeps the deadlines."
     reading = lag if stream.reading else "not reading: the broker or the database is away"
     durations = "; ".join(
-        f"{each.state.value} p50 {_span(each.p50_seconds)}, p99 {_span(each.p99_seconds)}"
+        f"{each.state.value} p50 {span(each.p50_seconds)}, p99 {span(each.p99_seconds)}"
         for each in stats.durations
     )
-    return f'<nav>{"".join(links)}</nav><p class="quiet">{reading}. {durations}</p>'
+    return f'<nav>{"".join(links)}{dead_letters}</nav><p class="quiet">{reading}.{kept} {durations}</p>'
 
 
 def _find_form() -> str:
@@ -104,8 +143,8 @@ def _table(sagas: Iterable[SagaView]) -> str:
     rows = "".join(
         f'<tr><td><a href="/ui/sagas/{saga.order_id}"><code>{saga.order_id}</code></a></td>'
         f"<td>{_state(saga)}</td><td>{_waits(saga.waits)}</td><td>{escape(saga.reason or '')}</td>"
-        f'<td class="number">{_span(saga.in_state_seconds)}</td>'
-        f'<td class="number">{_span(saga.duration_seconds)}</td></tr>'
+        f'<td class="number">{span(saga.in_state_seconds)}</td>'
+        f'<td class="number">{span(saga.duration_seconds)}</td></tr>'
         for saga in sagas
     )
     heads = ("Order", "State", "Waits for", "Why", "For", "Took")
@@ -115,11 +154,11 @@ def _table(sagas: Iterable[SagaView]) -> str:
 
 def _summary(saga: SagaWithTrail) -> str:
     known = {
-        "State": f"{_state(saga)} since {_instant(saga.since)}, {_span(saga.in_state_seconds)} ago",
+        "State": f"{_state(saga)} since {instant(saga.since)}, {span(saga.in_state_seconds)} ago",
         "Waits for": _waits(saga.waits),
         "Why": escape(saga.reason or ""),
-        "Began": _instant(saga.started_at),
-        "Ended": f"{_instant(saga.ended_at)}, after {_span(saga.duration_seconds)}" if saga.ended_at else "",
+        "Began": instant(saga.started_at),
+        "Ended": f"{instant(saga.ended_at)}, after {span(saga.duration_seconds)}" if saga.ended_at else "",
         "Trace": f"<code>{escape(saga.trace_id)}</code>" if saga.trace_id else "",
     }
     rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in known.items() if value)
@@ -142,9 +181,9 @@ def _fact(fact: FactView, first: float, length: float) -> str:
     cause = ""
     if fact.cause is not None:
         cause = escape(fact.cause.name) + ("" if fact.cause.directly else " and what followed outside")
-    within = _span(fact.since_cause_seconds) if fact.since_cause_seconds is not None else ""
+    within = span(fact.since_cause_seconds) if fact.since_cause_seconds is not None else ""
     return (
-        f'<tr><td class="number">{_span(fact.since_start_seconds)}</td>'
+        f'<tr><td class="number">{span(fact.since_start_seconds)}</td>'
         f"<td>{escape(fact.name)}<details class='quiet'><summary>{fact.fact_id}</summary>"
         f"<pre>{escape(json.dumps(fact.body, indent=1))}</pre></details></td>"
         f'<td>{escape(fact.stated_by)}</td><td>{cause}</td><td class="number">{within}</td>'
@@ -160,22 +199,21 @@ def _state(saga: SagaView) -> str:
 def _waits(waits: Iterable[WaitView]) -> str:
     return "<br>".join(
         f"{escape(wait.service)}{', a person' if wait.person else ''}"
-        f' <span class="quiet">{escape(" or ".join(wait.facts))}</span>'
+        f' <span class="quiet">{escape(" or ".join(wait.facts))}</span>{_lateness(wait)}'
         for wait in waits
     )
 
 
-def _instant(instant: datetime | None) -> str:
-    return f"<time>{instant.isoformat(sep=' ', timespec='milliseconds')}</time>" if instant else ""
-
-
-def _span(seconds: float) -> str:
-    if abs(seconds) < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if abs(seconds) < 120:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+def _lateness(wait: WaitView) -> str:
+    """What the tracker has done about a service that is late, and when it does something next."""
+    said = ""
+    if wait.redriven_at:
+        said += f'<br><span class="back">sent once more</span> {instant(wait.redriven_at)}'
+    if wait.overdue_at:
+        said += f'<br><span class="bad">given up</span> {instant(wait.overdue_at)}'
+    elif wait.due_at:
+        said += f'<br><span class="quiet">due {instant(wait.due_at)}</span>'
+    return said
 
 
 def _page(title: str, body: str, *, refresh: bool) -> HTMLResponse:

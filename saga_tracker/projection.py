@@ -23,13 +23,21 @@ from events.facts.inventory import StockRejected, StockReleased, StockReserved
 from events.facts.notification import CustomerNotified, NotificationFailed
 from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
 from events.facts.payment import (
+    PaymentApproved,
     PaymentCaptured,
     PaymentDeclined,
     PaymentHeld,
     PaymentRefunded,
     PaymentRefundFailed,
 )
-from events.facts.saga import SagaTimedOut
+from events.facts.saga import (
+    ApprovalExpired,
+    RetryRequested,
+    SagaOverdue,
+    SagaRedriven,
+    SagaTimedOut,
+    Settled,
+)
 from saga_tracker.steps import STEPS, Step, name_of
 
 
@@ -55,7 +63,9 @@ class HeardFact:
     """As much of a fact as the projection needs. `name` has no version, so that versions may move on.
 
     Only an outside publisher's `order.created` may be not `dated`: then `stated_at` is when it was read,
-    and it counts as stated no later than any other fact of its order.
+    and it counts as stated no later than any other fact of its order. What the tracker states names a
+    `service`, and by `about` the fact that was redriven, is overdue to be answered, or told of the failure
+    that a person has taken up.
     """
 
     fact_id: UUID
@@ -65,11 +75,17 @@ class HeardFact:
     reason: str | None = None
     ending: str | None = None
     trace_id: str | None = None
+    service: str | None = None
+    about: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Any one of `facts` from `service` ends it. `because_of` is the fact that made it their turn."""
+    """Any one of `facts` from `service` ends it. `because_of` is the fact that made it their turn.
+
+    `redriven_at`: when that fact was sent to the service once more. `overdue_at`: when it was given up that
+    the service will answer by itself.
+    """
 
     service: str
     facts: tuple[str, ...]
@@ -77,17 +93,23 @@ class Wait:
     because_of: str
     because_of_id: UUID
     person: bool
+    redriven_at: datetime | None = None
+    overdue_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Saga:
-    """One order's saga. All instants are those at which facts were stated, by the services' clocks."""
+    """One order's saga. All instants are those at which facts were stated, by the services' clocks.
+
+    `unparked_at`: when it began or, if a person had to approve it, when its way forward was free again.
+    """
 
     state: State
     since: datetime
     waits: tuple[Wait, ...]
     timed_out: bool
     started_at: datetime
+    unparked_at: datetime
     ended_at: datetime | None
     reason: str | None
     trace_id: str | None
@@ -96,10 +118,11 @@ class Saga:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One of `reached_by` puts a saga here, unless it stands on a higher rung."""
+    """One of `reached_by` puts a saga here, unless it stands on a higher rung. `anew`: for a second time."""
 
     state: State
     reached_by: tuple[type[Fact], ...]
+    anew: bool = False
 
 
 # The highest rung reached says where a saga stands that is neither cancelled nor past its pivot: how far
@@ -113,6 +136,8 @@ LADDER = (
     Rung(State.COMPENSATING, (OrderWithdrawn,)),
     Rung(State.PENDING_SHIPMENT, (ShipmentScheduled,)),
     Rung(State.PENDING_SHIPMENT, (PaymentCaptured,)),
+    Rung(State.PENDING_PAYMENT, (PaymentApproved,), anew=True),
+    Rung(State.AWAITING_APPROVAL, (ApprovalExpired,)),
     Rung(State.AWAITING_APPROVAL, (PaymentHeld,)),
     Rung(State.PENDING_PAYMENT, (StockReserved,)),
     Rung(State.PENDING_INVENTORY, (OrderCreated,)),
@@ -129,7 +154,7 @@ _STEPS_AFTER: dict[str, list[Step]] = {}
 for _step in STEPS:
     _STEPS_AFTER.setdefault(name_of(_step.heard), []).append(_step)
 _NAMES = {kind: name_of(kind) for step in STEPS for kind in (step.heard, *step.answers)}
-_NAMES[SagaTimedOut] = name_of(SagaTimedOut)
+_NAMES |= {kind: name_of(kind) for kind in (SagaRedriven, SagaOverdue)}
 
 
 class _Known:
@@ -144,31 +169,64 @@ class _Known:
         )
         self.all = sorted(dated, key=_when)
         self._first: dict[str, HeardFact] = {}
+        self._each: dict[str, list[HeardFact]] = {}
         for fact in self.all:
             # Telling of a cancellation comes after the end, and says nothing that its cause does not.
             if fact.ending != "cancelled":
                 self._first.setdefault(fact.name, fact)
+                self._each.setdefault(fact.name, []).append(fact)
 
     def first(self, *kinds: type[Fact]) -> HeardFact | None:
         """The earliest fact of these kinds."""
         found = [self._first[_NAMES[kind]] for kind in kinds if _NAMES[kind] in self._first]
         return min(found, key=_when, default=None)
 
+    def each(self, *kinds: type[Fact]) -> list[HeardFact]:
+        """Every fact of these kinds, the earliest first."""
+        return sorted((fact for kind in kinds for fact in self._each.get(_NAMES[kind], ())), key=_when)
+
     def waits(self, because: HeardFact, after: type[Fact] | None = None) -> tuple[Wait, ...]:
         """Whose turn it is since `because`, or since `after` if that followed from it unseen."""
         name = _NAMES[after] if after else because.name
         turns = [step for step in _STEPS_AFTER.get(name, ()) if self.first(*step.answers) is None]
-        return tuple(
-            Wait(
-                service=step.service,
-                facts=tuple(_NAMES[kind] for kind in step.answers),
-                since=because.stated_at,
-                because_of=because.name,
-                because_of_id=because.fact_id,
-                person=step.person,
-            )
-            for step in turns
+        return tuple(_wait(step, because) for step in turns)
+
+    def taken_up(self, failure: type[Fact]) -> tuple[HeardFact, HeardFact | None]:
+        """The failure that counts, of one or several, and whereby a person took that up, if they did.
+
+        They are counted, for failures and people's acts carry the times of different clocks.
+        """
+        failures = self.each(failure)
+        acts = [act for act in self.each(RetryRequested, Settled) if act.service == failure.owner]
+        about = {act.about or act.fact_id for act in acts}
+        if len(failures) <= len(about):
+            return failures[-1], acts[-1]
+        return [failed for failed in failures if failed.fact_id not in about][-1], None
+
+    def late(self, wait: Wait) -> Wait:
+        """The wait, with what the tracker has done about it."""
+        key = (wait.service, wait.because_of_id)
+        redriven, overdue = (
+            next((fact.stated_at for fact in self.each(kind) if (fact.service, fact.about) == key), None)
+            for kind in (SagaRedriven, SagaOverdue)
         )
+        return replace(wait, redriven_at=redriven, overdue_at=overdue)
+
+
+def _wait(step: Step, because: HeardFact) -> Wait:
+    return Wait(
+        service=step.service,
+        facts=tuple(_NAMES[kind] for kind in step.answers),
+        since=because.stated_at,
+        because_of=because.name,
+        because_of_id=because.fact_id,
+        person=step.person,
+    )
+
+
+def _waits_again(act: HeardFact) -> tuple[Wait, ...]:
+    """For what failed before, and so was answered before."""
+    return tuple(_wait(step, act) for step in _STEPS_AFTER[act.name] if step.service == act.service)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,19 +242,38 @@ def project(facts: Collection[HeardFact]) -> Saga:
     if not facts:
         raise ValueError("a saga begins with a fact")
     known = _Known(facts)
-    standing = _stand(known)
+    standing = _noting_lateness(_stand(known), known)
     created = known.first(OrderCreated)
+    started_at = (created or known.all[0]).stated_at
     return Saga(
         state=standing.state,
         since=standing.since,
         waits=standing.waits,
         timed_out=known.first(SagaTimedOut) is not None,
-        started_at=(created or known.all[0]).stated_at,
+        started_at=started_at,
+        unparked_at=_unparked_at(known) or started_at,
         ended_at=standing.since if standing.state in ENDED else None,
         reason=standing.reason,
         trace_id=next((fact.trace_id for fact in (created, *known.all) if fact and fact.trace_id), None),
         fact_count=len(known.all),
     )
+
+
+def _unparked_at(known: _Known) -> datetime | None:
+    freed = known.first(PaymentApproved) or known.first(ApprovalExpired)
+    if freed is None and known.first(PaymentHeld):
+        freed = known.first(PaymentCaptured)
+    return freed.stated_at if freed else None
+
+
+def _noting_lateness(standing: _Standing, known: _Known) -> _Standing:
+    """With what the tracker did about late services; one that is overdue is a matter for a person."""
+    waits = tuple(map(known.late, standing.waits))
+    overdue = [(wait.overdue_at, wait) for wait in waits if wait.overdue_at]
+    if not overdue or standing.state is State.NEEDS_MANUAL:
+        return replace(standing, waits=waits)
+    since, wait = min(overdue, key=lambda late: (late[0], late[1].service))
+    return _Standing(State.NEEDS_MANUAL, since, waits, f"overdue: {wait.facts[0]}")
 
 
 def _stand(known: _Known) -> _Standing:
@@ -216,14 +293,18 @@ def _past_pivot(known: _Known, pivot: HeardFact) -> _Standing:
     """From here only forward. All that is still missing is waited for at once, order.confirmed included."""
     waits = known.waits(pivot, ShipmentScheduled) + known.waits(pivot, OrderConfirmed)
     dispatched = known.first(ShipmentDispatched)
+    notified = known.first(CustomerNotified)
     told = known.first(CustomerNotified, NotificationFailed)
-    undispatched = known.first(ShipmentDispatchFailed)
-    if undispatched and not dispatched:
-        waits += known.waits(undispatched)
-        return _Standing(State.NEEDS_MANUAL, undispatched.stated_at, waits, undispatched.reason)
-    untold = told.reason if told else None
+    untold = told.reason if told and not notified else None
+    since = pivot.stated_at
+    if known.first(ShipmentDispatchFailed) and not dispatched:
+        failed, act = known.taken_up(ShipmentDispatchFailed)
+        if act is None:
+            return _Standing(State.NEEDS_MANUAL, failed.stated_at, waits + known.waits(failed), failed.reason)
+        waits += _waits_again(act)
+        since = act.stated_at
     if waits:
-        return _Standing(State.COMPLETING, pivot.stated_at, waits, untold)
+        return _Standing(State.COMPLETING, since, waits, untold)
     ended_at = max(fact.stated_at for fact in (pivot, dispatched, told) if fact)
     return _Standing(State.COMPLETED, ended_at, reason=untold)
 
@@ -235,19 +316,33 @@ def _on_ladder(known: _Known) -> _Standing:
         if fact is None:
             continue
         if rung.state is State.NEEDS_MANUAL:
-            return _Standing(rung.state, fact.stated_at, known.waits(fact), fact.reason)
-        since = _entered(known, rung.state) or fact.stated_at
+            return _failed_undo(known, rung)
+        since = fact.stated_at if rung.anew else _entered(known, rung.state) or fact.stated_at
         if rung.state is State.COMPENSATING:
-            why = known.first(OrderWithdrawn) or known.first(*_TURNED_BACK) or fact
-            return _Standing(rung.state, since, known.waits(fact), why.reason)
+            return _Standing(rung.state, since, known.waits(fact), _why_back(known, fact))
         if late:
             return _Standing(rung.state, since, known.waits(late), f"late: {late.reason}")
         return _Standing(rung.state, since, known.waits(fact))
     if late:
         return _Standing(State.PENDING_INVENTORY, late.stated_at, known.waits(late), f"late: {late.reason}")
     # Only that the customer was told of a cancellation, which has not been read itself yet.
-    told = known.all[0]
+    told = next((fact for fact in known.all if fact.ending), None)
+    if told is None:
+        # Only what the tracker stated itself. What it was about will be read.
+        return _Standing(State.PENDING_INVENTORY, known.all[0].stated_at)
     return _Standing(State.COMPENSATING, told.stated_at, known.waits(told, StockReleased), told.reason)
+
+
+def _failed_undo(known: _Known, rung: Rung) -> _Standing:
+    """A matter for a person until somebody has taken it up, and again when that fails."""
+    failed, act = known.taken_up(*rung.reached_by)
+    if act is None:
+        return _Standing(State.NEEDS_MANUAL, failed.stated_at, known.waits(failed), failed.reason)
+    return _Standing(State.COMPENSATING, act.stated_at, _waits_again(act), _why_back(known, failed))
+
+
+def _why_back(known: _Known, fact: HeardFact) -> str | None:
+    return (known.first(OrderWithdrawn) or known.first(*_TURNED_BACK) or fact).reason
 
 
 def _entered(known: _Known, state: State) -> datetime | None:

@@ -28,7 +28,7 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from events.runtime.database import Connection
 from events.runtime.sql import compiled
-from saga_tracker.tables import saga_facts, sagas, stream_position, unreadable_messages
+from saga_tracker.tables import lease, saga_facts, sagas, stream_position, unreadable_messages
 
 RECENT_MINUTES = 10
 RECENT_ENDED = 1_000
@@ -58,7 +58,7 @@ def _seconds(interval: ColumnElement[Any]) -> ColumnElement[float]:
 
 _now = func.now()
 _COLUMNS = [
-    *(column for column in sagas.c if column.name != "waiting_for"),
+    *(column for column in sagas.c if column.name not in ("waiting_for", "due_at")),
     _seconds(_now - sagas.c.since).label("in_state_seconds"),
     _seconds(func.coalesce(sagas.c.ended_at, _now) - sagas.c.started_at).label("duration_seconds"),
 ]
@@ -190,6 +190,7 @@ _FIGURES = {
         "started": _per_minute(sagas.c.started_at),
         "ended": _per_minute(sagas.c.ended_at),
         "durations": _durations(),
+        "keeper": select(lease.c.holder).where(lease.c.expires_at > func.clock_timestamp()),
         "position": select(
             stream_position.c.stream_offset,
             _seconds(_now - stream_position.c.moved_at).label("moved_seconds_ago"),

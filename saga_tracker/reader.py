@@ -1,6 +1,7 @@
 """Keeps the view up with the stream: whatever has arrived since the last commit is the next batch."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from saga_tracker import store
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.store import AnotherWrites, Position, ReadAnew, ReadBatch, UnreadableMessage
 from saga_tracker.stream import Subscription, offset_of, read_batch, storable, unreadable_of
+
+_LOOK_AGAIN_SECONDS = 0.02
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class Reader:
         self._broker_outage = Outage("broker, for reading the stream")
         self._held_up = Outage("the right to write the view")
         self._failure = Outage("the reader's work")
+        self._stream: Subscription | None = None
 
     async def run(self) -> None:
         """Read for ever; wait for a broker or a database that is away."""
@@ -58,6 +62,27 @@ class Reader:
                 self.progress.reading = False
             await asyncio.sleep(self._settings.reconnect_seconds)
 
+    async def catch_up(self) -> int | None:
+        """Wait until all that was published by now is in the view; answers up to which offset that is.
+
+        None when that cannot be said: the broker is away, or the reader is far behind.
+        """
+        stream = self._stream
+        if stream is None:
+            return None
+        deadline = time.monotonic() + self._settings.interrupted_after_seconds
+        await asyncio.sleep(self._settings.stream_delay_seconds)
+        try:
+            end = await stream.sent_by_now()
+        except BROKER_AWAY as error:
+            stream.give_up(error)
+            return None
+        while end is not None and self.progress.stream_offset < end:
+            if self._stream is not stream or time.monotonic() > deadline:
+                return None
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        return end if self._stream is stream else None
+
     async def _read_from(self, position: Position) -> None:
         known = position.stream_offset if position.stream_offset >= 0 else None
         async with Subscription(self._settings, known) as stream:
@@ -66,6 +91,7 @@ class Reader:
                 await self._find_again(stream, position)
             self._broker_outage.ended()
             self.progress.reading = True
+            self._stream = stream
             measuring = asyncio.create_task(self._measure_lag(stream), name="measure lag")
             try:
                 while True:
@@ -76,6 +102,7 @@ class Reader:
                     if len(messages) < self._settings.batch_size:
                         await asyncio.sleep(self._settings.pause_seconds)
             finally:
+                self._stream = None
                 measuring.cancel()
 
     async def _find_again(self, stream: Subscription, position: Position) -> None:
@@ -135,7 +162,7 @@ class Reader:
                         raise ReadAnew
                     fresh = batch.after(position.stream_offset)
                     if batch.last_offset > position.stream_offset:
-                        await store.record(connection, fresh)
+                        await store.record(connection, fresh, self._settings.deadline_rules)
             except AnotherWrites as error:
                 await self._wait_for_my_turn(error)
                 continue

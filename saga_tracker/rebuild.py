@@ -133,7 +133,7 @@ class _Rebuild:
                 if await _silent(stream):
                     break
             batch = read_batch(await stream.next_batch())
-            await store.record(self._connection, batch)
+            await store.record(self._connection, batch, self._settings.deadline_rules)
             await stream.settle()
             self._reached = batch.last_offset
             self._rebuilt.messages += len(batch.facts) + len(batch.unreadable)

@@ -10,12 +10,19 @@ from events.runtime.log import configure_logging, log
 from events.runtime.process import serve
 from events.runtime.settings import read_settings
 from saga_tracker import __doc__ as purpose
-from saga_tracker import api, pages
+from saga_tracker import api, manual_api, pages
+from saga_tracker.dead_letters import api as letters_api
+from saga_tracker.dead_letters.ingest import Ingest
+from saga_tracker.keeper import Keeper
+from saga_tracker.outbox import Publisher
 from saga_tracker.reader import Progress, Reader
 from saga_tracker.rebuild import RebuildFailed, rebuild
+from saga_tracker.reconciliation import api as reconciliation_api
+from saga_tracker.reconciliation.reconciler import Reconciler
 from saga_tracker.settings import RebuildSettings, TrackerSettings
 
 NAME = "saga_tracker"
+ROUTERS = [api.router, manual_api.router, letters_api.router, reconciliation_api.router, pages.router]
 
 
 class Tracker:
@@ -23,26 +30,40 @@ class Tracker:
 
     def __init__(self, settings: TrackerSettings) -> None:
         self.database = Database(settings, "tracker")
-        self._settings = settings
-        self._reader = Reader(settings, self.database)
-        self._reading: asyncio.Task[None] | None = None
+        self.settings = settings
+        self.publisher = Publisher(settings, self.database)
+        self._ingest = Ingest(settings, self.database)
+        self.reader = Reader(settings, self.database)
+        self.reconciler = Reconciler(settings, self.database, lambda: self.progress)
+        self.keeper = Keeper(settings, self.database, self.reader, self.publisher)
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def progress(self) -> Progress:
         """How far the reader has come."""
-        return self._reader.progress
+        return self.reader.progress
 
     async def start(self) -> None:
         """Start without waiting for broker or database: they may come later."""
         await self.database.open()
-        self._reading = asyncio.create_task(self._reader.run(), name="reader")
+        running = {
+            "reader": self.reader.run(),
+            "publisher": self.publisher.run(),
+            "keeper": self.keeper.run(),
+            "dead_letters": self._ingest.run(),
+            "cases": self._ingest.close_cases(),
+            "reconciler": self.reconciler.run(),
+        }
+        self._tasks = [asyncio.create_task(task, name=name) for name, task in running.items()]
         log.info("started")
 
     async def stop(self) -> None:
         """Stop reading; what is not committed yet is read again next time."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait([self._reading], timeout=self._settings.stop_grace_seconds)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self.settings.stop_grace_seconds)
+        await self.keeper.release()
         await self.database.close()
         log.info("stopped")
 
@@ -55,8 +76,8 @@ class Tracker:
             database = False
         return {
             "database": database,
-            "broker": self.progress.reading,
-            "reader": self._reading is not None and not self._reading.done(),
+            "broker": self.progress.reading and self.publisher.connected and self._ingest.consuming,
+            **{task.get_name(): not task.done() for task in self._tasks},
             "lag_messages": self.progress.lag,
         }
 
@@ -64,7 +85,7 @@ class Tracker:
 def main() -> None:
     """Run until stopped."""
     settings = read_settings(TrackerSettings)
-    serve(NAME, (purpose or "").strip(), settings, Tracker(settings), [api.router, pages.router])
+    serve(NAME, (purpose or "").strip(), settings, Tracker(settings), ROUTERS)
 
 
 def main_rebuild(*, forget_missing: bool) -> int:

@@ -1,8 +1,20 @@
 """What the tracker reads from its environment."""
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, field_validator
 
+from events.runtime.outbound import HttpUrl
 from events.runtime.settings import ProcessSettings
+from saga_tracker.deadlines import Rules
+from saga_tracker.steps import STEPS, name_of
+
+# How long each service may take for a step.
+STEP_DEADLINES_SECONDS = {
+    "inventory": 5.0,
+    "payment": 8.0,
+    "fulfillment": 8.0,
+    "order": 5.0,
+    "notification": 600.0,
+}
 
 
 class TrackerSettings(ProcessSettings):
@@ -15,6 +27,79 @@ class TrackerSettings(ProcessSettings):
     # How long the stream may be silent when asked for a message that it must have.
     stream_answer_seconds: float = Field(default=10.0, gt=0)
     lag_probe_seconds: float = Field(default=5.0, gt=0)
+
+    outbox_in_flight: int = Field(default=200, gt=0)
+    outbox_memory: int = Field(default=5_000, gt=0)
+    outbox_sweep_seconds: float = Field(default=1.0, gt=0)
+    publish_timeout_seconds: float = Field(default=10.0, gt=0)
+
+    # By service, or by service and the fact that it heard: {"payment:inventory.stock_reserved": 9}.
+    step_deadline_seconds: dict[str, PositiveFloat] = Field(default_factory=dict, validate_default=True)
+    redrive_grace_seconds: float = Field(default=5.0, gt=0)
+    saga_deadline_seconds: float = Field(default=25.0, gt=0)
+    overdue_after_seconds: float = Field(default=30.0, gt=0)
+    approval_deadline_seconds: float = Field(default=7 * 86_400.0, gt=0)
+    # How often, and for how many sagas in one transaction, to see whether something is late.
+    deadline_tick_seconds: float = Field(default=0.25, gt=0)
+    deadline_batch_size: int = Field(default=200, gt=0)
+    # By then the broker has certainly sent what was published, to a reader that is not behind.
+    stream_delay_seconds: float = Field(default=0.5, gt=0)
+    # A view that was not up to date for longer begins all deadlines anew: who was not heard was not late.
+    interrupted_after_seconds: float = Field(default=5.0, gt=0)
+    # When to look again at a saga that was acted on, if nothing has been read of it since.
+    deadline_revisit_seconds: float = Field(default=10.0, gt=0)
+    lease_seconds: float = Field(default=5.0, gt=0)
+
+    # Of each service's dead letters; a letter may be as large as the broker lets any message be.
+    dead_letter_prefetch: int = Field(default=100, gt=0, le=65_535)
+    dead_letter_batch_size: int = Field(default=200, gt=0)
+    dead_letter_batch_bytes: int = Field(default=16_000_000, gt=0)
+    close_cases_seconds: float = Field(default=2.0, gt=0)
+    # How many letters one request may replay, and how many of them in one transaction.
+    replay_letters: int = Field(default=1_000, gt=0)
+    replay_batch_size: int = Field(default=50, gt=0)
+    # Less than `presumed_dead_after_seconds`: the letters are locked in the database meanwhile.
+    replay_timeout_seconds: float = Field(default=5.0, gt=0)
+
+    # Whom to compare the view with; who has no URL is left out. The ledger is a page, the others are bases.
+    order_url: HttpUrl | None = None
+    inventory_url: HttpUrl | None = None
+    payment_url: HttpUrl | None = None
+    fulfillment_url: HttpUrl | None = None
+    notification_url: HttpUrl | None = None
+    provider_ledger_url: HttpUrl | None = None
+    reconciliation_interval_seconds: float = Field(default=5.0, gt=0)
+    # How long everybody has to get to a saga's end, and how long a difference must last to be one.
+    reconciliation_settle_seconds: float = Field(default=5.0, gt=0)
+    # When to look again at what needs a person, at what did not fit, and at who did not answer.
+    reconciliation_recheck_seconds: float = Field(default=30.0, gt=0)
+    # So many orders fit into a URL that every server takes.
+    reconciliation_batch_size: int = Field(default=150, gt=0, le=200)
+    reconciliation_batches: int = Field(default=50, gt=0)
+    # How many of the sagas that ended last are compared once more when a person asks for it.
+    reconciliation_recent: int = Field(default=1_000, ge=0, le=10_000)
+    reconciliation_timeout_seconds: float = Field(default=5.0, gt=0)
+    ledger_page_size: int = Field(default=1_000, gt=1, le=1_000)
+    ledger_pages: int = Field(default=20, gt=0)
+
+    @field_validator("step_deadline_seconds")
+    @classmethod
+    def _with_defaults(cls, given: dict[str, float]) -> dict[str, float]:
+        known = {f"{step.service}:{name_of(step.heard)}" for step in STEPS} | set(STEP_DEADLINES_SECONDS)
+        unknown = sorted(set(given) - known)
+        if unknown:
+            raise ValueError(f"no step is named {unknown[0]!r}")
+        return STEP_DEADLINES_SECONDS | given
+
+    @property
+    def deadline_rules(self) -> Rules:
+        return Rules(
+            step_seconds=self.step_deadline_seconds,
+            redrive_grace_seconds=self.redrive_grace_seconds,
+            saga_seconds=self.saga_deadline_seconds,
+            overdue_after_seconds=self.overdue_after_seconds,
+            approval_seconds=self.approval_deadline_seconds,
+        )
 
 
 class RebuildSettings(TrackerSettings):

@@ -18,13 +18,14 @@ from events.facts.inventory import StockRejected, StockReleased, StockReserved
 from events.facts.notification import CustomerNotified, NotificationFailed
 from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
 from events.facts.payment import (
+    PaymentApproved,
     PaymentCaptured,
     PaymentDeclined,
     PaymentHeld,
     PaymentRefunded,
     PaymentRefundFailed,
 )
-from events.facts.saga import SagaTimedOut
+from events.facts.saga import ApprovalExpired, RetryRequested, SagaTimedOut, Settled
 
 
 def name_of(kind: type[Fact] | str) -> str:
@@ -45,22 +46,40 @@ class Step:
     answers: tuple[type[Fact], ...]
     person: bool = False
 
+    @property
+    def own(self) -> bool:
+        """Whether it goes on from a fact of its own: then there is nothing that it should have heard."""
+        return self.heard.owner == self.service
+
+
+_CANCELLED = (ShipmentCancelled, ShipmentRejected, ShipmentCancelFailed)
+_DISPATCHED = (ShipmentDispatched, ShipmentDispatchFailed)
+_REFUNDED = (PaymentRefunded, PaymentDeclined, PaymentRefundFailed)
 
 STEPS = (
     # The way forward. A payment that fails half-way is undone by payment itself, hence refund_failed.
     Step(OrderCreated, "inventory", (StockReserved, StockRejected)),
     Step(StockReserved, "payment", (PaymentCaptured, PaymentDeclined, PaymentHeld, PaymentRefundFailed)),
-    Step(PaymentHeld, "payment", (PaymentCaptured, PaymentDeclined, PaymentRefundFailed), person=True),
+    Step(
+        PaymentHeld,
+        "payment",
+        (PaymentApproved, PaymentCaptured, PaymentDeclined, PaymentRefundFailed),
+        person=True,
+    ),
+    Step(PaymentApproved, "payment", (PaymentCaptured, PaymentDeclined, PaymentRefundFailed)),
+    Step(
+        ApprovalExpired, "payment", (PaymentDeclined, PaymentApproved, PaymentCaptured, PaymentRefundFailed)
+    ),
     Step(PaymentCaptured, "fulfillment", (ShipmentScheduled, ShipmentRejected, ShipmentCancelFailed)),
     Step(ShipmentScheduled, "order", (OrderConfirmed,)),
     # After the pivot: both, in any order.
-    Step(OrderConfirmed, "fulfillment", (ShipmentDispatched, ShipmentDispatchFailed)),
+    Step(OrderConfirmed, "fulfillment", _DISPATCHED),
     Step(OrderConfirmed, "notification", (CustomerNotified, NotificationFailed)),
     # The chain backwards. A service that had stopped by itself when the withdrawal reached it has
     # answered already, with the fact by which it stopped.
     Step(SagaTimedOut, "order", (OrderWithdrawn, OrderConfirmed)),
-    Step(OrderWithdrawn, "fulfillment", (ShipmentCancelled, ShipmentRejected, ShipmentCancelFailed)),
-    Step(ShipmentCancelled, "payment", (PaymentRefunded, PaymentDeclined, PaymentRefundFailed)),
+    Step(OrderWithdrawn, "fulfillment", _CANCELLED),
+    Step(ShipmentCancelled, "payment", _REFUNDED),
     Step(ShipmentRejected, "payment", (PaymentRefunded, PaymentRefundFailed)),
     Step(PaymentRefunded, "inventory", (StockReleased, StockRejected)),
     Step(PaymentDeclined, "inventory", (StockReleased,)),
@@ -70,4 +89,13 @@ STEPS = (
     Step(ShipmentCancelFailed, "fulfillment", (ShipmentCancelled, ShipmentRejected), person=True),
     Step(PaymentRefundFailed, "payment", (PaymentRefunded, PaymentDeclined), person=True),
     Step(ShipmentDispatchFailed, "fulfillment", (ShipmentDispatched,), person=True),
+    Step(RetryRequested, "fulfillment", (*_CANCELLED, *_DISPATCHED)),
+    Step(RetryRequested, "payment", _REFUNDED),
+    Step(RetryRequested, "notification", (CustomerNotified, NotificationFailed)),
+    Step(Settled, "fulfillment", (*_CANCELLED, *_DISPATCHED)),
+    Step(Settled, "payment", _REFUNDED),
+    Step(Settled, "notification", (CustomerNotified, NotificationFailed)),
 )
+
+# Which service hears which fact, as opposed to what it goes on from by itself.
+HEARD = frozenset((name_of(step.heard), step.service) for step in STEPS if not step.own)

@@ -24,7 +24,9 @@ from sqlalchemy.dialects.postgresql import insert
 from events.runtime.database import Connection
 from events.runtime.sql import array_of, as_arrays, compiled, rows_of
 from events.trace import trace_id
+from saga_tracker.deadlines import Due, Rules, due, due_at
 from saga_tracker.projection import HeardFact, Saga, project
+from saga_tracker.reconciliation.comparisons import COMPARE_LATER, COMPARED_STATES
 from saga_tracker.steps import name_of
 from saga_tracker.tables import saga_facts, sagas, stream_position, undated_facts, unreadable_messages
 
@@ -153,6 +155,9 @@ _FACTS_OF = compiled(
         saga_facts.c.traceparent,
         func.coalesce(_said("reason"), _said("waiting_for")).label("reason"),
         _said("ending").label("ending"),
+        _said("service").label("service"),
+        func.coalesce(_said("redriven_id"), _said("because_of_id")).label("about"),
+        saga_facts.c.causation_id,
     ).where(saga_facts.c.order_id == array_of("order_ids", saga_facts.c.order_id).any_())
 )
 
@@ -193,7 +198,7 @@ async def drop_view(connection: Connection) -> Position:
     return await position(connection)
 
 
-async def record(connection: Connection, batch: ReadBatch) -> None:
+async def record(connection: Connection, batch: ReadBatch, rules: Rules) -> None:
     """Enter facts that are new, derive their sagas anew, and move the position.
 
     A constant number of statements in three round trips, whatever the size of the batch. The caller holds
@@ -207,15 +212,27 @@ async def record(connection: Connection, batch: ReadBatch) -> None:
         if batch.unreadable:
             rows = [asdict(message) for message in batch.unreadable]
             await connection.execute(_ENTER_UNREADABLE, _arrays(unreadable_messages, rows))
-        known = await connection.execute(_FACTS_OF, {"order_ids": order_ids})
-        heard = _by_order(await known.fetchall())
-    shown = [_row_of(order_id, project(heard[order_id])) for order_id in order_ids]
+        told = await sagas_of(connection, order_ids)
+    shown = [row_of(order_id, saga, due(saga, rules)) for order_id, saga in told.items()]
     async with connection.pipeline():
         if shown:
-            await connection.execute(_SHOW, as_arrays(list(sagas.c), shown))
+            await show(connection, shown)
+        if compared := sorted(row["order_id"] for row in shown if row["state"] in COMPARED_STATES):
+            await connection.execute(COMPARE_LATER, {"order_ids": compared})
         await connection.execute(
             _MOVE, {"stream_offset": batch.last_offset, "message_id": batch.last_message_id}
         )
+
+
+async def show(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Enter sagas, or replace what was shown of them. The caller holds the writer's lock."""
+    await connection.execute(_SHOW, as_arrays(list(sagas.c), rows))
+
+
+async def sagas_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UUID, Saga]:
+    """The sagas that the facts entered so far tell of."""
+    known = await connection.execute(_FACTS_OF, {"order_ids": order_ids})
+    return {order_id: project(facts) for order_id, facts in _by_order(await known.fetchall()).items()}
 
 
 def _once_each(facts: Sequence[ReadFact]) -> list[dict[str, Any]]:
@@ -263,12 +280,15 @@ def _by_order(rows: Iterable[dict[str, Any]]) -> dict[UUID, list[HeardFact]]:
             reason=row["reason"],
             ending=row["ending"],
             trace_id=trace_id(row["traceparent"]),
+            service=row["service"],
+            about=UUID(row["about"]) if row["about"] else row["causation_id"],
         )
         heard.setdefault(row["order_id"], []).append(fact)
     return heard
 
 
-def _row_of(order_id: UUID, saga: Saga) -> dict[str, Any]:
+def row_of(order_id: UUID, saga: Saga, dues: tuple[Due, ...]) -> dict[str, Any]:
+    """A saga as it is shown, and when the keeper has to look at it."""
     waits = [
         {
             "service": wait.service,
@@ -277,6 +297,9 @@ def _row_of(order_id: UUID, saga: Saga) -> dict[str, Any]:
             "because_of": wait.because_of,
             "because_of_id": str(wait.because_of_id),
             "person": wait.person,
+            "due_at": _iso(due_at(wait, dues)),
+            "redriven_at": _iso(wait.redriven_at),
+            "overdue_at": _iso(wait.overdue_at),
         }
         for wait in saga.waits
     ]
@@ -292,4 +315,9 @@ def _row_of(order_id: UUID, saga: Saga) -> dict[str, Any]:
         "reason": saga.reason,
         "trace_id": saga.trace_id,
         "fact_count": saga.fact_count,
+        "due_at": min((due.at for due in dues), default=None),
     }
+
+
+def _iso(instant: datetime | None) -> str | None:
+    return instant.isoformat() if instant else None

@@ -7,22 +7,21 @@ view stands now.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aiormq.abc import DeliveredMessage
 
 from events.envelope import Unreadable, decode, stated_at
+from events.runtime.promptly import promptly
 from events.service import STREAM
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.store import ReadBatch, ReadFact, UnreadableMessage
-
-T = TypeVar("T")
 
 MAX_DETAIL_CHARACTERS = 2_000
 # How many turns of the event loop lie between bytes in a buffer and `_receive`.
@@ -43,12 +42,13 @@ class Subscription:
         self._first_offset = first_offset
         self._arrived: deque[AbstractIncomingMessage] = deque()
         self._taken: AbstractIncomingMessage | None = None
-        self._unsettled = 0
+        self._received = self._passed_on = self._settled = 0
         self._settle_every = max(1, settings.prefetch // 4)
         self._wake = asyncio.Event()
         self._broken: str | None = None
         self._stack = AsyncExitStack()
         self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
 
     async def __aenter__(self) -> Self:
         await promptly(self._consume(), self._settings.connect_timeout_seconds)
@@ -58,7 +58,7 @@ class Subscription:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # A connection that does not answer any more is left to itself: its heartbeat will end it.
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, ConnectionError):
             await promptly(self._stack.aclose(), self._settings.connect_timeout_seconds)
 
     async def peek(self) -> AbstractIncomingMessage:
@@ -77,7 +77,7 @@ class Subscription:
         size = min(len(self._arrived), self._settings.batch_size)
         taken = [self._arrived.popleft() for _ in range(size)]
         self._taken = taken[-1]
-        self._unsettled += size
+        self._passed_on += size
         return taken
 
     async def _consume(self) -> None:
@@ -92,6 +92,7 @@ class Subscription:
             begin = "first" if self._first_offset is None else self._first_offset
             channel = await _consuming(self._connection, self._settings.prefetch, begin, self._receive)
             channel.close_callbacks.add(self._closed)
+            self._channel = channel
             (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(self._closed)
             self._stack = stack.pop_all()
 
@@ -109,8 +110,9 @@ class Subscription:
         What was read is known by its offset, so an acknowledgement only makes room; each costs the broker a
         look into the stream.
         """
-        if self._broken is None and self._taken is not None and self._unsettled >= self._settle_every:
-            self._unsettled = 0
+        unsettled = self._passed_on - self._settled
+        if self._broken is None and self._taken is not None and unsettled >= self._settle_every:
+            self._settled = self._passed_on
             await self._taken.ack(multiple=True)
 
     async def known_end(self) -> int | None:
@@ -135,7 +137,27 @@ class Subscription:
         finally:
             await promptly(channel.close(), limit_seconds)
 
+    async def sent_by_now(self) -> int | None:
+        """The offset of the last message that the broker has sent; -1 if none. None if it waits for room.
+
+        Its answer comes behind those messages, so it also shows that the broker lives; silence does not.
+        Raises TimeoutError, or what aio-pika raises, when there is none.
+        """
+        if self._channel is None:
+            raise ConnectionError("not connected")
+        settled = self._settled
+        # Asks for what is so already: all that counts is the answer.
+        asking = self._channel.set_qos(prefetch_count=self._settings.prefetch)
+        await promptly(asking, self._settings.stream_answer_seconds)
+        for _ in range(2 * _TURNS_PER_DELIVERY):
+            await asyncio.sleep(0)
+        if self._received - settled >= self._settings.prefetch:
+            return None
+        last = self._arrived[-1] if self._arrived else self._taken
+        return -1 if last is None else offset_of(last)
+
     async def _receive(self, delivered: DeliveredMessage) -> None:
+        self._received += 1
         self._arrived.append(aio_pika.IncomingMessage(delivered))
         self._wake.set()
 
@@ -164,23 +186,6 @@ async def _consuming(
     offset: Any = begin
     await underlay.basic_consume(STREAM, receive, arguments={"x-stream-offset": offset})
     return channel
-
-
-async def promptly(doing: Awaitable[T], limit_seconds: float) -> T:
-    """The outcome of `doing`, or TimeoutError, or a cancellation, and any of these in time.
-
-    aiormq's requests do not always heed a cancellation, so neither `asyncio.timeout` nor `wait_for` will do.
-    """
-    task = asyncio.ensure_future(doing)
-    task.add_done_callback(lambda task: task.cancelled() or task.exception())
-    try:
-        await asyncio.wait((task,), timeout=limit_seconds)
-    finally:
-        if not task.done():
-            task.cancel()
-    if not task.done():
-        raise TimeoutError(f"no answer for {limit_seconds} s")
-    return task.result()
 
 
 def offset_of(message: AbstractIncomingMessage) -> int:

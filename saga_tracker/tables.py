@@ -6,8 +6,10 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -34,12 +36,15 @@ sagas = Table(
     Column("reason", Text),
     Column("trace_id", Text),
     Column("fact_count", Integer, nullable=False),
+    # When the keeper has to look at it next, or NULL: nothing of it has a deadline.
+    Column("due_at", DateTime(timezone=True)),
     Index("sagas_by_since", "since", "order_id"),
     Index("sagas_by_state", "state", "since", "order_id"),
     # Only a saga that has not ended waits for anything; these are few beside the ended ones.
     Index("sagas_unended", "since", "order_id", postgresql_where=text("ended_at IS NULL")),
     Index("sagas_by_start", "started_at"),
     Index("sagas_by_end", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+    Index("sagas_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     comment="What the facts read so far say of each order.",
 )
 
@@ -89,4 +94,127 @@ stream_position = Table(
     Column("reading", Integer, nullable=False),
     Column("moved_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     comment="The last message that is in these tables, and which reading of the stream this is.",
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    # One fact may be on its way to several services at once.
+    Column("message_id", Uuid, primary_key=True),
+    Column("exchange", Text, primary_key=True),
+    Column("routing_key", Text, primary_key=True),
+    Column("wire_name", Text, nullable=False),
+    Column("order_id", Uuid, nullable=False),
+    Column("stated_by", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("stated_at", DateTime(timezone=True), nullable=False),
+    Column("causation_id", Uuid),
+    Column("traceparent", Text),
+    Column("entered_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    Index("outbox_by_entry", "entered_at"),
+    comment="What the tracker has to publish, until the broker confirms it.",
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("only_row", Boolean, CheckConstraint("only_row"), primary_key=True),
+    Column("holder", Text),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    comment="Which of several trackers acts on deadlines, and until when it may without renewing.",
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    # Derived from the letter itself: delivered again, it is the same one.
+    Column("letter_id", Uuid, primary_key=True),
+    Column("service", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("state_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("arrived_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("first_at", DateTime(timezone=True)),
+    Column("last_at", DateTime(timezone=True)),
+    Column("attempts", Integer),
+    Column("message_id", Text),
+    Column("wire_name", Text),
+    Column("stated_by", Text),
+    Column("order_id", Uuid),
+    Column("replay_of", Uuid),
+    Column("routing_key", Text, nullable=False),
+    # As text, not JSONB: what arrives may hold what PostgreSQL's JSON does not.
+    Column("properties", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("dead_letters_by_arrival", "arrived_at", "letter_id"),
+    Index("dead_letters_by_group", "service", "reason", "arrived_at", "letter_id"),
+    Index("dead_letters_by_order", "order_id", "arrived_at", "letter_id"),
+    Index("dead_letters_by_replay", "replay_of", postgresql_where=text("replay_of IS NOT NULL")),
+    Index("dead_letters_open", "arrived_at", "letter_id", postgresql_where=text("state = 'open'")),
+    Index("open_cases", "order_id", postgresql_where=text("state = 'open' AND kind = 'case'")),
+    comment="What services could not use, and cases for a person. Kept by a rebuild.",
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("entry_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("by", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("note", Text),
+    Column("service", Text),
+    Column("order_id", Uuid),
+    Column("letter_id", Uuid),
+    # The fact by which a service said that it failed: it is answered once, by a retry or a settlement.
+    Column("case_id", Uuid, unique=True),
+    Index("audit_by_order", "order_id", "entry_id"),
+    Index("audit_by_letter", "letter_id", "entry_id"),
+    comment="Who did what about dead letters and manual cases, and when. Kept by a rebuild.",
+)
+
+comparisons = Table(
+    "comparisons",
+    metadata,
+    Column("order_id", Uuid, primary_key=True),
+    Column("waiting_since", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("comparisons_by_wait", "waiting_since"),
+    comment="Orders whose saga is to be compared with the services and the provider once it has settled.",
+)
+
+differences = Table(
+    "differences",
+    metadata,
+    Column("order_id", Uuid, primary_key=True),
+    Column("service", Text, primary_key=True),
+    Column("about", Text, primary_key=True),
+    Column("expected", Text, nullable=False),
+    Column("found", Text, nullable=False),
+    Column("first_seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("last_seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("differences_by_first_seen", "first_seen_at", "order_id"),
+    comment="What did not fit when it was compared last. Kept by a rebuild.",
+)
+
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("entry_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("order_id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Index("ledger_entries_by_order", "order_id"),
+    comment="The provider's ledger, as far as it was read. Kept by a rebuild.",
+)
+
+ledger_position = Table(
+    "ledger_position",
+    metadata,
+    Column("only_row", Boolean, CheckConstraint("only_row"), primary_key=True),
+    Column("entry_id", BigInteger, nullable=False),
+    Column("entry", Text),
+    comment="The last entry of the provider's ledger that was read, to tell it from another ledger's.",
 )

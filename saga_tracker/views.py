@@ -14,7 +14,11 @@ from saga_tracker.trail import cause_of
 
 
 class WaitView(BaseModel):
-    """Any one of `facts` from `service` ends it; `person` says that somebody has to act for it."""
+    """Any one of `facts` from `service` ends it; `person` says that somebody has to act for it.
+
+    `due_at`: when the tracker does something about it. `redriven_at`: when it sent the service the fact
+    before it once more. `overdue_at`: when it gave up that the service will answer by itself.
+    """
 
     service: str
     facts: list[str]
@@ -22,6 +26,9 @@ class WaitView(BaseModel):
     because_of: str
     because_of_id: UUID
     person: bool
+    due_at: datetime | None = None
+    redriven_at: datetime | None = None
+    overdue_at: datetime | None = None
 
 
 class SagaView(BaseModel):
@@ -105,7 +112,7 @@ class StreamView(BaseModel):
 
 
 class Stats(BaseModel):
-    """Figures about all sagas."""
+    """Figures about all sagas. `keeper` is the tracker that acts on deadlines now."""
 
     states: dict[State, int]
     timed_out: int
@@ -114,6 +121,7 @@ class Stats(BaseModel):
     ended_per_minute: list[MinuteView]
     durations: list[DurationView]
     stream: StreamView
+    keeper: str | None
 
 
 def saga_with_trail(saga: Mapping[str, Any], trail: Sequence[Mapping[str, Any]]) -> SagaWithTrail:
@@ -140,6 +148,7 @@ def stats(figures: Mapping[str, Sequence[Mapping[str, Any]]], progress: Progress
             last_message_seconds_ago=position["moved_seconds_ago"],
             unreadable=position["unreadable"],
         ),
+        keeper=next((row["holder"] for row in figures["keeper"]), None),
     )
 
 

@@ -3,18 +3,19 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from rich.console import Console
 
 from compose.books import Books, books_by_order, statuses_of
 from compose.check import Findings, examine, print_findings
-from compose.demo.play import Played, play
+from compose.demo.play import Played, play_all
+from compose.demo.sabotage import Sabotage, sabotage_of
 from compose.demo.scenarios import SCENARIOS
 from compose.demo.shop import Refused, open_shop
+from compose.demo.stage import Scenario, Stage
 from compose.demo.telling import Narrator, print_table, surprises
 from compose.invariants import INVARIANTS
-from compose.local.addresses import Addresses
 from compose.local.errors import RigError
 from compose.local.rig import LocalRig
 from compose.snapshot import Reader, sources_of
@@ -22,41 +23,54 @@ from compose.snapshot import Reader, sources_of
 RUN_BYTES = 3
 
 
-def demo(rig: LocalRig, console: Console) -> bool:
-    """Start what does not run, play all scenarios, check the invariants, stop what was started.
+def demo(rig: LocalRig, console: Console, only: Collection[str] = ()) -> bool:
+    """Start what does not run, play the scenarios, check the invariants, stop what was started.
 
-    Answers whether every order ended as it should and every invariant holds. Raises RigError.
+    Plays all of them, or `only` those of these names. Answers whether every order ended as it should and
+    every invariant holds. Raises RigError, also for a name that no scenario has.
     """
+    scenarios = _chosen(only)
     began = time.monotonic()
     with rig.running():
         console.print(f"everything is up after {time.monotonic() - began:.1f} s")
-        return asyncio.run(_demonstrate(rig.addresses, console))
+        with sabotage_of(rig) as sabotage:
+            return asyncio.run(_demonstrate(rig, sabotage, scenarios, console))
 
 
-async def _demonstrate(where: Addresses, console: Console) -> bool:
+def _chosen(only: Collection[str]) -> list[Scenario]:
+    known = [scenario.name for scenario in SCENARIOS]
+    if unknown := sorted(set(only) - set(known)):
+        raise RigError(f"there is no scenario {', '.join(unknown)} (there are {', '.join(known)})")
+    return [scenario for scenario in SCENARIOS if not only or scenario.name in only]
+
+
+async def _demonstrate(
+    rig: LocalRig, sabotage: Sabotage, scenarios: Sequence[Scenario], console: Console
+) -> bool:
+    where = rig.addresses
     try:
-        played = await _play_all(where, console)
-    except Refused as refused:
-        raise RigError(f"the system refused a request of the demo: {refused}") from refused
+        async with open_shop(where) as shop:
+            run = secrets.token_hex(RUN_BYTES)
+            played = await play_all(Stage(shop, sabotage), scenarios, run, Narrator(console))
+    except (Refused, TimeoutError) as failed:
+        raise RigError(f"the demo could not go on: {failed}") from failed
     async with Reader(sources_of(where)) as reader:
         findings = await examine(reader)
     statuses = _statuses(findings, played)
-    print_table(console, played, statuses)
+    print_table(console, played, statuses, [_broken(findings, one) for one in played])
     console.print()
     print_findings(findings, console)
     return _print_verdict(console, played, statuses, findings)
 
 
-async def _play_all(where: Addresses, console: Console) -> list[Played]:
-    run = secrets.token_hex(RUN_BYTES)
-    narrator = Narrator(console)
-    async with open_shop(where) as shop:
-        return [await play(shop, scenario, run, narrator) for scenario in SCENARIOS]
-
-
 def _statuses(findings: Findings, played: list[Played]) -> list[Mapping[str, str]]:
     books = books_by_order(findings.snapshot)
     return [statuses_of(books.get(one.order_id, Books())) for one in played]
+
+
+def _broken(findings: Findings, one: Played) -> set[str]:
+    """The invariants that do not hold of an order."""
+    return {found.invariant.name for found in findings.violations if found.order_id == one.order_id}
 
 
 def _print_verdict(

@@ -46,11 +46,12 @@ class Shop:
         names = ("order", "inventory", "payment", "fulfillment", "notification", "tracker")
         self._urls = {name: where.http(name) for name in names}
         self._broker_url = where.broker_url(PUBLISHER)
+        self._admin_token = where.admin_token
         self._session = session
 
     async def stock(self, sku: str, units: int) -> Answer:
         """Have so many units of a SKU in all."""
-        return await self.ask("inventory", "PUT", f"/stock/{sku}", body={"stocked": units})
+        return await self.ask("inventory", "PUT", f"/stock/{sku}", body={"stocked": units}, admin=True)
 
     async def place(self, customer: str, payment_token: str, *items: Item, key: str | None = None) -> UUID:
         """Place an order; a repeat under the same key places no second one."""
@@ -82,6 +83,24 @@ class Shop:
         """Withdraw an order that is not confirmed yet."""
         return await self.ask("order", "POST", f"/orders/{order_id}/cancel")
 
+    async def approve(self, order_id: UUID, by: str, note: str) -> Answer:
+        """Let a held payment go ahead."""
+        return await self._decide("payment", f"/payments/{order_id}/approve", by, note)
+
+    async def settle(self, order_id: UUID, by: str, note: str) -> Answer:
+        """Say that a person has done outside what a service could not do."""
+        return await self._decide("tracker", f"/sagas/{order_id}/settle", by, note)
+
+    async def replay(self, letter_id: str, by: str, note: str) -> Answer:
+        """Send a dead letter to its service once more."""
+        return await self._decide("tracker", f"/dead-letters/{letter_id}/replay", by, note)
+
+    async def dead_letters(self, order_id: UUID) -> list[Answer]:
+        """What services could not handle of this order, and what they could not do for it."""
+        page = await self.ask("tracker", "GET", f"/dead-letters?order_id={order_id}&state=open")
+        letters: list[Answer] = page["letters"]
+        return letters
+
     async def order(self, order_id: UUID) -> Answer:
         """An order as order_svc sees it."""
         return await self.ask("order", "GET", f"/orders/{order_id}")
@@ -102,8 +121,12 @@ class Shop:
         *,
         body: object = None,
         headers: Mapping[str, str] | None = None,
+        admin: bool = False,
     ) -> Answer:
-        """The JSON answer of one request."""
+        """The JSON answer of one request; as `admin`, with the bearer token that opens what is closed."""
+        headers = dict(headers or {})
+        if admin:
+            headers["Authorization"] = f"Bearer {self._admin_token}"
         try:
             async with self._session.request(
                 method, self._urls[service] + path, json=body, headers=headers
@@ -114,6 +137,10 @@ class Shop:
         if response.status >= 400:
             raise Refused(response.status, answer)
         return answer
+
+    async def _decide(self, service: str, path: str, by: str, note: str) -> Answer:
+        """What a person decides, with who and why."""
+        return await self.ask(service, "POST", path, body={"by": by, "note": note}, admin=True)
 
     async def _found(self, service: str, path: str) -> Answer | None:
         try:

@@ -1,6 +1,7 @@
 """Puts sagas and their ends into lines that a person can follow, made for 100 columns."""
 
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from compose.demo.play import Audience, Fact, Played
-from compose.demo.scenarios import Act, Scenario
+from compose.demo.stage import Act, Scenario
 
 COLOURS = {
     "order": "cyan",
@@ -44,7 +45,7 @@ class Narrator(Audience):
     def sees(self, fact: Fact) -> None:
         """When, by whom, what, the particulars, and the fact it came from."""
         service, name = fact["stated_by"], fact["name"].partition(".")[2]
-        elapsed = milliseconds(fact["since_start_seconds"])
+        elapsed = span(fact["since_start_seconds"])
         because = f"[dim]<- {fact['cause']['name']}[/]" if fact["cause"] else ""
         colour = COLOURS.get(service, "bold")
         self._console.print(
@@ -54,35 +55,55 @@ class Narrator(Audience):
         )
 
     def watches(self, act: Act) -> None:
-        self._console.print(f"{INDENT}[bold]{escape(act.told_as)}[/]")
+        self._say(act.told_as, "bold")
+
+    def learns(self, what: str) -> None:
+        self._say(what, "dim")
+
+    def _say(self, what: str, style: str) -> None:
+        for line in textwrap.wrap(what, self._console.width - len(INDENT)):
+            self._console.print(f"{INDENT}[{style}]{escape(line)}[/]", soft_wrap=True)
 
     def leaves(self, played: Played) -> None:
         if played.seconds is None:
             self._console.print(f"{INDENT}[bold red]{played.state}[/], and no end. {escape(played.awaited)}")
             return
         colour = END_COLOURS.get(played.state, "red")
-        self._console.print(f"{INDENT}[bold {colour}]{played.state}[/] after {milliseconds(played.seconds)}")
+        self._console.print(f"{INDENT}[bold {colour}]{played.state}[/] after {span(played.seconds)}")
 
 
-def print_table(console: Console, played: Sequence[Played], statuses: Sequence[Mapping[str, str]]) -> None:
-    """Every scenario's end, as the tracker sees it and in each service's own words."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    table.add_column("scenario", no_wrap=True)
-    table.add_column("expected end")
+def print_table(
+    console: Console,
+    played: Sequence[Played],
+    statuses: Sequence[Mapping[str, str]],
+    broken: Sequence[Collection[str]],
+) -> None:
+    """Every scenario: its fault, how it ended for the tracker and each service, and what is `broken`."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("", justify="right")
+    table.add_column("fault", no_wrap=True)
+    table.add_column("end")
     for service in SERVICES:
         table.add_column(service)
-    table.add_column("after", justify="right")
-    for one, found in zip(played, statuses, strict=True):
+    table.add_column("invariants")
+    table.add_column("", no_wrap=True)
+    for number, (one, found, wrong) in enumerate(zip(played, statuses, broken, strict=True), 1):
         scenario = one.scenario
         cells = [_compared(scenario.statuses[service], found[service]) for service in SERVICES]
-        took = "-" if one.seconds is None else milliseconds(one.seconds)
-        table.add_row(escape(scenario.title), _compared(scenario.end, one.state, "ok "), *cells, took)
+        table.add_row(
+            str(number),
+            escape(scenario.fault),
+            _compared(scenario.end, one.state),
+            *cells,
+            f"[bold red]{len(wrong)} broken[/]" if wrong else "hold",
+            "[bold red]FAIL[/]" if wrong or surprises(one, found) else "[green]pass[/]",
+        )
     console.print()
     console.print(table)
 
 
-def _compared(expected: str, found: str, good: str = "") -> str:
-    return f"[green]{good}[/]{found}" if found == expected else f"[bold red]{found}[/]"
+def _compared(expected: str, found: str) -> str:
+    return found if found == expected else f"[bold red]{found}[/]"
 
 
 def surprises(one: Played, found: Mapping[str, str]) -> list[str]:
@@ -92,9 +113,9 @@ def surprises(one: Played, found: Mapping[str, str]) -> list[str]:
     return [f"{who} says {told[who]}, not {what}" for who, what in expected.items() if told[who] != what]
 
 
-def milliseconds(seconds: float) -> str:
+def span(seconds: float) -> str:
     """A short span of time."""
-    return f"{seconds * 1_000:.0f} ms"
+    return f"{seconds * 1_000:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
 
 
 def particulars(name: str, body: Body) -> str:
@@ -122,9 +143,14 @@ _PARTICULARS: Mapping[str, Callable[[Body], str]] = {
     "order.created": _order,
     "order.confirmed": lambda _: "the pivot",
     "inventory.stock_reserved": lambda body: _units(sum(line["quantity"] for line in body["lines"])),
+    "payment.approved": lambda body: f"by {body['by']}",
     "payment.captured": lambda body: _money(body["amount_minor"], body["currency"]),
     "payment.refunded": lambda body: f"by {body['undone_by'].replace('_', ' ')}",
+    "payment.refund_failed": lambda body: body["reason"].rpartition(": ")[2],
     "fulfillment.shipment_scheduled": lambda body: f"for {body['deliver_on']}",
+    "saga.redriven": lambda body: f"to {body['service']}",
+    "saga.timed_out": lambda body: f"no {body['waiting_for']}",
+    "saga.settled": lambda body: f"by {body['by']}",
     "notification.customer_notified": lambda body: " and ".join(
         CHANNELS.get(channel, channel) for channel in body["channels"]
     ),

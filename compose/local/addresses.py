@@ -129,6 +129,8 @@ class Addresses:
         if spec.gateways:
             ports = self.state.port(SANDBOX), self.state.port(SMTP_PORT)
             told |= gateway_variables(spec.gateways, *ports)
+        known = {other.name for other in self.blueprint.processes}
+        told |= {f"{PREFIX}{asked.upper()}_URL": self.http(asked) for asked in spec.asks if asked in known}
         environment = self.inherited_environment() | told | dict(extra or {})
         log = self.places.logs / f"{full_name}.log"
         return ServiceProcess(full_name, spec.package, port, environment, log)

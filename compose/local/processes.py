@@ -30,7 +30,9 @@ class ProcessSpec:
     package: str
     has_database: bool = True
     gateways: tuple[str, ...] = ()
-    """What it calls in the sandbox: provider, carrier, directory, push, smtp."""
+    """What it calls in the sandbox: provider, carrier, directory, push, smtp, provider_ledger."""
+    asks: tuple[str, ...] = ()
+    """The processes whose HTTP it is told of, by their names."""
 
 
 PROCESSES = (
@@ -39,7 +41,12 @@ PROCESSES = (
     ProcessSpec("payment", "payment_svc", gateways=("provider",)),
     ProcessSpec("fulfillment", "fulfillment_svc", gateways=("carrier", "directory")),
     ProcessSpec("notification", "notification_svc", gateways=("directory", "push", "smtp")),
-    ProcessSpec("tracker", "saga_tracker"),
+    ProcessSpec(
+        "tracker",
+        "saga_tracker",
+        gateways=("provider_ledger",),
+        asks=("order", "inventory", "payment", "fulfillment", "notification"),
+    ),
     ProcessSpec(SANDBOX, "compose.sandbox", has_database=False),
 )
 
@@ -100,7 +107,8 @@ def gateway_variables(gateways: tuple[str, ...], http_port: int, smtp_port: int)
         if gateway == "smtp":
             found[f"{PREFIX}SMTP_URL"] = f"smtp://{LOOPBACK}:{smtp_port}"
         else:
-            found[f"{PREFIX}{gateway.upper()}_URL"] = f"http://{LOOPBACK}:{http_port}/{gateway}"
+            path = gateway.replace("_", "/")
+            found[f"{PREFIX}{gateway.upper()}_URL"] = f"http://{LOOPBACK}:{http_port}/{path}"
     return found
 
 

@@ -16,6 +16,8 @@ Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 Sku = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Person = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Note = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
 AmountMinor = Annotated[int, Field(ge=0, le=MAX_AMOUNT_MINOR)]
 Quantity = Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
 
@@ -46,7 +48,8 @@ class Fact(BaseModel):
     """Something one service states and nobody can retract.
 
     A subclass names itself on the wire, `<owner>.<fact>.v<N>`; that is also its routing key. Fields it
-    does not know are ignored, so that a newer publisher may add some.
+    does not know are ignored, so that a newer publisher may add some. With `case=True` it says that its
+    owner can do no more by itself: it also goes to the owner's dead letters, for a person to see.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -54,17 +57,19 @@ class Fact(BaseModel):
     wire_name: ClassVar[str]
     owner: ClassVar[str]
     version: ClassVar[int]
+    case: ClassVar[bool] = False
 
     order_id: UUID
 
-    def __init_subclass__(cls, *, wire: str = "", **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, wire: str = "", case: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, wire: str = "", **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(cls, *, wire: str = "", case: bool = False, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if not wire:
             return
+        cls.case = case
         owner, _, version = wire.split(".")
         cls.wire_name, cls.owner, cls.version = wire, owner, int(version.removeprefix("v"))
         if _published.setdefault(wire, cls) is not cls:

@@ -15,7 +15,7 @@ class CustomerNotified(Fact, wire="notification.customer_notified.v1"):
     channels: tuple[Channel, ...]
 
 
-class NotificationFailed(Fact, wire="notification.notification_failed.v1"):
+class NotificationFailed(Fact, wire="notification.notification_failed.v1", case=True):
     """No channel reached the customer. Undoes nothing."""
 
     ending: Ending

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from events.facts.base import AmountMinor, Currency, Fact, Lines, Reason, Token
+from events.facts.base import AmountMinor, Currency, Fact, Lines, Note, Person, Reason, SupersededFact, Token
 
-UndoneBy = Literal["nothing_charged", "void", "refund", "credit_note"]
+UndoneBy = Literal["nothing_charged", "void", "refund", "credit_note", "person"]
 
 
 class PaymentHeld(Fact, wire="payment.held.v1"):
@@ -13,6 +13,13 @@ class PaymentHeld(Fact, wire="payment.held.v1"):
     amount_minor: AmountMinor
     currency: Currency
     limit_minor: AmountMinor
+
+
+class PaymentApproved(Fact, wire="payment.approved.v1"):
+    """A person lets a held payment go ahead."""
+
+    by: Person
+    note: Note
 
 
 class PaymentCaptured(Fact, wire="payment.captured.v1"):
@@ -30,14 +37,26 @@ class PaymentDeclined(Fact, wire="payment.declined.v1"):
     reason: Reason
 
 
-class PaymentRefunded(Fact, wire="payment.refunded.v1"):
-    """The customer has no less money than before; `undone_by` says by which means."""
+class PaymentRefunded(Fact, wire="payment.refunded.v2"):
+    """The customer has no less money than before; `undone_by` says by which means, `settled_by` by whom."""
 
     undone_by: UndoneBy
     reason: Reason
+    settled_by: Person | None = None
 
 
-class PaymentRefundFailed(Fact, wire="payment.refund_failed.v1"):
+class PaymentRefundedV1(SupersededFact, wire="payment.refunded.v1"):
+    """The first shape of `payment.refunded`: only payment itself could give the money back."""
+
+    undone_by: Literal["nothing_charged", "void", "refund", "credit_note"]
+    reason: Reason
+
+    def upcast(self) -> PaymentRefunded:
+        """The same fact, settled by nobody."""
+        return PaymentRefunded(order_id=self.order_id, undone_by=self.undone_by, reason=self.reason)
+
+
+class PaymentRefundFailed(Fact, wire="payment.refund_failed.v1", case=True):
     """Neither void nor refund nor credit note worked: a person has to settle it."""
 
     reason: Reason

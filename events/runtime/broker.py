@@ -1,19 +1,39 @@
 """What says that the broker is away; and AMQP as this process reads it."""
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from aio_pika.exceptions import AMQPError
 from yarl import URL
 
 from events.lenient_amqp import be_lenient
-from events.runtime.settings import ServiceSettings
+from events.runtime.settings import ProcessSettings
 
 # RuntimeError: aiormq's for a channel or connection that was closed under one's hands.
 BROKER_AWAY = (AMQPError, OSError, TimeoutError, RuntimeError)
+
+
+@contextmanager
+def lost_means_away() -> Iterator[None]:
+    """Raises ConnectionError where aiormq cancels what was asked of a channel that has ended.
+
+    Only who is cancelled from outside is to end: no loop that waits for the broker must end with a channel.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionError("closed before the answer came") from error
+
 
 # A message with malformed properties must not end the connection, and with it every message behind.
 be_lenient()
 
 
-def lasting_connection_url(settings: ServiceSettings) -> str:
+def lasting_connection_url(settings: ProcessSettings) -> str:
     """The broker's address for a connection that stays: its heartbeats notice a loss that nobody announces.
 
     It counts as lost after some three heartbeats. A heartbeat in the configured URL is respected.

@@ -15,7 +15,7 @@ from uuid import UUID
 from pydantic import ValidationError
 from sqlalchemy import bindparam, func, not_, select, update
 
-from events.decision import Call, GaveUp, Outcome
+from events.decision import Call, GaveUp, Outcome, Patience
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, Database
 from events.runtime.instance import Instance
@@ -52,6 +52,30 @@ class Gateway(Protocol[CallT_contra]):
 
     async def look_up(self, call: CallT_contra) -> Outcome | None:
         """What became of an earlier attempt; None when the other side never saw one, or cannot say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How many attempts a call has, and how far apart they are at most."""
+
+    attempts: int
+    backoff_seconds: float
+    cap_seconds: float
+
+    def pause_after(self, attempts: int) -> float:
+        """Seconds until the next attempt: exponential backoff up to the cap, half of it at random."""
+        ceiling = min(self.cap_seconds, self.backoff_seconds * 2 ** min(attempts, 30))
+        return random.uniform(ceiling / 2, ceiling)  # noqa: S311
+
+
+def schedules_of(settings: ServiceSettings) -> dict[Patience, Schedule]:
+    """What each patience means."""
+    first = settings.call_backoff_seconds
+    return {
+        "step": Schedule(settings.call_attempts, first, settings.call_backoff_cap_seconds),
+        "undo": Schedule(settings.undo_attempts, first, settings.undo_backoff_cap_seconds),
+        "message": Schedule(settings.message_attempts, first, settings.message_backoff_cap_seconds),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +134,7 @@ class Caller:
         self._database = database
         self._instance = instance
         self._kinds = service.calls
+        self._schedules = schedules_of(settings)
         self._gateway = gateway
         self._learn = learn
         self._waiting: dict[UUID, CallRow] = {}
@@ -155,13 +180,8 @@ class Caller:
     async def sweep(self) -> None:
         """Adopt what dead instances left, at the start and then periodically."""
         while True:
-            try:
-                async with self._database.transaction() as connection:
-                    adopted = await self._instance.adopt(connection, calls_table)
-                if adopted:
-                    self.look_in_table()
-            except AWAY as error:
-                await self._database.wait_until_back(error)
+            if await self._instance.adopt(self._database, calls_table):
+                self.look_in_table()
             await asyncio.sleep(self._settings.sweep_seconds)
 
     async def _sleep(self) -> None:
@@ -217,13 +237,14 @@ class Caller:
         try:
             outcome = await self._outcome(call, row)
         except CallFailed as failure:
-            await self._postpone(row, failure)
+            await self._postpone(row, failure, self._schedules[call.patience])
             return
         crash_point("after_call")
         try:
             await self._learn(row, outcome)
         except Exception as error:  # noqa: BLE001 - whatever decide or the store raised: try again later
-            await self._postpone(row, CallFailed(f"outcome not accepted: {error!r}", maybe_done=True))
+            not_accepted = CallFailed(f"outcome not accepted: {error!r}", maybe_done=True)
+            await self._postpone(row, not_accepted, self._schedules[call.patience])
 
     async def _outcome(self, call: Call, row: CallRow) -> Outcome:
         """One attempt; after the last allowed one, a final look-up and then giving up.
@@ -231,13 +252,14 @@ class Caller:
         A request that went out may still be carried out after a look-up found nothing: `maybe_done` stays.
         """
         maybe_done = row.maybe_done
+        allowed = self._schedules[call.patience].attempts
         try:
             async with asyncio.timeout(self._settings.call_timeout_seconds):
                 if maybe_done:
                     known = await self._gateway.look_up(call)
                     if known is not None:
                         return known
-                if row.attempts >= self._settings.call_attempts:
+                if row.attempts >= allowed:
                     return GaveUp(call, "attempts_exhausted", maybe_done)
                 return await self._gateway.perform(call)
         except TimeoutError:
@@ -247,18 +269,14 @@ class Caller:
         except Exception as error:  # noqa: BLE001 - a gateway's bug must not strand the call
             log.error("gateway_broke", call=row.name, order_id=str(row.order_id), exc_info=error)
             failure = CallFailed(f"gateway_raised_{type(error).__name__}", maybe_done=True)
-        if row.attempts < self._settings.call_attempts:
+        if row.attempts < allowed:
             raise failure
         return GaveUp(call, failure.reason, failure.maybe_done)
 
-    async def _postpone(self, row: CallRow, failure: CallFailed) -> None:
-        """Write the failed attempt down, and when the next one is due: backoff with full jitter."""
+    async def _postpone(self, row: CallRow, failure: CallFailed, schedule: Schedule) -> None:
+        """Write the failed attempt down, and when the next one is due."""
         attempts = row.attempts + 1
-        ceiling = min(
-            self._settings.call_backoff_cap_seconds,
-            self._settings.call_backoff_seconds * 2 ** min(attempts, 30),
-        )
-        due_at = datetime.now(UTC) + timedelta(seconds=random.uniform(ceiling / 2, ceiling))  # noqa: S311
+        due_at = datetime.now(UTC) + timedelta(seconds=schedule.pause_after(attempts))
         log.warning(
             "call_failed",
             call=row.name,

@@ -10,8 +10,9 @@ from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitQueue
 from faststream.rabbit.schemas import QueueType
 from faststream.specification import AsyncAPI
 
-from events.runtime.broker import BROKER_AWAY, lasting_connection_url
+from events.runtime.broker import BROKER_AWAY, lasting_connection_url, lost_means_away
 from events.runtime.log import Outage
+from events.runtime.promptly import promptly
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE, Service
 
@@ -44,13 +45,19 @@ class Consumer:
         """Consume for ever: wait for the broker at first; later the connection recovers by itself."""
         while self._consumer_tag is None:
             try:
-                await self._begin()
+                with lost_means_away():
+                    await self._begin()
             except BROKER_AWAY as error:
                 self._outage.began(error)
                 await self._broker.stop()
                 await asyncio.sleep(self._settings.reconnect_seconds)
         while True:
-            if await self._broker.ping(timeout=self._settings.reconnect_seconds):
+            try:
+                with lost_means_away():
+                    alive = await self._broker.ping(timeout=self._settings.reconnect_seconds)
+            except BROKER_AWAY:
+                alive = False
+            if alive:
                 self._outage.ended()
             else:
                 self._outage.began(ConnectionError("connection lost"))
@@ -79,9 +86,8 @@ class Consumer:
 
     async def close(self) -> None:
         """Let go of the connection; if the broker does not answer that, without its consent."""
-        closing = asyncio.create_task(self._broker.stop(), name="close consumer")
-        await asyncio.wait([closing], timeout=self._settings.reconnect_seconds * 4)
-        closing.cancel()
+        with contextlib.suppress(*BROKER_AWAY):
+            await promptly(self._broker.stop(), self._settings.reconnect_seconds * 4)
 
     async def settle(
         self, messages: Sequence[AbstractIncomingMessage], returned: Sequence[AbstractIncomingMessage]
@@ -90,7 +96,7 @@ class Consumer:
 
         A lost channel redelivers them: no matter.
         """
-        with contextlib.suppress(*BROKER_AWAY):
+        with contextlib.suppress(*BROKER_AWAY), lost_means_away():
             await self._acknowledgements.settle(messages, returned)
 
     async def _begin(self) -> None:

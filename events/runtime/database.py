@@ -10,6 +10,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from events.runtime.log import Outage
+from events.runtime.promptly import promptly
 from events.runtime.settings import ProcessSettings
 
 Connection = psycopg.AsyncConnection[DictRow]
@@ -41,6 +42,12 @@ CONTENTION = (
 # After these, a silent connection counts as lost: 11 seconds.
 KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT = 5, 2, 3
 UNACKNOWLEDGED_MILLISECONDS = 11_000
+
+
+def in_words(error: Exception) -> str:
+    """What an error says, without the row that PostgreSQL shows with it: not everybody may see it."""
+    shown = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return shown or str(error)
 
 
 class Database:
@@ -102,16 +109,10 @@ class Database:
 
     async def working(self) -> bool:
         """Whether it answers in time, and takes what is written."""
-        asking = asyncio.create_task(self._takes_writes())
-        # Not `asyncio.timeout`: psycopg takes its time to cancel a query that nobody answers.
-        await asyncio.wait([asking], timeout=self._settings.database_timeout_seconds)
-        if not asking.done():
-            asking.cancel()
+        try:
+            return await promptly(self._takes_writes(), self._settings.database_timeout_seconds)
+        except AWAY:
             return False
-        error = asking.exception()
-        if error is not None and not isinstance(error, AWAY):
-            raise error
-        return error is None and asking.result()
 
     async def _takes_writes(self) -> bool:
         found = await self.rows(b"SELECT current_setting('transaction_read_only') AS read_only")

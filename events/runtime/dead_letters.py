@@ -1,78 +1,216 @@
-"""Messages that cannot be read or handled go to the service's dead-letter queue, with the reason."""
+"""What becomes of a delivery that failed: it comes again later, or ends as a dead letter with the reason.
 
+Later means through one of the queues `retry.<n>`, which hold a message for longer each time and then send it
+to the exchange `redrive`, which leads back to this service's own queue. Nothing waits behind it meanwhile.
+What cannot be read is a dead letter at once, for no delay makes it readable.
+"""
+
+import asyncio
+import contextlib
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractMessage
+from pamqp.encode import encode_table_value
 
+from events.runtime.broker import BROKER_AWAY, lost_means_away
 from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
-from events.service import DEAD_LETTER_EXCHANGE
+from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE
+from events.topology import RETRY_DELAYS_SECONDS, retry_exchange
+from events.trace import trace_id
 
+MAX_ATTEMPTS = 1 + len(RETRY_DELAYS_SECONDS)
 MAX_DETAIL_CHARACTERS = 2_000
+SHORT_STRING_BYTES = 255
+
+ATTEMPTS, FIRST_AT, ROUTING_KEY = "retry_attempts", "retry_first_at", "retry_routing_key"
+DEAD_ROUTING_KEY = "dead_letter_routing_key"
+# Those of a retry are in the dead letter under its own names. The others are the broker's: addresses for
+# copies, which it would send once more, and its notes about deliveries. One such note, which anybody can
+# forge, has it believe that the message goes round in a circle, and hold it in `retry.<n>` for ever.
+_NOT_KEPT = (ATTEMPTS, FIRST_AT, ROUTING_KEY, "CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count")
+_NOT_KEPT_PREFIXES = ("x-first-death-", "x-last-death-")
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message nobody here can use, and why: a short `reason` code and a `detail` for a person."""
+class Failure:
+    """A delivery that failed: a short `reason` code, a `detail` for a person, whether it will fail again."""
 
     message: AbstractIncomingMessage
     reason: str
     detail: str
+    for_good: bool
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What is known of a failed message: how often it was tried, since when, and its first routing key."""
+
+    attempts: int
+    first_at: str
+    routing_key: str
+
+
+def original_routing_key(message: AbstractIncomingMessage) -> str | None:
+    """The key it was first published with, by which the broker judged whether its publisher may state it.
+
+    None for what a person put on the queue. The headers count only where the broker lets nobody but the
+    tracker write, and this service through its own delays: anybody can put headers on a fact.
+    """
+    if message.exchange == EXCHANGE:
+        return message.routing_key
+    if message.exchange == REDRIVE_EXCHANGE:
+        key = message.headers.get(ROUTING_KEY) or message.headers.get(DEAD_ROUTING_KEY)
+        return key if isinstance(key, str) else None
+    return None
+
+
+def history_after(message: AbstractIncomingMessage, now: datetime) -> History:
+    """Its history, the attempt that has just failed included."""
+    headers = message.headers if message.exchange == REDRIVE_EXCHANGE else {}
+    before, first_at = headers.get(ATTEMPTS), headers.get(FIRST_AT)
+    return History(
+        attempts=1 + (before if isinstance(before, int) else 0),
+        first_at=first_at if isinstance(first_at, str) else now.isoformat(),
+        routing_key=original_routing_key(message) or "",
+    )
 
 
 class DeadLetterOffice:
-    """Sends dead letters, confirmed, before the original message is acknowledged."""
+    """Sends what failed where it belongs, confirmed, before the original message is acknowledged."""
 
     def __init__(self, settings: ServiceSettings, service: str) -> None:
         self._settings = settings
         self._service = service
 
-    async def send(self, letters: Sequence[DeadLetter]) -> None:
-        """Publish all; they are rare, so each sending has its own short connection.
+    async def take(self, failures: Sequence[Failure]) -> list[AbstractIncomingMessage]:
+        """Send them on; what cannot be sent now goes back on the queue, to come again at once.
 
-        Raises what aio-pika raises when the broker is away: the originals are then still unacknowledged.
+        Answers the messages that were put back. The others may be acknowledged; killed before that, this
+        service handles one twice at most, which the inbox makes harmless.
+        """
+        unsent = await self._send(failures)
+        if unsent:
+            await asyncio.sleep(self._settings.reconnect_seconds)
+            with contextlib.suppress(*BROKER_AWAY):
+                for message in unsent:
+                    await message.nack(requeue=True)
+        return unsent
+
+    async def _send(self, failures: Sequence[Failure]) -> list[AbstractIncomingMessage]:
+        """Publish all, each time on a short connection of its own, for they are rare.
+
+        Answers what was not confirmed.
         """
         timeout_seconds = self._settings.publish_timeout_seconds
-        async with (
-            await aio_pika.connect(self._settings.broker_url, timeout=timeout_seconds) as connection,
-            connection.channel(on_return_raises=True) as channel,
-        ):
-            exchange = await channel.get_exchange(DEAD_LETTER_EXCHANGE)
-            for letter in letters:
-                await exchange.publish(
-                    self._with_reason(letter), self._service, mandatory=True, timeout=timeout_seconds
-                )
-                log.error(
-                    "dead_letter",
-                    reason=letter.reason,
-                    detail=letter.detail[:MAX_DETAIL_CHARACTERS],
-                    fact_id=letter.message.message_id,
-                    order_id=letter.message.headers.get("order_id"),
-                    wire_name=letter.message.type or letter.message.routing_key,
-                )
+        try:
+            with lost_means_away():
+                async with (
+                    asyncio.timeout(timeout_seconds),
+                    await aio_pika.connect(self._settings.broker_url, timeout=timeout_seconds) as connection,
+                    connection.channel(on_return_raises=True) as channel,
+                ):
+                    results = await asyncio.gather(
+                        *(self._send_one(channel, failure) for failure in failures), return_exceptions=True
+                    )
+        except BROKER_AWAY as error:
+            results = [error] * len(failures)
+        reasons = [result for result in results if result is not None]
+        for reason in reasons:
+            if not isinstance(reason, BROKER_AWAY):
+                raise reason
+        if reasons:
+            log.warning("failures_not_sent", count=len(reasons), why=str(reasons[0]) or repr(reasons[0]))
+        return [failure.message for failure, result in zip(failures, results, strict=True) if result]
 
-    def _with_reason(self, letter: DeadLetter) -> aio_pika.Message:
-        """The original body and properties, untouched, with the reason in headers of their own."""
-        original = letter.message
-        headers: dict[str, Any] = dict(original.headers)
-        headers["dead_letter_reason"] = letter.reason
-        headers["dead_letter_detail"] = letter.detail[:MAX_DETAIL_CHARACTERS]
-        headers["dead_letter_service"] = self._service
-        headers["dead_letter_at"] = datetime.now(UTC).isoformat()
-        headers["dead_letter_routing_key"] = original.routing_key or ""
-        return aio_pika.Message(
-            body=original.body,
-            headers=headers,
-            content_type=original.content_type,
-            content_encoding=original.content_encoding,
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            correlation_id=original.correlation_id,
-            message_id=original.message_id,
-            timestamp=original.timestamp,
-            type=original.type,
-            app_id=original.app_id,
-        )
+    async def _send_one(self, channel: AbstractChannel, failure: Failure) -> None:
+        now = datetime.now(UTC)
+        history = history_after(failure.message, now)
+        if failure.for_good or history.attempts >= MAX_ATTEMPTS:
+            exchange, headers = DEAD_LETTER_EXCHANGE, self._of_dead_letter(failure, history, now)
+        else:
+            exchange, headers = retry_exchange(history.attempts), _of_retry(history)
+        with lost_means_away():
+            where = await channel.get_exchange(exchange, ensure=False)
+            await where.publish(copy_of(failure.message, headers), self._service, mandatory=True)
+        self._report(failure, history, exchange)
+
+    def _of_dead_letter(self, failure: Failure, history: History, now: datetime) -> dict[str, Any]:
+        return {
+            "dead_letter_reason": failure.reason,
+            # What no encoding knows must not keep the dead letter from being sent.
+            "dead_letter_detail": failure.detail[:MAX_DETAIL_CHARACTERS].encode(errors="replace").decode(),
+            "dead_letter_service": self._service,
+            "dead_letter_attempts": history.attempts,
+            "dead_letter_first_at": history.first_at,
+            "dead_letter_at": now.isoformat(),
+            DEAD_ROUTING_KEY: history.routing_key,
+        }
+
+    def _report(self, failure: Failure, history: History, exchange: str) -> None:
+        traceparent = failure.message.headers.get("traceparent")
+        said: dict[str, Any] = {
+            "reason": failure.reason,
+            "detail": failure.detail[:MAX_DETAIL_CHARACTERS],
+            "attempts": history.attempts,
+            "trace_id": trace_id(traceparent) if isinstance(traceparent, str) else None,
+            "fact_id": failure.message.message_id,
+            "order_id": failure.message.headers.get("order_id"),
+            "wire_name": failure.message.type or history.routing_key,
+        }
+        if exchange == DEAD_LETTER_EXCHANGE:
+            log.error("dead_letter", **said)
+        else:
+            log.warning("retry_later", through=exchange, **said)
+
+
+def _of_retry(history: History) -> dict[str, Any]:
+    return {ATTEMPTS: history.attempts, FIRST_AT: history.first_at, ROUTING_KEY: history.routing_key}
+
+
+def copy_of(original: AbstractMessage, headers: dict[str, Any]) -> aio_pika.Message:
+    """The original body and properties, untouched, with `headers` beside its own.
+
+    Without its expiration, which would end its waiting early, and without the user that RabbitMQ verified,
+    as whom nobody else may publish.
+    """
+    kept = {
+        _short(name): _header_value(value)
+        for name, value in original.headers.items()
+        if name not in _NOT_KEPT and not name.startswith(_NOT_KEPT_PREFIXES)
+    }
+    return aio_pika.Message(
+        body=original.body,
+        headers=kept | headers,
+        content_type=_short(original.content_type),
+        content_encoding=_short(original.content_encoding),
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        priority=original.priority,
+        correlation_id=_short(original.correlation_id),
+        reply_to=_short(original.reply_to),
+        message_id=_short(original.message_id),
+        timestamp=original.timestamp,
+        type=_short(original.type),
+        app_id=_short(original.app_id),
+    )
+
+
+def _header_value(value: Any) -> Any:
+    """A header as this library can write it: it reads more than it writes, such as what is not UTF-8."""
+    try:
+        encode_table_value(value)
+    except (TypeError, ValueError, OverflowError, struct.error):
+        return repr(value)[:MAX_DETAIL_CHARACTERS]
+    return value
+
+
+def _short(value: Any) -> Any:
+    """A property as AMQP takes it: what was not UTF-8 has been read as something longer than it was."""
+    if not isinstance(value, str):
+        return value
+    return value.encode(errors="replace")[:SHORT_STRING_BYTES].decode(errors="ignore")

@@ -45,10 +45,11 @@ class Host:
             settings,
             self.database,
             Batch(service, parts.store, self.database, self._instance),
+            service.hears,
             pass_on=self._pass_on,
             look_in_tables=self._look_in_tables,
             settle=lambda messages, returned: self._consumer.settle(messages, returned),
-            bury=DeadLetterOffice(settings, service.name).send,
+            take_failures=DeadLetterOffice(settings, service.name).take,
         )
         self._consumer = Consumer(settings, service, self._worker.receive)
         self._caller = self._caller_of(parts.gateway) if parts.gateway else None

@@ -99,7 +99,7 @@ async def admin(
 ) -> None:
     """Let only the bearer of the admin token in. With no token configured nobody gets in."""
     token = request.app.state.settings.admin_token
-    if token is None:
+    if token is None or not token.get_secret_value():
         raise Problem(403, "admin endpoints are closed: MURMURATION_ADMIN_TOKEN is not set")
     expected = token.get_secret_value().encode()
     if given is None or not hmac.compare_digest(given.credentials.encode(), expected):

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Table
 
-from events.runtime.database import AWAY, Connection, connect_options
+from events.runtime.database import AWAY, Database, connect_options
 from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
 
@@ -55,13 +55,25 @@ class Instance:
         if connection is not None:
             await connection.close()
 
-    async def adopt(self, connection: Connection, table: Table) -> int:
-        """Make the rows that dead instances left in `table` ours; says how many they were."""
+    async def adopt(self, database: Database, table: Table) -> int:
+        """Make the rows that dead instances left in `table` ours, once the database is there.
+
+        Says how many they were.
+        """
         adopt = _ADOPT.replace(b"{table}", table.name.encode())
-        cursor = await connection.execute(adopt, {"me": self.number, "lock_class": LOCK_CLASS})
-        if cursor.rowcount > 0:
-            log.info("adopted_leftovers", table=table.name, rows=cursor.rowcount)
-        return cursor.rowcount
+        adopted = 0
+        while True:
+            try:
+                async with database.transaction() as connection:
+                    cursor = await connection.execute(adopt, {"me": self.number, "lock_class": LOCK_CLASS})
+                    # The commit may go through and only its answer be lost: then they are ours already.
+                    adopted = max(adopted, cursor.rowcount)
+                break
+            except AWAY as error:
+                await database.wait_until_back(error)
+        if adopted:
+            log.info("adopted_leftovers", table=table.name, rows=adopted)
+        return adopted
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         connection = await psycopg.AsyncConnection.connect(

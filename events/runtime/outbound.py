@@ -21,6 +21,7 @@ from pydantic_core import to_json
 from yarl import URL
 
 from events.runtime.calls import CallFailed
+from events.runtime.circuit import CircuitBreaker, Request
 from events.runtime.settings import ServiceSettings
 
 MAX_ANSWER_BYTES = 256 * 1024
@@ -81,12 +82,13 @@ class Reply:
 
 
 class HttpParty:
-    """One outside party behind a base URL; as many requests under way as calls may be."""
+    """One outside party behind a base URL and a circuit; as many requests under way as calls may be."""
 
     def __init__(self, name: str, base_url: str, settings: ServiceSettings) -> None:
         self._name = name
         self._base_url = base_url.rstrip("/")
         self._connections = settings.call_concurrency
+        self._breaker = CircuitBreaker(name, settings)
         self._timeout = ClientTimeout(
             total=settings.call_timeout_seconds,
             sock_connect=min(CONNECT_TIMEOUT_SECONDS, settings.call_timeout_seconds),
@@ -126,6 +128,12 @@ class HttpParty:
         return Reply(self._name, recorded.http_status, to_json(recorded.answer))
 
     async def _request(self, method: str, path: str, body: bytes | None, key: str | None) -> Reply:
+        with self._breaker.request() as request:
+            return await self._exchange(request, method, path, body, key)
+
+    async def _exchange(
+        self, request: Request, method: str, path: str, body: bytes | None, key: str | None
+    ) -> Reply:
         assert self._session is not None, "not open"
         url = URL(self._base_url + path, encoded=True)
         headers = {} if key is None else {"Idempotency-Key": key}
@@ -133,19 +141,22 @@ class HttpParty:
             async with self._session.request(
                 method, url, data=body, headers=headers, allow_redirects=False
             ) as response:
+                status = response.status
+                answered = status < 500 and status != TOO_MANY_REQUESTS
                 content = bytearray()
                 async for chunk in response.content.iter_any():
                     content += chunk
                     if len(content) > MAX_ANSWER_BYTES:
+                        request.alive = answered
                         raise CallFailed(f"{self._name}_answer_too_large", maybe_done=key is not None)
-                status = response.status
         except (ClientConnectorError, ConnectionTimeoutError):
             raise CallFailed(f"{self._name}_unreachable", maybe_done=False) from None
         except TimeoutError:
             raise CallFailed(f"{self._name}_timeout", maybe_done=key is not None) from None
         except (ClientError, OSError):
             raise CallFailed(f"{self._name}_answer_lost", maybe_done=key is not None) from None
-        if status >= 500 or status == TOO_MANY_REQUESTS:
+        request.alive = answered
+        if not answered:
             # A 5xx may come from a proxy that gave up on a provider that did not.
             maybe_done = key is not None and status != TOO_MANY_REQUESTS
             raise CallFailed(f"{self._name}_answered_{status}", maybe_done=maybe_done)

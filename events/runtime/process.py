@@ -10,6 +10,7 @@ from events.runtime.http import Runnable, create_app
 from events.runtime.log import configure_logging
 from events.runtime.memory import collect_garbage_rarely
 from events.runtime.settings import ProcessSettings, ServiceSettings
+from events.runtime.states_api import states_router
 
 MAX_OPEN_REQUESTS = 2_000
 KEEP_ALIVE_SECONDS = 30
@@ -18,7 +19,7 @@ KEEP_ALIVE_SECONDS = 30
 def run_service(parts: Parts, settings: ServiceSettings, routers: list[APIRouter]) -> None:
     """Run one service until SIGTERM or SIGINT."""
     host = Host(parts, settings)
-    routers = [*routers, _asyncapi_router(parts)]
+    routers = [*routers, states_router(parts.store), _asyncapi_router(parts)]
     serve(parts.service.package, _purpose(parts), settings, host, routers)
 
 

@@ -15,7 +15,7 @@ from pamqp.commands import Basic
 from sqlalchemy import bindparam, delete, not_, select
 
 from events.envelope import fields_of
-from events.runtime.broker import BROKER_AWAY, lasting_connection_url
+from events.runtime.broker import BROKER_AWAY, lasting_connection_url, lost_means_away
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, Database
 from events.runtime.instance import Instance
@@ -104,36 +104,36 @@ class Relay:
         """Publish for ever; wait for a broker that is away."""
         while True:
             try:
-                async with await aio_pika.connect(
-                    lasting_connection_url(self._settings),
-                    client_properties={"connection_name": f"{self._service} relay"},
-                    timeout=self._settings.broker_connect_timeout_seconds,
-                ) as connection:
-                    channel = await connection.channel(on_return_raises=True)
-                    await channel.get_exchange(EXCHANGE, ensure=True)
-                    # A broker that has just started takes publishes, and confirms them, before it has found
-                    # its streams again: what it routes until then is missing there. Then this raises.
-                    await channel.declare_queue(STREAM, passive=True)
-                    self.connected = True
-                    self._outage.ended()
-                    await self._publish_for_ever(cast(Channel, await channel.get_underlay_channel()))
+                with lost_means_away():
+                    await self._publish_over_one_connection()
             except BROKER_AWAY as error:
                 self._outage.began(error)
             finally:
                 self.connected = False
             await asyncio.sleep(self._settings.reconnect_seconds)
 
+    async def _publish_over_one_connection(self) -> None:
+        """Until it is lost. Raises one of BROKER_AWAY then."""
+        async with await aio_pika.connect(
+            lasting_connection_url(self._settings),
+            client_properties={"connection_name": f"{self._service} relay"},
+            timeout=self._settings.broker_connect_timeout_seconds,
+        ) as connection:
+            channel = await connection.channel(on_return_raises=True)
+            await channel.get_exchange(EXCHANGE, ensure=True)
+            # A broker that has just started takes publishes, and confirms them, before it has found
+            # its streams again: what it routes until then is missing there. Then this raises.
+            await channel.declare_queue(STREAM, passive=True)
+            self.connected = True
+            self._outage.ended()
+            await self._publish_for_ever(cast(Channel, await channel.get_underlay_channel()))
+
     async def sweep(self) -> None:
         """Adopt what dead instances left, at the start and then periodically."""
         while True:
-            try:
-                async with self._database.transaction() as connection:
-                    adopted = await self._instance.adopt(connection, outbox)
-                if adopted:
-                    self._spilled += adopted
-                    self.look_in_table()
-            except AWAY as error:
-                await self._database.wait_until_back(error)
+            if adopted := await self._instance.adopt(self._database, outbox):
+                self._spilled += adopted
+                self.look_in_table()
             self._try_unheard_again()
             await asyncio.sleep(self._settings.sweep_seconds)
 

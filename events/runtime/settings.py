@@ -25,6 +25,7 @@ class ProcessSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_request_bytes: int = Field(default=262_144, gt=0)
+    broker_heartbeat_seconds: int = Field(default=5, gt=0)
     database_pool_size: int = Field(default=8, ge=3)
     database_timeout_seconds: float = Field(default=3.0, gt=0)
     reconnect_seconds: float = Field(default=0.5, gt=0)
@@ -45,17 +46,31 @@ class ServiceSettings(ProcessSettings):
     relay_memory: int = Field(default=5_000, gt=0)
     forget_after_seconds: float = Field(default=0.25, gt=0)
     publish_timeout_seconds: float = Field(default=10.0, gt=0)
-    broker_heartbeat_seconds: int = Field(default=5, gt=0)
     broker_connect_timeout_seconds: float = Field(default=5.0, gt=0)
     sweep_seconds: float = Field(default=3.0, gt=0)
     heartbeat_seconds: float = Field(default=2.0, gt=0)
 
     call_concurrency: int = Field(default=64, gt=0)
     call_memory: int = Field(default=5_000, gt=0)
-    call_timeout_seconds: float = Field(default=5.0, gt=0)
+    # The pause after the n-th failed attempt is half to all of call_backoff_seconds * 2^n, up to the cap that
+    # goes with a call's patience. After the last attempt and its pause, a call that may have been done is
+    # looked up, and then given up. With these numbers:
+    #             survives an outage of    given up, if refused at once    given up, if never answered
+    #   step              4 s                    7 s to 14 s                    27 s to 38 s
+    #   undo              2 min                2.5 min to 5 min                  3 min to 6 min
+    #   message          17 min                 18 min to 36 min                20 min to 38 min
+    call_timeout_seconds: float = Field(default=4.0, gt=0)
     call_attempts: int = Field(default=5, gt=0)
-    call_backoff_seconds: float = Field(default=0.2, gt=0)
-    call_backoff_cap_seconds: float = Field(default=10.0, gt=0)
+    undo_attempts: int = Field(default=12, gt=0)
+    message_attempts: int = Field(default=30, gt=0)
+    call_backoff_seconds: float = Field(default=0.3, gt=0)
+    call_backoff_cap_seconds: float = Field(default=5.0, gt=0)
+    undo_backoff_cap_seconds: float = Field(default=45.0, gt=0)
+    message_backoff_cap_seconds: float = Field(default=90.0, gt=0)
+
+    # An outside party that failed so many requests in a row is left alone for a while, but for one to probe.
+    circuit_opens_after: int = Field(default=10, gt=0)
+    circuit_open_seconds: float = Field(default=5.0, gt=0)
 
 
 def read_settings(kind: type[SettingsT]) -> SettingsT:

@@ -15,6 +15,9 @@ from events.runtime.told import Told
 
 StateT = TypeVar("StateT")
 
+# As much of a state as anybody may be told: neither personal data nor a payment token.
+TOLD = ("status", "amount_minor", "currency", "ending", "settled_by")
+
 
 class Workspace(Protocol):
     """The states one batch works on: read and replaced in memory, then saved together."""
@@ -34,6 +37,11 @@ class Store(Protocol):
 
     async def load(self, connection: Connection, told: Sequence[Told]) -> Workspace:
         """Lock, in a fixed order, and read the states of the orders these facts and commands are about."""
+
+    async def read_many(
+        self, connection: Connection, order_ids: Sequence[UUID]
+    ) -> dict[UUID, dict[str, Any]]:
+        """What may be told of these orders' states, without a lock; nothing of an order nobody knows."""
 
 
 class AppearedMeanwhile(Exception):
@@ -56,6 +64,8 @@ class OrderStates(Generic[StateT]):
         found = select(*self._columns).where(key == array_of("order_ids", key).any_())
         self._lock = compiled(found.order_by(key).with_for_update())
         self._read = compiled(found)
+        told = [table.c[name] for name in TOLD if name in table.c]
+        self._tell = compiled(select(key, *told).where(key == array_of("order_ids", key).any_()))
         self._insert = compiled(insert_rows(table, self._columns))
         self._update = compiled(update_rows(table, key, self._columns[1:]))
 
@@ -68,6 +78,13 @@ class OrderStates(Generic[StateT]):
         """One order's state, without a lock."""
         cursor = await connection.execute(self._read, {"order_ids": [order_id]})
         return (await self._parse(cursor)).get(order_id)
+
+    async def read_many(
+        self, connection: Connection, order_ids: Sequence[UUID]
+    ) -> dict[UUID, dict[str, Any]]:
+        """Those fields of these orders' states that are in TOLD, without a lock."""
+        cursor = await connection.execute(self._tell, {"order_ids": list(order_ids)})
+        return {row.pop("order_id"): row for row in await cursor.fetchall()}
 
     async def _parse(self, cursor: Any) -> dict[UUID, StateT]:
         return {row["order_id"]: self._adapter.validate_python(row) for row in await cursor.fetchall()}

@@ -4,7 +4,6 @@ No lingering: an idle service commits a lone fact at once, a busy one commits ma
 """
 
 import asyncio
-import contextlib
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,17 +15,16 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from events.decision import Command, Outcome
 from events.envelope import Unreadable, decode
+from events.facts import Fact
 from events.runtime.batch import Batch, Committed
-from events.runtime.broker import BROKER_AWAY
 from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
-from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database
-from events.runtime.dead_letters import DeadLetter
+from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, in_words
+from events.runtime.dead_letters import Failure, original_routing_key
 from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
 from events.runtime.states import AppearedMeanwhile
 from events.runtime.told import Told
-from events.service import EXCHANGE
 from events.trace import continue_or_begin, trace_id
 
 MAX_CONTENTION_RETRIES = 5
@@ -52,21 +50,23 @@ class Worker:
         settings: ServiceSettings,
         database: Database,
         batch: Batch,
+        hears: tuple[type[Fact], ...],
         *,
         pass_on: Callable[[Committed], None],
         look_in_tables: Callable[[], None],
         settle: Callable[
             [Sequence[AbstractIncomingMessage], Sequence[AbstractIncomingMessage]], Awaitable[None]
         ],
-        bury: Callable[[Sequence[DeadLetter]], Awaitable[None]],
+        take_failures: Callable[[Sequence[Failure]], Awaitable[list[AbstractIncomingMessage]]],
     ) -> None:
         self._settings = settings
         self._database = database
         self._batch = batch
+        self._hears = hears
         self._pass_on = pass_on
         self._look_in_tables = look_in_tables
         self._settle = settle
-        self._bury = bury
+        self._take_failures = take_failures
         self._waiting: deque[Entry] = deque()
         self._commands = 0
         self._wake = asyncio.Event()
@@ -122,7 +122,7 @@ class Worker:
 
     async def _work(self, entries: Sequence[Entry]) -> None:
         """One batch from its deliveries to their acknowledgement."""
-        letters: list[DeadLetter] = []
+        failures: list[Failure] = []
         told: list[Told] = []
         deliveries: dict[int, AbstractIncomingMessage] = {}
         for entry in entries:
@@ -130,39 +130,23 @@ class Worker:
                 told.append(entry.told)
             elif entry.message is not None:
                 try:
-                    heard = read(entry.message)
+                    heard = read(entry.message, self._hears)
                 except Unreadable as error:
-                    letters.append(DeadLetter(entry.message, error.reason, str(error)))
+                    failures.append(Failure(entry.message, error.reason, str(error), for_good=True))
                     continue
                 deliveries[id(heard)] = entry.message
                 told.append(heard)
-        for item, failure in await self._commit(told):
+        for item, why in await self._commit(told):
             message = deliveries.get(id(item))
             if message is not None:
-                letters.append(DeadLetter(message, type(failure).__name__, str(failure)))
-            elif item.done is not None and not item.done.done():
-                item.done.set_exception(failure)
+                failures.append(Failure(message, type(why).__name__, in_words(why), for_good=False))
+            else:
+                self._tell_why_not(item, why)
         messages = [entry.message for entry in entries if entry.message is not None]
-        returned = await self._bury_or_return(letters) if letters else []
+        returned = await self._take_failures(failures) if failures else []
         if messages:
             crash_point("before_ack")
             await self._settle(messages, returned)
-
-    async def _bury_or_return(self, letters: Sequence[DeadLetter]) -> list[AbstractIncomingMessage]:
-        """Dead-letter them; if that fails now, put them back on the queue, to come again later.
-
-        Answers the messages that were put back.
-        """
-        try:
-            await self._bury(letters)
-        except BROKER_AWAY as error:
-            log.warning("dead_letters_not_sent", count=len(letters), why=str(error))
-            await asyncio.sleep(self._settings.reconnect_seconds)
-            with contextlib.suppress(*BROKER_AWAY):
-                for letter in letters:
-                    await letter.message.nack(requeue=True)
-            return [letter.message for letter in letters]
-        return []
 
     async def _commit(self, told: Sequence[Told]) -> list[tuple[Told, Exception]]:
         """Commit all that can be; answers what cannot, alone, with the reason.
@@ -198,16 +182,21 @@ class Worker:
 
     async def _halve(self, told: Sequence[Told], error: Exception) -> list[tuple[Told, Exception]]:
         if len(told) == 1:
-            log.error(
-                "not_handled",
-                order_id=str(told[0].order_id),
-                trace_id=trace_id(told[0].traceparent),
-                said=type(told[0].said).__name__,
-                why=repr(error),
-            )
             return [(told[0], error)]
         middle = len(told) // 2
         return [*await self._commit(told[:middle]), *await self._commit(told[middle:])]
+
+    def _tell_why_not(self, item: Told, why: Exception) -> None:
+        """A command or an outcome is not kept for later here: whoever waits for it decides what to do."""
+        log.error(
+            "not_handled",
+            order_id=str(item.order_id),
+            trace_id=trace_id(item.traceparent),
+            said=type(item.said).__name__,
+            why=f"{type(why).__name__}: {in_words(why)}",
+        )
+        if item.done is not None and not item.done.done():
+            item.done.set_exception(why)
 
     def _answer(self, told: Sequence[Told], committed: Committed) -> None:
         states = {id(item): state for item, state in committed.answers}
@@ -216,10 +205,11 @@ class Worker:
                 item.done.set_result(states.get(id(item)))
 
 
-def read(message: AbstractIncomingMessage) -> Told:
-    """A delivery as something told. Raises Unreadable."""
-    # What a person puts back on the queue comes past the exchange, so its key says nothing.
-    envelope = decode(message, message.routing_key if message.exchange == EXCHANGE else None)
+def read(message: AbstractIncomingMessage, hears: tuple[type[Fact], ...]) -> Told:
+    """A delivery as something told. Raises Unreadable, also for a fact that this service does not hear."""
+    envelope = decode(message, original_routing_key(message))
+    if not isinstance(envelope.fact, hears):
+        raise Unreadable("not_heard", f"this service does not hear {envelope.fact.wire_name}")
     return Told(
         "fact",
         envelope.fact.order_id,

@@ -45,7 +45,7 @@ def _arguments() -> argparse.Namespace:
 
 async def _bench(rig: LocalRig, rates: list[float], seconds: float, in_flight: int) -> int:
     where = rig.addresses
-    await stock_up(where.http("inventory"))
+    await stock_up(where.http("inventory"), where.admin_token)
     print(f"{os.cpu_count()} cores shared by RabbitMQ, PostgreSQL, six services, the sandbox and this load.")
     print("Every saga: six facts and more, five databases, confirms, quorum queues, fsync on.\n")
     print("   offered  completed  POST p50     p99  end to end p50      p99      max")

@@ -23,9 +23,10 @@ class Sent:
     refused: int = 0
 
 
-async def stock_up(inventory_url: str) -> None:
+async def stock_up(inventory_url: str, admin_token: str) -> None:
     """Make sure that the bench never runs out of stock."""
-    async with ClientSession() as session:
+    headers = {"Authorization": f"Bearer {admin_token}"}
+    async with ClientSession(headers=headers) as session:
         response = await session.put(f"{inventory_url}/stock/{SKU}", json={"stocked": STOCK})
         response.raise_for_status()
 

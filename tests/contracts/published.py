@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from events.facts import Fact, order, published_facts
+from events.facts import Fact, fulfillment, order, payment, published_facts
 from tests.decide import given
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -28,6 +28,10 @@ ORDER_CREATED_V1 = order.OrderCreatedV1(
     payment_token=given.TOKEN,
 )
 
+PAYMENT_REFUNDED_V1 = payment.PaymentRefundedV1(order_id=given.ORDER, undone_by="refund", reason="timed_out")
+SHIPMENT_CANCELLED_V1 = fulfillment.ShipmentCancelledV1(order_id=given.ORDER, reason="timed_out")
+SHIPMENT_DISPATCHED_V1 = fulfillment.ShipmentDispatchedV1(order_id=given.ORDER, shipment_id=given.SHIPMENT)
+
 EXAMPLES: tuple[Fact, ...] = (
     ORDER_CREATED_V1,
     given.ORDER_CREATED,
@@ -38,19 +42,28 @@ EXAMPLES: tuple[Fact, ...] = (
     given.stock_rejected("out_of_stock", "apple", "pear"),
     given.STOCK_RELEASED,
     given.PAYMENT_HELD,
+    given.PAYMENT_APPROVED,
     given.PAYMENT_CAPTURED,
     given.PAYMENT_DECLINED,
-    given.PAYMENT_REFUNDED,
+    PAYMENT_REFUNDED_V1,
+    given.payment_refunded("person", settled_by=given.PERSON),
     given.payment_refund_failed("issue_credit_note: not_possible"),
     given.SHIPMENT_SCHEDULED,
     given.SHIPMENT_REJECTED,
-    given.SHIPMENT_CANCELLED,
+    SHIPMENT_CANCELLED_V1,
+    given.shipment_cancelled(settled_by=given.PERSON),
     given.shipment_cancel_failed("already_packed"),
-    given.SHIPMENT_DISPATCHED,
+    SHIPMENT_DISPATCHED_V1,
+    given.shipment_dispatched(given.PERSON),
     given.shipment_dispatch_failed("damaged"),
     given.customer_notified("confirmed", "email", "push"),
     given.notification_failed("cancelled", "email: bounced; push: no_device"),
+    given.SAGA_REDRIVEN,
     given.SAGA_TIMED_OUT,
+    given.SAGA_OVERDUE,
+    given.APPROVAL_EXPIRED,
+    given.retry_requested("payment"),
+    given.settled("payment"),
 )
 
 

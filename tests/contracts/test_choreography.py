@@ -2,20 +2,40 @@
 
 from compose.system import SERVICES
 from events.facts import Fact, SupersededFact
-from events.facts.order import OrderCreated
-from events.facts.saga import SagaTimedOut
+from events.facts.fulfillment import ShipmentCancelled
+from events.facts.inventory import StockReleased
+from events.facts.order import OrderCreated, OrderWithdrawn
+from events.facts.payment import PaymentRefunded
+from events.facts.saga import (
+    ApprovalExpired,
+    RetryRequested,
+    SagaOverdue,
+    SagaRedriven,
+    SagaTimedOut,
+    Settled,
+)
 from tests.contracts.published import PUBLISHED
 
-STATED_BY_THE_TRACKER = {SagaTimedOut}
+STATED_BY_THE_TRACKER: set[type[Fact]] = {
+    SagaRedriven,
+    SagaTimedOut,
+    SagaOverdue,
+    ApprovalExpired,
+    RetryRequested,
+    Settled,
+}
 # For the tracker's eyes only, and through it for a person's. A new one is added here on purpose.
 HEARD_BY_THE_TRACKER_ALONE = {
     "payment.held.v1",
+    "payment.approved.v1",
     "payment.refund_failed.v1",
     "fulfillment.shipment_cancel_failed.v1",
-    "fulfillment.shipment_dispatched.v1",
+    "fulfillment.shipment_dispatched.v2",
     "fulfillment.shipment_dispatch_failed.v1",
     "notification.customer_notified.v1",
     "notification.notification_failed.v1",
+    "saga.redriven.v1",
+    "saga.overdue.v1",
 }
 
 
@@ -49,6 +69,13 @@ def test_every_service_states_only_what_it_owns() -> None:
         assert {fact.owner for fact in service.states} == {service.name}
 
 
+def test_what_a_person_asks_is_heard_by_whoever_can_fail_for_good() -> None:
+    """Each takes what is meant for itself: the others hear it too, and leave it."""
+    able = {service.name for service in SERVICES if any(fact.case for fact in service.states)}
+    for kind in (RetryRequested, Settled):
+        assert {service.name for service in SERVICES if kind in service.hears} == able
+
+
 def test_an_outside_publisher_is_heard_by_whoever_must_know_of_an_order() -> None:
     """order_svc hears its own fact too, for it is not the only one to state it."""
     assert {service.name for service in SERVICES if OrderCreated in service.hears} == {"order", "inventory"}
@@ -56,14 +83,6 @@ def test_an_outside_publisher_is_heard_by_whoever_must_know_of_an_order() -> Non
 
 def test_the_undo_chain_runs_back_from_the_far_end() -> None:
     """Each link is heard by the service before it, back to the one that owns the order's fate."""
-    chain = (
-        "order.withdrawn",
-        "fulfillment.shipment_cancelled",
-        "payment.refunded",
-        "inventory.stock_released",
-    )
-    hearers = [
-        {service.name for service in SERVICES for fact in service.hears if fact.wire_name == f"{link}.v1"}
-        for link in chain
-    ]
+    chain = (OrderWithdrawn, ShipmentCancelled, PaymentRefunded, StockReleased)
+    hearers = [{service.name for service in SERVICES if link in service.hears} for link in chain]
     assert hearers == [{"fulfillment"}, {"payment"}, {"inventory"}, {"order"}]

@@ -9,9 +9,16 @@ import pytest
 from aio_pika import DeliveryMode, Message
 
 from events.envelope import Envelope, Unreadable, decode, derive_fact_id, encode
-from events.facts import Fact, Line
+from events.facts import Fact, Line, SupersededFact
 from events.facts.order import OrderCreated
-from tests.contracts.published import EXAMPLES, ORDER_CREATED_V1, golden_body
+from tests.contracts.published import (
+    EXAMPLES,
+    ORDER_CREATED_V1,
+    PAYMENT_REFUNDED_V1,
+    SHIPMENT_CANCELLED_V1,
+    SHIPMENT_DISPATCHED_V1,
+    golden_body,
+)
 from tests.decide.given import CUSTOMER, ORDER, ORDER_CONFIRMED, ORDER_CREATED, TOKEN
 
 FACT_ID, CAUSE = UUID(int=7), UUID(int=8)
@@ -61,7 +68,7 @@ def test_no_two_messages_share_their_headers() -> None:
 @pytest.mark.parametrize("fact", EXAMPLES, ids=lambda fact: fact.wire_name)
 def test_what_is_written_can_be_read(fact: Fact) -> None:
     read = decode(encode(envelope(fact)), routing_key=fact.wire_name)
-    newest = ORDER_CREATED_V1.upcast() if fact is ORDER_CREATED_V1 else fact
+    newest = fact.upcast() if isinstance(fact, SupersededFact) else fact
     assert read == envelope(newest)
 
 
@@ -83,6 +90,17 @@ def test_a_v1_order_of_the_first_publishers_had_no_currency() -> None:
     read = decode(message(body, type="order.created.v1"), routing_key=None)
     assert isinstance(read.fact, OrderCreated)
     assert read.fact.currency == "EUR"
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [PAYMENT_REFUNDED_V1, SHIPMENT_CANCELLED_V1, SHIPMENT_DISPATCHED_V1],
+    ids=lambda fact: fact.wire_name,
+)
+def test_what_was_stated_before_people_could_settle_was_settled_by_nobody(stated: Fact) -> None:
+    read = decode(encode(envelope(stated)), routing_key=stated.wire_name)
+    assert read.fact.version == 2
+    assert read.fact.model_dump() == stated.model_dump() | {"settled_by": None}
 
 
 def test_an_outside_publisher_may_leave_out_all_but_the_id() -> None:

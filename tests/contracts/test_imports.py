@@ -16,6 +16,7 @@ PACKAGES = (
 PURE = (
     *sorted(ROOT.glob("*_svc/decide.py")),
     ROOT / "saga_tracker/projection.py",
+    ROOT / "saga_tracker/reconciliation/rules.py",
     ROOT / "compose/invariants.py",
 )
 IMPURE_CALLS = {

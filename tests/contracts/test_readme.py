@@ -1,7 +1,6 @@
-"""What of the README is generated is what would be generated now, and what it names exists."""
+"""What of the README is generated is what would be generated now, and the commands it names exist."""
 
 import re
-from pathlib import Path
 
 from compose.map import README, draw_map, with_map
 from compose.system import SERVICES
@@ -24,10 +23,3 @@ def test_the_map_shows_every_fact() -> None:
 def test_every_make_target_it_names_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (README.parent / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z-]+)", TEXT)) <= targets
-
-
-def test_every_file_it_names_exists() -> None:
-    named = re.findall(r"`((?:events|compose|tests|saga_tracker|\w+_svc)/[\w/.]+)`", TEXT)
-    assert named
-    for path in named:
-        assert (README.parent / Path(path)).exists(), path

@@ -11,7 +11,7 @@ from datetime import date
 from uuid import UUID
 
 from compose.system import SERVICES
-from events.facts import Line, fulfillment, inventory, notification, order, payment, saga
+from events.facts import Fact, Line, fulfillment, inventory, notification, order, payment, saga
 from payment_svc.service import DEFAULT_APPROVAL_LIMIT_MINOR
 
 SERVICE = {service.name: service for service in SERVICES}
@@ -19,6 +19,7 @@ SERVICE = {service.name: service for service in SERVICES}
 LIMIT_MINOR = DEFAULT_APPROVAL_LIMIT_MINOR
 ORDER = UUID(int=1)
 CUSTOMER, TOKEN, CURRENCY = "cust_ada", "tok_ok", "EUR"
+PERSON = "grace"
 LINES = (Line(sku="apple", quantity=2, amount_minor=300), Line(sku="pear", quantity=1, amount_minor=200))
 AMOUNT_MINOR = 500
 ABOVE_LIMIT_MINOR = LIMIT_MINOR + 1
@@ -62,8 +63,10 @@ def payment_declined(reason: str = "card_declined") -> payment.PaymentDeclined:
     return payment.PaymentDeclined(order_id=ORDER, reason=reason)
 
 
-def payment_refunded(undone_by: payment.UndoneBy, reason: str = "timed_out") -> payment.PaymentRefunded:
-    return payment.PaymentRefunded(order_id=ORDER, undone_by=undone_by, reason=reason)
+def payment_refunded(
+    undone_by: payment.UndoneBy, reason: str = "timed_out", settled_by: str | None = None
+) -> payment.PaymentRefunded:
+    return payment.PaymentRefunded(order_id=ORDER, undone_by=undone_by, reason=reason, settled_by=settled_by)
 
 
 def payment_refund_failed(reason: str) -> payment.PaymentRefundFailed:
@@ -74,12 +77,18 @@ def shipment_rejected(reason: str = "address_not_served") -> fulfillment.Shipmen
     return fulfillment.ShipmentRejected(order_id=ORDER, reason=reason)
 
 
-def shipment_cancelled(reason: str = "timed_out") -> fulfillment.ShipmentCancelled:
-    return fulfillment.ShipmentCancelled(order_id=ORDER, reason=reason)
+def shipment_cancelled(
+    reason: str = "timed_out", settled_by: str | None = None
+) -> fulfillment.ShipmentCancelled:
+    return fulfillment.ShipmentCancelled(order_id=ORDER, reason=reason, settled_by=settled_by)
 
 
 def shipment_cancel_failed(reason: str) -> fulfillment.ShipmentCancelFailed:
     return fulfillment.ShipmentCancelFailed(order_id=ORDER, reason=reason)
+
+
+def shipment_dispatched(settled_by: str | None = None) -> fulfillment.ShipmentDispatched:
+    return fulfillment.ShipmentDispatched(order_id=ORDER, shipment_id=SHIPMENT, settled_by=settled_by)
 
 
 def shipment_dispatch_failed(reason: str) -> fulfillment.ShipmentDispatchFailed:
@@ -96,6 +105,20 @@ def notification_failed(ending: notification.Ending, reason: str) -> notificatio
     return notification.NotificationFailed(order_id=ORDER, ending=ending, reason=reason)
 
 
+def retry_requested(service: str) -> saga.RetryRequested:
+    return saga.RetryRequested(order_id=ORDER, service=service, by=PERSON, note="try again")
+
+
+def settled(service: str) -> saga.Settled:
+    return saga.Settled(order_id=ORDER, service=service, by=PERSON, note="done by hand")
+
+
+def asked_of_others(service: str) -> tuple[Fact, ...]:
+    """What a person may ask of any other service."""
+    others = [other for other in SERVICE if other != service]
+    return tuple(ask(other) for other in others for ask in (retry_requested, settled))
+
+
 ORDER_CREATED = order_created()
 ORDER_CONFIRMED = order.OrderConfirmed(
     order_id=ORDER, customer=CUSTOMER, amount_minor=AMOUNT_MINOR, currency=CURRENCY
@@ -108,6 +131,7 @@ STOCK_RELEASED = stock_released("timed_out")
 PAYMENT_HELD = payment.PaymentHeld(
     order_id=ORDER, amount_minor=ABOVE_LIMIT_MINOR, currency=CURRENCY, limit_minor=LIMIT_MINOR
 )
+PAYMENT_APPROVED = payment.PaymentApproved(order_id=ORDER, by=PERSON, note="known customer")
 PAYMENT_CAPTURED = payment.PaymentCaptured(
     order_id=ORDER, customer=CUSTOMER, lines=LINES, amount_minor=AMOUNT_MINOR, currency=CURRENCY
 )
@@ -118,5 +142,10 @@ SHIPMENT_SCHEDULED = fulfillment.ShipmentScheduled(
 )
 SHIPMENT_REJECTED = shipment_rejected()
 SHIPMENT_CANCELLED = shipment_cancelled()
-SHIPMENT_DISPATCHED = fulfillment.ShipmentDispatched(order_id=ORDER, shipment_id=SHIPMENT)
+SHIPMENT_DISPATCHED = shipment_dispatched()
+SAGA_REDRIVEN = saga.SagaRedriven(order_id=ORDER, service="payment", redriven_id=UUID(int=2))
 SAGA_TIMED_OUT = saga.SagaTimedOut(order_id=ORDER, waiting_for="payment.captured")
+SAGA_OVERDUE = saga.SagaOverdue(
+    order_id=ORDER, service="payment", because_of_id=UUID(int=2), waiting_for="payment.refunded"
+)
+APPROVAL_EXPIRED = saga.ApprovalExpired(order_id=ORDER, waited_seconds=604_800)

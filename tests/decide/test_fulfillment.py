@@ -1,4 +1,7 @@
-"""fulfillment_svc: a shipment is booked, then dispatched; or cancelled, or fenced before it was booked."""
+"""fulfillment_svc: a shipment is booked, then dispatched; or cancelled, or fenced before it was booked.
+
+What failed for good is tried again, or was settled, when a person says so.
+"""
 
 from dataclasses import replace
 
@@ -24,13 +27,18 @@ from tests.decide.given import (
     ORDER_CONFIRMED,
     ORDER_WITHDRAWN,
     PAYMENT_CAPTURED,
+    PERSON,
     SHIPMENT,
     SHIPMENT_CANCELLED,
     SHIPMENT_DISPATCHED,
     SHIPMENT_SCHEDULED,
+    asked_of_others,
+    retry_requested,
+    settled,
     shipment_cancel_failed,
     shipment_cancelled,
     shipment_dispatch_failed,
+    shipment_dispatched,
     shipment_rejected,
 )
 from tests.decide.table import Row, every, given, given_up, rows
@@ -38,6 +46,7 @@ from tests.decide.table import Row, every, given, given_up, rows
 BOOK = BookShipment(order_id=ORDER, customer=CUSTOMER, lines=LINES)
 CANCEL = CancelShipment(order_id=ORDER)
 DISPATCH = DispatchShipment(order_id=ORDER)
+CANCEL_2, DISPATCH_2 = CancelShipment(order_id=ORDER, round=2), DispatchShipment(order_id=ORDER, round=2)
 BOOKED = Booked(SHIPMENT, DELIVER_ON)
 
 BOOKING = Shipment(ORDER, "booking", customer=CUSTOMER, lines=LINES)
@@ -53,6 +62,10 @@ FENCED = Shipment(ORDER, "fenced", withdrawn=True, reason="timed_out")
 
 def withdrawn(was: Shipment) -> Shipment:
     return replace(was, withdrawn=True, reason="timed_out")
+
+
+def in_round(number: int, was: Shipment) -> Shipment:
+    return replace(was, round=number)
 
 
 CANCELLING = replace(withdrawn(SCHEDULED), status="cancelling")
@@ -102,9 +115,11 @@ UNCERTAIN_FAILED = replace(UNCERTAIN, status="cancel_failed")
 FAILING_TO_CANCEL = rows(
     given(CANCELLING)
     .when(CancelRefused("already_packed"))
-    .then(CANCEL_FAILED, shipment_cancel_failed("already_packed")),
+    .then(in_round(2, CANCEL_FAILED), shipment_cancel_failed("already_packed")),
     given(CANCELLING).when(*given_up(CANCEL)).then(CANCEL_FAILED, shipment_cancel_failed("timeout")),
-    given(UNCERTAIN).when(CancelRefused("r" * 300)).then(UNCERTAIN_FAILED, shipment_cancel_failed("r" * 200)),
+    given(UNCERTAIN)
+    .when(CancelRefused("r" * 300))
+    .then(in_round(2, UNCERTAIN_FAILED), shipment_cancel_failed("r" * 200)),
     given(UNCERTAIN).when(*given_up(CANCEL)).then(UNCERTAIN_FAILED, shipment_cancel_failed("timeout")),
     given(UNCERTAIN_FAILED).when(ORDER_WITHDRAWN).nothing(),
 )
@@ -118,16 +133,73 @@ DISPATCHING_IT = rows(
     given(DISPATCHING).when(Dispatched()).then(DISPATCHED, SHIPMENT_DISPATCHED),
     given(DISPATCHING)
     .when(DispatchRefused("damaged"))
-    .then(DISPATCH_FAILED, shipment_dispatch_failed("damaged")),
+    .then(in_round(2, DISPATCH_FAILED), shipment_dispatch_failed("damaged")),
     given(DISPATCHING).when(*given_up(DISPATCH)).then(DISPATCH_FAILED, shipment_dispatch_failed("timeout")),
 )
 
-UNHEARD_OF = rows(
-    given(None).when(BOOKED, BookingRefused("x"), Unbooked(), CancelRefused("x")).nothing(),
-    given(None).when(Dispatched(), DispatchRefused("x"), GaveUp(BOOK, "timeout", maybe_done=True)).nothing(),
+RETRY, SETTLE = retry_requested("fulfillment"), settled("fulfillment")
+
+TRYING_AGAIN = rows(
+    # Given up on, and perhaps done: the very same call, under the key of its first time.
+    given(CANCEL_FAILED).when(RETRY).then(CANCELLING, CANCEL),
+    given(UNCERTAIN_FAILED).when(RETRY).then(UNCERTAIN, CANCEL),
+    given(DISPATCH_FAILED).when(RETRY).then(DISPATCHING, DISPATCH),
+    # Refused, and that is certain: under a new key.
+    given(in_round(2, CANCEL_FAILED)).when(RETRY).then(in_round(2, CANCELLING), CANCEL_2),
+    given(in_round(2, DISPATCH_FAILED)).when(RETRY).then(in_round(2, DISPATCHING), DISPATCH_2),
+    given(in_round(2, CANCELLING)).when(Unbooked()).then(in_round(2, CANCELLED), SHIPMENT_CANCELLED),
+    given(in_round(2, DISPATCHING)).when(Dispatched()).then(in_round(2, DISPATCHED), SHIPMENT_DISPATCHED),
+    given(in_round(2, CANCELLING))
+    .when(CancelRefused("already_packed"))
+    .then(in_round(3, CANCEL_FAILED), shipment_cancel_failed("already_packed")),
+    given(in_round(2, CANCELLING))
+    .when(*given_up(CANCEL_2))
+    .then(in_round(2, CANCEL_FAILED), shipment_cancel_failed("timeout")),
+    given(in_round(2, DISPATCHING))
+    .when(*given_up(DISPATCH_2))
+    .then(in_round(2, DISPATCH_FAILED), shipment_dispatch_failed("timeout")),
+    given(None, BOOKING, SCHEDULED, REFUSED, CANCELLING, CANCELLED).when(RETRY, SETTLE).nothing(),
+    given(DISPATCHING, DISPATCHED, FENCED).when(RETRY, SETTLE).nothing(),
+    given(None, SCHEDULED, CANCEL_FAILED, DISPATCH_FAILED).when(*asked_of_others("fulfillment")).nothing(),
 )
 
-TABLE = rows(BOOKING_IT, WITHDRAWING, FAILING_TO_CANCEL, DISPATCHING_IT, UNHEARD_OF)
+SETTLED_CANCEL = replace(CANCELLED, settled_by=PERSON)
+SETTLED_DISPATCH = replace(DISPATCHED, settled_by=PERSON)
+
+SETTLING = rows(
+    given(CANCEL_FAILED).when(SETTLE).then(SETTLED_CANCEL, shipment_cancelled(settled_by=PERSON)),
+    # Also where fulfilment was cancelling by itself, and nobody had withdrawn the order.
+    given(UNCERTAIN_FAILED)
+    .when(SETTLE)
+    .then(
+        replace(UNCERTAIN, status="cancelled", settled_by=PERSON),
+        shipment_cancelled("carrier_unavailable", PERSON),
+    ),
+    given(replace(UNCERTAIN, status="cancelled", settled_by=PERSON)).when(ORDER_WITHDRAWN).nothing(),
+    given(DISPATCH_FAILED).when(SETTLE).then(SETTLED_DISPATCH, shipment_dispatched(PERSON)),
+    given(SETTLED_CANCEL, SETTLED_DISPATCH).when(RETRY, SETTLE).nothing(),
+    given(SETTLED_CANCEL).when(PAYMENT_CAPTURED, ORDER_WITHDRAWN).nothing(),
+    given(SETTLED_DISPATCH).when(PAYMENT_CAPTURED, ORDER_CONFIRMED).nothing(),
+)
+
+OUTCOMES = (
+    BOOKED,
+    BookingRefused("x"),
+    Unbooked(),
+    CancelRefused("x"),
+    Dispatched(),
+    DispatchRefused("x"),
+    GaveUp(BOOK, "timeout", maybe_done=True),
+)
+
+# Nothing was asked, or it is all over: no outcome changes anything any more.
+TOO_LATE = rows(
+    given(None, SCHEDULED, REFUSED, FENCED).when(*OUTCOMES).nothing(),
+    given(CANCELLED, CANCEL_FAILED, SETTLED_CANCEL).when(*OUTCOMES).nothing(),
+    given(DISPATCHED, DISPATCH_FAILED, SETTLED_DISPATCH).when(*OUTCOMES).nothing(),
+)
+
+TABLE = rows(BOOKING_IT, WITHDRAWING, FAILING_TO_CANCEL, DISPATCHING_IT, TRYING_AGAIN, SETTLING, TOO_LATE)
 
 
 @every(TABLE)

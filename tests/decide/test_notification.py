@@ -1,4 +1,7 @@
-"""notification_svc: one channel that reached the customer is enough, and no failure undoes anything."""
+"""notification_svc: one channel that reached the customer is enough, and no failure undoes anything.
+
+A customer who could not be told is told again, or was told by a person, when a person says so.
+"""
 
 from dataclasses import replace
 
@@ -9,31 +12,43 @@ from tests.decide.given import (
     ORDER,
     ORDER_CANCELLED,
     ORDER_CONFIRMED,
+    PERSON,
+    asked_of_others,
     customer_notified,
     notification_failed,
+    retry_requested,
+    settled,
 )
 from tests.decide.table import Row, every, given, given_up, rows
 
 
-def email(ending: Ending, reason: str | None = None) -> SendEmail:
-    return SendEmail(order_id=ORDER, customer=CUSTOMER, ending=ending, reason=reason)
+def email(ending: Ending, reason: str | None = None, number: int = 1) -> SendEmail:
+    return SendEmail(order_id=ORDER, customer=CUSTOMER, ending=ending, reason=reason, round=number)
 
 
-def push(ending: Ending, reason: str | None = None) -> SendPush:
-    return SendPush(order_id=ORDER, customer=CUSTOMER, ending=ending, reason=reason)
+def push(ending: Ending, reason: str | None = None, number: int = 1) -> SendPush:
+    return SendPush(order_id=ORDER, customer=CUSTOMER, ending=ending, reason=reason, round=number)
 
 
-SENDING = Notice(ORDER, "sending", "confirmed")
+SENDING = Notice(ORDER, "sending", "confirmed", customer=CUSTOMER)
+OF_A_CANCELLATION = replace(SENDING, ending="cancelled", cancelled_because="timed_out")
 MAIL_ARRIVED = replace(SENDING, email="delivered")
 PUSH_ARRIVED = replace(SENDING, push="delivered")
-MAIL_BOUNCED = replace(SENDING, email="undeliverable", reason="email: bounced")
-NO_DEVICE = replace(SENDING, push="undeliverable", reason="push: no_device")
+MAIL_BOUNCED = replace(SENDING, email="undeliverable", reason="email: bounced", email_round=2)
+MAIL_LOST = replace(SENDING, email="undeliverable", reason="email: timeout")
+NO_DEVICE = replace(SENDING, push="undeliverable", reason="push: no_device", push_round=2)
 BOTH_ARRIVED = replace(MAIL_ARRIVED, push="delivered", status="notified")
 ONLY_MAIL = replace(NO_DEVICE, email="delivered", status="notified")
 ONLY_PUSH = replace(MAIL_BOUNCED, push="delivered", status="notified")
 UNREACHED = replace(
-    MAIL_BOUNCED, push="undeliverable", status="failed", reason="email: bounced; push: no_device"
+    MAIL_BOUNCED,
+    push="undeliverable",
+    push_round=2,
+    status="failed",
+    reason="email: bounced; push: no_device",
 )
+TOLD_BY_HAND = replace(UNREACHED, status="notified", settled_by=PERSON)
+MAIL_MAYBE_REACHED = replace(UNREACHED, email_round=1, reason="email: timeout; push: no_device")
 
 BY_MAIL, BY_PUSH = Delivered("email"), Delivered("push")
 BOUNCES, HAS_NO_DEVICE = Undeliverable("email", "bounced"), Undeliverable("push", "no_device")
@@ -42,9 +57,7 @@ TELLING = rows(
     given(None).when(ORDER_CONFIRMED).then(SENDING, email("confirmed"), push("confirmed")),
     given(None)
     .when(ORDER_CANCELLED)
-    .then(
-        Notice(ORDER, "sending", "cancelled"), email("cancelled", "timed_out"), push("cancelled", "timed_out")
-    ),
+    .then(OF_A_CANCELLATION, email("cancelled", "timed_out"), push("cancelled", "timed_out")),
     given(SENDING, MAIL_BOUNCED, ONLY_MAIL, UNREACHED).when(ORDER_CONFIRMED, ORDER_CANCELLED).nothing(),
 )
 
@@ -63,15 +76,14 @@ REACHING = rows(
 FAILING = rows(
     given(SENDING).when(BOUNCES).then(MAIL_BOUNCED),
     given(SENDING).when(HAS_NO_DEVICE).then(NO_DEVICE),
-    given(MAIL_ARRIVED)
-    .when(HAS_NO_DEVICE)
-    .then(replace(ONLY_MAIL, reason="push: no_device"), customer_notified("confirmed", "email")),
+    given(MAIL_ARRIVED).when(HAS_NO_DEVICE).then(ONLY_MAIL, customer_notified("confirmed", "email")),
     given(MAIL_BOUNCED)
     .when(HAS_NO_DEVICE)
     .then(UNREACHED, notification_failed("confirmed", "email: bounced; push: no_device")),
-    given(SENDING)
-    .when(*given_up(email("confirmed")))
-    .then(replace(SENDING, email="undeliverable", reason="email: timeout")),
+    given(SENDING).when(*given_up(email("confirmed"))).then(MAIL_LOST),
+    given(MAIL_LOST)
+    .when(HAS_NO_DEVICE)
+    .then(MAIL_MAYBE_REACHED, notification_failed("confirmed", "email: timeout; push: no_device")),
     given(SENDING)
     .when(*given_up(push("confirmed"), "r" * 300))
     .then(replace(SENDING, push="undeliverable", reason=f"push: {'r' * 194}")),
@@ -84,7 +96,45 @@ FAILING = rows(
     given(None, BOTH_ARRIVED, UNREACHED).when(BY_MAIL, BY_PUSH, BOUNCES, HAS_NO_DEVICE).nothing(),
 )
 
-TABLE = rows(TELLING, REACHING, FAILING)
+RETRY, SETTLE = retry_requested("notification"), settled("notification")
+
+TRYING_AGAIN = rows(
+    # Refused: again under new keys.
+    given(UNREACHED)
+    .when(RETRY)
+    .then(
+        replace(SENDING, email_round=2, push_round=2),
+        email("confirmed", number=2),
+        push("confirmed", number=2),
+    ),
+    # Given up on, and perhaps sent: the same mail, that it may be recognised.
+    given(MAIL_MAYBE_REACHED)
+    .when(RETRY)
+    .then(replace(SENDING, push_round=2), email("confirmed"), push("confirmed", number=2)),
+    given(replace(UNREACHED, ending="cancelled", cancelled_because="timed_out"))
+    .when(RETRY)
+    .then(
+        replace(OF_A_CANCELLATION, email_round=2, push_round=2),
+        email("cancelled", "timed_out", 2),
+        push("cancelled", "timed_out", 2),
+    ),
+    # From before there were retries: nobody knows any more whom to tell.
+    given(replace(UNREACHED, customer=None))
+    .when(RETRY)
+    .then(
+        replace(UNREACHED, customer=None, reason="customer_not_kept"),
+        notification_failed("confirmed", "customer_not_kept"),
+    ),
+    given(None, SENDING, BOTH_ARRIVED, TOLD_BY_HAND).when(RETRY, SETTLE).nothing(),
+    given(None, SENDING, UNREACHED, BOTH_ARRIVED).when(*asked_of_others("notification")).nothing(),
+)
+
+SETTLING = rows(
+    given(UNREACHED).when(SETTLE).then(TOLD_BY_HAND, customer_notified("confirmed")),
+    given(TOLD_BY_HAND).when(BY_MAIL, BY_PUSH, BOUNCES, HAS_NO_DEVICE).nothing(),
+)
+
+TABLE = rows(TELLING, REACHING, FAILING, TRYING_AGAIN, SETTLING)
 
 
 @every(TABLE)

@@ -1,4 +1,7 @@
-"""payment_svc: authorise and capture; or hold for a person; or undo, down the ladder, or fence."""
+"""payment_svc: authorise and capture; or hold for a person; or undo, down the ladder, or fence.
+
+An undo that failed for good is tried again, or was settled, when a person says so.
+"""
 
 from dataclasses import replace
 from typing import Literal
@@ -23,21 +26,28 @@ from payment_svc.decide import (
 from tests.decide.given import (
     ABOVE_LIMIT_MINOR,
     AMOUNT_MINOR,
+    APPROVAL_EXPIRED,
     CURRENCY,
     CUSTOMER,
     LIMIT_MINOR,
     LINES,
     ORDER,
+    PAYMENT_APPROVED,
     PAYMENT_CAPTURED,
     PAYMENT_HELD,
+    PAYMENT_REFUNDED,
+    PERSON,
     SERVICE,
     SHIPMENT_CANCELLED,
     SHIPMENT_REJECTED,
     STOCK_RESERVED,
     TOKEN,
+    asked_of_others,
     payment_declined,
     payment_refund_failed,
     payment_refunded,
+    retry_requested,
+    settled,
     stock_reserved,
 )
 from tests.decide.table import Row, every, given, given_up, rows
@@ -46,8 +56,10 @@ AUTHORISE = Authorise(order_id=ORDER, amount_minor=AMOUNT_MINOR, currency=CURREN
 AUTHORISE_HELD = AUTHORISE.model_copy(update={"amount_minor": ABOVE_LIMIT_MINOR})
 CAPTURE, VOID = Capture(order_id=ORDER), Void(order_id=ORDER)
 REFUND, CREDIT_NOTE = Refund(order_id=ORDER), IssueCreditNote(order_id=ORDER)
-APPROVE = Approve(order_id=ORDER, by="grace", note="known customer")
-REJECT = Reject(order_id=ORDER, by="grace", note="too much")
+VOID_2, REFUND_2 = Void(order_id=ORDER, round=2), Refund(order_id=ORDER, round=2)
+CREDIT_NOTE_2 = IssueCreditNote(order_id=ORDER, round=2)
+APPROVE = Approve(order_id=ORDER, by=PERSON, note="known customer")
+REJECT = Reject(order_id=ORDER, by=PERSON, note="too much")
 
 AUTHORISING = Payment(
     ORDER,
@@ -73,6 +85,11 @@ REFUNDING = withdrawn(replace(CAPTURED, status="refunding"))
 CREDITING = replace(REFUNDING, status="crediting")
 REFUNDED = replace(REFUNDING, status="refunded")
 REFUND_FAILED = replace(REFUNDING, status="refund_failed")
+VOID_LOST = replace(REFUND_FAILED, retry_with="void")
+REFUND_LOST = replace(REFUND_FAILED, retry_with="refund")
+CREDIT_NOTE_LOST = replace(REFUND_FAILED, retry_with="issue_credit_note")
+ALL_REFUSED = replace(REFUND_FAILED, retry_with="void", round=2)
+SETTLED = replace(REFUNDED, settled_by=PERSON)
 VOIDING = withdrawn(replace(AUTHORISING, status="voiding"))
 CAPTURE_REFUSED = replace(AUTHORISING, status="voiding", reason="expired")
 
@@ -113,7 +130,8 @@ APPROVING = rows(
     given(HELD)
     .when(APPROVE)
     .then(
-        replace(HELD, status="authorising", decided_by="grace", decision_note="known customer"),
+        replace(HELD, status="authorising", decided_by=PERSON, decision_note="known customer"),
+        PAYMENT_APPROVED,
         AUTHORISE_HELD,
     ),
     given(HELD)
@@ -122,14 +140,26 @@ APPROVING = rows(
         replace(
             HELD,
             status="declined",
-            decided_by="grace",
+            decided_by=PERSON,
             decision_note="too much",
             reason="approval_rejected",
         ),
         payment_declined("approval_rejected"),
     ),
-    given(None, AUTHORISING, CAPTURING, CAPTURED, DECLINED, FENCED).when(APPROVE, REJECT).nothing(),
-    given(VOIDING, REFUNDING, CREDITING, REFUNDED, REFUND_FAILED).when(APPROVE, REJECT).nothing(),
+    given(HELD)
+    .when(APPROVAL_EXPIRED)
+    .then(replace(HELD, status="declined", reason="approval_expired"), payment_declined("approval_expired")),
+    # Decided meanwhile, by a person or by the clock: the first one counts.
+    given(None, AUTHORISING, CAPTURING, CAPTURED, DECLINED, FENCED)
+    .when(APPROVE, REJECT, APPROVAL_EXPIRED)
+    .nothing(),
+    given(VOIDING, REFUNDING, CREDITING, REFUNDED, REFUND_FAILED)
+    .when(APPROVE, REJECT, APPROVAL_EXPIRED)
+    .nothing(),
+    given(of_its_own("voiding"), of_its_own("refunding"), of_its_own("crediting"))
+    .when(APPROVAL_EXPIRED)
+    .nothing(),
+    given(of_its_own("refund_failed")).when(APPROVAL_EXPIRED).nothing(),
 )
 
 WITHDRAWING = rows(
@@ -185,13 +215,13 @@ DOWN_THE_LADDER = rows(
     given(CREDITING).when(Undone("credit_note")).then(REFUNDED, payment_refunded("credit_note")),
     given(CREDITING)
     .when(UndoRefused(CREDIT_NOTE, "not_possible"))
-    .then(REFUND_FAILED, payment_refund_failed("issue_credit_note: not_possible")),
+    .then(ALL_REFUSED, payment_refund_failed("issue_credit_note: not_possible")),
     # No further down: perhaps it was done, and money must not go back twice.
-    given(VOIDING).when(*given_up(VOID)).then(REFUND_FAILED, payment_refund_failed("void: timeout")),
-    given(REFUNDING).when(*given_up(REFUND)).then(REFUND_FAILED, payment_refund_failed("refund: timeout")),
+    given(VOIDING).when(*given_up(VOID)).then(VOID_LOST, payment_refund_failed("void: timeout")),
+    given(REFUNDING).when(*given_up(REFUND)).then(REFUND_LOST, payment_refund_failed("refund: timeout")),
     given(CREDITING)
     .when(*given_up(CREDIT_NOTE, "r" * 300))
-    .then(REFUND_FAILED, payment_refund_failed(f"issue_credit_note: {'r' * 181}")),
+    .then(CREDIT_NOTE_LOST, payment_refund_failed(f"issue_credit_note: {'r' * 181}")),
 )
 
 # An undo that payment began by itself goes down the same ladder, and ends in `declined`.
@@ -214,21 +244,96 @@ DOWN_THE_LADDER_BY_ITSELF = rows(
     .then(of_its_own("declined"), payment_declined("provider_unavailable")),
     given(of_its_own("crediting"))
     .when(UndoRefused(CREDIT_NOTE, "not_possible"))
-    .then(of_its_own("refund_failed"), payment_refund_failed("issue_credit_note: not_possible")),
+    .then(
+        replace(of_its_own("refund_failed"), round=2),
+        payment_refund_failed("issue_credit_note: not_possible"),
+    ),
     given(of_its_own("voiding"))
     .when(*given_up(VOID))
     .then(of_its_own("refund_failed"), payment_refund_failed("void: timeout")),
     given(of_its_own("refunding"))
     .when(*given_up(REFUND))
-    .then(of_its_own("refund_failed"), payment_refund_failed("refund: timeout")),
+    .then(
+        replace(of_its_own("refund_failed"), retry_with="refund"), payment_refund_failed("refund: timeout")
+    ),
     given(of_its_own("crediting"))
     .when(*given_up(CREDIT_NOTE))
-    .then(of_its_own("refund_failed"), payment_refund_failed("issue_credit_note: timeout")),
+    .then(
+        replace(of_its_own("refund_failed"), retry_with="issue_credit_note"),
+        payment_refund_failed("issue_credit_note: timeout"),
+    ),
 )
 
-UNHEARD_OF = rows(
-    given(None).when(Authorised(), AuthorisationDeclined("x"), Captured(), CaptureRefused("x")).nothing(),
-    given(None).when(Undone("void"), UndoRefused(VOID, "x"), GaveUp(VOID, "x", maybe_done=True)).nothing(),
+RETRY, SETTLE = retry_requested("payment"), settled("payment")
+SETTLED_BY_HAND = payment_refunded("person", settled_by=PERSON)
+
+
+def in_round(number: int, was: Payment) -> Payment:
+    return replace(was, round=number)
+
+
+TRYING_AGAIN = rows(
+    # Given up on, and perhaps done: the very same call, under the key of its first time.
+    given(VOID_LOST).when(RETRY).then(replace(REFUNDING, status="voiding"), VOID),
+    given(REFUND_LOST).when(RETRY).then(replace(REFUNDING, retry_with="refund"), REFUND),
+    given(CREDIT_NOTE_LOST).when(RETRY).then(replace(CREDITING, retry_with="issue_credit_note"), CREDIT_NOTE),
+    # Refused, every rung of it: the ladder from its top, under new keys.
+    given(ALL_REFUSED).when(RETRY).then(in_round(2, replace(REFUNDING, status="voiding")), VOID_2),
+    given(in_round(2, VOIDING)).when(UndoRefused(VOID_2, "captured")).then(in_round(2, REFUNDING), REFUND_2),
+    given(in_round(2, REFUNDING)).when(Undone("refund")).then(in_round(2, REFUNDED), PAYMENT_REFUNDED),
+    given(in_round(2, REFUNDING))
+    .when(UndoRefused(REFUND_2, "card_closed"))
+    .then(in_round(2, CREDITING), CREDIT_NOTE_2),
+    given(in_round(2, CREDITING))
+    .when(UndoRefused(CREDIT_NOTE_2, "not_possible"))
+    .then(in_round(3, REFUND_FAILED), payment_refund_failed("issue_credit_note: not_possible")),
+    # Given up on in the second round: the same again, still in the second round.
+    given(in_round(2, REFUNDING))
+    .when(*given_up(REFUND_2))
+    .then(in_round(2, REFUND_LOST), payment_refund_failed("refund: timeout")),
+    given(in_round(2, REFUND_LOST))
+    .when(RETRY)
+    .then(in_round(2, replace(REFUNDING, retry_with="refund")), REFUND_2),
+    # An undo of its own ends in `declined`, however often it is tried.
+    given(replace(of_its_own("refund_failed"), retry_with="refund"))
+    .when(RETRY)
+    .then(replace(of_its_own("refunding"), retry_with="refund"), REFUND),
+    given(None, HELD, AUTHORISING, CAPTURING, CAPTURED, DECLINED, FENCED).when(RETRY, SETTLE).nothing(),
+    given(VOIDING, REFUNDING, CREDITING, REFUNDED, SETTLED).when(RETRY, SETTLE).nothing(),
+    given(None, HELD, REFUNDING, REFUND_LOST, ALL_REFUSED).when(*asked_of_others("payment")).nothing(),
+)
+
+SETTLING = rows(
+    given(VOID_LOST).when(SETTLE).then(SETTLED, SETTLED_BY_HAND),
+    given(REFUND_LOST).when(SETTLE).then(replace(SETTLED, retry_with="refund"), SETTLED_BY_HAND),
+    given(ALL_REFUSED).when(SETTLE).then(in_round(2, SETTLED), SETTLED_BY_HAND),
+    # Also where payment was undoing by itself, and nobody had withdrawn the order.
+    given(of_its_own("refund_failed"))
+    .when(SETTLE)
+    .then(
+        replace(of_its_own("refund_failed"), status="refunded", settled_by=PERSON),
+        payment_refunded("person", "provider_unavailable", PERSON),
+    ),
+    given(replace(of_its_own("refund_failed"), status="refunded", settled_by=PERSON))
+    .when(SHIPMENT_CANCELLED, APPROVAL_EXPIRED)
+    .nothing(),
+)
+
+OUTCOMES = (
+    Authorised(),
+    AuthorisationDeclined("x"),
+    Captured(),
+    CaptureRefused("x"),
+    Undone("refund"),
+    UndoRefused(CREDIT_NOTE, "x"),
+    GaveUp(REFUND, "x", maybe_done=True),
+)
+
+# Nothing was asked, or it is all over: no outcome changes anything any more.
+TOO_LATE = rows(
+    given(None, HELD, CAPTURED, DECLINED, REFUNDED, REFUND_LOST, ALL_REFUSED, SETTLED, FENCED)
+    .when(*OUTCOMES)
+    .nothing(),
 )
 
 TABLE = rows(
@@ -239,7 +344,9 @@ TABLE = rows(
     WITHDRAWN_IN_FLIGHT,
     DOWN_THE_LADDER,
     DOWN_THE_LADDER_BY_ITSELF,
-    UNHEARD_OF,
+    TRYING_AGAIN,
+    SETTLING,
+    TOO_LATE,
 )
 
 

@@ -87,6 +87,19 @@ async def test_nothing_booked_is_nothing_to_dispatch(fulfillment: FulfillmentGat
     assert await fulfillment.perform(DispatchShipment(order_id=order_id)) == DispatchRefused("not_booked")
 
 
+async def test_a_refusal_stands_under_its_key_and_the_next_round_has_another(
+    fulfillment: FulfillmentGateway, client: Client, order_id: UUID
+) -> None:
+    first, second = DispatchShipment(order_id=order_id), DispatchShipment(order_id=order_id, round=2)
+    assert await fulfillment.perform(first) == DispatchRefused("not_booked")
+    await fulfillment.perform(book(order_id))
+    assert await fulfillment.perform(first) == DispatchRefused("not_booked")
+    assert await fulfillment.look_up(second) is None
+    assert await fulfillment.perform(second) == Dispatched()
+    assert await fulfillment.look_up(second) == Dispatched()
+    assert await shipment_status(client, order_id) == "dispatched"
+
+
 async def test_what_somebody_else_dispatched_is_dispatched(
     fulfillment: FulfillmentGateway, client: Client, order_id: UUID
 ) -> None:

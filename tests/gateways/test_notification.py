@@ -93,6 +93,20 @@ async def test_a_repeated_notice_is_recognised(
     assert len(await pushes_about(client, order_id)) == 1
 
 
+async def test_a_notice_of_the_next_round_is_another(
+    notification: NotificationGateway, client: Client, order_id: UUID
+) -> None:
+    for call in (mail(order_id), push(order_id)):
+        for number in (1, 2, 2):
+            await notification.perform(call.model_copy(update={"round": number}))
+    sent = {one["message_id"]: one["deliveries"] for one in await mails_about(client, order_id)}
+    assert sent == {
+        f"<send_email.{order_id}@shop.example>": 1,
+        f"<send_email.{order_id}.2@shop.example>": 2,
+    }
+    assert len(await pushes_about(client, order_id)) == 2
+
+
 @pytest.mark.parametrize(
     ("call", "outcome"),
     [

@@ -146,6 +146,33 @@ async def test_money_that_is_back_already_is_back(
     assert await payment.perform(Refund(order_id=other)) == Undone("credit_note")
 
 
+async def test_a_refusal_stands_under_its_key_and_the_next_round_has_another(
+    payment: PaymentGateway, client: Client, order_id: UUID
+) -> None:
+    first, second = Refund(order_id=order_id), Refund(order_id=order_id, round=2)
+    await payment.perform(authorise(order_id))
+    assert await payment.perform(first) == UndoRefused(first, "not_captured")
+    await payment.perform(Capture(order_id=order_id))
+    assert await payment.perform(first) == UndoRefused(first, "not_captured")
+    assert await payment.look_up(second) is None
+    assert await payment.perform(second) == Undone("refund")
+    assert await payment.look_up(first) == UndoRefused(first, "not_captured")
+    assert await payment.look_up(second) == Undone("refund")
+    assert await client.ledger_of(str(order_id)) == ["authorised", "captured", "refunded"]
+
+
+async def test_money_goes_back_once_in_however_many_rounds(
+    payment: PaymentGateway, client: Client, order_id: UUID
+) -> None:
+    """Also down the whole ladder, should it have been called refused by mistake."""
+    await payment.perform(authorise(order_id))
+    await payment.perform(Capture(order_id=order_id))
+    for number in (1, 2, 3):
+        for undo in (Refund, Void, IssueCreditNote):
+            assert await payment.perform(undo(order_id=order_id, round=number)) == Undone("refund")
+    assert await client.ledger_of(str(order_id)) == ["authorised", "captured", "refunded"]
+
+
 async def test_what_was_voided_cannot_be_captured(payment: PaymentGateway, order_id: UUID) -> None:
     await payment.perform(authorise(order_id))
     assert await payment.perform(Void(order_id=order_id)) == Undone("void")

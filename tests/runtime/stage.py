@@ -25,7 +25,7 @@ from events.runtime.http import create_app
 from events.runtime.process import uvicorn_server
 from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, STREAM
-from events.topology import declare
+from events.topology import declare, queues, retry_exchange
 from tests.runtime.eventually import eventually
 from tests.runtime.proxy import Proxy, proxy_to
 from tests.runtime.toy import store
@@ -44,6 +44,8 @@ QUICK: dict[str, Any] = {
     "call_timeout_seconds": 1.0,
     "stop_grace_seconds": 5.0,
 }
+# How long a fact that failed waits before each further attempt.
+RETRY_DELAYS_SECONDS = (0.1, 0.2, 0.4)
 # Longer than any grace period here.
 STOP_SECONDS = 40.0
 
@@ -51,9 +53,15 @@ STOP_SECONDS = 40.0
 class Stage:
     """What a test of the runtime plays on."""
 
-    def __init__(self, broker_url: str, database_url: str) -> None:
+    def __init__(
+        self,
+        broker_url: str,
+        database_url: str,
+        retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS,
+    ) -> None:
         self.broker_url = broker_url
         self.database_url = database_url
+        self.retry_delays_seconds = retry_delays_seconds
         self.outside = Outside()
         self.heard: list[AbstractIncomingMessage] = []
         self.closing = AsyncExitStack()
@@ -65,7 +73,7 @@ class Stage:
     async def set(self) -> None:
         """Create tables, exchanges and queues, and listen to everything the toy states."""
         await asyncio.to_thread(create_schema, self.database_url)
-        await declare([TOY], self.broker_url)
+        await declare([TOY], self.broker_url, self.retry_delays_seconds)
         connection = await self.closing.enter_async_context(await aio_pika.connect(self.broker_url))
         self._channel = await connection.channel()
         self._ears = await self._channel.declare_queue(exclusive=True)
@@ -79,6 +87,10 @@ class Stage:
         for host in list(self._hosts):
             await self.stop(host)
         await self.closing.aclose()
+        # Each is a process of the broker, which would have hundreds of them by the end of a session.
+        async with await aio_pika.connect(self.broker_url) as connection, connection.channel() as channel:
+            for queue in queues([TOY]):
+                await channel.queue_delete(queue)
 
     # ---- the service
 
@@ -175,6 +187,23 @@ class Stage:
     async def waiting_in_queue_is(self, number: int) -> bool:
         return await self.waiting_in_queue() == number
 
+    async def dead_letters_are(self, number: int) -> bool:
+        return await self.waiting_in_queue(TOY.dead_letter_queue) == number
+
+    async def waiting_to_retry(self) -> list[int]:
+        """How many messages each of the retry queues holds."""
+        return [
+            await self.waiting_in_queue(retry_exchange(attempt))
+            for attempt in range(1, len(self.retry_delays_seconds) + 1)
+        ]
+
+    async def fail_first(self, times: int) -> None:
+        """The database refuses to count up the first so many times, then takes it."""
+        await self.rows("CREATE SEQUENCE tries")
+        await self.rows(
+            "ALTER TABLE tallies ADD CONSTRAINT not_yet CHECK (nextval('tries') > " + str(times) + ")"
+        )
+
     async def take_back(self) -> list[AbstractIncomingMessage]:
         """Take what is left in the toy's own queue, once no instance consumes it."""
         queue = await self.channel.get_queue(TOY.queue, ensure=False)
@@ -202,7 +231,7 @@ class Stage:
 
     async def declare_again(self) -> None:
         """Whatever was deleted of the toy's exchanges and queues."""
-        await declare([TOY], self.broker_url)
+        await declare([TOY], self.broker_url, self.retry_delays_seconds)
 
     async def unbind_stream(self) -> None:
         """From now on, a fact that nobody but the stream hears cannot be routed."""
@@ -306,10 +335,12 @@ def create_schema(database_url: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def new_stage(servers: Servers) -> AsyncIterator[Stage]:
+async def new_stage(
+    servers: Servers, retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS
+) -> AsyncIterator[Stage]:
     """A stage of its own for one test."""
     vhost = await asyncio.to_thread(servers.new_vhost)
-    stage = Stage(vhost, await servers.new_database())
+    stage = Stage(vhost, await servers.new_database(), retry_delays_seconds)
     try:
         await stage.set()
         yield stage

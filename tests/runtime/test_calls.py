@@ -9,6 +9,9 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg.types.json import Jsonb
 
+from events.decision import Patience
+from events.runtime.calls import schedules_of
+from events.runtime.settings import ServiceSettings
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage
 from tests.runtime.toy.decide import Ring
@@ -108,6 +111,45 @@ async def test_attempts_are_capped_and_giving_up_says_whether_it_may_be_done(
     assert answered == Answered(order_id=order, answer=reason, maybe_done=maybe_done)
     assert stage.outside.book.story(key(order)) == story
     await eventually(stage.drained)
+
+
+@pytest.mark.parametrize(("patience", "attempts"), [("step", 1), ("undo", 2), ("message", 4)])
+async def test_a_call_is_tried_as_often_as_it_is_worth(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, patience: Patience, attempts: int
+) -> None:
+    monkeypatch.setattr(Ring, "patience", patience)
+    await stage.start(call_attempts=1, undo_attempts=2, message_attempts=4)
+    order, answered = await ring(stage, "fails")
+    assert answered.answer == "attempts_exhausted"
+    assert stage.outside.book.story(key(order)) == ["asked"] * attempts
+
+
+@pytest.mark.parametrize(
+    ("patience", "survives_seconds", "gives_up_within_seconds", "silent_within_seconds"),
+    [("step", 4, 15, 40), ("undo", 120, 310, 370), ("message", 15 * 60, 36 * 60, 39 * 60)],
+)
+def test_how_long_an_outage_a_call_survives(
+    defaults: ServiceSettings,
+    patience: Patience,
+    survives_seconds: float,
+    gives_up_within_seconds: float,
+    silent_within_seconds: float,
+) -> None:
+    """Refused at once, or never answered: as the settings say."""
+    schedule = schedules_of(defaults)[patience]
+    draws = [
+        [schedule.pause_after(attempt) for attempt in range(1, schedule.attempts + 1)] for _ in range(200)
+    ]
+    assert min(sum(pauses[:-1]) for pauses in draws) >= survives_seconds
+    assert max(sum(pauses) for pauses in draws) <= gives_up_within_seconds
+    waiting_seconds = (schedule.attempts + 1) * defaults.call_timeout_seconds
+    assert max(sum(pauses) for pauses in draws) + waiting_seconds <= silent_within_seconds
+
+
+@pytest.fixture
+def defaults() -> ServiceSettings:
+    """As they are unless somebody sets them."""
+    return ServiceSettings(broker_url="amqp://none", database_url="postgresql://none", http_port=1)
 
 
 async def test_a_failed_attempt_is_written_down_with_its_reason_and_the_time_of_the_next(

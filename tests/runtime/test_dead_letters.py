@@ -58,7 +58,10 @@ UNUSABLE: list[tuple[str, aio_pika.Message, str]] = [
     ("unknown fact", raw(BODY, kind="toy.dreamt.v1", message_id=GOOD_ID), "unknown_fact"),
     ("nonsense for a type", raw(BODY, kind="?", message_id=GOOD_ID), "unknown_fact"),
     ("message_id is no UUID", raw(BODY, message_id="7"), "no_fact_id"),
+    ("nothing this service hears", message(Counted(order_id=uuid4(), count=1), uuid4()), "not_heard"),
 ]
+# What no delay makes readable is a dead letter at once.
+UNREADABLE = {"bad_body", "unknown_version", "unknown_fact", "no_fact_id", "not_heard"}
 
 
 @pytest.mark.parametrize(("sent", "reason"), [pytest.param(*row[1:], id=row[0]) for row in UNUSABLE])
@@ -78,7 +81,13 @@ async def test_it_fails_alone_and_says_why(
     (letter,) = await stage.dead_letters()
     assert letter.headers["dead_letter_reason"] == reason
     assert letter.headers["dead_letter_service"] == "toy"
-    assert datetime.fromisoformat(str(letter.headers["dead_letter_at"])).tzinfo
+    attempts = 1 if reason in UNREADABLE else 4
+    assert letter.headers["dead_letter_attempts"] == attempts
+    since, at = (
+        datetime.fromisoformat(str(letter.headers[f"dead_letter_{name}"])) for name in ("first_at", "at")
+    )
+    assert since.tzinfo
+    assert (at - since).total_seconds() >= (sum(stage.retry_delays_seconds) if attempts > 1 else 0)
     assert letter.headers["dead_letter_detail"]
     assert_untouched(letter, sent)
     assert [line["reason"] for line in logged if line["event"] == "dead_letter"] == [reason]
@@ -92,6 +101,7 @@ def assert_untouched(letter: AbstractIncomingMessage, sent: aio_pika.Message) ->
         assert getattr(letter, name) == getattr(sent, name), name
     assert sent.timestamp is not None
     assert letter.timestamp == sent.timestamp.replace(microsecond=0)
+    assert letter.priority == sent.priority
     assert letter.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
     added = ("dead_letter_", "x-delivery-count")  # ours, and the broker's own
     kept = {name: value for name, value in letter.headers.items() if not name.startswith(added)}
@@ -111,6 +121,7 @@ async def test_several_in_one_batch_each_get_their_own_reason(stage: Stage) -> N
     await publish_to_queue(stage, bad[0], *good[:7], bad[1], bad[2], *good[7:], bad[3])
     await stage.start()
     await eventually(lambda: len(stage.stated(*orders)) == 20)
+    await eventually(lambda: stage.dead_letters_are(4))
     await eventually(stage.drained)
     letters = await stage.dead_letters()
     assert sorted(str(one.headers["dead_letter_reason"]) for one in letters) == [
@@ -129,17 +140,12 @@ async def test_a_fact_that_breaks_another_constraint_than_the_key_is_not_tried_f
     await eventually(lambda: stage.stated(first))
     await stage.say(Bumped(order_id=second, label="mine"), Bumped(order_id=third, label="other"))
     await eventually(lambda: stage.stated(third))
+    await eventually(lambda: stage.dead_letters_are(1))
     await eventually(stage.drained)
     (letter,) = await stage.dead_letters()
     assert letter.headers["dead_letter_reason"] == "UniqueViolation"
+    assert "mine" not in str(letter.headers["dead_letter_detail"]), "what is in a row is not for everybody"
     assert await stage.counts([first, second, third]) == {first: 1, third: 1}
-
-
-async def test_a_known_fact_that_this_service_does_not_hear_is_dead_lettered(stage: Stage) -> None:
-    await stage.start()
-    await publish_to_queue(stage, message(Counted(order_id=uuid4(), count=1), uuid4()))
-    await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
-    assert len(await stage.dead_letters()) == 1
 
 
 async def test_a_version_that_nobody_knows_arrives_and_is_dead_lettered(stage: Stage) -> None:
@@ -182,6 +188,22 @@ async def test_a_type_that_contradicts_the_routing_key_is_not_believed(stage: St
     assert letter.headers["dead_letter_reason"] == "forged_type"
 
 
+@pytest.mark.parametrize("kind", [None, "toy.poisoned.v1"])
+async def test_a_copy_to_another_address_is_still_what_its_first_key_says(
+    stage: Stage, kind: str | None
+) -> None:
+    """RabbitMQ before 4 sends copies to the keys in `CC`, and does not ask who may write those."""
+    await stage.start()
+    sent = message(Poisoned(order_id=uuid4(), how="decide"), uuid4())
+    sent.type = kind
+    sent.headers["CC"] = ["toy.poisoned.v1"]
+    await stage.publish(sent, routing_key="order.created.v2")
+    await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
+    (letter,) = await stage.dead_letters()
+    assert letter.headers["dead_letter_reason"] == ("forged_type" if kind else "bad_body")
+    assert letter.headers["dead_letter_routing_key"] == "order.created.v2"
+
+
 async def test_a_message_without_a_type_is_what_its_routing_key_says(stage: Stage) -> None:
     await stage.start()
     order = uuid4()
@@ -203,7 +225,7 @@ async def test_a_message_that_asks_for_a_reply_gets_none_and_does_no_harm(stage:
 
 
 async def test_while_dead_letters_cannot_be_sent_neighbours_go_on_and_nothing_is_lost(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+    stage: Stage, logged: Logged, caplog: pytest.LogCaptureFixture
 ) -> None:
     await stage.unbind_dead_letters()
     await stage.start()
@@ -213,6 +235,7 @@ async def test_while_dead_letters_cannot_be_sent_neighbours_go_on_and_nothing_is
     await stage.publish(bad)
     await stage.say(Bumped(order_id=orders[1]))
     await eventually(lambda: len(stage.stated(*orders)) == 2)
+    await eventually(lambda: "failures_not_sent" in [line["event"] for line in logged])
     await stage.say(Bumped(order_id=orders[2]))
     await eventually(lambda: len(stage.stated(*orders)) == 3)
     await stage.bind_dead_letters()

@@ -98,13 +98,20 @@ def test_a_process_is_told_its_own_addresses_and_no_administrators(rig: LocalRig
     payment = told(rig, "payment")
     assert payment["MURMURATION_PROVIDER_URL"] == f"{where.http('sandbox')}/provider"
     assert "MURMURATION_CARRIER_URL" not in payment
+    tracker = told(rig, "tracker")
+    assert tracker["MURMURATION_PAYMENT_URL"] == where.http("payment")
+    assert tracker["MURMURATION_PROVIDER_LEDGER_URL"] == f"{where.http('sandbox')}/provider/ledger"
 
 
 def test_a_role_gets_into_its_own_database_only(rig: LocalRig) -> None:
+    names = rig.addresses.database_passwords.keys()
+    for name in names:
+        url = rig.addresses.database_url(name)
+        psycopg.connect(url).close()
+        for other in names - {name}:
+            with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+                psycopg.connect(f"{url.removesuffix(f'/{name}')}/{other}")
     own = rig.addresses.database_url("order")
-    psycopg.connect(own).close()
-    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
-        psycopg.connect(own.removesuffix("/order") + "/payment")
     wrong = own.replace(rig.addresses.database_passwords["order"], "guessed")
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(wrong)

@@ -13,14 +13,23 @@ from uuid import uuid4
 import aio_pika
 import pytest
 from aio_pika import Message
-from aio_pika.abc import AbstractChannel
+from aio_pika.abc import AbstractChannel, AbstractQueue
 from aio_pika.exceptions import AMQPError
 from aiormq.exceptions import ChannelAccessRefused
 
 from events.envelope import fields_of
 from events.facts import published_facts
-from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, STREAM, Service
-from events.topology import ADMIN, PUBLISHER, TRACKER, declare, definitions, user_names
+from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE, STREAM, Service
+from events.topology import (
+    ADMIN,
+    PUBLISHER,
+    RETRY_DELAYS_SECONDS,
+    TRACKER,
+    declare,
+    definitions,
+    retry_exchange,
+    user_names,
+)
 from fulfillment_svc.service import SERVICE as FULFILLMENT
 from inventory_svc.service import SERVICE as INVENTORY
 from notification_svc.service import SERVICE as NOTIFICATION
@@ -56,9 +65,9 @@ class Broker:
         async with self.channel(user) as channel:
             await publish(channel, routing_key, exchange)
 
-    async def may_publish(self, user: str, routing_key: str) -> bool:
+    async def may_publish(self, user: str, routing_key: str, exchange: str = EXCHANGE) -> bool:
         try:
-            await self.publish(user, routing_key)
+            await self.publish(user, routing_key, exchange)
         except ChannelAccessRefused:
             return False
         return True
@@ -119,7 +128,43 @@ async def test_an_outside_publisher_creates_orders_and_nothing_else(broker: Brok
 
 async def test_the_tracker_states_nothing_but_about_sagas(broker: Broker) -> None:
     may = {wire: await broker.may_publish(TRACKER, wire) for wire in WIRE_NAMES}
-    assert {wire for wire, allowed in may.items() if allowed} == {"saga.timed_out.v1"}
+    assert {wire for wire, allowed in may.items() if allowed} == {
+        wire for wire in WIRE_NAMES if wire.startswith("saga.")
+    }
+    assert {"saga.timed_out.v1", "saga.settled.v1"} < may.keys()
+    with pytest.raises(ChannelAccessRefused):
+        await broker.publish(TRACKER, "payment.captured.v1")
+
+
+async def test_a_service_has_its_own_messages_come_back_and_nobody_elses(broker: Broker) -> None:
+    users = [*(service.name for service in SERVICES), TRACKER, PUBLISHER]
+    for exchange in (retry_exchange(attempt + 1) for attempt in range(len(RETRY_DELAYS_SECONDS))):
+        for user in users:
+            may = [key for key in [*users, "#", ""] if await broker.may_publish(user, key, exchange)]
+            assert may == [service.name for service in SERVICES if service.name == user], (user, exchange)
+
+
+async def test_only_the_tracker_puts_messages_into_a_services_queue(broker: Broker) -> None:
+    for user in [*(service.name for service in SERVICES), PUBLISHER]:
+        for service in SERVICES:
+            with pytest.raises(ChannelAccessRefused):
+                await broker.publish(user, service.name, REDRIVE_EXCHANGE)
+    async with broker.channel(ADMIN) as channel:
+        queues = [await channel.get_queue(service.queue, ensure=False) for service in SERVICES]
+        for queue in queues:
+            await queue.purge()
+        for service in SERVICES:
+            await broker.publish(TRACKER, service.name, REDRIVE_EXCHANGE)
+            assert [queue.name for queue in queues if await was_redriven(queue)] == [service.queue]
+
+
+async def was_redriven(queue: AbstractQueue) -> bool:
+    """Whether the tracker put something there; what it finds is gone then."""
+    found = False
+    while (message := await queue.get(no_ack=True, fail=False)) is not None:
+        # What comes back from a retry queue may be there too, of other tests.
+        found = found or (message.exchange == REDRIVE_EXCHANGE and "x-death" not in message.headers)
+    return found
 
 
 async def reads(broker: Broker, user: str, queue: str) -> bool:
@@ -137,7 +182,8 @@ async def reads(broker: Broker, user: str, queue: str) -> bool:
 
 
 async def test_who_reads_which_queue(broker: Broker) -> None:
-    queues = [STREAM, *(s.queue for s in SERVICES), *(s.dead_letter_queue for s in SERVICES)]
+    retries = [retry_exchange(attempt + 1) for attempt in range(len(RETRY_DELAYS_SECONDS))]
+    queues = [STREAM, *retries, *(s.queue for s in SERVICES), *(s.dead_letter_queue for s in SERVICES)]
     for service in SERVICES:
         assert [name for name in queues if await reads(broker, service.name, name)] == [service.queue]
     allowed = [name for name in queues if await reads(broker, TRACKER, name)]

@@ -1,11 +1,12 @@
 """A burst of orders that go every way, from a client that does not give up."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from uuid import UUID, uuid4
 
+from compose.books import Books
 from compose.demo.shop import Item, Refused
 from compose.local.errors import RigError
 from tests.system.stage import System
@@ -13,16 +14,23 @@ from tests.system.stage import System
 RETRY_SECONDS = 0.2
 RETRIES = 300
 PLENTY = 10_000
+# An outage may make an order late for good just as it ends: then the chain runs back first.
+LANDING_SECONDS = 150.0
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of order, and how it must end whatever breaks meanwhile."""
+    """A kind of order, and how it ends when none of its steps is late."""
 
     end: str
     payment_token: str = "tok_ok"
     customer: str = "cust_burst"
     in_stock: bool = True
+
+    @property
+    def ends(self) -> frozenset[str]:
+        """How it may end whatever breaks meanwhile: one that is late for good is cancelled."""
+        return frozenset({self.end, "CANCELLED"})
 
 
 KINDS = (
@@ -42,10 +50,10 @@ KINDS = (
 
 
 class Burst:
-    """Orders being placed, evenly over some time. `ends` says of each accepted one how it must end."""
+    """Orders being placed, evenly over some time. `accepted_as` says of each accepted one what it is."""
 
     def __init__(self, system: System, sku: str, none_left: str, orders: int, seconds: float) -> None:
-        self.ends: dict[UUID, str] = {}
+        self.accepted_as: dict[UUID, Kind] = {}
         self._system = system
         self._sku = sku
         self._none_left = none_left
@@ -53,20 +61,47 @@ class Burst:
         self._seconds = seconds
         self._moved = asyncio.Event()
 
+    @property
+    def ends(self) -> dict[UUID, str]:
+        """How each accepted order ends when none of its steps is late."""
+        return {order_id: kind.end for order_id, kind in self.accepted_as.items()}
+
     async def run(self) -> None:
         """Place all orders; returns when every one is accepted."""
         async with asyncio.TaskGroup() as group:
             for kind in kinds(self._orders):
-                group.create_task(self._place(kind))
+                group.create_task(self.place(kind))
                 await asyncio.sleep(self._seconds / self._orders)
 
     async def accepted(self, orders: int) -> None:
         """Wait until so many orders were accepted."""
-        while len(self.ends) < orders:
+        while len(self.accepted_as) < orders:
             self._moved.clear()
             await self._moved.wait()
 
-    async def _place(self, kind: Kind) -> None:
+    async def landed(self) -> Mapping[UUID, Books]:
+        """Wait until every accepted order ended, each in a way its kind may.
+
+        Every invariant must hold, and no service may have given up a fact.
+        """
+        books = await self._system.settle(within_seconds=LANDING_SECONDS)
+        verdicts = {order: books[order].verdict if order in books else None for order in self.accepted_as}
+        wrong = [
+            f"order {order_id} is {verdicts[order_id]}, not {' or '.join(sorted(kind.ends))}"
+            for order_id, kind in self.accepted_as.items()
+            if verdicts[order_id] not in kind.ends
+        ]
+        assert not wrong, "\n".join(wrong)
+        given_up = await self._system.execute(
+            "tracker",
+            "SELECT service, reason, detail FROM dead_letters WHERE order_id = ANY(%s) AND kind <> 'case'",
+            [list(self.accepted_as)],
+        )
+        assert not given_up, "\n".join(map(str, given_up))
+        return books
+
+    async def place(self, kind: Kind) -> UUID:
+        """Place one order and try again, under the same key, until it is accepted."""
         key = str(uuid4())
         item = Item(self._sku if kind.in_stock else self._none_left, 1, 1_000)
         for _ in range(RETRIES):
@@ -77,9 +112,10 @@ class Burst:
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            self.ends[order_id] = kind.end
+            assert order_id not in self.accepted_as, f"order {order_id} was accepted under two keys"
+            self.accepted_as[order_id] = kind
             self._moved.set()
-            return
+            return order_id
         raise TimeoutError("an order was not accepted in time")
 
 

@@ -12,8 +12,14 @@ from compose.local.rig import LocalRig
 from tests.servers import Servers, rig_folder
 from tests.system.stage import System
 
-# The sandbox's slow answers: slow enough to act meanwhile, quick enough for many tests.
-SETTINGS = {"MURMURATION_SANDBOX_SLOW_SECONDS": "1"}
+# The sandbox's slow answers: slow enough to act meanwhile, quick enough for many tests. What does not fit is
+# looked at again soon.
+SETTINGS = {
+    "MURMURATION_SANDBOX_SLOW_SECONDS": "1",
+    "MURMURATION_RECONCILIATION_INTERVAL_SECONDS": "1",
+    "MURMURATION_RECONCILIATION_SETTLE_SECONDS": "2",
+    "MURMURATION_RECONCILIATION_RECHECK_SECONDS": "2",
+}
 LOG_LINES = 15
 
 

@@ -77,6 +77,10 @@ class System:
         """End it as kill -9 does."""
         await asyncio.to_thread(self.rig.kill, name, **options)
 
+    async def running(self, name: str) -> bool:
+        """Whether the process lives."""
+        return await asyncio.to_thread(self.rig.pid, name) is not None
+
     async def execute(
         self, service: str, statement: str, values: Sequence[object] | Mapping[str, object] = ()
     ) -> list[Any]:

@@ -47,6 +47,7 @@ PROBLEMS: dict[str, list[tuple[str, str, Any, int, str]]] = {
         ("GET", "/nowhere", None, 404, "Not Found"),
     ],
     "inventory": [
+        ("PUT", "/stock/apple", {"stocked": 1}, 401, "bearer"),
         ("PUT", "/stock/apple", {"stocked": -1}, 422, "stocked"),
         ("PUT", "/stock/apple", {}, 422, "stocked"),
         ("PUT", "/stock/no%20spaces", {"stocked": 1}, 422, "sku"),
@@ -64,6 +65,9 @@ PROBLEMS: dict[str, list[tuple[str, str, Any, int, str]]] = {
     ],
     "tracker": [
         ("GET", f"/sagas/{UNKNOWN}", None, 404, UNKNOWN),
+        ("GET", "/reconciliation?limit=0", None, 422, "limit"),
+        ("GET", "/reconciliation?service=godot", None, 422, "service"),
+        ("POST", "/reconciliation/run", None, 401, "bearer"),
         ("GET", "/sagas/x", None, 422, "order_id"),
         ("GET", "/sagas?state=LOST", None, 422, "state"),
         ("GET", "/sagas?waiting_for=godot", None, 422, "godot"),
@@ -82,7 +86,13 @@ async def test_a_bad_request_gets_a_problem_that_says_why(
     system: System, service: str, method: str, path: str, body: object, status: int, word: str
 ) -> None:
     url = system.rig.addresses.http(service) + path
-    async with aiohttp.ClientSession() as session, session.request(method, url, json=body) as response:
+    # With the token, unless the problem is that it is missing.
+    token = "" if status == 401 else f"Bearer {system.rig.addresses.admin_token}"
+    headers = {"Authorization": token}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.request(method, url, json=body) as response,
+    ):
         problem = await response.json(content_type="application/problem+json")
         text = await response.text()
     assert (response.status, problem["status"]) == (status, status)
@@ -134,10 +144,10 @@ async def test_a_placed_order_is_seen_by_everybody(system: System) -> None:
     shipment = await ask("fulfillment", "GET", f"/shipments/{order_id}")
     assert shipment["status"] == "dispatched"
     assert shipment["shipment_id"]
-    stock = await ask("inventory", "PUT", f"/stock/{sku}", body={"stocked": 9})
+    stock = await ask("inventory", "PUT", f"/stock/{sku}", body={"stocked": 9}, admin=True)
     assert stock == {"sku": sku, "available": 6, "reserved": 0, "sold": 3, "stocked": 9}
     with pytest.raises(Refused, match="409"):
-        await ask("inventory", "PUT", f"/stock/{sku}", body={"stocked": 2})
+        await ask("inventory", "PUT", f"/stock/{sku}", body={"stocked": 2}, admin=True)
 
 
 async def test_a_post_says_where_its_order_is(system: System) -> None:

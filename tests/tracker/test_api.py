@@ -246,6 +246,11 @@ async def test_readiness_says_how_far_behind_it_is(app: FastAPI) -> None:
         "database": True,
         "broker": True,
         "reader": True,
+        "publisher": True,
+        "keeper": True,
+        "dead_letters": True,
+        "cases": True,
+        "reconciler": True,
         "lag_messages": 0,
     }
 

@@ -12,6 +12,7 @@ from saga_tracker.projection import ENDED, HeardFact, Saga, State, project
 from tests.tracker.told import BEGAN, PATHS, TRACEPARENT, heard
 
 # What is known, then: state, whom it waits for, and why.
+FAILED = "created reserved captured shipment_rejected refund_failed"
 SHOWN = [
     ("created", "PENDING_INVENTORY", "inventory", None),
     ("created reserved", "PENDING_PAYMENT", "payment", None),
@@ -102,6 +103,52 @@ SHOWN = [
     ("created scheduled confirmed dispatch_failed dispatched", "COMPLETING", "notification", None),
     (PATHS["dispatch settled"], "COMPLETED", "", None),
     ("created confirmed cancelled", "NEEDS_MANUAL", "", "both order.confirmed and order.cancelled"),
+    # A person has taken a failure up: the service is waited for again, until it fails again.
+    (f"{FAILED} retried", "COMPENSATING", "payment", "address_not_served"),
+    (f"{FAILED} retried refund_failed_again", "NEEDS_MANUAL", "payment", "refund: refused again"),
+    (f"{FAILED} refund_failed_again retried", "NEEDS_MANUAL", "payment", "refund: refused again"),
+    (f"{FAILED} retried refund_failed_again settled", "COMPENSATING", "payment", "address_not_served"),
+    (f"{FAILED} retried refunded", "COMPENSATING", "inventory", "address_not_served"),
+    (f"{FAILED} dispatch_retried", "NEEDS_MANUAL", "payment", "issue_credit_note: refused"),
+    (
+        "created scheduled confirmed dispatch_failed dispatch_retried",
+        "COMPLETING",
+        "notification fulfillment",
+        None,
+    ),
+    # A person has let it pass, or nobody has in time.
+    ("created reserved held approved", "PENDING_PAYMENT", "payment", None),
+    ("approved", "PENDING_PAYMENT", "payment", None),
+    ("created reserved held approved expired", "PENDING_PAYMENT", "payment", None),
+    ("created reserved held expired", "AWAITING_APPROVAL", "payment", None),
+    # Late, and for good, until the answer comes.
+    ("created reserved redriven", "PENDING_PAYMENT", "payment", None),
+    (
+        "created reserved captured shipment_rejected undo_redriven",
+        "COMPENSATING",
+        "payment",
+        "address_not_served",
+    ),
+    (
+        "created reserved captured shipment_rejected undo_redriven undo_overdue",
+        "NEEDS_MANUAL",
+        "payment",
+        "overdue: payment.refunded",
+    ),
+    (
+        "created captured shipment_rejected undo_overdue refunded",
+        "COMPENSATING",
+        "inventory",
+        "address_not_served",
+    ),
+    (
+        "created scheduled confirmed dispatch_overdue",
+        "NEEDS_MANUAL",
+        "fulfillment notification",
+        "overdue: fulfillment.shipment_dispatched",
+    ),
+    ("created scheduled confirmed dispatch_overdue dispatched", "COMPLETING", "notification", None),
+    ("redriven", "PENDING_INVENTORY", "", None),
     # Only what came later was read so far; its causes are certain all the same.
     ("reserved", "PENDING_PAYMENT", "payment", None),
     ("captured", "PENDING_SHIPMENT", "fulfillment", None),
@@ -181,6 +228,31 @@ def test_a_wait_names_the_fact_that_made_it_their_turn_and_since_when() -> None:
 def test_what_waits_for_a_person_says_so() -> None:
     for known in ("created reserved held", "created reserved refund_failed"):
         assert [wait.person for wait in project(heard(known)).waits] == [True]
+
+
+def test_a_wait_says_when_it_was_redriven_and_given_up() -> None:
+    (wait,) = project(heard("created reserved captured shipment_rejected undo_redriven undo_overdue")).waits
+    assert wait.redriven_at == BEGAN + timedelta(seconds=4)
+    assert wait.overdue_at == BEGAN + timedelta(seconds=5)
+    (wait,) = project(heard("created reserved redriven captured")).waits
+    assert (wait.redriven_at, wait.overdue_at) == (None, None)
+
+
+def test_after_an_approval_its_time_begins_anew() -> None:
+    for known, second in (
+        ("created reserved captured", 0),
+        ("created reserved held", 0),
+        ("created reserved held approved captured", 3),
+        ("created reserved held captured", 3),
+        ("created reserved held expired", 3),
+    ):
+        assert project(heard(known)).unparked_at == BEGAN + timedelta(seconds=second)
+
+
+def test_a_customer_told_at_last_is_no_reason_any_more() -> None:
+    known = "created reserved captured scheduled confirmed not_notified dispatched notified"
+    saga = project(heard(known))
+    assert (saga.state, saga.reason) == (State.COMPLETED, None)
 
 
 def test_that_it_timed_out_stays_visible() -> None:

@@ -17,13 +17,21 @@ from events.facts.inventory import StockRejected, StockReleased, StockReserved
 from events.facts.notification import CustomerNotified, NotificationFailed
 from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
 from events.facts.payment import (
+    PaymentApproved,
     PaymentCaptured,
     PaymentDeclined,
     PaymentHeld,
     PaymentRefunded,
     PaymentRefundFailed,
 )
-from events.facts.saga import SagaTimedOut
+from events.facts.saga import (
+    ApprovalExpired,
+    RetryRequested,
+    SagaOverdue,
+    SagaRedriven,
+    SagaTimedOut,
+    Settled,
+)
 from events.trace import trace_id
 from saga_tracker.projection import HeardFact
 from saga_tracker.steps import name_of
@@ -65,11 +73,44 @@ def facts_of(order_id: UUID = ORDER) -> dict[str, Fact]:
         "notified_of_cancellation": CustomerNotified(
             order_id=order_id, ending="cancelled", channels=("push",)
         ),
+        **_about_lateness(order_id),
+        **_from_people(order_id),
+    }
+
+
+def _about_lateness(order_id: UUID) -> dict[str, Fact]:
+    reserved, rejected, confirmed = (
+        uuid5(order_id, name) for name in ("reserved", "shipment_rejected", "confirmed")
+    )
+    return {
+        "redriven": SagaRedriven(order_id=order_id, service="payment", redriven_id=reserved),
+        "undo_redriven": SagaRedriven(order_id=order_id, service="payment", redriven_id=rejected),
+        "undo_overdue": SagaOverdue(
+            order_id=order_id, service="payment", because_of_id=rejected, waiting_for="payment.refunded"
+        ),
+        "dispatch_overdue": SagaOverdue(
+            order_id=order_id,
+            service="fulfillment",
+            because_of_id=confirmed,
+            waiting_for="fulfillment.shipment_dispatched",
+        ),
+        "expired": ApprovalExpired(order_id=order_id, waited_seconds=604_800),
+    }
+
+
+def _from_people(order_id: UUID) -> dict[str, Fact]:
+    signed = {"order_id": order_id, "by": "grace", "note": "I spoke to them"}
+    return {
+        "approved": PaymentApproved.model_validate(signed),
+        "retried": RetryRequested.model_validate({**signed, "service": "payment"}),
+        "refund_failed_again": PaymentRefundFailed(order_id=order_id, reason="refund: refused again"),
+        "settled": Settled.model_validate({**signed, "service": "payment"}),
+        "dispatch_retried": RetryRequested.model_validate({**signed, "service": "fulfillment"}),
     }
 
 
 def envelopes(names: str, order_id: UUID = ORDER, began: datetime = BEGAN) -> list[Envelope]:
-    """The facts of these names, each a second after and because of the one before it."""
+    """The facts of these names, a second apart, each because of the one before it or of that in BECAUSE."""
     by_name = facts_of(order_id)
     stated: list[Envelope] = []
     for second, name in enumerate(names.split()):
@@ -79,11 +120,17 @@ def envelopes(names: str, order_id: UUID = ORDER, began: datetime = BEGAN) -> li
                 fact=by_name[name],
                 stated_by=by_name[name].owner,
                 stated_at=began + timedelta(seconds=second),
-                causation_id=stated[-1].fact_id if stated else None,
+                causation_id=_cause(order_id, name, stated),
                 traceparent=TRACEPARENT,
             )
         )
     return stated
+
+
+def _cause(order_id: UUID, name: str, stated: list[Envelope]) -> UUID | None:
+    if name in BECAUSE:
+        return uuid5(order_id, BECAUSE[name])
+    return stated[-1].fact_id if stated else None
 
 
 def heard(names: str) -> list[HeardFact]:
@@ -96,11 +143,25 @@ def heard(names: str) -> list[HeardFact]:
             reason=getattr(envelope.fact, "reason", None) or getattr(envelope.fact, "waiting_for", None),
             ending=getattr(envelope.fact, "ending", None),
             trace_id=trace_id(envelope.traceparent),
+            service=getattr(envelope.fact, "service", None),
+            about=getattr(envelope.fact, "redriven_id", None)
+            or getattr(envelope.fact, "because_of_id", None)
+            or envelope.causation_id,
         )
         for envelope in envelopes(names)
     ]
 
 
+BECAUSE = {
+    "redriven": "reserved",
+    "undo_redriven": "shipment_rejected",
+    "undo_overdue": "shipment_rejected",
+    "dispatch_overdue": "confirmed",
+    "expired": "held",
+    "retried": "refund_failed",
+    "settled": "refund_failed_again",
+    "dispatch_retried": "dispatch_failed",
+}
 PATHS = {
     "completed": "created reserved captured scheduled confirmed dispatched notified",
     "completed, customer not told": "created reserved captured scheduled confirmed not_notified dispatched",
@@ -116,5 +177,17 @@ PATHS = {
     "timed out too late": "created reserved captured scheduled timed_out confirmed dispatched notified",
     "refund settled": "created reserved captured shipment_rejected refund_failed refunded released cancelled",
     "shipment settled": "created captured cancel_failed shipment_rejected refunded released cancelled",
+    "approved by name": "created reserved held approved captured scheduled confirmed notified dispatched",
+    "approval expired": "created reserved held expired declined released cancelled notified_of_cancellation",
+    "redriven": "created reserved redriven captured scheduled confirmed dispatched notified",
+    "undo overdue": "created reserved captured shipment_rejected undo_redriven undo_overdue refunded released"
+    " cancelled",
+    "dispatch overdue": "created reserved captured scheduled confirmed notified dispatch_overdue dispatched",
+    "refund retried": "created reserved captured shipment_rejected refund_failed retried refunded released"
+    " cancelled",
+    "refund retried in vain": "created reserved captured shipment_rejected refund_failed retried"
+    " refund_failed_again settled refunded released cancelled",
+    "dispatch retried": "created reserved captured scheduled confirmed dispatch_failed dispatch_retried"
+    " notified dispatched",
     "dispatch settled": "created reserved captured scheduled confirmed dispatch_failed notified dispatched",
 }

@@ -10,28 +10,42 @@ from uuid import UUID
 
 import aio_pika
 import psycopg
-from aio_pika.abc import AbstractChannel, AbstractExchange
+from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
 from fastapi import FastAPI
 from psycopg.rows import dict_row
 
+from compose.system import SERVICES
 from events import topology
 from events.envelope import Envelope, encode
+from events.facts import Fact
 from events.runtime.http import create_app
-from events.service import EXCHANGE, STREAM
-from saga_tracker import api, pages
+from events.service import EXCHANGE, REDRIVE_EXCHANGE, STREAM
 from saga_tracker.rebuild import Rebuilt, rebuild
-from saga_tracker.service import Tracker
+from saga_tracker.service import ROUTERS, Tracker
 from saga_tracker.settings import RebuildSettings, TrackerSettings
 from tests.runtime.eventually import eventually
 from tests.runtime.proxy import Proxy, proxy_to
 from tests.servers import Servers
 
+FIVE = ("order", "inventory", "payment", "fulfillment", "notification")
 # Short, so that tests are. Everything else is as in production unless a test says otherwise.
 QUICK: dict[str, Any] = {
     "reconnect_seconds": 0.1,
     "lag_probe_seconds": 0.2,
     "stream_answer_seconds": 2.0,
     "connect_timeout_seconds": 2.0,
+    # Nobody is late, unless a test is about that.
+    "step_deadline_seconds": dict.fromkeys(FIVE, 3_600),
+    "saga_deadline_seconds": 3_600,
+    "approval_deadline_seconds": 100 * 365 * 86_400,
+}
+DEAD_LETTERS = {
+    service.dead_letter_queue: [
+        (exchange, key)
+        for exchange, key, queue in topology.bindings(SERVICES)
+        if queue == service.dead_letter_queue
+    ]
+    for service in SERVICES
 }
 VIEW = ("sagas", "saga_facts", "unreadable_messages")
 
@@ -48,8 +62,17 @@ class Watch:
         self._trackers: list[Tracker] = []
 
     async def set(self) -> None:
-        """Declare the exchange and the stream, and get ready to publish."""
+        """Declare the exchanges, the stream and the dead-letter queues, and get ready to publish."""
         await topology.declare([], self.broker_url)
+        await self.join()
+        for name, keys in DEAD_LETTERS.items():
+            # Not replicated, unlike the real ones: that takes much longer to declare.
+            queue = await self.channel.declare_queue(name, durable=True)
+            for exchange, key in keys:
+                await queue.bind(exchange, key)
+
+    async def join(self) -> None:
+        """Get ready to publish, where somebody else has declared everything."""
         connection = await self.closing.enter_async_context(await aio_pika.connect(self.broker_url))
         self.channel = await connection.channel()
         self._facts = await self.channel.get_exchange(EXCHANGE)
@@ -88,8 +111,7 @@ class Watch:
 
     def app(self, tracker: Tracker) -> FastAPI:
         """Its HTTP side; the tracker is started and stopped apart from it."""
-        routers = [api.router, pages.router]
-        return create_app("tracker", "", self.settings(), tracker, routers)
+        return create_app("tracker", "", tracker.settings, tracker, ROUTERS)
 
     def _given(self, changes: dict[str, Any]) -> dict[str, Any]:
         urls = {"broker_url": self.broker_url, "database_url": self.database_url, "http_port": 0}
@@ -118,6 +140,19 @@ class Watch:
 
         await eventually(recorded)
 
+    async def hear_redrives(self, *services: str) -> AbstractQueue:
+        """A queue of what is sent to these services alone, or to any of the five."""
+        queue = await self.channel.declare_queue(exclusive=True)
+        for service in services or FIVE:
+            await queue.bind(REDRIVE_EXCHANGE, routing_key=service)
+        return queue
+
+    async def hear(self, kind: type[Fact]) -> AbstractQueue:
+        """A queue of the facts of a kind that are stated from now on."""
+        queue = await self.channel.declare_queue(exclusive=True)
+        await queue.bind(EXCHANGE, routing_key=kind.wire_name)
+        return queue
+
     async def make_stream_anew(self) -> None:
         """As after the loss of a broker: a stream of the same name that begins at its beginning."""
         await self.channel.queue_delete(STREAM)
@@ -141,11 +176,16 @@ class Watch:
     async def view(self) -> dict[str, list[dict[str, Any]]]:
         """Everything in it."""
         return {
-            "sagas": await self.rows("SELECT * FROM sagas ORDER BY order_id"),
+            "sagas": await self._sagas(),
             "saga_facts": await self.rows("SELECT * FROM saga_facts ORDER BY order_id, fact_id"),
             "unreadable": await self.rows("SELECT * FROM unreadable_messages ORDER BY stream_offset"),
             "position": await self.rows("SELECT stream_offset, message_id FROM stream_position"),
         }
+
+    async def _sagas(self) -> list[dict[str, Any]]:
+        """But for when the keeper looks at them next: that also depends on how long the broker was away."""
+        rows = await self.rows("SELECT * FROM sagas ORDER BY order_id")
+        return [{name: value for name, value in row.items() if name != "due_at"} for row in rows]
 
     async def state_of(self, order_id: UUID) -> str | None:
         found = await self.rows("SELECT state FROM sagas WHERE order_id = %(id)s", id=order_id)
@@ -193,15 +233,27 @@ class Answer:
         return json.loads(self.text)
 
 
-async def get(app: FastAPI, path: str) -> Answer:
+async def get(app: FastAPI, path: str, *, token: str | None = None) -> Answer:
     """Ask an app as a server would, without one."""
+    return await ask(app, "GET", path, token=token)
+
+
+async def post(app: FastAPI, path: str, body: Any = None, *, token: str | None = None) -> Answer:
+    """Have an app do something."""
+    return await ask(app, "POST", path, json.dumps(body).encode(), token=token)
+
+
+async def ask(
+    app: FastAPI, method: str, path: str, content: bytes = b"", *, token: str | None = None
+) -> Answer:
+    """A request and its answer."""
     path, _, query = path.partition("?")
     status = 0
     headers: dict[str, str] = {}
     body = b""
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": content, "more_body": False}
 
     async def send(message: Any) -> None:
         nonlocal status, headers, body
@@ -210,17 +262,20 @@ async def get(app: FastAPI, path: str) -> Answer:
             headers = {name.decode(): value.decode() for name, value in message["headers"]}
         body += message.get("body", b"")
 
+    given = [(b"content-type", b"application/json")] if content else []
+    if token is not None:
+        given.append((b"authorization", f"Bearer {token}".encode()))
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
-        "method": "GET",
+        "method": method,
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "root_path": "",
-        "headers": [],
+        "headers": given,
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }

@@ -2,13 +2,15 @@
 
 import gc
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import Any, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from compose.books import (
+    Books,
     CarrierShipment,
     LedgerEntry,
     NoticeRow,
@@ -22,11 +24,17 @@ from compose.books import (
     books_by_order,
 )
 from compose.invariants import violations
-from saga_tracker.projection import HeardFact, Saga, project
+from events.facts.saga import RetryRequested, Settled
+from saga_tracker.projection import HeardFact, Saga, State, project
 from saga_tracker.steps import name_of
-from tests.world.stage import ROLES, Inconsistent, Known, Move, Stage, World
+from tests.world.stage import ROLES, Stage
+from tests.world.world import Inconsistent, Known, Move, World, fact_of
 
 CameFrom = dict[World, tuple[World, tuple[Any, ...]] | None]
+
+MAX_SERIAL = 10_000_000
+# What people act upon, be it by reading on.
+SPOKEN_OF = (State.COMPLETED, State.CANCELLED, State.NEEDS_MANUAL)
 
 
 class End(NamedTuple):
@@ -49,17 +57,19 @@ class Exploration:
     ends: set[tuple[End, ...]] = field(default_factory=set)
 
 
-def explore(stage: Stage, *starts: World) -> Exploration:
-    """Visit every world that can come of these. Raises Inconsistent, with the story that led there."""
+def explore(stage: Stage, *starts: World, watching: bool = False) -> Exploration:
+    """Visit every world that can come of these. Raises Inconsistent, with the story that led there.
+
+    When `watching`, what the tracker says is looked at in every world, and not only in those at rest.
+    """
     gc.disable()  # there are no cycles to collect, and looking for them takes a third of the time
     try:
-        return _explore(stage, starts)
+        return _explore(stage, starts, Auditor(stage, watching=watching))
     finally:
         gc.enable()
 
 
-def _explore(stage: Stage, starts: tuple[World, ...]) -> Exploration:
-    auditor = Auditor(stage)
+def _explore(stage: Stage, starts: tuple[World, ...], auditor: "Auditor") -> Exploration:
     came_from: CameFrom = dict.fromkeys(starts)
     to_visit = deque(starts)  # breadth first, so that the story of a violation is a shortest one
     found = Exploration()
@@ -68,7 +78,7 @@ def _explore(stage: Stage, starts: tuple[World, ...]) -> Exploration:
         at_rest = True
         try:
             for move in stage.moves(world):
-                at_rest = False
+                at_rest = at_rest and move.may_rest
                 found.moves += 1
                 if move.world not in came_from:
                     came_from[move.world] = (world, move.what)
@@ -76,8 +86,8 @@ def _explore(stage: Stage, starts: tuple[World, ...]) -> Exploration:
             auditor.check(world, at_rest=at_rest)
         except Inconsistent as error:
             raise Inconsistent("\n".join([f"{error}, after:", *story(world, came_from)])) from error
-        if at_rest:
-            found.ends.add(ends_of(stage, world))
+        if at_rest and not is_parked(ends := ends_of(stage, world)):
+            found.ends.add(ends)
     found.worlds = len(came_from)
     return found
 
@@ -91,35 +101,62 @@ def story(world: World, came_from: CameFrom) -> list[str]:
     return lines[::-1]
 
 
+def is_parked(ends: tuple[End, ...]) -> bool:
+    """Whether an order waits to be approved: that is in order, and no end."""
+    return any(end.verdict == "AWAITING_APPROVAL" for end in ends)
+
+
 def ends_of(stage: Stage, world: World) -> tuple[End, ...]:
     books = books_by_order(snapshot(stage, world))
     ends = []
     for order_id, standing in zip(stage.orders, world.standings, strict=True):
-        statuses = [state.value.status if state.value else "-" for state in standing[: len(ROLES)]]
+        statuses = map(status_of, standing[: len(ROLES)])
         ends.append(End._make([*statuses, books[order_id].verdict]))
     return tuple(ends)
+
+
+def status_of(state: Known) -> str:
+    """With a star where a person says so, and not the outside world."""
+    if state.value is None:
+        return "-"
+    status: str = state.value.status
+    return f"{status}*" if getattr(state.value, "settled_by", None) else status
 
 
 class Auditor:
     """Checks the books of worlds; equal books once."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, *, watching: bool = False) -> None:
         self.stage = stage
+        self.watching = watching
         self._found_well: set[object] = set()
+        self._heard = cache(heard_by_the_tracker)
+        self._heard_late = cache(partial(heard_late, stage))
+
+    def _tracked(self, world: World, hear: Callable[[Known], tuple[HeardFact, ...]]) -> dict[UUID, Saga]:
+        """What the tracker makes of all the facts that were stated."""
+        trails: dict[UUID, list[HeardFact]] = {order_id: [] for order_id in self.stage.orders}
+        for stated in world.stated:
+            trails[fact_of(stated).order_id] += hear(stated)
+        return {order_id: project(trail) for order_id, trail in trails.items()}
 
     def check(self, world: World, *, at_rest: bool) -> None:
         """Raises Inconsistent with every violation there is."""
-        books = (world.standings, world.stock, world.stated if at_rest else None)
+        stated = world.stated if at_rest or self.watching else None
+        books = (at_rest, world.standings, world.stock, stated)
         if books in self._found_well:
             return
         read = snapshot(self.stage, world)
         found: list[object] = []
         if at_rest:
-            sagas = tracked(self.stage, world)
+            sagas = self._tracked(world, self._heard)
             rows = tuple(SagaRow(order_id, saga.state) for order_id, saga in sagas.items())
             found += [*violations(replace(read, sagas=rows)), *waits_in_vain(sagas)]
+            found += lateness_that_stays(sagas, self._tracked(world, self._heard_late))
         else:
             found += violations(read, still_moving=frozenset(self.stage.orders))
+            if self.watching:
+                found += said_too_soon(self._tracked(world, self._heard), books_by_order(read))
         if found:
             raise Inconsistent("; ".join(map(str, found)))
         self._found_well.add(books)
@@ -144,8 +181,12 @@ def snapshot(stage: Stage, world: World) -> Snapshot:
             StockRow(one.sku, stocked[one.sku], one.available, one.reserved, one.sold)
             for one in world.stock.value
         ),
-        payments=tuple(PaymentRow(row.order_id, row.status, row.amount_minor) for _, row in payments if row),
-        shipments=tuple(ShipmentRow(row.order_id, row.status) for _, row in shipments if row),
+        payments=tuple(
+            PaymentRow(row.order_id, row.status, row.amount_minor, row.settled_by)
+            for _, row in payments
+            if row
+        ),
+        shipments=tuple(ShipmentRow(row.order_id, row.status, row.settled_by) for _, row in shipments if row),
         notices=tuple(NoticeRow(row.order_id, row.status, row.ending) for _, row in notices if row),
         ledger=tuple(
             LedgerEntry(order_id, kind, one.amount_minor)
@@ -158,14 +199,6 @@ def snapshot(stage: Stage, world: World) -> Snapshot:
     )
 
 
-def tracked(stage: Stage, world: World) -> dict[UUID, Saga]:
-    """What the tracker makes of all the facts that were stated."""
-    trails: dict[UUID, list[HeardFact]] = {order_id: [] for order_id in stage.orders}
-    for stated in world.stated:
-        trails[stated.value.order_id].append(heard_by_the_tracker(stated))
-    return {order_id: project(trail) for order_id, trail in trails.items()}
-
-
 def waits_in_vain(sagas: Mapping[UUID, Saga]) -> list[str]:
     """Where the tracker still waits for a service, and not for a person."""
     return [
@@ -176,12 +209,54 @@ def waits_in_vain(sagas: Mapping[UUID, Saga]) -> list[str]:
     ]
 
 
-def heard_by_the_tracker(stated: Known) -> HeardFact:
-    fact = stated.value
-    return HeardFact(
+def said_too_soon(sagas: Mapping[UUID, Saga], books: Mapping[UUID, Books]) -> list[str]:
+    """Where the tracker says that all is over, or for a person to see to, and it is not."""
+    return [
+        f"order {order_id}: {saga.state} by the tracker, {books[order_id].verdict} by the services' books"
+        for order_id, saga in sagas.items()
+        if saga.state in SPOKEN_OF and saga.state != books[order_id].verdict
+    ]
+
+
+def lateness_that_stays(sagas: Mapping[UUID, Saga], late: Mapping[UUID, Saga]) -> list[str]:
+    """Where it still makes a difference at the end that steps were late on the way."""
+    return [
+        f"order {order_id}: {saga.state}, but {late[order_id].state} had every step been late"
+        for order_id, saga in sagas.items()
+        if saga.state != late[order_id].state
+    ]
+
+
+def heard_by_the_tracker(stated: Known) -> tuple[HeardFact, ...]:
+    fact = fact_of(stated)
+    heard = HeardFact(
         fact_id=UUID(int=stated.serial),
         name=name_of(type(fact)),
         stated_at=datetime.fromtimestamp(stated.serial, UTC),
         reason=getattr(fact, "reason", None),
         ending=getattr(fact, "ending", None),
+        service=getattr(fact, "service", None),
+        about=UUID(int=int(fact.note)) if isinstance(fact, RetryRequested | Settled) else None,
     )
+    return (heard,)
+
+
+def heard_late(stage: Stage, stated: Known) -> tuple[HeardFact, ...]:
+    """The same where the tracker sent it to everyone again, and called every answer to it overdue.
+
+    By clocks that go backwards, too: where an order stands must not depend on them.
+    """
+    (heard,) = heard_by_the_tracker(stated)
+    heard = replace(heard, stated_at=datetime.fromtimestamp(MAX_SERIAL - stated.serial, UTC))
+    about_it = [
+        HeardFact(
+            uuid5(heard.fact_id, kind + ROLES[role]),
+            kind,
+            heard.stated_at,
+            service=ROLES[role],
+            about=heard.fact_id,
+        )
+        for role in stage.hearers.get(type(stated.value), ())
+        for kind in ("saga.redriven", "saga.overdue")
+    ]
+    return (heard, *about_it)

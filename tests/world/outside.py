@@ -1,7 +1,7 @@
 """The world outside as it may behave: a payment provider, a carrier and a customer, as pure functions.
 
 They keep the promises of the sandbox (compose/sandbox/provider.py, carrier.py), and refuse whatever a real
-one may refuse, an undo included.
+one may refuse, an undo included. One promise they do not keep: to give money back only once.
 """
 
 from collections.abc import Iterator
@@ -27,6 +27,8 @@ class Outside:
     amount_minor: int = 0
     movements: tuple[Movement, ...] = ()
     parcel: Literal["nothing", "closed", "booked", "dispatched", "cancelled"] = "nothing"
+    answered: frozenset[tuple[str, Outcome]] = frozenset()
+    """By idempotency key, where the same may be asked for once more."""
 
     def moved(self, movement: Movement) -> "Outside":
         return replace(self, account=movement, movements=(*self.movements, movement))
@@ -38,6 +40,19 @@ REFUSED = "refused"
 
 def carry_out(call: Call, outside: Outside) -> Iterator[Answer]:
     """Everything that may come of a call: what the outside world holds afterwards, and its answer."""
+    if call.patience != "undo":
+        yield from possibilities(call, outside)
+        return
+    key = call.idempotency_key
+    if (outcome := dict(outside.answered).get(key)) is not None:
+        yield outside, outcome
+        return
+    for after, outcome in possibilities(call, outside):
+        yield replace(after, answered=after.answered | {(key, outcome)}), outcome
+
+
+def possibilities(call: Call, outside: Outside) -> Iterator[Answer]:
+    """The same for a call under a key that was never seen."""
     match call:
         case payment.Authorise() | payment.Capture():
             return charge(call, outside)
@@ -78,9 +93,9 @@ def pay_back(
             yield outside.moved("voided"), payment.Undone("void")
         case payment.Void(), "closed" | "voided":
             yield outside, payment.Undone("void")
-        case payment.Refund(), "captured":
+        case payment.Refund(), "captured" | "refunded" | "credited":
             yield outside.moved("refunded"), payment.Undone("refund")
-        case payment.IssueCreditNote(), "captured":
+        case payment.IssueCreditNote(), "captured" | "refunded" | "credited":
             yield outside.moved("credited"), payment.Undone("credit_note")
         case _:
             pass

@@ -5,10 +5,10 @@ from uuid import UUID
 
 from events.facts import Line
 from events.facts.order import OrderCreated
-from events.facts.saga import SagaTimedOut
+from events.facts.saga import ApprovalExpired, SagaTimedOut
 from inventory_svc.decide import Stock
 from order_svc.decide import CancelOrder, PlaceOrder
-from tests.decide.given import CUSTOMER, LIMIT_MINOR, order_created
+from tests.decide.given import LIMIT_MINOR, order_created
 
 ADA, BOB, EVE = UUID(int=1), UUID(int=2), UUID(int=3)
 
@@ -35,5 +35,9 @@ def cancelled(order_id: UUID) -> CancelOrder:
     return CancelOrder(order_id=order_id)
 
 
-def timed_out(order_id: UUID) -> SagaTimedOut:
-    return SagaTimedOut(order_id=order_id, waiting_for=f"something for {CUSTOMER}")
+def timed_out(order_id: UUID, waiting_for: str = "payment.captured") -> SagaTimedOut:
+    return SagaTimedOut(order_id=order_id, waiting_for=waiting_for)
+
+
+def approval_expired(order_id: UUID) -> ApprovalExpired:
+    return ApprovalExpired(order_id=order_id, waited_seconds=604_800)

@@ -1,88 +1,47 @@
 """All five services' real `decide` on one stage, and every next thing that may happen there.
 
 A fact that was stated lies before every service that hears it until that service hears it, in any order: so
-whatever outbox, relay, broker and queue may delay is delayed here. A call lies there until something comes of
-it: an answer, or that every attempt failed, and then the request may never have arrived, or have been carried
-out, or arrive later. What may happen at any moment (a cancellation, a timeout) lies there from the start.
+whatever outbox, relay, broker and queue may delay is delayed here. With redrives it may be heard once more at
+any later moment. A call lies there until something comes of it: an answer, or that every attempt failed, and
+then the request may never have arrived, or have been carried out, or arrive later. What may happen at any
+moment (a cancellation, a timeout, an approval's expiry) lies there from the start; what failed for good, a
+person may have tried again, or settle.
 """
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from compose.system import SERVICES
-from events.decision import Call, CausalityViolated, Command, Decision, GaveUp, Outcome
+from events.decision import Call, CausalityViolated, Command, Decision, GaveUp
 from events.facts import Fact
+from events.facts.payment import PaymentHeld
+from events.facts.saga import ApprovalExpired, RetryRequested, Settled
 from inventory_svc.decide import Shelf, Stock
 from order_svc.decide import PlaceOrder
 from payment_svc.decide import Approve, Reject
 from tests.decide.table import Decide
 from tests.world.outside import Outside, carry_out, leaves_a_trace
+from tests.world.world import (
+    Again,
+    Delivery,
+    Inconsistent,
+    Known,
+    Move,
+    Pool,
+    Units,
+    World,
+    fact_of,
+    in_words,
+    with_state,
+)
 
 ROLES = tuple(service.name for service in SERVICES)
 _ORDER, _INVENTORY, _PAYMENT = ROLES.index("order"), ROLES.index("inventory"), ROLES.index("payment")
 _NOTIFICATION, _OUTSIDE = ROLES.index("notification"), len(ROLES)
-
-
-class Inconsistent(Exception):
-    """What must never happen has happened."""
-
-
-class Known:
-    """One value, interned: equal values are the same object, so comparing and hashing are quick."""
-
-    __slots__ = ("serial", "value")
-
-    def __init__(self, value: Any, serial: int) -> None:
-        self.value, self.serial = value, serial
-
-
-class Units(dict[str, int]):
-    """A reservation's units, hashable."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(frozenset(self.items()))
-
-
-class Delivery(NamedTuple):
-    """Something a service is yet to hear. `copy` tells redeliveries of the same thing apart."""
-
-    role: int
-    what: Known
-    copy: int
-
-
-Standings = tuple[tuple[Known, ...], ...]
-
-
-class World(NamedTuple):
-    """Everything that can still make a difference."""
-
-    standings: Standings
-    """Per order its state in every service, by ROLES, and then what the outside world holds of it."""
-    stock: Known
-    pending: frozenset[Known]
-    calls: frozenset[Known] = frozenset()
-    late: frozenset[Known] = frozenset()
-    """Requests that were given up on and are still on their way."""
-    inbox: frozenset[Known] = frozenset()
-    """Heard already, and lying there a second time."""
-    redeliveries: int = 0
-    """How many may still happen."""
-    stated: frozenset[Known] = frozenset()
-    asked: frozenset[Known] = frozenset()
-
-
-class Move(NamedTuple):
-    """One thing that may happen next, in words, and the world it leads to."""
-
-    what: tuple[Any, ...]
-    world: World
-
-    def __str__(self) -> str:
-        return " ".join(map(_in_words, self.what))
+PERSON = "grace"
 
 
 class Reaction(NamedTuple):
@@ -104,24 +63,27 @@ class Bug:
 class Stage:
     """Where worlds move.
 
-    With `inbox` off a redelivery is heard again, as if restated under a new id. A `brief` play has fewer
-    ways: every call is answered, and customers are told, and at once (nobody waits for that).
-    `situations` collects what the services met: who, in what state, heard what.
+    With `redrives`, whatever a service has heard it may hear again, as often as you like, and no inbox helps
+    it: as if it were restated under a new id. A `brief` play has fewer ways: every call is answered, and
+    customers are told, and at once (nobody waits for that). `situations` collects what the services met: who,
+    in what state, heard what.
     """
 
     def __init__(
         self,
         *orders: UUID,
         stock: tuple[Stock, ...],
-        inbox: bool = True,
+        redrives: bool = False,
         brief: bool = False,
+        acts_on: tuple[str, ...] = ("payment", "fulfillment"),
         bug: Bug | None = None,
     ) -> None:
         self.orders = orders
         self.stock = stock
+        self.redrives = redrives
         self.brief = brief
+        self.acts_on = acts_on
         self.number = {order_id: number for number, order_id in enumerate(orders)}
-        self.inbox = inbox
         self.services = tuple(
             replace(service, decide=bug.decide) if bug and bug.service == service.name else service
             for service in SERVICES
@@ -129,50 +91,50 @@ class Stage:
         hearers = {kind: _hearers(kind) for service in SERVICES for kind in service.hears}
         self.hearers: Mapping[type, tuple[int, ...]] = hearers
         self.caller = {kind: role for role, one in enumerate(SERVICES) for kind in one.calls.values()}
-        self._pool: dict[Hashable, Known] = {}
+        self.known = Pool().known
         self.situations: list[tuple[str, Any, Any]] = []
+        self._to_hear = cache(self._to_hear_first)
         self._react = cache(self._react_first)
         self._answers = cache(self._answers_first)
 
-    def start(self, *happenings: Fact | Command, redeliveries: int = 0) -> World:
-        """A world in which orders POSTed are recorded, and all else is yet to be heard."""
+    def start(self, *happenings: Fact | Command, acts: int = 0) -> World:
+        """A world in which orders POSTed are recorded, and all else is yet to be heard.
+
+        A person may act `acts` times on what failed for good.
+        """
         nothing = (*(self.known(None) for _ in ROLES), self.known(Outside()))
-        world = World(tuple(nothing for _ in self.orders), self.known(self.stock), frozenset())
+        world = World(tuple(nothing for _ in self.orders), self.known(self.stock), acts=acts)
         for happening in happenings:
             if isinstance(happening, PlaceOrder):
                 number = self.number[happening.order_id]
                 world = self._hear(world, number, _ORDER, self.known(happening))
+            elif isinstance(happening, ApprovalExpired):
+                world = world._replace(expiring=world.expiring | {self.known(happening)})
             else:
                 what = self.known(happening)
                 roles = self.hearers[type(happening)] if isinstance(happening, Fact) else (_ORDER,)
-                lying = {self.known(Delivery(role, what, copy=0)) for role in roles}
+                lying = {self.known(Delivery(role, what)) for role in roles}
                 stated = {what} if isinstance(happening, Fact) else set()
                 world = world._replace(pending=world.pending | lying, stated=world.stated | stated)
-        return world._replace(redeliveries=redeliveries)
-
-    def known(self, value: Hashable) -> Known:
-        found = self._pool.get(value)
-        if found is None:
-            found = self._pool[value] = Known(value, len(self._pool))
-        return found
+        return world
 
     def moves(self, world: World) -> Iterator[Move]:
-        """Every next thing that may happen, always in the same order. None: the world is at rest."""
+        """Every next thing that may happen, always in the same order."""
         if self.brief and (message := self._message(world)):
             yield message
             return
         for delivery in sorted(world.pending, key=_serial):
-            yield from self._deliver(world, delivery)
+            yield self._hand_over(world, delivery)
         for call in sorted(world.calls, key=_serial):
             yield from self._come_of(world, call)
         for request in sorted(world.late, key=_serial):
             yield from self._arrive_late(world, request)
-        for number, standing in enumerate(world.standings):
-            payment = standing[_PAYMENT].value
-            if payment is not None and payment.status == "held":
-                for kind in (Approve, Reject):
-                    settled = self.known(kind(order_id=payment.order_id, by="grace", note="seen"))
-                    yield Move(("payment hears", settled), self._hear(world, number, _PAYMENT, settled))
+        if self.redrives:
+            yield from self._redrive(world)
+        yield from self._decide_on_holds(world)
+        yield from self._let_expire(world)
+        if world.acts:
+            yield from self._act_on_failures(world)
 
     def _message(self, world: World) -> Move | None:
         """What brings a customer the news, if there is any."""
@@ -184,27 +146,90 @@ class Stage:
                 return next(self._come_of(world, call))
         return None
 
-    def _deliver(self, world: World, known: Known) -> Iterator[Move]:
-        """A service hears it now, or is to get it once more, whenever."""
-        role, what, copy = known.value
-        if any(twin.value.copy < copy for twin in _twins(world, known)):
-            return  # as good as its twin
-        yield self._hand_over(world, known)
-        if world.redeliveries:
-            again = self.known(Delivery(role, what, copy=world.redeliveries))
-            twice = world._replace(pending=world.pending | {again}, redeliveries=world.redeliveries - 1)
-            yield Move((ROLES[role], "will get twice", what), twice)
-
     def _hand_over(self, world: World, known: Known) -> Move:
-        role, what, _ = known.value
+        role, what = known.value
         rest = world._replace(pending=world.pending - {known})
-        if self.inbox:
-            row = self.known((role, what))
-            rest = rest._replace(inbox=rest.inbox | {row} if _twins(world, known) else rest.inbox - {row})
-            if row in world.inbox:
-                return Move((ROLES[role], "has had", what), rest)
-        number = self.number[what.value.order_id]
-        return Move((ROLES[role], "hears", what), self._hear(rest, number, role, what))
+        return Move((ROLES[role], "hears", what), self._hear(rest, self._number(what), role, what))
+
+    def _redrive(self, world: World) -> Iterator[Move]:
+        """A service hears once more what it has heard; those without any effect are left out.
+
+        A request to try again is not among them: under another id it is another request.
+        """
+        effective = [
+            lying
+            for what in sorted(world.stated, key=_serial)
+            for lying in self._to_hear(what)
+            if lying not in world.pending and not self._is_nothing_to(world, lying)
+        ]
+        for role, what in (lying.value for lying in effective):
+            after = self._hear(world, self._number(what), role, what)
+            yield Move((ROLES[role], "hears once more", what), after)
+
+    def _to_hear_first(self, what: Known) -> tuple[Known, ...]:
+        """Before whom it lies when it is redriven."""
+        if isinstance(what.value, RetryRequested | Again):
+            return ()
+        return tuple(self.known(Delivery(role, what)) for role in self.hearers.get(type(what.value), ()))
+
+    def _is_nothing_to(self, world: World, lying: Known) -> bool:
+        role, what = lying.value
+        state, stock = world.standings[self._number(what)][role], world.stock if role == _INVENTORY else None
+        reaction = self._react(role, state, stock, what)
+        unmoved = reaction.state is state and reaction.stock is stock
+        return unmoved and not reaction.facts and not reaction.calls
+
+    def _decide_on_holds(self, world: World) -> Iterator[Move]:
+        for number, standing in enumerate(world.standings):
+            payment = standing[_PAYMENT].value
+            if payment is not None and payment.status == "held":
+                for kind in (Approve, Reject):
+                    decided = self.known(kind(order_id=payment.order_id, by=PERSON, note="seen"))
+                    after = self._hear(world, number, _PAYMENT, decided)
+                    yield Move(("payment hears", decided), after, may_rest=True)
+
+    def _let_expire(self, world: World) -> Iterator[Move]:
+        for expired in sorted(world.expiring, key=_serial):
+            held_orders = (one.value.order_id for one in world.stated if isinstance(one.value, PaymentHeld))
+            if expired.value.order_id in held_orders:
+                lying = self.known(Delivery(_PAYMENT, expired))
+                after = world._replace(
+                    expiring=world.expiring - {expired},
+                    pending=world.pending | {lying},
+                    stated=world.stated | {expired},
+                )
+                yield Move(("the tracker states", expired), after, may_rest=True)
+
+    def _act_on_failures(self, world: World) -> Iterator[Move]:
+        """A person answers a failure, each once: it is to be tried again, or they settled it outside."""
+        for failed in sorted(world.stated, key=_serial):
+            fact = fact_of(failed)
+            if not fact.case or fact.owner not in self.acts_on:
+                continue
+            role = ROLES.index(fact.owner)
+            answers = [
+                self.known(
+                    kind(order_id=fact.order_id, service=fact.owner, by=PERSON, note=str(failed.serial))
+                )
+                for kind in (RetryRequested, Settled)
+                if role in self.hearers[kind]
+            ]
+            if world.stated.isdisjoint(answers):
+                for answer in answers:
+                    after = self._ask_of(world, role, answer)
+                    yield Move(("a person states", answer), after, may_rest=True)
+
+    def _ask_of(self, world: World, role: int, answer: Known) -> World:
+        """It lies before the service that it names. The others hear it at once: it is nothing to them."""
+        number = self._number(answer)
+        for other in self.hearers[type(answer.value)]:
+            if other != role:
+                world = self._hear(world, number, other, answer)
+        return world._replace(
+            pending=world.pending | {self.known(Delivery(role, answer))},
+            stated=world.stated | {answer},
+            acts=world.acts - 1,
+        )
 
     def _come_of(self, world: World, known: Known) -> Iterator[Move]:
         """A call is answered, or given up: then for sure, or not knowing."""
@@ -213,7 +238,7 @@ class Stage:
         rest = world._replace(calls=world.calls - {known})
         for outside, outcome in self._answers(known, world.standings[number][_OUTSIDE]):
             after = self._hear(
-                rest._replace(standings=_with(rest.standings, number, _OUTSIDE, outside)),
+                rest._replace(standings=with_state(rest.standings, number, _OUTSIDE, outside)),
                 number,
                 role,
                 outcome,
@@ -230,26 +255,42 @@ class Stage:
         number = self.number[known.value.order_id]
         rest = world._replace(late=world.late - {known})
         for outside, outcome in self._answers(known, world.standings[number][_OUTSIDE]):
-            after = rest._replace(standings=_with(rest.standings, number, _OUTSIDE, outside))
+            after = rest._replace(standings=with_state(rest.standings, number, _OUTSIDE, outside))
             yield Move((known, "arrives late, with nobody to answer:", outcome), after)
 
     def _hear(self, world: World, number: int, role: int, heard: Known) -> World:
         standing = world.standings[number]
         reaction = self._react(role, standing[role], world.stock if role == _INVENTORY else None, heard)
-        if not world.stated.isdisjoint(reaction.facts) or not world.asked.isdisjoint(reaction.calls):
-            raise Inconsistent(f"{ROLES[role]} hears {_in_words(heard)}, and states or asks the same twice")
-        stood = _with(world.standings, number, role, reaction.state)
+        stood = with_state(world.standings, number, role, reaction.state)
         stock = world.stock if reaction.stock is None else reaction.stock
         if not reaction.facts and not reaction.calls:
             return world._replace(standings=stood, stock=stock)
+        if not world.asked.isdisjoint(reaction.calls) and not isinstance(heard.value, RetryRequested):
+            raise Inconsistent(f"{ROLES[role]} hears {in_words(heard)}, and asks the same twice")
         return world._replace(
             standings=stood,
             stock=stock,
             pending=world.pending | reaction.deliveries,
             calls=world.calls | reaction.calls,
-            stated=world.stated.union(reaction.facts),
+            stated=world.stated.union(self._stated(world, role, fact, heard) for fact in reaction.facts),
             asked=world.asked | reaction.calls,
         )
+
+    def _stated(self, world: World, role: int, fact: Known, heard: Known) -> Known:
+        """The fact as one of its own: what was tried again may also fail again."""
+        if fact not in world.stated:
+            return fact
+        retries = sum(
+            _asks_to_retry(stated.value, fact.value.order_id, ROLES[role]) for stated in world.stated
+        )
+        times = [self.known(Again(fact, time)) for time in range(2, retries + 2)] if fact.value.case else []
+        for again in times:
+            if again not in world.stated:
+                return again
+        raise Inconsistent(f"{ROLES[role]} hears {in_words(heard)}, and states the same twice")
+
+    def _number(self, what: Known) -> int:
+        return self.number[what.value.order_id]
 
     def _react_first(self, role: int, state: Known, stock: Known | None, heard: Known) -> Reaction:
         before = state.value
@@ -259,14 +300,14 @@ class Stage:
         try:
             decision: Decision[Any, Any, Any] = self.services[role].decide(before, heard.value)
         except CausalityViolated as error:
-            raise Inconsistent(f"{ROLES[role]} hears {_in_words(heard)}: {error}") from error
+            raise Inconsistent(f"{ROLES[role]} hears {in_words(heard)}: {error}") from error
         after = decision.state
         if isinstance(after, Shelf):
             stock = self.known(tuple(after.stock.values()))
             after = after.reservation and replace(after.reservation, units=Units(after.reservation.units))
         facts = tuple(map(self.known, decision.facts))
         deliveries = frozenset(
-            self.known(Delivery(hearer, fact, copy=0))
+            self.known(Delivery(hearer, fact))
             for fact in facts
             for hearer in self.hearers.get(type(fact.value), ())
         )
@@ -281,25 +322,6 @@ class Stage:
         )
 
 
-def _with(standings: Standings, number: int, role: int, state: Known) -> Standings:
-    """The same, but for one order's state in one service."""
-    standing = standings[number]
-    if standing[role] is state:
-        return standings
-    changed = (*standing[:role], state, *standing[role + 1 :])
-    return (*standings[:number], changed, *standings[number + 1 :])
-
-
-def _twins(world: World, known: Known) -> list[Known]:
-    """Redeliveries of the same thing to the same service."""
-    role, what, _ = known.value
-    return [
-        twin
-        for twin in world.pending
-        if twin is not known and twin.value.what is what and twin.value.role == role
-    ]
-
-
 def _hearers(kind: type[Fact]) -> tuple[int, ...]:
     return tuple(role for role, service in enumerate(SERVICES) if kind in service.hears)
 
@@ -308,17 +330,5 @@ def _serial(known: Known) -> int:
     return known.serial
 
 
-def _in_words(part: Any) -> str:
-    match part:
-        case Known():
-            return _in_words(part.value)
-        case Fact():
-            return f"{part.wire_name.rpartition('.')[0]} of {part.order_id.int}"
-        case Call():
-            return f"{part.name} of {part.order_id.int}"
-        case GaveUp(call, _, maybe_done):
-            return f"{_in_words(call)} is given up, {'maybe' if maybe_done else 'not'} done"
-        case Command() | Outcome():
-            return type(part).__name__
-        case _:
-            return str(part)
+def _asks_to_retry(stated: Any, order_id: UUID, service: str) -> bool:
+    return isinstance(stated, RetryRequested) and stated.order_id == order_id and stated.service == service

@@ -65,11 +65,11 @@ SOUND = Snapshot(
 )
 
 
-def but(book: str, *rows: Any, of: UUID | None = None) -> Snapshot:
-    """SOUND with these rows in one of its books, instead of those there of the same order (or of `of`)."""
+def but(book: str, *rows: Any, of: UUID | None = None, books: Snapshot = SOUND) -> Snapshot:
+    """These books with these rows in one of them, instead of those there of the same order (or of `of`)."""
     instead = {getattr(row, "order_id", None) for row in rows} | ({of} if of else set())
-    kept = [row for row in getattr(SOUND, book) if getattr(row, "order_id", None) not in instead]
-    return replace(SOUND, **{book: (*kept, *rows)})
+    kept = [row for row in getattr(books, book) if getattr(row, "order_id", None) not in instead]
+    return replace(books, **{book: (*kept, *rows)})
 
 
 BREAKAGES = [
@@ -201,6 +201,121 @@ def test_of_orders_still_moving_only_what_always_holds_is_asked(
     found = {violation.invariant.name for violation in violations(books, still_moving)}
     always = next(rule.always for rule in INVARIANTS if rule.name == name)
     assert (name in found) == always, what
+
+
+def refunded(settled_by: str | None, *kinds: str) -> Snapshot:
+    """Payment says that it gave the money back; these are the provider's movements."""
+    books = but("payments", PaymentRow(UNDONE, "refunded", 500, settled_by))
+    return but("ledger", *money(UNDONE, *kinds), books=books)
+
+
+def cancelled(settled_by: str | None, carrier: str) -> Snapshot:
+    """Fulfilment says that it cancelled the shipment, and so says the carrier."""
+    books = but("shipments", ShipmentRow(UNDONE, "cancelled", settled_by))
+    return but("carrier", CarrierShipment(UNDONE, carrier), books=books)
+
+
+def dispatched(settled_by: str | None, carrier: str) -> Snapshot:
+    books = but("shipments", ShipmentRow(DONE, "dispatched", settled_by))
+    return but("carrier", CarrierShipment(DONE, carrier), books=books)
+
+
+def names(books: Snapshot) -> set[str]:
+    return {violation.invariant.name for violation in violations(books)}
+
+
+NOT_BACK = {"cancelled_is_undone", "payment_matches_the_provider"}
+STILL_BOOKED = {"cancelled_is_undone", "shipment_matches_the_carrier"}
+NOT_GONE = {"completed_is_whole", "shipment_matches_the_carrier"}
+
+
+@pytest.mark.parametrize(
+    ("by_nobody", "by_a_person", "what"),
+    [
+        (refunded(None, "authorised"), refunded("grace", "authorised"), NOT_BACK),
+        (refunded(None, "authorised", "captured"), refunded("grace", "authorised", "captured"), NOT_BACK),
+        (cancelled(None, "booked"), cancelled("grace", "booked"), STILL_BOOKED),
+        (dispatched(None, "booked"), dispatched("grace", "booked"), NOT_GONE),
+        (dispatched(None, "cancelled"), dispatched("grace", "cancelled"), NOT_GONE),
+    ],
+)
+def test_what_a_person_settled_outside_is_excused(
+    by_nobody: Snapshot, by_a_person: Snapshot, what: set[str]
+) -> None:
+    assert names(by_nobody) == what
+    assert names(by_a_person) == set()
+
+
+@pytest.mark.parametrize(
+    "books",
+    [
+        refunded("grace", "authorised", "captured", "refunded"),
+        cancelled("grace", "cancelled"),
+        dispatched("grace", "dispatched"),
+    ],
+)
+def test_what_was_settled_may_have_been_done_all_the_same(books: Snapshot) -> None:
+    assert names(books) == set()
+
+
+SETTLED_MONEY = refunded("grace", "authorised", "captured")
+
+
+@pytest.mark.parametrize(
+    ("books", "what"),
+    [
+        (refunded("grace", "authorised", "captured", "captured"), {"money_moves_once"}),
+        (
+            but("reservations", ReservationRow(UNDONE, "reserved", {}), books=SETTLED_MONEY),
+            {"cancelled_is_undone"},
+        ),
+        (but("carrier", CarrierShipment(UNDONE, "booked"), books=SETTLED_MONEY), {"cancelled_is_undone"}),
+        (but("ledger", *money(UNDONE, "authorised"), books=cancelled("grace", "booked")), NOT_BACK),
+        (cancelled("grace", "dispatched"), {*STILL_BOOKED, "nothing_leaves_early"}),
+        (
+            but("ledger", *money(DONE, "authorised"), books=dispatched("grace", "booked")),
+            {"completed_is_whole", "payment_matches_the_provider"},
+        ),
+        # Only what was settled: not a row that merely has a name on it.
+        (
+            but("payments", PaymentRow(DONE, "captured", 400, "grace")),
+            {"payment_matches_the_provider"},
+        ),
+        (but("payments", PaymentRow(STUCK, "declined", 500, "grace")), {"payment_matches_the_provider"}),
+        (
+            but(
+                "carrier",
+                CarrierShipment(STUCK, "booked"),
+                books=but("shipments", ShipmentRow(STUCK, "rejected", "grace")),
+            ),
+            {"shipment_matches_the_carrier"},
+        ),
+    ],
+)
+def test_nothing_but_what_a_person_settled_is_excused(books: Snapshot, what: set[str]) -> None:
+    assert what <= names(books)
+
+
+# Released, and nobody told order_svc: the tracker has called it overdue.
+LATE = replace(
+    but("orders", OrderRow(UNDONE, "withdrawn", 500)),
+    notices=SOUND.notices[:1],
+    sagas=(SagaRow(DONE, "COMPLETED"), SagaRow(UNDONE, "NEEDS_MANUAL"), SagaRow(STUCK, "NEEDS_MANUAL")),
+)
+
+
+def test_an_order_that_is_late_has_not_ended() -> None:
+    (violation,) = violations(LATE)
+    assert (violation.invariant.name, violation.order_id) == ("every_order_ends", UNDONE)
+    assert violations(LATE, still_moving={UNDONE}) == []
+
+
+def test_an_order_that_was_late_leaves_that_state_when_it_ends() -> None:
+    (violation,) = violations(replace(SOUND, sagas=LATE.sagas))
+    assert (
+        str(violation)
+        == f"tracker_agrees: order {UNDONE}: CANCELLED by the services' books, NEEDS_MANUAL by the tracker's"
+    )
 
 
 @pytest.mark.parametrize(

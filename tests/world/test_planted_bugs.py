@@ -1,5 +1,6 @@
 """The plays can fail: each of these bugs is planted in one service's `decide`, and is caught."""
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,17 +9,31 @@ import pytest
 from events.decision import Call, Command, Decision, GaveUp
 from events.facts import Fact
 from events.facts.fulfillment import ShipmentCancelled, ShipmentScheduled
-from events.facts.inventory import StockReleased
+from events.facts.inventory import StockReleased, StockReserved
 from events.facts.payment import PaymentDeclined, PaymentRefunded
+from events.facts.saga import ApprovalExpired, RetryRequested, SagaTimedOut, Settled
 from fulfillment_svc.decide import Unbooked
 from inventory_svc.decide import Shelf
 from order_svc.decide import Order
 from payment_svc.decide import AuthorisationDeclined, Authorise, Capture, CaptureRefused
+from saga_tracker.projection import HeardFact, Saga, State, project
 from tests.decide.given import SERVICE
 from tests.decide.table import Decide
 from tests.world.explore import explore
-from tests.world.plays import ADA, BOB, ONE_PEAR, PLENTY, cancelled, posted, published, timed_out
-from tests.world.stage import Bug, Inconsistent, Stage
+from tests.world.plays import (
+    ABOVE_LIMIT,
+    ADA,
+    BOB,
+    ONE_PEAR,
+    PLENTY,
+    approval_expired,
+    cancelled,
+    posted,
+    published,
+    timed_out,
+)
+from tests.world.stage import Bug, Stage
+from tests.world.world import Inconsistent
 
 Answer = Decision[Any, Any, Any]
 
@@ -78,6 +93,44 @@ def payment_declines_without_voiding(payment: Any, heard: Any) -> Answer:
     return SERVICE["payment"].decide(payment, heard)
 
 
+def payment_fences_only_once(payment: Any, heard: Any) -> Answer:
+    """Ignores the first fact that meets its fence, and not the same fact when it is sent once more."""
+    real = SERVICE["payment"].decide
+    if payment is not None and payment.status == "fenced" and isinstance(heard, StockReserved):
+        return real(None, heard) if payment.currency else Decision(replace(payment, currency="EUR"))
+    return real(payment, heard)
+
+
+def payment_declines_what_was_approved(payment: Any, heard: Any) -> Answer:
+    if isinstance(heard, ApprovalExpired) and payment is not None and payment.status == "authorising":
+        payment = replace(payment, status="held")
+    return SERVICE["payment"].decide(payment, heard)
+
+
+def payment_refunds_again_under_a_new_key(payment: Any, heard: Any) -> Answer:
+    """Takes every failure for a refusal, and so pays back twice what may have been paid back."""
+    if isinstance(heard, RetryRequested) and payment is not None:
+        payment = replace(payment, round=payment.round + 1)
+    return SERVICE["payment"].decide(payment, heard)
+
+
+def payment_ignores_a_settlement(payment: Any, heard: Any) -> Answer:
+    return Decision(payment) if isinstance(heard, Settled) else SERVICE["payment"].decide(payment, heard)
+
+
+def payment_settles_once_more(payment: Any, heard: Any) -> Answer:
+    if isinstance(heard, Settled) and payment is not None and payment.settled_by:
+        payment = replace(payment, status="refund_failed")
+    return SERVICE["payment"].decide(payment, heard)
+
+
+def payment_settles_what_is_not_its_own(payment: Any, heard: Any) -> Answer:
+    if isinstance(heard, Settled) and payment is not None and payment.status == "captured":
+        payment = replace(payment, status="refund_failed")
+        heard = heard.model_copy(update={"service": "payment"})
+    return SERVICE["payment"].decide(payment, heard)
+
+
 def fulfillment_assumes_it_was_cancelled(shipment: Any, heard: Any) -> Answer:
     if isinstance(heard, GaveUp) and heard.call.name == "cancel_shipment":
         heard = Unbooked()
@@ -86,6 +139,12 @@ def fulfillment_assumes_it_was_cancelled(shipment: Any, heard: Any) -> Answer:
 
 def order_confirms_what_was_withdrawn(order: Order | None, heard: Any) -> Answer:
     if isinstance(heard, ShipmentScheduled) and order and order.status == "withdrawn":
+        order = replace(order, status="placed")
+    return SERVICE["order"].decide(order, heard)
+
+
+def order_withdraws_what_is_confirmed(order: Order | None, heard: Any) -> Answer:
+    if isinstance(heard, SagaTimedOut) and order and order.status == "confirmed":
         order = replace(order, status="placed")
     return SERVICE["order"].decide(order, heard)
 
@@ -128,6 +187,8 @@ class Planted:
     decide: Decide
     happenings: tuple[Fact | Command, ...]
     caught_by: str
+    acts: int = 0
+    redrives: bool = False
 
     def __str__(self) -> str:
         name = self.decide.__qualname__.partition(".")[0]
@@ -137,6 +198,7 @@ class Planted:
 POSTED, PUBLISHED = (posted(ADA),), (published(ADA),)
 WITHDRAWN = (published(ADA), timed_out(ADA))
 CANCELLED = (posted(ADA), cancelled(ADA))
+EXPIRED = (published(ADA, ABOVE_LIMIT), approval_expired(ADA))
 
 BUGS = [
     Planted("inventory", forgets_fences("inventory"), WITHDRAWN, "cancelled_is_undone"),
@@ -151,14 +213,20 @@ BUGS = [
     Planted("order", order_says_it_is_cancelled_too_early, CANCELLED, "cancelled_is_undone"),
     Planted("notification", notification_gives_up_silently, POSTED, "customer_is_told"),
     Planted("payment", asks_again("payment"), POSTED, "asks the same twice"),
+    Planted("order", order_withdraws_what_is_confirmed, WITHDRAWN, "confirmed"),
+    Planted("payment", payment_declines_what_was_approved, EXPIRED, "cancelled_is_undone"),
+    Planted("payment", payment_refunds_again_under_a_new_key, PUBLISHED, "given back 2 times", acts=1),
+    Planted("payment", payment_ignores_a_settlement, PUBLISHED, "waits in vain for payment", acts=1),
+    Planted("payment", payment_settles_once_more, PUBLISHED, "states the same twice", acts=1, redrives=True),
+    Planted("payment", payment_settles_what_is_not_its_own, PUBLISHED, "was confirmed|was sold", acts=1),
 ]
 
 
 @pytest.mark.parametrize("planted", BUGS, ids=str)
 def test_a_planted_bug_is_caught(planted: Planted) -> None:
-    stage = Stage(ADA, stock=PLENTY, bug=Bug(planted.service, planted.decide))
+    stage = Stage(ADA, stock=PLENTY, redrives=planted.redrives, bug=Bug(planted.service, planted.decide))
     with pytest.raises(Inconsistent, match=planted.caught_by) as caught:
-        explore(stage, stage.start(*planted.happenings))
+        explore(stage, stage.start(*planted.happenings, acts=planted.acts))
     print(caught.value)
 
 
@@ -168,13 +236,49 @@ def test_overselling_is_caught() -> None:
         explore(stage, stage.start(posted(ADA), posted(BOB)))
 
 
-@pytest.mark.parametrize("inbox", [True, False], ids=["with its inbox", "without"])
-def test_a_service_that_trusts_its_inbox_needs_it(inbox: bool) -> None:
-    bug = Bug("inventory", inventory_trusts_its_inbox)
-    stage = Stage(ADA, stock=PLENTY, inbox=inbox, bug=bug)
-    start = stage.start(*WITHDRAWN, redeliveries=1)
-    if inbox:
-        assert explore(stage, start).ends
-    else:
-        with pytest.raises(Inconsistent, match=r"stock_adds_up: apple: 11 \+ -2 \+ 0 of 9 stocked"):
-            explore(stage, start)
+@pytest.mark.parametrize(
+    ("bug", "caught_by"),
+    [
+        (Bug("inventory", inventory_trusts_its_inbox), r"stock_adds_up: apple: 11 \+ -2 \+ 0 of 9 stocked"),
+        (Bug("payment", payment_fences_only_once), "cancelled_is_undone|states the same twice"),
+    ],
+    ids=["inventory", "payment"],
+)
+def test_a_service_that_trusts_its_inbox_needs_it(bug: Bug, caught_by: str) -> None:
+    protected = Stage(ADA, stock=PLENTY, bug=bug)
+    assert explore(protected, protected.start(*WITHDRAWN)).ends
+    unprotected = Stage(ADA, stock=PLENTY, redrives=True, bug=bug)
+    with pytest.raises(Inconsistent, match=caught_by):
+        explore(unprotected, unprotected.start(*WITHDRAWN))
+
+
+def forgets_what_people_did(facts: Collection[HeardFact]) -> Saga:
+    return project([fact for fact in facts if fact.name not in ("saga.retry_requested", "saga.settled")])
+
+
+def never_forgives_lateness(facts: Collection[HeardFact]) -> Saga:
+    saga = project(facts)
+    late = any(fact.name == "saga.overdue" for fact in facts)
+    return replace(saga, state=State.NEEDS_MANUAL) if late else saga
+
+
+def takes_a_payment_for_the_end(facts: Collection[HeardFact]) -> Saga:
+    saga = project(facts)
+    return replace(saga, state=State.COMPLETED) if saga.state is State.PENDING_SHIPMENT else saga
+
+
+@pytest.mark.parametrize(
+    ("tracker", "caught_by"),
+    [
+        (forgets_what_people_did, "NEEDS_MANUAL by the tracker, UNFINISHED by the services' books"),
+        (never_forgives_lateness, "but NEEDS_MANUAL had every step been late"),
+        (takes_a_payment_for_the_end, "COMPLETED by the tracker, UNFINISHED by the services' books"),
+    ],
+)
+def test_a_bug_of_the_tracker_is_caught(
+    tracker: Callable[[Collection[HeardFact]], Saga], caught_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.world.explore.project", tracker)
+    stage = Stage(ADA, stock=PLENTY, brief=True)
+    with pytest.raises(Inconsistent, match=caught_by):
+        explore(stage, stage.start(posted(ADA), acts=1), watching=True)

@@ -7,12 +7,26 @@ from inventory_svc.decide import Shelf
 from payment_svc.decide import UndoRefused
 from tests.decide.test_tables_are_complete import TABLES
 from tests.world.explore import explore
-from tests.world.plays import ABOVE_LIMIT, ADA, NO_PEARS, PLENTY, cancelled, posted, published, timed_out
+from tests.world.plays import (
+    ABOVE_LIMIT,
+    ADA,
+    NO_PEARS,
+    PLENTY,
+    approval_expired,
+    cancelled,
+    posted,
+    published,
+    timed_out,
+)
 from tests.world.stage import Stage
 
 PLAYS = [
-    (published(ADA, ABOVE_LIMIT), cancelled(ADA), timed_out(ADA)),
-    (posted(ADA), timed_out(ADA)),
+    ((published(ADA, ABOVE_LIMIT), cancelled(ADA), timed_out(ADA)), PLENTY, 0),
+    ((published(ADA, ABOVE_LIMIT), cancelled(ADA), timed_out(ADA)), NO_PEARS, 0),
+    ((posted(ADA), timed_out(ADA)), PLENTY, 0),
+    ((posted(ADA), timed_out(ADA)), NO_PEARS, 0),
+    ((published(ADA, ABOVE_LIMIT), approval_expired(ADA)), PLENTY, 1),
+    ((published(ADA), timed_out(ADA)), PLENTY, 1),
 ]
 
 
@@ -26,11 +40,10 @@ def situation(state: Any, heard: Any) -> tuple[object, ...]:
 
 def test_tables_know_the_world() -> None:
     met: set[tuple[object, ...]] = set()
-    for happenings in PLAYS:
-        for stock in (PLENTY, NO_PEARS):
-            stage = Stage(ADA, stock=stock, inbox=False)
-            explore(stage, stage.start(*happenings))
-            met |= {(service, *situation(state, heard)) for service, state, heard in stage.situations}
+    for happenings, stock, acts in PLAYS:
+        stage = Stage(ADA, stock=stock)
+        explore(stage, stage.start(*happenings, acts=acts))
+        met |= {(service, *situation(state, heard)) for service, state, heard in stage.situations}
     written = {
         (service, *situation(row.state, row.heard)) for service, table in TABLES.items() for row in table
     }

@@ -1,0 +1,99 @@
+"""A circuit for each outside party: one that is down is left alone, instead of being asked by every call.
+
+closed     requests go out; after so many failures in a row it opens
+open       no request goes out, for a while
+half open  one request goes out, to probe: its success closes the circuit, its failure opens it again
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from events.runtime.calls import CallFailed
+from events.runtime.log import log
+from events.runtime.settings import ServiceSettings
+
+CircuitState = Literal["closed", "open", "half_open"]
+
+
+class Circuit:
+    """The state machine alone. `clock` counts seconds and never goes back."""
+
+    def __init__(
+        self, *, opens_after: int, open_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._opens_after = opens_after
+        self._open_seconds = open_seconds
+        self._clock = clock
+        self._failures = 0
+        self._probe_at = 0.0
+        self._era = 0
+        self.state: CircuitState = "closed"
+
+    def admit(self) -> int | None:
+        """A permit for one request, to be settled whatever becomes of it; None when none may go out."""
+        if self.state == "open" and self._clock() >= self._probe_at:
+            self._enter("half_open")
+            return self._era
+        return self._era if self.state == "closed" else None
+
+    def settle(self, permit: int, *, alive: bool) -> None:
+        """Note whether the party gave a sign of life. What was asked in an earlier state says nothing now."""
+        if permit != self._era:
+            return
+        self._failures = 0 if alive else self._failures + 1
+        if alive and self.state == "half_open":
+            self._enter("closed")
+        elif not alive and (self.state == "half_open" or self._failures >= self._opens_after):
+            self._probe_at = self._clock() + self._open_seconds
+            self._enter("open")
+
+    def _enter(self, state: CircuitState) -> None:
+        self.state = state
+        self._era += 1
+        self._failures = 0
+
+
+class Request:
+    """One request under way: it counts as failed unless the party gave a sign of life."""
+
+    def __init__(self) -> None:
+        self.alive = False
+
+
+class CircuitBreaker:
+    """Guards one party's requests, and says once when its circuit opens and once when it closes."""
+
+    def __init__(self, party: str, settings: ServiceSettings) -> None:
+        self._party = party
+        self._open_seconds = settings.circuit_open_seconds
+        self._circuit = Circuit(
+            opens_after=settings.circuit_opens_after, open_seconds=settings.circuit_open_seconds
+        )
+        self._opened_at: float | None = None
+
+    @contextmanager
+    def request(self) -> Iterator[Request]:
+        """Around one request. Raises CallFailed when none may go out: then nothing was sent.
+
+        A cancelled request counts as failed too: what cancels it is the time that a call may take.
+        """
+        permit = self._circuit.admit()
+        if permit is None:
+            raise CallFailed(f"{self._party}_circuit_open", maybe_done=False)
+        request = Request()
+        try:
+            yield request
+        finally:
+            self._circuit.settle(permit, alive=request.alive)
+            self._report()
+
+    def _report(self) -> None:
+        if self._circuit.state == "open" and self._opened_at is None:
+            self._opened_at = time.monotonic()
+            log.warning("circuit_opened", party=self._party, open_seconds=self._open_seconds)
+        elif self._circuit.state == "closed" and self._opened_at is not None:
+            seconds = round(time.monotonic() - self._opened_at, 1)
+            self._opened_at = None
+            log.info("circuit_closed", party=self._party, after_seconds=seconds)

@@ -1,0 +1,212 @@
+"""Dead letters over HTTP. Anybody may see them, but not what is in them; acting takes the admin's token."""
+
+from typing import Annotated, Protocol
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from events.runtime.database import CONTENTION, Connection, Database
+from events.runtime.http import RETRY_AFTER_SECONDS, Admin, Problem
+from saga_tracker import audit
+from saga_tracker.audit import Entry
+from saga_tracker.cases import SERVICES
+from saga_tracker.cursor import Cursor, cursor_after, place_in
+from saga_tracker.dead_letters import queries, store, views
+from saga_tracker.dead_letters.letter import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, LetterState
+from saga_tracker.dead_letters.queries import LetterFilter, Place
+from saga_tracker.dead_letters.replay import NotSent, Replayed, replay
+from saga_tracker.dead_letters.views import (
+    MAX_SHOWN_BYTES,
+    Act,
+    Groups,
+    GroupView,
+    LetterPage,
+    LetterView,
+    NotedAct,
+    ReplayOutcome,
+    Selection,
+    WholeLetter,
+)
+from saga_tracker.outbox import Publisher
+from saga_tracker.settings import TrackerSettings
+
+MAX_PAGE = 500
+MAX_GROUPS = 500
+MAX_AUDIT_OF_LETTER = 100
+
+router = APIRouter(prefix="/dead-letters", tags=["dead letters"])
+
+
+class Desk(Protocol):
+    """What the routes need of the running tracker."""
+
+    @property
+    def database(self) -> Database: ...
+
+    @property
+    def publisher(self) -> Publisher: ...
+
+    @property
+    def settings(self) -> TrackerSettings: ...
+
+
+def _desk(request: Request) -> Desk:
+    desk: Desk = request.app.state.host
+    return desk
+
+
+Tracker = Annotated[Desk, Depends(_desk)]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+ServiceName = Annotated[str | None, Query(description=f"One of {', '.join(SERVICES)}.")]
+Reason = Annotated[str | None, Query(max_length=MAX_REASON_CHARACTERS, pattern=r"^[^\x00]*$")]
+WireName = Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS, pattern=r"^[^\x00]*$")]
+
+
+@router.get("")
+async def find(
+    tracker: Tracker,
+    service: ServiceName = None,
+    reason: Reason = None,
+    wire_name: WireName = None,
+    order_id: UUID | None = None,
+    state: LetterState | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> LetterPage:
+    """Letters for which all criteria given hold, the last to arrive first."""
+    _know(service)
+    wanted = LetterFilter(service, reason, wire_name, order_id, state.value if state else None)
+    after = Place(*place_in(cursor)) if cursor else None
+    async with tracker.database.transaction() as connection:
+        rows = await queries.letters_where(connection, wanted, after, limit + 1)
+    letters = [LetterView(**row) for row in rows[:limit]]
+    last = letters[-1] if len(rows) > limit else None
+    next_cursor = cursor_after(last.arrived_at, last.letter_id) if last else None
+    return LetterPage(letters=letters, next_cursor=next_cursor)
+
+
+@router.get("/groups")
+async def groups(tracker: Tracker) -> Groups:
+    """How many letters there are of each service, reason and fact."""
+    async with tracker.database.transaction() as connection:
+        rows = await queries.groups(connection, MAX_GROUPS)
+    return Groups(groups=[GroupView(**row) for row in rows])
+
+
+@router.get("/{letter_id}", dependencies=[Admin])
+async def see(letter_id: UUID, tracker: Tracker) -> WholeLetter:
+    """One letter with the message in it, its headers and its history."""
+    async with tracker.database.transaction() as connection:
+        found = await queries.letter(connection, letter_id, MAX_SHOWN_BYTES)
+        entries = await audit.of_letter(connection, letter_id, MAX_AUDIT_OF_LETTER)
+    if found is None:
+        raise _no_such(letter_id)
+    return views.whole_letter(*found, entries)
+
+
+@router.post("/replay", dependencies=[Admin])
+async def replay_some(selection: Selection, tracker: Tracker) -> ReplayOutcome:
+    """Replay letters by their ids, or the open ones of a group, the first to arrive first."""
+    if selection.ids is not None:
+        if selection.service or selection.reason or selection.wire_name:
+            raise Problem(422, "give either ids, or a service and a reason")
+        letter_ids = list(dict.fromkeys(selection.ids))
+        done = await _replay(tracker, letter_ids, selection)
+        missing = set(letter_ids).difference(done.replayed, done.skipped)
+        return _outcome(done, sorted(missing), 0)
+    if selection.service is None or selection.reason is None:
+        raise Problem(422, "give either ids, or a service and a reason")
+    _know(selection.service)
+    wanted = LetterFilter(selection.service, selection.reason, selection.wire_name)
+    most = tracker.settings.replay_letters
+    async with tracker.database.transaction() as connection:
+        letter_ids = await queries.open_letter_ids(connection, wanted, most)
+    done = await _replay(tracker, letter_ids, selection)
+    async with tracker.database.transaction() as connection:
+        remaining = await queries.count_open(connection, wanted)
+    return _outcome(done, [], remaining)
+
+
+@router.post("/{letter_id}/replay", dependencies=[Admin])
+async def replay_one(letter_id: UUID, act: Act, tracker: Tracker) -> LetterView:
+    """Send a letter's message to its service again, or have the service try again what it is a case of.
+
+    One that was replayed or discarded before is refused (409).
+    """
+    done = await _replay(tracker, [letter_id], act)
+    async with tracker.database.transaction() as connection:
+        letter = await _read(connection, letter_id)
+        if done.replayed:
+            return letter
+        if letter.state is LetterState.OPEN:
+            raise Problem(409, f"its case has been answered already: see /audit?order_id={letter.order_id}")
+        raise _not_open(letter)
+
+
+@router.post("/{letter_id}/discard", dependencies=[Admin])
+async def discard(letter_id: UUID, act: NotedAct, tracker: Tracker) -> LetterView:
+    """Nothing is to be done about a letter. It is kept; one that is not open is refused (409)."""
+    try:
+        async with tracker.database.transaction() as connection:
+            if not await store.take(connection, [letter_id]):
+                raise _no_such(letter_id)
+            letter = await _read(connection, letter_id)
+            if letter.state is not LetterState.OPEN:
+                raise _not_open(letter)
+            entry = Entry(act.by, "discarded", act.note, letter.service, letter.order_id, letter_id)
+            await audit.enter(connection, [entry])
+            await store.mark(connection, [letter_id], LetterState.DISCARDED)
+            return await _read(connection, letter_id)
+    except CONTENTION:
+        raise _busy() from None
+
+
+async def _replay(tracker: Desk, letter_ids: list[UUID], act: Act) -> Replayed:
+    done = Replayed()
+    try:
+        await replay(tracker.settings, tracker.database, letter_ids, by=act.by, note=act.note, done=done)
+    except NotSent as error:
+        raise _later(f"the broker did not confirm: {error}", done) from error
+    except CONTENTION:
+        raise _busy(done) from None
+    finally:
+        if done.replayed:
+            tracker.publisher.wake()
+    return done
+
+
+def _outcome(done: Replayed, missing: list[UUID], remaining: int) -> ReplayOutcome:
+    return ReplayOutcome(
+        replayed=len(done.replayed), skipped=len(done.skipped), missing=missing, remaining=remaining
+    )
+
+
+async def _read(connection: Connection, letter_id: UUID) -> LetterView:
+    found = await queries.letter(connection, letter_id, 0)
+    if found is None:
+        raise _no_such(letter_id)
+    return LetterView(**{name: found[0][name] for name in LetterView.model_fields})
+
+
+def _know(service: str | None) -> None:
+    if service is not None and service not in SERVICES:
+        raise Problem(422, f"no service is named {service!r}", known=SERVICES)
+
+
+def _no_such(letter_id: UUID) -> Problem:
+    return Problem(404, f"there is no dead letter {letter_id}")
+
+
+def _not_open(letter: LetterView) -> Problem:
+    since = letter.state_at.isoformat(timespec="seconds")
+    return Problem(409, f"the letter is not open: {letter.state.value} at {since}", state=letter.state.value)
+
+
+def _busy(done: Replayed | None = None) -> Problem:
+    return _later("somebody else is acting on one of these letters", done)
+
+
+def _later(detail: str, done: Replayed | None) -> Problem:
+    """Nothing but what `replayed` counts has changed."""
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return Problem(503, detail, headers=headers, replayed=len(done.replayed) if done else 0)

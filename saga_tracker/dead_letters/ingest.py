@@ -1,0 +1,110 @@
+"""Takes dead letters off their queues: acknowledged only once they are committed.
+
+Several trackers may do so side by side. A letter that comes again after a crash is known by its id.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from events.runtime.broker import BROKER_AWAY
+from events.runtime.crash import crash_point
+from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database
+from events.runtime.log import Outage, log
+from saga_tracker.dead_letters import store
+from saga_tracker.dead_letters.letter import Letter, bare_letter, read_letter
+from saga_tracker.dead_letters.queues import Arrival, DeadLetterQueues
+from saga_tracker.settings import TrackerSettings
+
+# How many times longer than it took to look for cases that are over it waits before it looks again.
+IDLE_FACTOR = 20
+
+Reader = Callable[[Arrival], Letter]
+
+
+class Ingest:
+    """The task that stores dead letters, and closes cases once they are over."""
+
+    def __init__(self, settings: TrackerSettings, database: Database) -> None:
+        self.consuming = False
+        self._settings = settings
+        self._database = database
+        self._broker_outage = Outage("broker, for taking in dead letters")
+        self._failure = Outage("taking in dead letters")
+        self._closing_failure = Outage("closing cases")
+
+    async def run(self) -> None:
+        """Take in letters for ever; wait for a broker or a database that is away."""
+        while True:
+            try:
+                async with DeadLetterQueues(self._settings) as queues:
+                    self._broker_outage.ended()
+                    self.consuming = True
+                    await self._take_in(queues)
+            except BROKER_AWAY as error:
+                self._broker_outage.began(error)
+            except Exception as error:  # noqa: BLE001 - what is not stored stays on its queue, and is tried again
+                if not self._failure.ongoing:
+                    log.error("ingest_failed", exc_info=error)
+                self._failure.began(error)
+            finally:
+                self.consuming = False
+            await asyncio.sleep(self._settings.reconnect_seconds)
+
+    async def close_cases(self) -> None:
+        """Close the letters of cases that are over, for ever: now and then, whatever happened meanwhile."""
+        while True:
+            began = time.monotonic()
+            try:
+                async with self._database.transaction() as connection:
+                    closed = await store.close_cases(connection)
+                self._closing_failure.ended()
+                if closed:
+                    log.info("cases_closed", letters=closed)
+            except AWAY as error:
+                await self._database.wait_until_back(error)
+            except Exception as error:  # noqa: BLE001 - it is tried again anyway
+                self._closing_failure.began(error)
+            # The many cases of a mail server that is down must not keep the database busy.
+            spent_seconds = time.monotonic() - began
+            await asyncio.sleep(max(self._settings.close_cases_seconds, spent_seconds * IDLE_FACTOR))
+
+    async def _take_in(self, queues: DeadLetterQueues) -> None:
+        while True:
+            batch = await queues.next_batch()
+            new = await self._store(batch, _read)
+            crash_point("before_ack")
+            await queues.acknowledge(batch)
+            self._failure.ended()
+            log.info("dead_letters_stored", new=new, known=len(batch) - new)
+
+    async def _store(self, batch: Sequence[Arrival], read: Reader) -> int:
+        """Commit letters; of one that the database will not have as it is, only what came. Says how many
+        were new. Raises what the database raises when it will not have that either."""
+        try:
+            return await self._commit([read(arrival) for arrival in batch])
+        except Exception as error:
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                return await self._store(batch[:middle], read) + await self._store(batch[middle:], read)
+            if read is not _read:
+                raise
+            log.error("unreadable_dead_letter", service=batch[0].service, why=repr(error))
+            why = error
+        return await self._store(batch, lambda arrival: bare_letter(arrival.delivered, arrival.service, why))
+
+    async def _commit(self, letters: Sequence[Letter]) -> int:
+        while True:
+            try:
+                async with self._database.transaction() as connection:
+                    return await store.enter(connection, letters)
+            except BEYOND_LIMITS:
+                raise
+            except CONTENTION:
+                continue
+            except AWAY as error:
+                await self._database.wait_until_back(error)
+
+
+def _read(arrival: Arrival) -> Letter:
+    return read_letter(arrival.delivered, arrival.service)

@@ -1,0 +1,82 @@
+"""A message's AMQP properties as text and back, exactly; and as JSON for a person to read."""
+
+import json
+import math
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from pamqp.commands import Basic
+
+# JSON has no such things. Every object in the text is one of these, tables (of headers) included.
+_TAGS: dict[str, tuple[tuple[type, ...], Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "bytes": (
+        (bytes, bytearray),
+        lambda value: b64encode(value).decode(),
+        lambda text: bytearray(b64decode(text)),
+    ),
+    "timestamp": ((datetime,), datetime.isoformat, datetime.fromisoformat),
+    "decimal": ((Decimal,), str, Decimal),
+    "table": (
+        (dict,),
+        lambda table: {name: _tagged(value) for name, value in table.items()},
+        lambda table: {name: _untagged(value) for name, value in table.items()},
+    ),
+}
+
+
+def as_text(properties: Mapping[str, Any]) -> str:
+    """Properties by their AMQP names, headers among them, as JSON in ASCII; equal ones give equal texts."""
+    return json.dumps(_tagged(dict(properties)), sort_keys=True)
+
+
+def from_text(text: str) -> dict[str, Any]:
+    """The properties that `as_text` was given; bytes come back as a bytearray."""
+    properties: dict[str, Any] = _untagged(json.loads(text))
+    return properties
+
+
+def properties_of(header: Basic.Properties) -> dict[str, Any]:
+    """Those that are set, by their names in AMQP."""
+    found = {name: getattr(header, name) for name in Basic.Properties.__slots__}
+    found["type"] = found.pop("message_type")
+    return {name: value for name, value in found.items() if value not in (None, "")}
+
+
+def shown(value: Any) -> Any:
+    """A value of properties or headers for a person, in plain JSON."""
+    match value:
+        case dict():
+            return {name: shown(each) for name, each in value.items()}
+        case list():
+            return [shown(each) for each in value]
+        case bytes() | bytearray():
+            return {"base64": b64encode(value).decode()}
+        case datetime():
+            return value.isoformat()
+        case float() if not math.isfinite(value):
+            return str(value)
+        case None | bool() | int() | float() | str():
+            return value
+        case _:
+            return str(value)
+
+
+def _tagged(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_tagged(each) for each in value]
+    for tag, (kinds, to_json, _) in _TAGS.items():
+        if isinstance(value, kinds):
+            return {tag: to_json(value)}
+    return value
+
+
+def _untagged(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_untagged(each) for each in value]
+    if isinstance(value, dict):
+        ((tag, inner),) = value.items()
+        return _TAGS[tag][2](inner)
+    return value

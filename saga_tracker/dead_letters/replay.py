@@ -1,0 +1,167 @@
+"""Sends dead letters back: to the one service that could not use them, confirmed before they are marked.
+
+The letters are locked from before they are sent until they are marked. Killed in between, this sends a letter
+once more when it is replayed again, which the service's inbox makes harmless.
+
+A replayed letter stays what it is, replayed. Should the service fail again, a new letter arrives that names
+the replayed one.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+import aio_pika
+from aio_pika.abc import AbstractExchange
+
+from events.runtime.broker import BROKER_AWAY
+from events.runtime.database import Connection, Database
+from events.runtime.dead_letters import ROUTING_KEY, copy_of
+from events.runtime.promptly import promptly
+from events.service import REDRIVE_EXCHANGE
+from events.topology import TRACKER
+from saga_tracker import audit, cases
+from saga_tracker.audit import Entry
+from saga_tracker.cases import Case
+from saga_tracker.dead_letters import store
+from saga_tracker.dead_letters.letter import REPLAY_OF, LetterKind, LetterState
+from saga_tracker.dead_letters.properties import from_text
+from saga_tracker.settings import TrackerSettings
+from saga_tracker.steps import name_of
+
+OURS = "dead_letter_"
+
+
+class NotSent(Exception):
+    """The broker did not confirm: these letters, and those after them, are as they were."""
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What came of the letters that were to be replayed."""
+
+    replayed: list[UUID] = field(default_factory=list)
+    # Replayed or discarded before, or their case was answered already.
+    skipped: list[UUID] = field(default_factory=list)
+
+
+async def replay(
+    settings: TrackerSettings,
+    database: Database,
+    letter_ids: Sequence[UUID],
+    *,
+    by: str,
+    note: str | None,
+    done: Replayed,
+) -> None:
+    """Replay those that are open, in batches of one transaction each, noted in `done` as they are committed.
+
+    A case is not sent anywhere: its owner is asked to try again. Raises NotSent, or what the database raises.
+    """
+    async with _Sender(settings) as sender:
+        for begin in range(0, len(letter_ids), settings.replay_batch_size):
+            batch = letter_ids[begin : begin + settings.replay_batch_size]
+            async with database.transaction() as connection:
+                some = await _replay_batch(connection, sender, batch, by=by, note=note)
+            done.replayed += some.replayed
+            done.skipped += some.skipped
+
+
+async def _replay_batch(
+    connection: Connection, sender: "_Sender", letter_ids: Sequence[UUID], *, by: str, note: str | None
+) -> Replayed:
+    letters = await store.take(connection, letter_ids)
+    still_open = [letter for letter in letters if letter["state"] == LetterState.OPEN]
+    messages = [letter for letter in still_open if letter["kind"] != LetterKind.CASE]
+    await sender.send(messages)
+    entries = [
+        Entry(by, "replayed", note, letter["service"], letter["order_id"], letter["letter_id"])
+        for letter in messages
+    ]
+    await audit.enter(connection, entries)
+    asked = [
+        letter
+        for letter in still_open
+        if letter["kind"] == LetterKind.CASE and await _ask_owner(connection, letter, by=by, note=note)
+    ]
+    replayed = [letter["letter_id"] for letter in (*messages, *asked)]
+    await store.mark(connection, replayed, LetterState.REPLAYED)
+    skipped = [letter["letter_id"] for letter in letters if letter["letter_id"] not in set(replayed)]
+    return Replayed(replayed, skipped)
+
+
+async def _ask_owner(connection: Connection, letter: Mapping[str, Any], *, by: str, note: str | None) -> bool:
+    traceparent = from_text(letter["properties"])["headers"].get("traceparent")
+    case = Case(
+        fact_id=UUID(letter["message_id"]),
+        order_id=letter["order_id"],
+        service=letter["service"],
+        name=name_of(letter["wire_name"]),
+        traceparent=traceparent if isinstance(traceparent, str) else None,
+    )
+    note = note or f"dead letter {letter['letter_id']} replayed"
+    return await cases.ask_again(connection, case, by=by, note=note, letter_id=letter["letter_id"])
+
+
+class _Sender:
+    """A connection for one request, made when there is something to send: that is rare."""
+
+    def __init__(self, settings: TrackerSettings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._exchange: AbstractExchange | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await promptly(self._stack.aclose(), self._settings.replay_timeout_seconds)
+        except BROKER_AWAY:
+            # What was confirmed is; a connection that does not answer is ended by its heartbeat.
+            return
+
+    async def send(self, letters: Sequence[Mapping[str, Any]]) -> None:
+        """Publish all of them, confirmed. Raises NotSent."""
+        if not letters:
+            return
+        try:
+            await promptly(self._send(letters), self._settings.replay_timeout_seconds)
+        except BROKER_AWAY as error:
+            raise NotSent(str(error) or type(error).__name__) from error
+
+    async def _send(self, letters: Sequence[Mapping[str, Any]]) -> None:
+        exchange = self._exchange or await self._connect()
+        await asyncio.gather(
+            *(exchange.publish(original_of(letter), letter["service"], mandatory=True) for letter in letters)
+        )
+
+    async def _connect(self) -> AbstractExchange:
+        connection = await self._stack.enter_async_context(
+            await aio_pika.connect(
+                self._settings.broker_url,
+                client_properties={"connection_name": f"{TRACKER} replay"},
+                timeout=self._settings.replay_timeout_seconds,
+            )
+        )
+        channel = await connection.channel(on_return_raises=True)
+        self._exchange = await channel.get_exchange(REDRIVE_EXCHANGE, ensure=False)
+        return self._exchange
+
+
+def original_of(letter: Mapping[str, Any]) -> aio_pika.Message:
+    """The message a letter was, with headers that name the letter and the key it was first sent with."""
+    properties = from_text(letter["properties"])
+    headers = {name: value for name, value in properties.pop("headers").items() if not name.startswith(OURS)}
+    for name in ("delivery_mode", "expiration", "user_id", "cluster_id"):
+        properties.pop(name, None)
+    added = {REPLAY_OF: str(letter["letter_id"])}
+    if letter["routing_key"]:
+        added[ROUTING_KEY] = letter["routing_key"]
+    return copy_of(aio_pika.Message(letter["body"], headers=headers, **properties), added)

@@ -1,0 +1,105 @@
+"""Writes dead letters: their arrival, and what becomes of them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, bindparam, func, literal_column, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from events.runtime.database import Connection
+from events.runtime.sql import array_of, as_arrays, compiled, rows_of
+from events.topology import TRACKER
+from saga_tracker.cases import ANSWERS
+from saga_tracker.dead_letters.letter import Letter, LetterState
+from saga_tracker.tables import dead_letters
+
+_COLUMNS = [dead_letters.c[name] for name in Letter.__slots__]
+_OPEN: ColumnElement[str] = literal_column(f"'{LetterState.OPEN}'")
+_ENTER = compiled(
+    insert(dead_letters)
+    .from_select([*(col.name for col in _COLUMNS), "state"], select(*rows_of(_COLUMNS).c, _OPEN))
+    .on_conflict_do_nothing()
+)
+_WAIT_BRIEFLY = b"SET LOCAL lock_timeout = '2s'"
+_TAKE = compiled(
+    select(dead_letters)
+    .where(dead_letters.c.letter_id == array_of("letter_ids", dead_letters.c.letter_id).any_())
+    .order_by(dead_letters.c.letter_id)
+    .with_for_update()
+)
+_MARK = compiled(
+    update(dead_letters)
+    .values(state=bindparam("new_state"), state_at=func.now())
+    .where(
+        dead_letters.c.letter_id == array_of("letter_ids", dead_letters.c.letter_id).any_(),
+        dead_letters.c.state == _OPEN,
+    )
+)
+# A case is over once the trail has the fact that was missing; a letter about it whose failure was answered
+# by way of the saga has been replayed. Both follow from tables that only grow, so a crash loses neither.
+_CLOSE_RESOLVED = b"""
+    WITH answers AS (
+        SELECT * FROM unnest(%(failures)s::text[], %(answers)s::text[]) AS given (failure, answer)
+    ), over AS (
+        UPDATE dead_letters AS letter SET state = 'resolved', state_at = now()
+        WHERE letter.state = 'open' AND letter.kind = 'case' AND EXISTS (
+            SELECT FROM saga_facts AS failed
+            JOIN answers ON answers.failure = regexp_replace(failed.wire_name, '[.]v[0-9]+$', '')
+            JOIN saga_facts AS fact ON fact.order_id = failed.order_id
+                AND regexp_replace(fact.wire_name, '[.]v[0-9]+$', '') = answers.answer
+                AND fact.body ->> 'ending' IS NOT DISTINCT FROM failed.body ->> 'ending'
+            WHERE failed.order_id = letter.order_id AND failed.fact_id::text = lower(letter.message_id))
+        RETURNING letter_id, service, order_id
+    )
+    INSERT INTO audit (by, action, service, order_id, letter_id)
+    SELECT %(tracker)s, 'resolved', service, order_id, letter_id FROM over
+"""
+_CLOSE_RETRIED = b"""
+    UPDATE dead_letters AS letter SET state = 'replayed', state_at = now()
+    FROM audit
+    WHERE letter.state = 'open' AND letter.kind = 'case' AND audit.order_id = letter.order_id
+        AND audit.action = 'retry_requested' AND audit.case_id::text = lower(letter.message_id)
+"""
+_PAIRS = [(failure, answer) for failure, answers in ANSWERS.items() for answer in answers]
+
+
+async def enter(connection: Connection, letters: Sequence[Letter]) -> int:
+    """Store letters, open; those that are known already stay as they are. Says how many were new."""
+    once_each = {letter.letter_id: letter for letter in letters}.values()
+    rows = as_arrays(_COLUMNS, (asdict(letter) for letter in once_each))
+    cursor = await connection.execute(_ENTER, rows)
+    return cursor.rowcount
+
+
+async def take(connection: Connection, letter_ids: Sequence[UUID]) -> list[dict[str, Any]]:
+    """These letters, locked until the transaction ends: nobody else acts on them meanwhile.
+
+    Raises one of CONTENTION when somebody else does for longer than a moment.
+    """
+    await connection.execute(_WAIT_BRIEFLY)
+    cursor = await connection.execute(_TAKE, {"letter_ids": list(letter_ids)})
+    return await cursor.fetchall()
+
+
+async def mark(connection: Connection, letter_ids: Sequence[UUID], state: LetterState) -> None:
+    """What has become of letters that were open."""
+    if letter_ids:
+        given = {"letter_ids": list(letter_ids), "new_state": state.value}
+        await connection.execute(_MARK, given)
+
+
+async def mark_replayed_cases(connection: Connection) -> None:
+    """Mark the open letters of cases whose owners have been asked by way of their sagas."""
+    await connection.execute(_CLOSE_RETRIED)
+
+
+async def close_cases(connection: Connection) -> int:
+    """Close the open letters of cases that are over or were answered; says how many."""
+    failures, answers = zip(*_PAIRS, strict=True)
+    given = {"failures": list(failures), "answers": list(answers), "tracker": TRACKER}
+    async with connection.pipeline():
+        resolved = await connection.execute(_CLOSE_RESOLVED, given)
+        retried = await connection.execute(_CLOSE_RETRIED)
+    return resolved.rowcount + retried.rowcount

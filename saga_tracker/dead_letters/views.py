@@ -1,0 +1,192 @@
+"""The shapes in which dead letters are told and acted upon over HTTP."""
+
+import codecs
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from events.facts.base import Note, Person
+from saga_tracker.dead_letters.letter import (
+    MAX_NAME_CHARACTERS,
+    MAX_REASON_CHARACTERS,
+    LetterKind,
+    LetterState,
+)
+from saga_tracker.dead_letters.properties import from_text, shown
+
+# More of a body than this is not shown; it is replayed whole all the same.
+MAX_SHOWN_BYTES = 1_000_000
+MAX_SELECTED = 1_000
+
+# PostgreSQL keeps no NUL character.
+_WithoutNul = StringConstraints(pattern=r"^[^\x00]*$")
+
+
+class Act(BaseModel):
+    """Who does it and, if they say so, why."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    by: Annotated[Person, _WithoutNul]
+    note: Annotated[Note, _WithoutNul] | None = None
+
+
+class NotedAct(BaseModel):
+    """Who does it, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    by: Annotated[Person, _WithoutNul]
+    note: Annotated[Note, _WithoutNul]
+
+
+class Selection(Act):
+    """Either some letters by their ids, or the open ones of a service and a reason (and a fact)."""
+
+    ids: Annotated[list[UUID], Field(min_length=1, max_length=MAX_SELECTED)] | None = None
+    service: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS), _WithoutNul] | None = None
+    reason: Annotated[str, Field(max_length=MAX_REASON_CHARACTERS), _WithoutNul] | None = None
+    wire_name: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS), _WithoutNul] | None = None
+
+
+class LetterView(BaseModel):
+    """A dead letter. `first_at` and `last_at` are of the attempts; a case's are when it was stated.
+
+    `kind`: `unusable`, a service could not use it; `case`, a service failed for good and waits for a person;
+    `undelivered`, the broker gave up; `stray`, nothing says why it is there.
+    """
+
+    letter_id: UUID
+    service: str
+    kind: LetterKind
+    reason: str
+    detail: str
+    state: LetterState
+    state_at: datetime
+    arrived_at: datetime
+    first_at: datetime | None
+    last_at: datetime | None
+    attempts: int | None
+    message_id: str | None
+    wire_name: str | None
+    stated_by: str | None
+    order_id: UUID | None
+    replay_of: UUID | None
+
+
+class LetterPage(BaseModel):
+    """Some letters, the last to arrive first; `next_cursor` asks for those after them."""
+
+    letters: list[LetterView]
+    next_cursor: str | None
+
+
+class GroupView(BaseModel):
+    """Letters of one service, reason and fact: how many there ever were, and how many are open."""
+
+    service: str
+    reason: str
+    wire_name: str | None
+    open: int
+    letters: int
+    first_at: datetime
+    last_at: datetime
+
+
+class Groups(BaseModel):
+    """The groups with most open letters first."""
+
+    groups: list[GroupView]
+
+
+class AuditView(BaseModel):
+    """One act: who did what, when, and why. `case_id` is the failure that it answered."""
+
+    entry_id: int
+    at: datetime
+    by: str
+    action: str
+    note: str | None
+    service: str | None
+    order_id: UUID | None
+    letter_id: UUID | None
+    case_id: UUID | None
+
+
+class AuditPage(BaseModel):
+    """Entries, newest first. `next_before` asks for those before them."""
+
+    entries: list[AuditView]
+    next_before: int | None
+
+
+class HistoryView(BaseModel):
+    """A letter's attempts, what was done about it, and the letters as which it came back when replayed."""
+
+    attempts: int | None
+    first_at: datetime | None
+    last_at: datetime | None
+    came_back_as: list[UUID]
+    audit: list[AuditView]
+
+
+class WholeLetter(LetterView):
+    """A dead letter with the message in it. A long body is cut, and says so."""
+
+    routing_key: str
+    properties: dict[str, Any]
+    headers: dict[str, Any]
+    body: str
+    body_encoding: Literal["text", "base64"]
+    body_bytes: int
+    body_cut: bool
+    history: HistoryView
+
+
+class ReplayOutcome(BaseModel):
+    """How many were replayed now; how many were not, for they were replayed, discarded or answered before.
+
+    `missing` are ids that no letter has. `remaining` are open letters of the group that are left for another
+    request.
+    """
+
+    replayed: int
+    skipped: int
+    missing: list[UUID]
+    remaining: int
+
+
+def whole_letter(
+    row: Mapping[str, Any], came_back_as: list[UUID], entries: Sequence[Mapping[str, Any]]
+) -> WholeLetter:
+    """A row with its body, or the beginning of it, and its entries in the audit."""
+    properties: dict[str, Any] = shown(from_text(row["properties"]))
+    headers = properties.pop("headers")
+    cut = len(row["body"]) < row["body_bytes"]
+    body, encoding = _shown_body(row["body"], cut=cut)
+    return WholeLetter(
+        **{name: row[name] for name in (*LetterView.model_fields, "routing_key", "body_bytes")},
+        properties=properties,
+        headers=headers,
+        body=body,
+        body_encoding=encoding,
+        body_cut=cut,
+        history=HistoryView(
+            attempts=row["attempts"],
+            first_at=row["first_at"],
+            last_at=row["last_at"],
+            came_back_as=came_back_as,
+            audit=[AuditView(**entry) for entry in entries],
+        ),
+    )
+
+
+def _shown_body(body: bytes, *, cut: bool) -> tuple[str, Literal["text", "base64"]]:
+    try:
+        return codecs.getincrementaldecoder("utf-8")().decode(body, final=not cut), "text"
+    except UnicodeDecodeError:
+        return b64encode(body).decode(), "base64"

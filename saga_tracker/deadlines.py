@@ -1,0 +1,91 @@
+"""When something has to be done about a late service, and what. Pure.
+
+A service that owes a fact is late once its step's deadline has passed. Then it is sent the fact that it
+should have heard once more. If that does not help either, the saga times out: its owner withdraws the order,
+unless it is confirmed already. What cannot be withdrawn, an undo or a step after the pivot, becomes a matter
+for a person. A parked saga has no deadline but that of its approval.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from events.facts.payment import PaymentHeld
+from saga_tracker.projection import Saga, State, Wait
+from saga_tracker.steps import HEARD, name_of
+
+
+class Act(StrEnum):
+    """What the tracker does when a deadline has passed."""
+
+    REDRIVE = "redrive"
+    TIME_OUT = "time_out"
+    CALL_OVERDUE = "call_overdue"
+    EXPIRE_APPROVAL = "expire_approval"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How long everything may take. `step_seconds` is by service, or by `service:fact that it heard`."""
+
+    step_seconds: Mapping[str, float]
+    redrive_grace_seconds: float
+    saga_seconds: float
+    overdue_after_seconds: float
+    approval_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What comes next about one wait, and when."""
+
+    act: Act
+    at: datetime
+    wait: Wait
+
+
+ALWAYS = datetime.min.replace(tzinfo=UTC)
+_FORWARD = (State.PENDING_INVENTORY, State.PENDING_PAYMENT, State.AWAITING_APPROVAL, State.PENDING_SHIPMENT)
+_HELD = name_of(PaymentHeld)
+
+
+def due(saga: Saga, rules: Rules, not_before: datetime = ALWAYS) -> tuple[Due, ...]:
+    """What comes next about each wait that has a deadline, if no answer comes.
+
+    With `not_before` as though nothing had been waited for until then: while nobody could be heard, nobody
+    was late.
+    """
+    found = (_next(saga, wait, rules, not_before) for wait in saga.waits)
+    return tuple(due for due in found if due is not None)
+
+
+def due_at(wait: Wait, dues: tuple[Due, ...]) -> datetime | None:
+    """When something is to be done about this wait."""
+    return next((due.at for due in dues if due.wait == wait), None)
+
+
+def _next(saga: Saga, wait: Wait, rules: Rules, not_before: datetime) -> Due | None:
+    since = max(wait.since, not_before)
+    if wait.person:
+        if wait.because_of != _HELD:
+            return None
+        # Here too the time counts in which nobody could be heard: people decide by the calendar.
+        return Due(Act.EXPIRE_APPROVAL, wait.since + timedelta(seconds=rules.approval_seconds), wait)
+    if wait.overdue_at is not None:
+        return None
+    late_at = since + timedelta(seconds=_step_seconds(wait, rules))
+    withdrawable = saga.state in _FORWARD and not saga.timed_out
+    if withdrawable:
+        late_at = min(late_at, max(saga.unparked_at, not_before) + timedelta(seconds=rules.saga_seconds))
+    if wait.redriven_at is None and (wait.because_of, wait.service) in HEARD:
+        return Due(Act.REDRIVE, late_at, wait)
+    tried_at = late_at if wait.redriven_at is None else max(wait.redriven_at, not_before)
+    if withdrawable:
+        return Due(Act.TIME_OUT, tried_at + timedelta(seconds=rules.redrive_grace_seconds), wait)
+    return Due(Act.CALL_OVERDUE, tried_at + timedelta(seconds=rules.overdue_after_seconds), wait)
+
+
+def _step_seconds(wait: Wait, rules: Rules) -> float:
+    of_service = rules.step_seconds[wait.service]
+    return rules.step_seconds.get(f"{wait.service}:{wait.because_of}", of_service)

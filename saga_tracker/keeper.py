@@ -1,0 +1,227 @@
+"""Keeps the deadlines: looks for sagas that are due, by the view's own clock, and acts on them.
+
+The view's clock is the last reading of the database's clock of which it is certain that all that was
+published until then is in the view. So it stands still while the broker is away or the view is behind, and
+nobody counts as late for a fact that was published and has not been read.
+
+Of several trackers one acts at a time: the one whose name is in the lease, a row that is renewed by the same
+transaction that acts. One that was given up for dead finds another's name there, and does nothing.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, assert_never
+from uuid import UUID, uuid4, uuid5
+
+from sqlalchemy import Interval, Text, bindparam, cast, func, or_, select, update
+
+from events.facts.base import Fact
+from events.facts.saga import ApprovalExpired, SagaOverdue, SagaRedriven, SagaTimedOut
+from events.runtime.database import AWAY, CONTENTION, Connection, Database
+from events.runtime.log import Outage, log
+from events.runtime.promptly import promptly
+from events.runtime.sql import compiled
+from saga_tracker import outbox, redrive, store
+from saga_tracker.deadlines import Act, Due, due
+from saga_tracker.outbox import Outgoing, Publisher
+from saga_tracker.reader import Reader
+from saga_tracker.redrive import Key
+from saga_tracker.settings import TrackerSettings
+from saga_tracker.store import AnotherWrites
+from saga_tracker.tables import lease, sagas
+
+_clock = func.clock_timestamp()
+_CLOCK = compiled(select(_clock.label("now")))
+_HOLD = compiled(
+    update(lease)
+    .where(or_(lease.c.holder == bindparam("me", type_=Text), lease.c.expires_at <= _clock))
+    .values(holder=bindparam("me", type_=Text), expires_at=_clock + cast(bindparam("held_for"), Interval))
+    .returning(_clock.label("now"))
+)
+_RELEASE = compiled(
+    update(lease)
+    .where(lease.c.holder == bindparam("me", type_=Text))
+    .values(expires_at=_clock)
+    .returning(lease.c.holder)
+)
+_DUE = compiled(
+    select(sagas.c.order_id)
+    .where(sagas.c.due_at <= bindparam("clock"))
+    .order_by(sagas.c.due_at)
+    .limit(bindparam("row_limit"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Late:
+    """A deadline that has passed."""
+
+    order_id: UUID
+    due: Due
+
+    @property
+    def because_of(self) -> Key:
+        return self.order_id, self.due.wait.because_of_id
+
+
+class Keeper:
+    """The one task that states that somebody is late."""
+
+    def __init__(
+        self, settings: TrackerSettings, database: Database, reader: Reader, publisher: Publisher
+    ) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._settings = settings
+        self._rules = settings.deadline_rules
+        self._database = database
+        self._reader = reader
+        self._publisher = publisher
+        self._failure = Outage("the keeper's work")
+        self._clock: datetime | None = None
+        self._heard_since: datetime | None = None
+
+    async def run(self) -> None:
+        """Keep deadlines for ever; wait for a database that is away."""
+        while True:
+            try:
+                await self._tick()
+                self._failure.ended()
+            except AWAY as error:
+                await self._database.wait_until_back(error)
+            except (AnotherWrites, *CONTENTION):
+                log.debug("deadlines_wait_for_another_writer")
+            except Exception as error:  # noqa: BLE001 - one saga's trouble must not end all deadlines
+                if not self._failure.ongoing:
+                    log.error("keeper_failed", exc_info=error)
+                self._failure.began(error)
+            await asyncio.sleep(self._settings.deadline_tick_seconds)
+
+    async def release(self) -> None:
+        """Let another tracker take over at once."""
+        releasing = self._database.rows(_RELEASE, me=self.name)
+        with contextlib.suppress(*AWAY):
+            await promptly(releasing, self._settings.database_timeout_seconds)
+
+    async def _tick(self) -> None:
+        rows = await self._database.rows(_CLOCK)
+        read_up_to = await self._reader.catch_up()
+        if read_up_to is None:
+            return
+        clock: datetime = rows[0]["now"]
+        interruption = timedelta(seconds=self._settings.interrupted_after_seconds)
+        if self._clock is None or self._heard_since is None or clock - self._clock > interruption:
+            self._heard_since = clock
+        self._clock = clock
+        # Not for so long that this itself becomes an interruption.
+        enough = time.monotonic() + interruption.total_seconds() / 2
+        while await self._act(clock, self._heard_since, read_up_to) and time.monotonic() < enough:
+            pass
+
+    async def _act(self, clock: datetime, heard_since: datetime, read_up_to: int) -> bool:
+        """Act on some sagas that are due; says whether there may be more."""
+        async with self._database.transaction() as connection:
+            now = await self._hold_lease(connection)
+            if now is None:
+                return False
+            if not await self._due(connection, clock):
+                return False
+            position = await store.lock(connection)
+            if position.stream_offset < read_up_to:
+                return False
+            order_ids = await self._due(connection, clock)
+            late = await self._look_at(connection, order_ids, clock, heard_since)
+            facts = await redrive.facts_at(connection, [one.because_of for one in late])
+            messages = [message for one in late for message in _messages(one, facts[one.because_of], now)]
+            await outbox.enter(connection, messages)
+        if late:
+            self._publisher.wake()
+            log.info("deadlines_passed", **Counter(one.due.act.value for one in late))
+        return len(order_ids) == self._settings.deadline_batch_size
+
+    async def _due(self, connection: Connection, clock: datetime) -> list[UUID]:
+        limit = self._settings.deadline_batch_size
+        found = await connection.execute(_DUE, {"clock": clock, "row_limit": limit})
+        return [row["order_id"] for row in await found.fetchall()]
+
+    async def _hold_lease(self, connection: Connection) -> datetime | None:
+        """The time, if this tracker is the one to act. Nobody takes over before the transaction ends.
+
+        If this process hangs within it, the database ends it.
+        """
+        seconds = self._settings.lease_seconds
+        milliseconds = int(seconds * 1_000)
+        await connection.execute(b"SET LOCAL idle_in_transaction_session_timeout = %d" % milliseconds)
+        await connection.execute(b"SET LOCAL lock_timeout = %d" % milliseconds)
+        held_for = timedelta(seconds=seconds)
+        cursor = await connection.execute(_HOLD, {"me": self.name, "held_for": held_for})
+        row = await cursor.fetchone()
+        return row["now"] if row else None
+
+    async def _look_at(
+        self, connection: Connection, order_ids: Sequence[UUID], clock: datetime, heard_since: datetime
+    ) -> list[_Late]:
+        """Whose deadlines have passed; and see to it that each saga is looked at again in time.
+
+        One that is acted on is due anew as soon as the act is read back.
+        """
+        revisit_at = clock + timedelta(seconds=self._settings.deadline_revisit_seconds)
+        rows: list[dict[str, Any]] = []
+        late: list[_Late] = []
+        for order_id, saga in (await store.sagas_of(connection, order_ids)).items():
+            dues = due(saga, self._rules, heard_since)
+            passed = [_Late(order_id, one) for one in dues if one.at <= clock]
+            late += passed
+            row = store.row_of(order_id, saga, due(saga, self._rules))
+            next_at = min((one.at for one in dues), default=None)
+            rows.append(row | {"due_at": revisit_at if passed else next_at})
+        await store.show(connection, rows)
+        return late
+
+
+def _messages(late: _Late, cause: Mapping[str, Any], now: datetime) -> list[Outgoing]:
+    """What to publish. Every id follows from the cause: whoever does this again states the same."""
+    wait = late.due.wait
+    match late.due.act:
+        case Act.REDRIVE:
+            fact: Fact = SagaRedriven(
+                order_id=late.order_id, service=wait.service, redriven_id=wait.because_of_id
+            )
+            return [
+                redrive.again(cause, wait.service),
+                _stating(fact, cause, uuid5(wait.because_of_id, f"redriven:{wait.service}"), now),
+            ]
+        case Act.TIME_OUT:
+            fact = SagaTimedOut(order_id=late.order_id, waiting_for=wait.facts[0])
+            # Once for an order, whatever else is late of it.
+            return [_stating(fact, cause, uuid5(late.order_id, "timed_out"), now)]
+        case Act.CALL_OVERDUE:
+            fact = SagaOverdue(
+                order_id=late.order_id,
+                service=wait.service,
+                because_of_id=wait.because_of_id,
+                waiting_for=wait.facts[0],
+            )
+            return [_stating(fact, cause, uuid5(wait.because_of_id, f"overdue:{wait.service}"), now)]
+        case Act.EXPIRE_APPROVAL:
+            waited_seconds = max(0, int((now - wait.since).total_seconds()))
+            fact = ApprovalExpired(order_id=late.order_id, waited_seconds=waited_seconds)
+            return [_stating(fact, cause, uuid5(wait.because_of_id, "approval_expired"), now)]
+        case _:
+            assert_never(late.due.act)
+
+
+def _stating(fact: Fact, cause: Mapping[str, Any], fact_id: UUID, now: datetime) -> Outgoing:
+    return outbox.stating(
+        fact,
+        fact_id=fact_id,
+        causation_id=cause["fact_id"],
+        stated_at=now,
+        traceparent=cause["traceparent"],
+    )

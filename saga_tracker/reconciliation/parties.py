@@ -1,0 +1,188 @@
+"""Asks the services what they know of many orders, and the provider for the next page of its ledger."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Annotated, Self, TypeVar
+from uuid import UUID
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from pydantic import BaseModel, Field, ValidationError
+from yarl import URL
+
+from events.runtime.log import Outage
+from events.runtime.settings import ENV_PREFIX
+from saga_tracker.reconciliation.rules import PARTIES, SERVICES, Answer, Party, Service
+from saga_tracker.settings import TrackerSettings
+
+MAX_ANSWER_BYTES = 1_048_576
+MAX_TEXT = 100
+PROVIDER: Party = "provider"
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+# What PostgreSQL can keep.
+Text = Annotated[str, Field(max_length=MAX_TEXT, pattern=r"^[^\x00]*$")]
+BigInt = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class NoAnswer(Exception):
+    """A party does not answer, or nothing that makes sense: there is nothing to compare with for now."""
+
+
+class _States(BaseModel):
+    states: dict[UUID, Answer]
+
+
+class Entry(BaseModel):
+    """A movement of money, as the provider's ledger has it."""
+
+    id: BigInt
+    reference: Text
+    kind: Text
+    amount_minor: BigInt
+    currency: Text
+    at: Text
+
+
+class LedgerPage(BaseModel):
+    """Entries in their order; `next_after` is None where the ledger ends."""
+
+    entries: list[Entry]
+    next_after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartyStatus:
+    """Whether a party is compared, and if not, why."""
+
+    party: Party
+    configured: bool
+    why_not: str | None
+
+
+class _Line:
+    """One party: where it is, and whether it answers."""
+
+    def __init__(self, party: Party, url: str | None) -> None:
+        self.party = party
+        self.url = url.rstrip("/") if url else None
+        self._outage = Outage(f"{party}, for reconciliation")
+        self._silent_since: datetime | None = None
+        self._why = ""
+        self.rests = False
+
+    @property
+    def status(self) -> PartyStatus:
+        why_not = None
+        if self.url is None:
+            variable = "PROVIDER_LEDGER" if self.party == PROVIDER else self.party.upper()
+            why_not = f"{ENV_PREFIX}{variable}_URL is not set"
+        elif self._silent_since is not None:
+            since = self._silent_since.isoformat(timespec="seconds")
+            why_not = f"it does not answer since {since}: {self._why}"
+        return PartyStatus(self.party, self.url is not None, why_not)
+
+    def answered(self) -> None:
+        self._outage.ended()
+        self._silent_since = None
+
+    def was_silent(self, why: NoAnswer) -> None:
+        self._outage.began(why)
+        self._silent_since = self._silent_since or datetime.now(UTC)
+        self._why = str(why)
+        self.rests = True
+
+
+class Parties:
+    """Everybody there is to ask, within bounds of time and size. To be entered before use."""
+
+    def __init__(self, settings: TrackerSettings) -> None:
+        urls: dict[Party, str | None] = {
+            "order": settings.order_url,
+            "inventory": settings.inventory_url,
+            "payment": settings.payment_url,
+            "fulfillment": settings.fulfillment_url,
+            "notification": settings.notification_url,
+            PROVIDER: settings.provider_ledger_url,
+        }
+        self._lines = {party: _Line(party, urls[party]) for party in PARTIES}
+        self._timeout = ClientTimeout(total=settings.reconciliation_timeout_seconds)
+        self._http: ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._http = ClientSession(
+            connector=TCPConnector(limit_per_host=1), timeout=self._timeout, cookie_jar=DummyCookieJar()
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._http is not None:
+            await self._http.close()
+
+    @property
+    def statuses(self) -> list[PartyStatus]:
+        """How everybody is doing."""
+        return [line.status for line in self._lines.values()]
+
+    @property
+    def asked(self) -> frozenset[Party]:
+        """Whoever has a URL."""
+        return frozenset(line.party for line in self._lines.values() if line.url is not None)
+
+    def wake(self) -> None:
+        """Ask everybody again, also those who did not answer: until now, each of them was waited for once."""
+        for line in self._lines.values():
+            line.rests = False
+
+    async def states_of(self, order_ids: Sequence[UUID]) -> dict[Service, dict[UUID, Answer]]:
+        """What each service that answers knows of these orders, all asked at once."""
+        asked: list[Service] = [
+            service for service in SERVICES if service in self.asked and not self._lines[service].rests
+        ]
+        answers = await asyncio.gather(*(self._states(service, order_ids) for service in asked))
+        return {service: answer for service, answer in zip(asked, answers, strict=True) if answer is not None}
+
+    async def _states(self, service: Service, order_ids: Sequence[UUID]) -> dict[UUID, Answer] | None:
+        query = "&".join(f"order_id={order_id}" for order_id in order_ids)
+        try:
+            said = await self._get(service, f"/states?{query}", _States)
+        except NoAnswer:
+            return None
+        return said.states
+
+    async def ledger_page(self, after: int, limit: int) -> LedgerPage:
+        """Entries of the provider's ledger whose ids are above `after`. Raises NoAnswer."""
+        return await self._get(PROVIDER, f"?after={after}&limit={limit}", LedgerPage)
+
+    async def _get(self, party: Party, what: str, kind: type[ModelT]) -> ModelT:
+        line = self._lines[party]
+        try:
+            answer = await self._request(f"{line.url}{what}", kind)
+        except NoAnswer as error:
+            line.was_silent(error)
+            raise
+        line.answered()
+        return answer
+
+    async def _request(self, url: str, kind: type[ModelT]) -> ModelT:
+        assert self._http is not None, "not entered"
+        try:
+            async with self._http.get(URL(url, encoded=True), allow_redirects=False) as response:
+                content = bytearray()
+                async for chunk in response.content.iter_any():
+                    content += chunk
+                    if len(content) > MAX_ANSWER_BYTES:
+                        raise NoAnswer(f"its answer has more than {MAX_ANSWER_BYTES} bytes")
+                if response.status != 200:
+                    raise NoAnswer(f"it answers {response.status}")
+                return kind.model_validate_json(bytes(content))
+        except ValidationError:
+            raise NoAnswer("its answer is nothing of the kind that was asked for") from None
+        except TimeoutError:
+            raise NoAnswer("it does not answer in time") from None
+        except (ClientError, OSError) as error:
+            raise NoAnswer(str(error) or type(error).__name__) from None

@@ -1,0 +1,195 @@
+"""Compares, now and then, what ended or needs a person with what everybody else says of it.
+
+Nothing is ever fixed here. What does not fit is listed for as long as the latest comparison found it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from events.runtime.database import AWAY, Database
+from events.runtime.log import Outage, log
+from saga_tracker import store
+from saga_tracker.projection import State
+from saga_tracker.reader import Progress
+from saga_tracker.reconciliation import comparisons
+from saga_tracker.reconciliation.comparisons import Outcome, Pace, Taken
+from saga_tracker.reconciliation.ledger import LedgerFollower
+from saga_tracker.reconciliation.parties import PROVIDER, NoAnswer, Parties
+from saga_tracker.reconciliation.rules import (
+    COMPARED,
+    Answer,
+    Difference,
+    Movement,
+    Party,
+    SeenSaga,
+    Service,
+    differences,
+    judged,
+)
+from saga_tracker.settings import TrackerSettings
+from saga_tracker.store import AnotherWrites
+
+UNKNOWN = Answer()
+# Beyond the time everybody asked may take: then whoever took these orders to compare them is gone.
+HOLD_MARGIN_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What came of one round. `postponed` says why nothing was compared in it, if so."""
+
+    at: datetime
+    orders: int
+    postponed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """All that is known of one batch of orders."""
+
+    sagas: dict[UUID, SeenSaga]
+    answers: dict[Service, dict[UUID, Answer]]
+    ledger: dict[UUID, list[Movement]] | None
+
+    @property
+    def answered(self) -> frozenset[Party]:
+        return frozenset(self.answers) | ({PROVIDER} if self.ledger is not None else set())
+
+
+class Reconciler:
+    """The periodic job. Several trackers may each have one: an order is compared by one of them at a time."""
+
+    def __init__(
+        self, settings: TrackerSettings, database: Database, progress: Callable[[], Progress]
+    ) -> None:
+        self.parties = Parties(settings)
+        self.last_round: Round | None = None
+        self._settings = settings
+        self._database = database
+        self._progress = progress
+        self._ledger = LedgerFollower(
+            database, self.parties, settings.ledger_page_size, settings.ledger_pages
+        )
+        self._pace = Pace(settings.reconciliation_settle_seconds, settings.reconciliation_recheck_seconds)
+        self._one_at_a_time = asyncio.Lock()
+        self._failure = Outage("reconciliation")
+
+    async def run(self) -> None:
+        """Compare for ever; whatever goes wrong, there is a next time."""
+        async with self.parties:
+            while True:
+                try:
+                    await self._round()
+                    self._failure.ended()
+                except AWAY as error:
+                    await self._database.wait_until_back(error)
+                except Exception as error:  # noqa: BLE001 - it must not stop for good
+                    if not self._failure.ongoing:
+                        log.error("reconciliation_failed", exc_info=error)
+                    self._failure.began(error)
+                await asyncio.sleep(self._settings.reconciliation_interval_seconds)
+
+    async def run_now(self) -> None:
+        """Compare what waits without waiting longer, what did not fit, and once more what ended last.
+
+        Raises one of AWAY.
+        """
+        limit = self._settings.reconciliation_batches * self._settings.reconciliation_batch_size
+        try:
+            async with self._database.transaction() as connection:
+                await store.lock(connection)
+                await comparisons.hurry(connection, limit, self._settings.reconciliation_recent)
+        except AnotherWrites as error:
+            self.last_round = Round(datetime.now(UTC), 0, str(error))
+        else:
+            await self._round()
+
+    async def _round(self) -> None:
+        async with self._one_at_a_time:
+            at = datetime.now(UTC)
+            progress = self._progress()
+            if not progress.reading or progress.lag > self._settings.batch_size:
+                self.last_round = Round(at, 0, f"the view is {progress.lag} messages behind, or not read")
+                return
+            self.parties.wake()
+            try:
+                ledger = await self._read_ledger()
+            except AnotherWrites as error:
+                self.last_round = Round(at, 0, str(error))
+                return
+            orders = 0
+            for _ in range(self._settings.reconciliation_batches):
+                compared = await self._batch(ledger)
+                orders += compared
+                if compared < self._settings.reconciliation_batch_size:
+                    break
+            self.last_round = Round(at, orders)
+
+    async def _read_ledger(self) -> bool:
+        """Whether the ledger is known to its end."""
+        if PROVIDER not in self.parties.asked:
+            return False
+        try:
+            return await self._ledger.follow()
+        except NoAnswer:
+            return False
+
+    async def _batch(self, ledger: bool) -> int:
+        """Compare some orders that wait for it; answers how many."""
+        settings = self._settings
+        hold = settings.reconciliation_timeout_seconds + HOLD_MARGIN_SECONDS
+        async with self._database.transaction() as connection:
+            taken = await comparisons.take(
+                connection, self._pace.settle_seconds, hold, settings.reconciliation_batch_size
+            )
+        if taken is None:
+            return 0
+        heard = await self._hear(taken, ledger)
+        found = [
+            difference for order_id, saga in heard.sagas.items() for difference in _compared(saga, heard)
+        ]
+        asked = self.parties.asked
+        # One that moves again is left as it is until it ends.
+        compared = [order_id for order_id, saga in heard.sagas.items() if saga.state in (*COMPARED, None)]
+        again = {order_id for order_id, saga in heard.sagas.items() if saga.state is State.NEEDS_MANUAL}
+        if asked - heard.answered:
+            again |= set(compared)
+        outcome = Outcome(compared, found, judged(heard.answered, asked), again)
+        async with self._database.transaction() as connection:
+            certain = await comparisons.settle(connection, taken, outcome, self._pace)
+        for difference in certain:
+            log.warning(
+                "difference",
+                order_id=str(difference.order_id),
+                service=difference.party,
+                about=difference.about,
+                expected=difference.expected,
+                found=difference.found,
+            )
+        return len(taken.order_ids)
+
+    async def _hear(self, taken: Taken, ledger: bool) -> _Heard:
+        """The view before the services: they may know more than it, and then are looked at again."""
+        async with self._database.transaction() as connection:
+            sagas = await comparisons.sagas_of(connection, taken.order_ids)
+            movements = await comparisons.ledger_of(connection, taken.order_ids) if ledger else None
+        answers = await self.parties.states_of(taken.order_ids)
+        sending = {
+            order_id
+            for order_id, answer in answers.get("notification", {}).items()
+            if answer.status == "sending" and sagas[order_id].state is State.COMPLETED
+        }
+        if sending:
+            async with self._database.transaction() as connection:
+                for order_id in await comparisons.retold(connection, sending):
+                    sagas[order_id] = SeenSaga(order_id, State.COMPLETED, retells=True)
+        return _Heard(sagas, answers, movements)
+
+
+def _compared(saga: SeenSaga, heard: _Heard) -> list[Difference]:
+    answers = {service: known.get(saga.order_id, UNKNOWN) for service, known in heard.answers.items()}
+    movements = heard.ledger[saga.order_id] if heard.ledger is not None else None
+    return list(differences(saga, answers, movements))

@@ -1,0 +1,61 @@
+"""What the documents name exists: tests, files and facts."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from compose.map import README
+from saga_tracker.settings import TrackerSettings
+from tests.contracts.published import PUBLISHED
+
+ROOT = README.parent
+CHOREOGRAPHY = ROOT / "events" / "CHOREOGRAPHY.md"
+OWNERS = "order|inventory|payment|fulfillment|notification|saga"
+
+
+@pytest.mark.parametrize("document", [README, CHOREOGRAPHY], ids=lambda document: document.name)
+def test_every_file_it_names_exists(document: Path) -> None:
+    named = re.findall(r"`((?:events|compose|tests|saga_tracker|\w+_svc)/[\w/.]+)", document.read_text())
+    assert named
+    for path in named:
+        assert (ROOT / path).exists(), path
+
+
+def test_every_test_it_names_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", CHOREOGRAPHY.read_text())
+    assert named
+    for path, name in named:
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), (
+            f"{path}::{name}"
+        )
+
+
+def test_every_fact_it_names_is_published() -> None:
+    named = re.findall(rf"`((?:{OWNERS})\.[a-z_]+)`", CHOREOGRAPHY.read_text())
+    assert named
+    assert set(named) <= {name.rpartition(".")[0] for name in PUBLISHED}
+
+
+def test_it_says_how_each_step_before_the_pivot_is_undone() -> None:
+    """Of the steps that leave something behind."""
+    forward = [
+        "order.created",
+        "inventory.stock_reserved",
+        "payment.held",
+        "payment.captured",
+        "fulfillment.shipment_scheduled",
+    ]
+    rows = re.findall(r"^\| [^|]+ \| ([^|]+) \| ([^|]+) \| [^|]+ \|$", CHOREOGRAPHY.read_text(), re.MULTILINE)
+    undone_by = {stated.strip("` "): undo for stated, undo in rows}
+    for fact in forward:
+        assert re.search(rf"`(?:{OWNERS})\.", undone_by[fact]), fact
+
+
+def test_the_deadlines_are_those_of_the_settings() -> None:
+    named = re.findall(r"^\| `([A-Z_]+_SECONDS)`.* \| ([^|]+) \|$", README.read_text(), re.MULTILINE)
+    fields = {field.upper(): about.default for field, about in TrackerSettings.model_fields.items()}
+    assert named
+    assert {name for name, _ in named} <= fields.keys()
+    for name, default in named:
+        assert not default.isdigit() or float(default) == fields[name], name

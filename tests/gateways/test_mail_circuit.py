@@ -1,0 +1,85 @@
+"""A mail server in trouble is left alone; one that has something against a mail is not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from events.runtime.calls import CallFailed
+from events.runtime.circuit import CircuitBreaker
+from events.runtime.settings import ServiceSettings
+from notification_svc.mail import Mail, SmtpMailServer
+from tests.gateways.world import settings_for
+
+MAIL = Mail("ada@shop.example", "Hello", "How are you?")
+GREETING, FINE, GO_AHEAD = b"220 here", b"250 fine", b"354 go ahead"
+
+
+@asynccontextmanager
+async def served(port: int, answers: dict[bytes, bytes]) -> AsyncIterator[SmtpMailServer]:
+    """A mail server that answers each command as told, or else is fine with it."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answers.get(b"", GREETING) + b"\r\n")
+        in_data = False
+        while line := await reader.readline():
+            verb = b"." if line == b".\r\n" else line[:4].upper()
+            if in_data and verb != b".":
+                continue
+            answer = answers.get(verb, GO_AHEAD if verb == b"DATA" else FINE)
+            in_data = answer == GO_AHEAD
+            writer.write(answer + b"\r\n")
+        writer.close()
+
+    listener = await asyncio.start_server(talk, "127.0.0.1", port)
+    settings = settings_for(ServiceSettings, None, circuit_opens_after=3, circuit_open_seconds=60)
+    server = SmtpMailServer(
+        f"smtp://127.0.0.1:{port}",
+        CircuitBreaker("mail_server", settings),
+        sender="shop@shop.example",
+        connections=2,
+        timeout_seconds=0.5,
+    )
+    try:
+        yield server
+    finally:
+        await server.close()
+        listener.close()
+
+
+async def what_comes_of_it(server: SmtpMailServer) -> str:
+    try:
+        return type(await server.send(MAIL, key="one")).__name__
+    except CallFailed as failure:
+        return failure.reason
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ({b"": b"421 too busy"}, "mail_server_unavailable"),
+        ({b"MAIL": b"451 not now"}, "mail_server_unavailable_451"),
+        ({b"RCPT": b"421 closing"}, "mail_postponed_421"),
+        ({b"DATA": b"452 disk full"}, "mail_postponed_452"),
+        ({b".": b"451 not now"}, "mail_postponed_451"),
+    ],
+)
+async def test_in_trouble(unused_tcp_port: int, answers: dict[bytes, bytes], reason: str) -> None:
+    async with served(unused_tcp_port, answers) as server:
+        came = [await what_comes_of_it(server) for _ in range(4)]
+        assert came == [reason] * 3 + ["mail_server_circuit_open"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "came"),
+    [
+        ({}, "Accepted"),
+        ({b"RCPT": b"450 greylisted"}, "mail_postponed_450"),
+        ({b"RCPT": b"550 nobody here"}, "Refused"),
+        ({b".": b"554 spam"}, "Refused"),
+    ],
+)
+async def test_something_against_a_mail(unused_tcp_port: int, answers: dict[bytes, bytes], came: str) -> None:
+    async with served(unused_tcp_port, answers) as server:
+        assert [await what_comes_of_it(server) for _ in range(5)] == [came] * 5

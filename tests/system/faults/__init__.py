@@ -1,0 +1,1 @@
+"""Whatever breaks, every accepted order ends consistently, and every invariant holds."""

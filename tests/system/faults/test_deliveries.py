@@ -1,0 +1,96 @@
+"""Facts that come twice, in the wrong order, or behind something that cannot be used."""
+
+from functools import partial
+from uuid import UUID, uuid4
+
+import pytest
+
+from compose.books import statuses_of
+from compose.demo.shop import Item
+from tests.system.faults.verbs import everything_twice, killed, put_in_queue, refusing, reverse, under_load
+from tests.system.stage import SERVICES, System, until
+
+ORDERS = 60
+LOAD_SECONDS = 1.5
+LANDING_SECONDS = 90.0
+PAIRS = 4
+
+
+async def test_every_fact_comes_twice(system: System) -> None:
+    async with everything_twice(system) as repeated:
+        async with under_load(system, ORDERS, LOAD_SECONDS) as burst:
+            pass
+        await burst.landed()
+        stated = await system.execute(
+            "tracker",
+            "SELECT fact_id::text FROM saga_facts WHERE order_id = ANY(%s)",
+            [list(burst.accepted_as)],
+        )
+
+        async def all_were() -> bool:
+            return {fact_id for [fact_id] in stated} <= set(repeated)
+
+        await until(all_were, "not every fact was published twice")
+    await burst.landed()
+
+
+@pytest.mark.parametrize("service", ["inventory", "payment", "fulfillment"])
+async def test_the_undo_comes_before_what_it_undoes(system: System, service: str) -> None:
+    """The service remembers the order as fenced, and does nothing when it hears of it later."""
+    item = Item(await system.new_sku(2 * PAIRS), 1, 500)
+    async with killed(system, service):
+        order_ids = [await system.shop.place("cust_ada", "tok_ok", item) for _ in range(2 * PAIRS)]
+        cancelled, kept = order_ids[:PAIRS], order_ids[PAIRS:]
+        for order_id in cancelled:
+            await system.shop.cancel(order_id)
+        await reverse(system, service, at_least=3 * PAIRS)
+    books = await system.settle(dict.fromkeys(cancelled, "CANCELLED"), LANDING_SECONDS)
+    assert {statuses_of(books[order_id])[service] for order_id in cancelled} == {"fenced"}
+    assert {books[order_id].verdict for order_id in kept} <= {"COMPLETED", "CANCELLED"}
+
+
+async def test_the_answers_to_an_order_come_before_the_order(system: System) -> None:
+    sku, none_left = await system.new_sku(PAIRS), await system.new_sku(0)
+    async with killed(system, "order"):
+        good = [await system.shop.publish("cust_kofi", "tok_ok", Item(sku, 1, 700)) for _ in range(PAIRS)]
+        bad = [
+            await system.shop.publish("cust_kofi", "tok_ok", Item(none_left, 1, 700)) for _ in range(PAIRS)
+        ]
+        await reverse(system, "order", at_least=4 * PAIRS)
+    books = await system.settle(dict.fromkeys(bad, "CANCELLED"), LANDING_SECONDS)
+    assert {books[order_id].verdict for order_id in good} <= {"COMPLETED", "CANCELLED"}
+
+
+async def test_behind_messages_that_nobody_can_read(system: System) -> None:
+    """Each is a dead letter at once, as it was; those behind it go their way."""
+    poison = {str(uuid4()): service for service in SERVICES}
+    for message_id, service in poison.items():
+        await put_in_queue(system, service, b"\x00{", message_id=message_id, kind="order.created.v2")
+    item = Item(await system.new_sku(PAIRS), 1, 500)
+    good = [await system.shop.place("cust_ada", "tok_ok", item) for _ in range(PAIRS)]
+    await system.settle(dict.fromkeys(good, "COMPLETED"))
+
+    async def dead() -> dict[str, str]:
+        page = await system.shop.ask("tracker", "GET", "/dead-letters?reason=bad_body&state=open")
+        letters = {letter["message_id"]: letter["service"] for letter in page["letters"]}
+        return letters if poison.items() <= letters.items() else {}
+
+    await until(dead, "not every poison is a dead letter")
+
+
+async def test_behind_a_fact_that_the_database_refuses_for_a_while(system: System) -> None:
+    """It comes again by itself, holds nobody up meanwhile, and is no dead letter."""
+    item = Item(await system.new_sku(2 * PAIRS), 1, 500)
+    async with refusing(system, "payment", "payments", "customer <> 'cust_poison'"):
+        bad = [await system.shop.place("cust_poison", "tok_ok", item) for _ in range(PAIRS)]
+        good = [await system.shop.place("cust_ada", "tok_ok", item) for _ in range(PAIRS)]
+        for order_id in good:
+            await until(partial(_is_completed, system, order_id))
+    books = await system.settle(dict.fromkeys(good, "COMPLETED"), LANDING_SECONDS)
+    assert {books[order_id].verdict for order_id in bad} <= {"COMPLETED", "CANCELLED"}
+    assert [await system.shop.dead_letters(order_id) for order_id in bad] == [[]] * PAIRS
+
+
+async def _is_completed(system: System, order_id: UUID) -> bool:
+    saga = await system.shop.saga(order_id)
+    return saga is not None and saga["state"] == "COMPLETED"

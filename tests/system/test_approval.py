@@ -1,0 +1,55 @@
+"""An order above the limit waits for a person, whatever restarts meanwhile, and for no longer than it may."""
+
+import asyncio
+from functools import partial
+from uuid import UUID
+
+import pytest
+
+from compose.demo.shop import Item, Refused
+from payment_svc.service import DEFAULT_APPROVAL_LIMIT_MINOR
+from tests.system.stage import System, until
+
+TOO_MUCH = DEFAULT_APPROVAL_LIMIT_MINOR + 1
+
+
+async def _held(system: System) -> UUID:
+    order_id = await system.shop.place("cust_ada", "tok_ok", Item(await system.new_sku(1), 1, TOO_MUCH))
+    await until(partial(_stands, system, order_id, "AWAITING_APPROVAL"))
+    return order_id
+
+
+async def _stands(system: System, order_id: UUID, state: str) -> bool:
+    saga = await system.shop.saga(order_id)
+    return saga is not None and saga["state"] == state
+
+
+@pytest.mark.usefixtures("own_servers")
+async def test_it_stays_held_while_everything_restarts(system: System) -> None:
+    approved, rejected = await _held(system), await _held(system)
+    await asyncio.to_thread(system.rig.down)
+    await asyncio.to_thread(system.rig.up)
+    await until(partial(_stands, system, approved, "AWAITING_APPROVAL"))
+    decision = {"by": "ada", "note": "a known customer"}
+    await system.shop.ask("payment", "POST", f"/payments/{approved}/approve", body=decision, admin=True)
+    await system.shop.ask("payment", "POST", f"/payments/{rejected}/reject", body=decision, admin=True)
+    await system.settle({approved: "COMPLETED", rejected: "CANCELLED"})
+    payment = await system.shop.ask("payment", "GET", f"/payments/{approved}")
+    assert (payment["decided_by"], payment["decision_note"]) == ("ada", "a known customer")
+
+
+async def test_nobody_decides_in_time(system: System) -> None:
+    await system.stop("tracker")
+    soon = {"MURMURATION_APPROVAL_DEADLINE_SECONDS": "1"}
+    await system.start("tracker", extra_environment=soon)
+    try:
+        order_id = await system.shop.place("cust_ada", "tok_ok", Item(await system.new_sku(1), 1, TOO_MUCH))
+        await until(partial(_stands, system, order_id, "CANCELLED"))
+    finally:
+        await system.stop("tracker")
+        await system.start("tracker")
+    await system.settle({order_id: "CANCELLED"})
+    payment = await system.shop.ask("payment", "GET", f"/payments/{order_id}")
+    assert (payment["status"], payment["reason"]) == ("declined", "approval_expired")
+    with pytest.raises(Refused, match=r"409: .* nobody decided about it in time"):
+        await system.shop.approve(order_id, "ada", "too late")
