@@ -15,7 +15,7 @@ from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractMessage
-from pamqp.encode import encode_table_value
+from pamqp.encode import encode_table_value, field_table
 
 from events.runtime.broker import BROKER_AWAY, lost_means_away
 from events.runtime.log import log
@@ -27,6 +27,9 @@ from events.trace import trace_id
 MAX_ATTEMPTS = 1 + len(RETRY_DELAYS_SECONDS)
 MAX_DETAIL_CHARACTERS = 2_000
 SHORT_STRING_BYTES = 255
+# Headers must fit into one frame, of 131,072 bytes by default, with what is added to them here and later.
+MAX_HEADER_BYTES = 100_000
+CUT = "headers_cut"
 
 ATTEMPTS, FIRST_AT, ROUTING_KEY = "retry_attempts", "retry_first_at", "retry_routing_key"
 DEAD_ROUTING_KEY = "dead_letter_routing_key"
@@ -186,7 +189,7 @@ def copy_of(original: AbstractMessage, headers: dict[str, Any]) -> aio_pika.Mess
     }
     return aio_pika.Message(
         body=original.body,
-        headers=kept | headers,
+        headers=_fitting(kept) | headers,
         content_type=_short(original.content_type),
         content_encoding=_short(original.content_encoding),
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
@@ -198,6 +201,22 @@ def copy_of(original: AbstractMessage, headers: dict[str, Any]) -> aio_pika.Mess
         type=_short(original.type),
         app_id=_short(original.app_id),
     )
+
+
+def _fitting(headers: dict[str, Any]) -> dict[str, Any]:
+    """As many of these as fit, the small ones first, and how many do not."""
+    fitting: dict[str, Any] = {}
+    room = MAX_HEADER_BYTES
+    for name, value in sorted(headers.items(), key=_encoded_bytes):
+        room -= _encoded_bytes((name, value))
+        if room < 0:
+            return fitting | {CUT: len(headers) - len(fitting)}
+        fitting[name] = value
+    return fitting
+
+
+def _encoded_bytes(header: tuple[str, Any]) -> int:
+    return len(field_table(dict([header])))
 
 
 def _header_value(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What aiormq cancels when a channel ends counts as a broker that is away; a cancellation from outside does not."""
+"""What aiormq cancels when a channel ends counts as a broker that is away; being cancelled does not."""
 
 import asyncio
 
@@ -10,9 +10,8 @@ from events.runtime.broker import lost_means_away
 async def test_what_was_asked_of_a_lost_channel_is_an_error() -> None:
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_soon(answer.cancel)
-    with pytest.raises(ConnectionError):
-        with lost_means_away():
-            await answer
+    with pytest.raises(ConnectionError), lost_means_away():
+        await answer
 
 
 async def test_who_is_cancelled_ends() -> None:

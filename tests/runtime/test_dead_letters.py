@@ -114,6 +114,18 @@ async def publish_to_queue(stage: Stage, *messages: aio_pika.Message) -> None:
         await stage.channel.default_exchange.publish(one, TOY.queue)
 
 
+async def test_headers_that_leave_no_room_for_more_are_cut(stage: Stage) -> None:
+    """Else RabbitMQ would end the connection over every attempt to send them on."""
+    await stage.start()
+    sent = raw(b"not JSON", message_id=GOOD_ID)
+    sent.headers["too_much"] = "x" * 130_000
+    await stage.publish(sent)
+    await eventually(lambda: stage.dead_letters_are(1))
+    [letter] = await stage.dead_letters()
+    assert "too_much" not in letter.headers
+    assert (letter.headers["headers_cut"], letter.headers["x-mine"]) == (1, "kept")
+
+
 async def test_several_in_one_batch_each_get_their_own_reason(stage: Stage) -> None:
     orders = [uuid4() for _ in range(20)]
     good = [message(Bumped(order_id=order), uuid4()) for order in orders]
