@@ -8,7 +8,7 @@ from typing import Any
 import aio_pika
 import aiohttp
 import pytest
-from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
+from aio_pika.abc import AbstractIncomingMessage
 
 from compose.demo.shop import Refused
 from compose.local.errors import RigError
@@ -52,6 +52,16 @@ async def stopped(system: System, name: str) -> AsyncIterator[None]:
         yield
     finally:
         await system.start(name)
+
+
+@asynccontextmanager
+async def frozen(system: System, name: str) -> AsyncIterator[None]:
+    """Stopped in its tracks inside: it keeps its connections and answers nothing."""
+    await asyncio.to_thread(system.rig.pause, name)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(system.rig.resume, name)
 
 
 @asynccontextmanager
@@ -119,15 +129,21 @@ async def everything_twice(system: System) -> AsyncIterator[list[str]]:
         yield repeated
 
 
-async def reverse(system: System, service: str, at_least: int) -> None:
-    """Turn a service's queue around, which nobody may be consuming, once there are so many facts in it."""
+async def queued(system: System, service: str, facts: int) -> None:
+    """Wait until so many facts are in a service's queue, which nobody may be consuming."""
     async with system.channel_as("admin") as channel:
         queue = await channel.declare_queue(f"{service}.facts", passive=True)
 
         async def enough() -> bool:
-            return await length_of(queue) >= at_least
+            return ((await queue.declare()).message_count or 0) >= facts
 
-        await until(enough, f"fewer than {at_least} facts for {service}")
+        await until(enough, f"fewer than {facts} facts for {service}")
+
+
+async def reverse(system: System, service: str) -> None:
+    """Turn a service's queue around, which nobody may be consuming."""
+    async with system.channel_as("admin") as channel:
+        queue = await channel.declare_queue(f"{service}.facts", passive=True)
         taken = []
         while (message := await queue.get(fail=False)) is not None:
             taken.append(message)
@@ -151,11 +167,6 @@ async def refusing(system: System, service: str, table: str, unless: str) -> Asy
         yield
     finally:
         await system.execute(service, f"ALTER TABLE {table} DROP CONSTRAINT wrong")
-
-
-async def length_of(queue: AbstractQueue) -> int:
-    """How many messages are ready in a queue that was declared passively."""
-    return (await queue.declare()).message_count or 0
 
 
 def copy_of(message: AbstractIncomingMessage, **headers: int) -> aio_pika.Message:
