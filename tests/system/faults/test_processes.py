@@ -69,13 +69,6 @@ async def test_the_tracker_is_away_for_the_whole_burst(system: System) -> None:
     await burst.landed()
 
 
-async def test_the_outside_world_is_killed(system: System) -> None:
-    """Its ledger survives. How orders end is up to how long it was away; that they do, is not."""
-    async with under_load(system, ORDERS, LOAD_SECONDS) as burst, killed(system, "sandbox"):
-        pass
-    await burst.landed()
-
-
 async def test_two_instances_side_by_side_one_killed(system: System) -> None:
     """What the killed one leaves behind, the other takes over."""
     for name in ("inventory", "payment"):
