@@ -12,6 +12,8 @@ READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 COMPOSE := $(RUN) -m compose
 INFRA ?= local
+# Most tests wait for something: two files at a time take little longer than one.
+WORKERS ?= 2
 NAME ?= order
 LINTED := compose events order_svc inventory_svc payment_svc fulfillment_svc notification_svc saga_tracker tests
 
@@ -48,7 +50,7 @@ bench: $(READY) ## measure the running system
 
 test: $(READY) ## run every test, against servers of its own (TESTS=tests/decide: some of them)
 	@if [ "$(INFRA)" != docker ]; then $(COMPOSE) prepare; fi
-	@INFRA=$(INFRA) $(RUN) -m pytest $(TESTS)
+	@INFRA=$(INFRA) $(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 lint: $(READY) ## check style, types and who imports whom
 	@$(RUN) -m ruff check $(LINTED)
