@@ -19,10 +19,11 @@ LINTED := compose events order_svc inventory_svc payment_svc fulfillment_svc not
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: FORCE help demo up status down logs check bench test lint clean
+.PHONY: FORCE help demo up status down logs check map bench drills drill test lint clean
+.PHONY: compose-up compose-down compose-demo compose-check
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## run the system, break it, show every saga, check the invariants, stop (ONLY=poison: one)
 	@$(COMPOSE) demo $(if $(ONLY),--only $(ONLY))
@@ -42,8 +43,26 @@ logs: $(READY) ## show the log of NAME (order, tracker, rabbitmq, ...)
 check: $(READY) ## check the invariants of the running system
 	@$(COMPOSE) check
 
+drills: $(READY) ## break a system made for it in every way, under load, and judge it (SEED=7: as then)
+	@$(COMPOSE) drills $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
+
+drill: $(READY) ## run one drill, by its NAME (make drill NAME=poison)
+	@$(COMPOSE) drills --only $(NAME) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
+
 map: $(READY) ## write the README's map of facts anew
 	@$(COMPOSE) map
+
+compose-up: ## build and start the same system in containers (needs Docker), and leave it running
+	@$(PYTHON) -m compose.containers up
+
+compose-down: ## stop and remove the containers, keep their data
+	@$(PYTHON) -m compose.containers down
+
+compose-demo: $(READY) ## the demo against the containers, which it starts if they do not run (ONLY=poison: one)
+	@$(RUN) -m compose.containers demo $(if $(ONLY),--only $(ONLY))
+
+compose-check: $(READY) ## check the invariants of the running containers
+	@$(RUN) -m compose.containers check
 
 bench: $(READY) ## measure the running system
 	@$(RUN) -m tests.bench

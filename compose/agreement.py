@@ -10,8 +10,8 @@ import aiohttp
 from rich.console import Console
 from rich.markup import escape
 
-from compose.local.addresses import Addresses
 from compose.local.errors import RigError
+from compose.whereabouts import Whereabouts
 
 TRACKER = "tracker"
 ANSWER_SECONDS = 60
@@ -29,7 +29,7 @@ class Agreement:
     reservations: Sequence[str]
 
 
-async def ask_tracker(where: Addresses, patience_seconds: float) -> Agreement:
+async def ask_tracker(where: Whereabouts, patience_seconds: float) -> Agreement:
     """Have the tracker compare now, and again while it is not sure whether something is only on its way.
 
     Raises RigError when it does not answer, or refuses.

@@ -16,7 +16,7 @@ from compose.agreement import Agreement, ask_tracker, print_agreement
 from compose.books import Books, Snapshot, books_by_order
 from compose.invariants import INVARIANTS, Violation, violations
 from compose.local.errors import RigError
-from compose.local.rig import LocalRig
+from compose.rig import Rig
 from compose.snapshot import Activity, Reader, sources_of
 
 PATIENCE_SECONDS = 10.0
@@ -95,7 +95,7 @@ def _may_wait_in_a_queue(book: Books) -> bool:
     return not ended or not told or bool(unsold)
 
 
-def check(rig: LocalRig, console: Console, patience_seconds: float = PATIENCE_SECONDS) -> bool:
+def check(rig: Rig, console: Console, patience_seconds: float = PATIENCE_SECONDS) -> bool:
     """Judge the running system and print it; answers whether all is well.
 
     Raises RigError when the system is not running, or a part of it cannot be read.
@@ -113,7 +113,7 @@ def check(rig: LocalRig, console: Console, patience_seconds: float = PATIENCE_SE
     return not findings.violations and not agreement.listed
 
 
-def demand_running(rig: LocalRig) -> None:
+def demand_running(rig: Rig) -> None:
     """Raises RigError when there is nothing to check, or only a part of it."""
     running = rig.status()
     if not any(component.pid for component in running):

@@ -1,5 +1,6 @@
 """The command line: `python -m compose COMMAND`, or `make COMMAND`."""
 
+import os
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from compose.drills import FOLDER as DRILLS_FOLDER
 from compose.local.errors import RigError
 from compose.local.interruptions import ending_in_order
 from compose.local.places import DEFAULT_STATE_DIR
@@ -95,6 +97,7 @@ def down(
     with ConsoleProgress() as progress:
         rig = rig_of(context, progress)
         if delete_data:
+            LocalRig(context.obj / DRILLS_FOLDER).destroy()
             rig.destroy()
         else:
             rig.down()
@@ -126,6 +129,23 @@ def check(
 
     if not judge(rig_of(context), report_console(), patience):
         raise typer.Exit(1)
+
+
+@app.command()
+def drills(
+    context: typer.Context,
+    only: Annotated[list[str] | None, typer.Option(help="Run this drill alone; may be repeated.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Repeat a run by its seed.")] = None,
+    report: Annotated[Path | None, typer.Option(help="A folder for the reports.")] = None,
+    rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="Orders a second.")] = 30,
+) -> None:
+    """Break a system made for it, under load, in every way, and judge it. Exit code 1 when a drill fails."""
+    from compose.drills.command import Options, drill
+
+    options = Options(only or (), seed, report, rate)
+    with ConsoleProgress() as progress:
+        if not drill(context.obj, report_console(), progress, os.environ, options):
+            raise typer.Exit(1)
 
 
 @app.command("map")

@@ -32,10 +32,10 @@ from compose.books import (
     Snapshot,
     StockRow,
 )
-from compose.local.addresses import Addresses
 from compose.local.errors import RigError
 from compose.local.processes import SANDBOX
 from compose.local.rabbitmq import ADMIN_USER
+from compose.whereabouts import Whereabouts
 from events.topology import RETRY_DELAYS_SECONDS, retry_exchange
 
 SERVICES = ("notification", "fulfillment", "payment", "inventory", "order")
@@ -87,7 +87,7 @@ class Activity:
         return not self.moving and not self.queued
 
 
-def sources_of(where: Addresses) -> Sources:
+def sources_of(where: Whereabouts) -> Sources:
     """The books of one rig."""
     databases = {name: where.database_url(name) for name in where.database_passwords}
     return Sources(databases, where.http(SANDBOX), where.broker_url(ADMIN_USER))

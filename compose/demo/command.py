@@ -17,13 +17,13 @@ from compose.demo.stage import Scenario, Stage
 from compose.demo.telling import Narrator, print_table, surprises
 from compose.invariants import INVARIANTS
 from compose.local.errors import RigError
-from compose.local.rig import LocalRig
+from compose.rig import Rig
 from compose.snapshot import Reader, sources_of
 
 RUN_BYTES = 3
 
 
-def demo(rig: LocalRig, console: Console, only: Collection[str] = ()) -> bool:
+def demo(rig: Rig, console: Console, only: Collection[str] = ()) -> bool:
     """Start what does not run, play the scenarios, check the invariants, stop what was started.
 
     Plays all of them, or `only` those of these names. Answers whether every order ended as it should and
@@ -44,9 +44,7 @@ def _chosen(only: Collection[str]) -> list[Scenario]:
     return [scenario for scenario in SCENARIOS if not only or scenario.name in only]
 
 
-async def _demonstrate(
-    rig: LocalRig, sabotage: Sabotage, scenarios: Sequence[Scenario], console: Console
-) -> bool:
+async def _demonstrate(rig: Rig, sabotage: Sabotage, scenarios: Sequence[Scenario], console: Console) -> bool:
     where = rig.addresses
     try:
         async with open_shop(where) as shop:

@@ -9,7 +9,7 @@ import psycopg
 
 from compose.local.errors import RigError
 from compose.local.interruptions import uninterrupted
-from compose.local.rig import LocalRig
+from compose.rig import Rig
 
 TIMEOUT_SECONDS = 10
 MAY_BE_FROZEN = ("inventory", "payment")
@@ -26,7 +26,7 @@ _UNCONSTRAIN: LiteralString = f"ALTER TABLE shipments DROP CONSTRAINT IF EXISTS 
 class Sabotage:
     """Breaks a running system, as a machine or a colleague might. Methods raise RigError when they cannot."""
 
-    def __init__(self, rig: LocalRig) -> None:
+    def __init__(self, rig: Rig) -> None:
         self._rig = rig
 
     async def freeze(self, service: str) -> None:
@@ -65,7 +65,7 @@ class Sabotage:
 
 
 @contextmanager
-def sabotage_of(rig: LocalRig) -> Iterator[Sabotage]:
+def sabotage_of(rig: Rig) -> Iterator[Sabotage]:
     """Whatever is broken inside is mended at the end, also after Ctrl-C; and at the beginning, in case an
     earlier demo was killed."""
     sabotage = Sabotage(rig)

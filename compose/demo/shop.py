@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 import aiohttp
 
 from compose.demo.publisher import publish_order_created_v1
-from compose.local.addresses import Addresses
 from compose.local.errors import RigError
+from compose.whereabouts import Whereabouts
 from events.topology import PUBLISHER
 
 TIMEOUT_SECONDS = 15
@@ -42,7 +42,7 @@ class Item:
 class Shop:
     """A client of one running system. Methods raise Refused, and RigError when nobody answers."""
 
-    def __init__(self, where: Addresses, session: aiohttp.ClientSession) -> None:
+    def __init__(self, where: Whereabouts, session: aiohttp.ClientSession) -> None:
         names = ("order", "inventory", "payment", "fulfillment", "notification", "tracker")
         self._urls = {name: where.http(name) for name in names}
         self._broker_url = where.broker_url(PUBLISHER)
@@ -160,7 +160,7 @@ class Shop:
 
 
 @asynccontextmanager
-async def open_shop(where: Addresses) -> AsyncIterator[Shop]:
+async def open_shop(where: Whereabouts) -> AsyncIterator[Shop]:
     """A client with connections of its own."""
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as session:

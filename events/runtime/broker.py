@@ -10,8 +10,9 @@ from yarl import URL
 from events.lenient_amqp import be_lenient
 from events.runtime.settings import ProcessSettings
 
-# RuntimeError: aiormq's for a channel or connection that was closed under one's hands.
-BROKER_AWAY = (AMQPError, OSError, TimeoutError, RuntimeError)
+# Two of aiormq's own: RuntimeError for a channel or connection that was closed under one's hands, and
+# StopAsyncIteration for a connection that ends before its handshake.
+BROKER_AWAY = (AMQPError, OSError, TimeoutError, RuntimeError, StopAsyncIteration)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
-from sqlalchemy import bindparam, func, not_, select, update
+from sqlalchemy import Boolean, bindparam, func, not_, or_, select, update
 
 from events.decision import Call, GaveUp, Outcome, Patience
 from events.runtime.crash import crash_point
@@ -110,12 +110,17 @@ _POSTPONE = compiled(
     update(calls_table)
     .values(
         attempts=bindparam("attempts"),
-        maybe_done=bindparam("maybe_done"),
+        # Once so, always so: a call may be attempted twice, when a look into the table found it before it was
+        # handed over. Then the second attempt knows nothing of what the first one sent.
+        maybe_done=or_(calls_table.c.maybe_done, bindparam("maybe_done", type_=Boolean)),
         last_error=bindparam("last_error"),
         due_at=bindparam("due_at"),
     )
     .where(calls_table.c.call_id == bindparam("id"))
 )
+
+# A dead instance had no time to write down what it had just sent.
+_MAYBE_DONE = b", maybe_done = true"
 
 
 class Caller:
@@ -180,7 +185,7 @@ class Caller:
     async def sweep(self) -> None:
         """Adopt what dead instances left, at the start and then periodically."""
         while True:
-            if await self._instance.adopt(self._database, calls_table):
+            if await self._instance.adopt(self._database, calls_table, noting=_MAYBE_DONE):
                 self.look_in_table()
             await asyncio.sleep(self._settings.sweep_seconds)
 

@@ -55,12 +55,12 @@ class Instance:
         if connection is not None:
             await connection.close()
 
-    async def adopt(self, database: Database, table: Table) -> int:
+    async def adopt(self, database: Database, table: Table, *, noting: bytes = b"") -> int:
         """Make the rows that dead instances left in `table` ours, once the database is there.
 
-        Says how many they were.
+        `noting` is what else to set in them. Says how many they were.
         """
-        adopt = _ADOPT.replace(b"{table}", table.name.encode())
+        adopt = _ADOPT.replace(b"{table}", table.name.encode()).replace(b"{noting}", noting)
         adopted = 0
         while True:
             try:
@@ -87,7 +87,7 @@ class Instance:
 
 
 _ADOPT = b"""
-    UPDATE {table} SET owner = %(me)s WHERE owner IN (
+    UPDATE {table} SET owner = %(me)s{noting} WHERE owner IN (
         SELECT owner FROM (SELECT DISTINCT owner FROM {table} WHERE owner <> %(me)s) AS others
         WHERE pg_try_advisory_xact_lock(%(lock_class)s, owner))
 """

@@ -16,6 +16,7 @@ from psycopg.rows import dict_row
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
 
+from compose.drills.proxy import Proxy, proxy_to
 from events.envelope import Envelope, encode
 from events.facts.base import Fact
 from events.runtime import tables
@@ -27,7 +28,6 @@ from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, STREAM
 from events.topology import declare, queues, retry_exchange
 from tests.runtime.eventually import eventually
-from tests.runtime.proxy import Proxy, proxy_to
 from tests.runtime.toy import store
 from tests.runtime.toy.outside import Outside
 from tests.runtime.toy.service import TOY

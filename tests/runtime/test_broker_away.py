@@ -1,10 +1,16 @@
-"""What aiormq cancels when a channel ends counts as a broker that is away; being cancelled does not."""
+"""What counts as a broker that is away: all that a lost connection raises, but not being cancelled."""
 
 import asyncio
+import socket
+import threading
 
+import aio_pika
 import pytest
+import uvloop
 
-from events.runtime.broker import lost_means_away
+from events.runtime.broker import BROKER_AWAY, lost_means_away
+
+ATTEMPTS = 20
 
 
 async def test_what_was_asked_of_a_lost_channel_is_an_error() -> None:
@@ -24,3 +30,21 @@ async def test_who_is_cancelled_ends() -> None:
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+def test_who_hangs_up_before_the_handshake_is_away() -> None:
+    """As a proxy does before a broker that is away: what aiormq raises then depends on who is quicker."""
+
+    def hang_up(listener: socket.socket) -> None:
+        for _ in range(ATTEMPTS):
+            listener.accept()[0].close()
+
+    async def attempt(port: int) -> None:
+        for _ in range(ATTEMPTS):
+            with pytest.raises(BROKER_AWAY):
+                await aio_pika.connect(f"amqp://127.0.0.1:{port}/", timeout=10)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=hang_up, args=(listener,), daemon=True).start()
+        # The loop that services run on, which is the quicker one.
+        uvloop.run(attempt(listener.getsockname()[1]))

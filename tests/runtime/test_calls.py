@@ -10,7 +10,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from events.decision import Patience
-from events.runtime.calls import schedules_of
+from events.runtime.calls import CallRow, schedules_of
 from events.runtime.settings import ServiceSettings
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage
@@ -36,15 +36,20 @@ async def ring(stage: Stage, *plan: Behaviour, look_up_fails: bool = False) -> t
 
 async def leave_behind(stage: Stage, owner: int, *plan: Behaviour, **columns: Any) -> UUID:
     """A call that a killed instance was about to make, or in the middle of."""
-    order = uuid4()
+    given: dict[str, Any] = {
+        "id": uuid4(),
+        "order": uuid4(),
+        "attempts": 0,
+        "maybe_done": False,
+        "due_at": datetime.now(UTC),
+    }
+    given |= columns
+    order: UUID = given["order"]
     call = Ring(order_id=order, plan=plan)
-    given = {"attempts": 0, "maybe_done": False, "due_at": datetime.now(UTC), **columns}
     await stage.rows(
         "INSERT INTO calls (call_id, owner, name, order_id, request, attempts, maybe_done, due_at) VALUES"
         " (%(id)s, %(owner)s, 'ring', %(order)s, %(request)s, %(attempts)s, %(maybe_done)s, %(due_at)s)",
-        id=uuid4(),
         owner=owner,
-        order=order,
         request=Jsonb(call.model_dump(mode="json")),
         **given,
     )
@@ -204,7 +209,30 @@ async def test_a_leftover_call_remembers_how_far_it_came(stage: Stage) -> None:
     await stage.start(call_attempts=3)
     await eventually(lambda: stage.stated(done, kind="answered") and stage.stated(exhausted, kind="answered"))
     assert stage.outside.book.story(key(done)) == ["did", "looked_up"]
-    assert stage.outside.book.story(key(exhausted)) == []
+    assert stage.outside.book.story(key(exhausted)) == ["looked_up"]
+
+
+async def test_what_a_dead_instance_left_it_may_have_sent(stage: Stage) -> None:
+    """Its heir cannot know: nothing that it sends itself gets through, and yet the call may be done."""
+    order = await leave_behind(stage, DEAD, "fails")
+    await stage.start(call_attempts=2)
+    await eventually(lambda: stage.stated(order, kind="answered"))
+    (said,) = [one for one in stage.heard if one.correlation_id == str(order)]
+    assert Answered.model_validate_json(said.body).maybe_done
+
+
+async def test_a_call_that_is_handed_over_after_it_was_found_in_the_table(stage: Stage) -> None:
+    """It is attempted again, unaware of the first attempt: what that may have done is not forgotten."""
+    order, caller = uuid4(), (await stage.start())._caller
+    assert caller is not None
+    call = Ring(order_id=order, plan=("loses", "fails", "fails"))
+    row = CallRow(uuid4(), "ring", order, call.model_dump(mode="json"), None)
+    await leave_behind(stage, 1, *call.plan, order=order, id=row.call_id)
+    caller.look_in_table()
+    await eventually(lambda: stage.outside.book.story(key(order)) == ["asked", "did"])
+    caller.hand_over([row])
+    await eventually(lambda: stage.stated(order, kind="answered"))
+    assert stage.outside.book.story(key(order)) == ["asked", "did", "asked", "looked_up"]
 
 
 async def test_a_leftover_call_that_is_not_due_yet_is_made_when_it_is(stage: Stage) -> None:

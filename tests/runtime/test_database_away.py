@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import psycopg
 
+from compose.drills.proxy import Proxy
 from tests.runtime.eventually import eventually
-from tests.runtime.proxy import Proxy
 from tests.runtime.stage import Stage, is_ready, message
 from tests.runtime.toy.decide import RaiseTo
 from tests.runtime.toy.facts import Bumped, RingWanted

@@ -2,51 +2,17 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle, islice
 from uuid import UUID, uuid4
 
 from compose.books import Books
-from compose.demo.shop import Item, Refused
-from compose.local.errors import RigError
+from compose.demo.shop import Item
+from compose.drills.load import KINDS, Kind, place_until_accepted
 from tests.system.stage import System
 
-RETRY_SECONDS = 0.2
-RETRIES = 300
 PLENTY = 10_000
 # An outage may make an order late for good just as it ends: then the chain runs back first.
 LANDING_SECONDS = 150.0
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of order, and how it ends when none of its steps is late."""
-
-    end: str
-    payment_token: str = "tok_ok"
-    customer: str = "cust_burst"
-    in_stock: bool = True
-
-    @property
-    def ends(self) -> frozenset[str]:
-        """How it may end whatever breaks meanwhile: one that is late for good is cancelled."""
-        return frozenset({self.end, "CANCELLED"})
-
-
-KINDS = (
-    Kind("COMPLETED"),
-    Kind("CANCELLED", "tok_declined"),
-    Kind("COMPLETED"),
-    Kind("CANCELLED", customer="cust_refused"),
-    Kind("COMPLETED", "tok_lost"),
-    Kind("COMPLETED", "tok_flaky"),
-    Kind("CANCELLED", in_stock=False),
-    Kind("COMPLETED", customer="cust_carrier_lost"),
-    Kind("CANCELLED", "tok_refund_refused", "cust_refused"),
-    Kind("COMPLETED", customer="cust_mail_bounces"),
-    Kind("NEEDS_MANUAL", "tok_undo_refused", "cust_refused"),
-    Kind("COMPLETED", "tok_slow"),
-)
 
 
 class Burst:
@@ -102,21 +68,12 @@ class Burst:
 
     async def place(self, kind: Kind) -> UUID:
         """Place one order and try again, under the same key, until it is accepted."""
-        key = str(uuid4())
         item = Item(self._sku if kind.in_stock else self._none_left, 1, 1_000)
-        for _ in range(RETRIES):
-            try:
-                order_id = await self._system.shop.place(kind.customer, kind.payment_token, item, key=key)
-            except (RigError, Refused) as error:
-                if isinstance(error, Refused) and error.status != 503:
-                    raise
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            assert order_id not in self.accepted_as, f"order {order_id} was accepted under two keys"
-            self.accepted_as[order_id] = kind
-            self._moved.set()
-            return order_id
-        raise TimeoutError("an order was not accepted in time")
+        order_id = await place_until_accepted(self._system.shop, kind, item, str(uuid4()))
+        assert order_id not in self.accepted_as, f"order {order_id} was accepted under two keys"
+        self.accepted_as[order_id] = kind
+        self._moved.set()
+        return order_id
 
 
 def kinds(count: int) -> Sequence[Kind]:

@@ -17,6 +17,7 @@ from compose.check import examine
 from compose.demo.shop import Shop
 from compose.local.rig import LocalRig
 from compose.snapshot import Reader, sources_of
+from compose.whereabouts import Whereabouts
 
 SERVICES = ("order", "inventory", "payment", "fulfillment", "notification")
 SETTLE_SECONDS = 40.0
@@ -45,6 +46,11 @@ class System:
     def __init__(self, rig: LocalRig, shop: Shop) -> None:
         self.rig = rig
         self.shop = shop
+
+    @property
+    def where(self) -> Whereabouts:
+        """Where it is, as of now."""
+        return self.rig.addresses
 
     async def new_sku(self, units: int) -> str:
         """A SKU of this test's own, in stock."""
@@ -76,6 +82,14 @@ class System:
     async def kill(self, name: str, **options: Any) -> None:
         """End it as kill -9 does."""
         await asyncio.to_thread(self.rig.kill, name, **options)
+
+    async def pause(self, name: str) -> None:
+        """Stop it in its tracks: it keeps its connections and answers nothing."""
+        await asyncio.to_thread(self.rig.pause, name)
+
+    async def resume(self, name: str) -> None:
+        """Let a paused one go on."""
+        await asyncio.to_thread(self.rig.resume, name)
 
     async def running(self, name: str) -> bool:
         """Whether the process lives."""

@@ -14,6 +14,7 @@ from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
 from fastapi import FastAPI
 from psycopg.rows import dict_row
 
+from compose.drills.proxy import Proxy, proxy_to
 from compose.system import SERVICES
 from events import topology
 from events.envelope import Envelope, encode
@@ -24,7 +25,6 @@ from saga_tracker.rebuild import Rebuilt, rebuild
 from saga_tracker.service import ROUTERS, Tracker
 from saga_tracker.settings import RebuildSettings, TrackerSettings
 from tests.runtime.eventually import eventually
-from tests.runtime.proxy import Proxy, proxy_to
 from tests.servers import Servers
 
 FIVE = ("order", "inventory", "payment", "fulfillment", "notification")

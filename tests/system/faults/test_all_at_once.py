@@ -3,7 +3,8 @@
 import asyncio
 from random import Random
 
-from tests.system.faults.verbs import killed, misbehaving, under_load
+from compose.drills.verbs import killed, misbehaving
+from tests.system.faults.verbs import under_load
 from tests.system.stage import SERVICES, System
 
 ORDERS = 500
@@ -19,7 +20,7 @@ async def test_every_accepted_order_ends_and_none_is_lost(system: System) -> Non
     async with under_load(system, ORDERS, LOAD_SECONDS) as burst:
         for seed, victim in enumerate(victims):
             # Anew each time, for a sandbox that was killed has forgotten that it lies.
-            async with misbehaving(system, "all", **FAULTS, seed=seed), killed(system, victim):
+            async with misbehaving(system.where, "all", **FAULTS, seed=seed), killed(system, victim):
                 await asyncio.sleep(random.random())
     assert len(burst.accepted_as) == ORDERS
     await burst.landed()

@@ -7,16 +7,8 @@ import pytest
 
 from compose.books import statuses_of
 from compose.demo.shop import Item
-from tests.system.faults.verbs import (
-    everything_twice,
-    frozen,
-    killed,
-    put_in_queue,
-    queued,
-    refusing,
-    reverse,
-    under_load,
-)
+from compose.drills.verbs import everything_twice, killed, paused, put_in_queue
+from tests.system.faults.verbs import queued, refusing, reverse, under_load
 from tests.system.stage import SERVICES, System, until
 
 ORDERS = 60
@@ -26,7 +18,7 @@ PAIRS = 4
 
 
 async def test_every_fact_comes_twice(system: System) -> None:
-    async with everything_twice(system) as repeated:
+    async with everything_twice(system.where) as repeated:
         async with under_load(system, ORDERS, LOAD_SECONDS) as burst:
             pass
         await burst.landed()
@@ -48,7 +40,7 @@ async def test_the_undo_comes_before_what_it_undoes(system: System, service: str
     """The service remembers the order as fenced, and does nothing when it hears of it later."""
     item = Item(await system.new_sku(2 * PAIRS), 1, 500)
     # The tracker would send once more what is late, and the count of what is in the queue go wrong.
-    async with frozen(system, "tracker"), killed(system, service):
+    async with paused(system, "tracker"), killed(system, service):
         order_ids = [await system.shop.place("cust_ada", "tok_ok", item) for _ in range(2 * PAIRS)]
         cancelled, kept = order_ids[:PAIRS], order_ids[PAIRS:]
         await queued(system, service, len(order_ids))
@@ -63,7 +55,7 @@ async def test_the_undo_comes_before_what_it_undoes(system: System, service: str
 
 async def test_the_answers_to_an_order_come_before_the_order(system: System) -> None:
     sku, none_left = await system.new_sku(PAIRS), await system.new_sku(0)
-    async with frozen(system, "tracker"), killed(system, "order"):
+    async with paused(system, "tracker"), killed(system, "order"):
         good = [await system.shop.publish("cust_kofi", "tok_ok", Item(sku, 1, 700)) for _ in range(PAIRS)]
         bad = [
             await system.shop.publish("cust_kofi", "tok_ok", Item(none_left, 1, 700)) for _ in range(PAIRS)
@@ -78,7 +70,7 @@ async def test_behind_messages_that_nobody_can_read(system: System) -> None:
     """Each is a dead letter at once, as it was; those behind it go their way."""
     poison = {str(uuid4()): service for service in SERVICES}
     for message_id, service in poison.items():
-        await put_in_queue(system, service, b"\x00{", message_id=message_id, kind="order.created.v2")
+        await put_in_queue(system.where, service, b"\x00{", message_id=message_id, kind="order.created.v2")
     item = Item(await system.new_sku(PAIRS), 1, 500)
     good = [await system.shop.place("cust_ada", "tok_ok", item) for _ in range(PAIRS)]
     await system.settle(dict.fromkeys(good, "COMPLETED"))

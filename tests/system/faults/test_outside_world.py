@@ -7,7 +7,8 @@ import pytest
 
 from compose.books import statuses_of
 from compose.demo.shop import Item, Refused
-from tests.system.faults.verbs import misbehaving, under_load
+from compose.drills.verbs import misbehaving
+from tests.system.faults.verbs import under_load
 from tests.system.stage import System, until
 
 ORDERS = 60
@@ -23,7 +24,10 @@ FAULTS: dict[str, dict[str, float]] = {
 @pytest.mark.parametrize("rule", FAULTS.values(), ids=FAULTS.keys())
 async def test_the_provider(system: System, rule: dict[str, float]) -> None:
     """However it ends: what is not charged is not delivered, and nothing is charged twice."""
-    async with misbehaving(system, "provider", **rule), under_load(system, ORDERS, LOAD_SECONDS) as burst:
+    async with (
+        misbehaving(system.where, "provider", **rule),
+        under_load(system, ORDERS, LOAD_SECONDS) as burst,
+    ):
         await asyncio.sleep(FAULT_SECONDS)
     await burst.landed()
 

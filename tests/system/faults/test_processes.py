@@ -6,9 +6,11 @@ from typing import get_args
 
 import pytest
 
+from compose.drills.load import KINDS
+from compose.drills.verbs import killed
 from events.runtime.crash import CrashPoint
-from tests.system.burst import KINDS, new_burst
-from tests.system.faults.verbs import die_at, killed, restarted, under_load
+from tests.system.burst import new_burst
+from tests.system.faults.verbs import die_at, restarted, under_load
 from tests.system.stage import SERVICES, System
 
 ORDERS = 60

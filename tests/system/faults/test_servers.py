@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from compose.demo.shop import Item, Refused
-from tests.system.faults.verbs import all_say, killed, stopped, under_load
+from compose.drills.verbs import killed, stopped
+from tests.system.faults.verbs import all_say, under_load
 from tests.system.stage import SERVICES, System
 
 ORDERS = 60

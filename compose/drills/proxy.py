@@ -1,4 +1,4 @@
-"""A TCP proxy between a service and a server, with which a test cuts, holds up or loses what passes."""
+"""A TCP proxy between a service and a server, which cuts, holds up or loses what passes."""
 
 import asyncio
 import contextlib
@@ -31,6 +31,7 @@ class Proxy:
         self._refusing = False
         self.accepted = 0
         self.refused = 0
+        self.latency_seconds = 0.0
         self.loss: Loss | None = None
         self.open_gate = asyncio.Event()
         self.open_gate.set()
@@ -143,6 +144,8 @@ class _Link:
     ) -> None:
         while chunk := await source.read(CHUNK_BYTES):
             await self._proxy.open_gate.wait()
+            if self._proxy.latency_seconds:
+                await asyncio.sleep(self._proxy.latency_seconds)
             if self.stranded:
                 await asyncio.Event().wait()
             loss = self._loss(chunk) if outward else None

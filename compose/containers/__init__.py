@@ -1,0 +1,1 @@
+"""The same system in containers, by `docker compose`: compose/compose.yaml."""

@@ -1,0 +1,88 @@
+"""Writes the secrets of the containers: `python3 -m compose.containers.env`, once, before the first start.
+
+They are drawn at random into `compose/.env`, which only its owner can read and git ignores. What is in the
+file already stays as it is, so running it again is harmless; delete the file *and* the volumes for new ones.
+Runs on a bare Python, so it imports nothing but the standard library.
+"""
+
+import argparse
+import os
+import secrets
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[1]
+ENV_FILE = FOLDER / ".env"
+SECRET_BYTES = 24
+
+DATABASES = ("order", "inventory", "payment", "fulfillment", "notification", "tracker")
+BROKER_USERS = ("admin", *DATABASES, "publisher")
+
+
+def database_variable(name: str) -> str:
+    """Where the password of a database, and of the role of its name, is kept."""
+    return f"DATABASE_PASSWORD_{name.upper()}"
+
+
+def broker_variable(user: str) -> str:
+    """Where the password of a user of the broker is kept."""
+    return f"BROKER_PASSWORD_{user.upper()}"
+
+
+SECRETS = (
+    "ADMIN_TOKEN",
+    "POSTGRES_PASSWORD",
+    "GRAFANA_PASSWORD",
+    *map(database_variable, DATABASES),
+    *map(broker_variable, BROKER_USERS),
+)
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """The variables of such a file; none when there is no file. Raises OSError when it cannot be read."""
+    if not path.exists():
+        return {}
+    lines = (line.strip() for line in path.read_text().splitlines())
+    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def write_missing(path: Path) -> list[str]:
+    """Adds a random value for every secret that has none yet; returns the names of those.
+
+    Raises OSError when the file cannot be written.
+    """
+    known = read_env(path)
+    missing = [name for name in SECRETS if not known.get(name)]
+    if missing:
+        before = (
+            path.read_text() if path.exists() else "# Secrets of the containers: keep them to yourself.\n"
+        )
+        before += "" if before.endswith("\n") or not before else "\n"
+        added = "".join(f"{name}={secrets.token_hex(SECRET_BYTES)}\n" for name in missing)
+        replacement = path.with_name(f"{path.name}.new")
+        replacement.unlink(missing_ok=True)
+        descriptor = os.open(replacement, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(before + added)
+        replacement.replace(path)
+    return missing
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python3 -m compose.containers.env", description=__doc__)
+    parser.add_argument("--file", type=Path, default=ENV_FILE, help="where to write (default: compose/.env)")
+    path: Path = parser.parse_args(arguments).file
+    try:
+        written = write_missing(path)
+    except OSError as error:
+        sys.stderr.write(f"error: cannot write {path}: {error.strerror}\n")
+        return 1
+    if written:
+        sys.stderr.write(f"wrote {len(written)} random secrets to {path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

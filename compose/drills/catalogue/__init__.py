@@ -1,0 +1,42 @@
+"""One small file a drill: what it breaks, when, and how it heals."""
+
+from compose.drills.catalogue import (
+    cut_off_from_broker,
+    cut_off_from_database,
+    everything_twice,
+    flash_sale,
+    full_stop,
+    kill_broker,
+    kill_database,
+    kill_services,
+    lost_answers,
+    pause_services,
+    poison,
+    restart_broker,
+    rolling_restart,
+    slow_database,
+    slow_provider,
+    stop_database,
+    tracker_down,
+)
+from compose.drills.stage import Drill
+
+DRILLS: tuple[Drill, ...] = (
+    kill_services.DRILL,
+    pause_services.DRILL,
+    restart_broker.DRILL,
+    kill_broker.DRILL,
+    stop_database.DRILL,
+    kill_database.DRILL,
+    cut_off_from_broker.DRILL,
+    cut_off_from_database.DRILL,
+    slow_database.DRILL,
+    slow_provider.DRILL,
+    lost_answers.DRILL,
+    everything_twice.DRILL,
+    poison.DRILL,
+    tracker_down.DRILL,
+    rolling_restart.DRILL,
+    full_stop.DRILL,
+    flash_sale.DRILL,
+)

@@ -1,0 +1,18 @@
+"""kill -9 of the broker; it is away for a while."""
+
+import asyncio
+
+from compose.drills.rig import RABBITMQ, Deed
+from compose.drills.stage import Drill, Stage
+from compose.drills.verbs import killed
+
+AWAY_SECONDS = 5.0
+
+
+async def strike(stage: Stage) -> None:
+    with stage.broken("broker dead"):
+        async with killed(stage.rig, RABBITMQ):
+            await asyncio.sleep(AWAY_SECONDS)
+
+
+DRILL = Drill("kill-broker", "kill -9 of the broker", strike, (Deed("kill", RABBITMQ),))

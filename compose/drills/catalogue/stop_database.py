@@ -1,0 +1,18 @@
+"""PostgreSQL is stopped in an orderly way, away for longer than a step may take, and started again."""
+
+import asyncio
+
+from compose.drills.rig import POSTGRES, Deed
+from compose.drills.stage import Drill, Stage
+from compose.drills.verbs import stopped
+
+AWAY_SECONDS = 10.0
+
+
+async def strike(stage: Stage) -> None:
+    with stage.broken("PostgreSQL stopped"):
+        async with stopped(stage.rig, POSTGRES):
+            await asyncio.sleep(AWAY_SECONDS)
+
+
+DRILL = Drill("stop-database", "PostgreSQL is stopped and away", strike, (Deed("stop", POSTGRES),))

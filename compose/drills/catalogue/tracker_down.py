@@ -1,0 +1,18 @@
+"""The tracker is dead for the whole load: nobody needs it, and afterwards it has seen everything."""
+
+import asyncio
+
+from compose.drills.rig import TRACKER, Deed
+from compose.drills.stage import Drill, Stage
+from compose.drills.verbs import killed
+
+AWAY_SECONDS = 15.0
+
+
+async def strike(stage: Stage) -> None:
+    with stage.broken("tracker dead"):
+        async with killed(stage.rig, TRACKER):
+            await asyncio.sleep(AWAY_SECONDS)
+
+
+DRILL = Drill("tracker-down", "the tracker is away", strike, (Deed("kill", TRACKER),))

@@ -1,0 +1,107 @@
+"""Judges a system at rest after a drill: every invariant, and what only its client can know."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+import psycopg
+
+from compose.agreement import SENTENCE as TRACKER_SENTENCE
+from compose.agreement import Agreement
+from compose.books import Books, Snapshot, statuses_of
+from compose.check import Findings
+from compose.drills.load import Kind
+from compose.drills.outcome import Check
+from compose.drills.rig import TRACKER
+from compose.invariants import INVARIANTS, Violation
+from compose.whereabouts import Whereabouts
+
+NONE_LOST = "No accepted order is lost: order_svc knows every one that it said yes to."
+ENDS_AS_ITS_KIND = "Every order ends in a way that its kind may, or is cancelled for being late."
+NOTHING_GIVEN_UP = "No service gives up a fact of an order that a client placed."
+ALL_WELL = "Every server and process runs and is ready."
+AT_REST = "The system comes to rest."
+DRILLS_OWN = "What this drill asks for besides."
+
+# What was wrong before a drill is not held against it.
+Known = set[tuple[str, str]]
+
+
+def invariant_checks(findings: Findings, known: Known) -> list[Check]:
+    """One check an invariant. What is found is entered into `known`."""
+    new = [violation for violation in findings.violations if _key(violation) not in known]
+    known.update(map(_key, findings.violations))
+    return [
+        Check(rule.sentence, tuple(str(violation) for violation in new if violation.invariant is rule))
+        for rule in INVARIANTS
+    ]
+
+
+def _key(violation: Violation) -> tuple[str, str]:
+    return violation.invariant.name, str(violation.order_id or violation.what)
+
+
+def client_checks(accepted_as: Mapping[UUID, Kind], books: Mapping[UUID, Books]) -> list[Check]:
+    """What the client that placed the orders has to say."""
+    lost, wrong = [], []
+    for order_id, kind in accepted_as.items():
+        book = books.get(order_id, Books())
+        if book.order is None:
+            lost.append(f"order {order_id} was accepted, and is unknown")
+        elif book.verdict not in kind.ends:
+            wrong.append(f"order {order_id} is {book.verdict}, not {' or '.join(sorted(kind.ends))}")
+    return [Check(NONE_LOST, tuple(lost)), Check(ENDS_AS_ITS_KIND, tuple(wrong))]
+
+
+def rest_check(findings: Findings, books: Mapping[UUID, Books]) -> Check:
+    """Whether everything that was on its way arrived."""
+    problems = []
+    for order_id in sorted(findings.moving):
+        statuses = statuses_of(books.get(order_id, Books())).items()
+        told = ", ".join(f"{name} {status}" for name, status in statuses)
+        problems.append(f"order {order_id} is still on its way: {told}")
+    return Check(AT_REST, tuple(problems))
+
+
+def condition_check(conditions: Mapping[str, str]) -> Check:
+    """Whether everything that should run does."""
+    return Check(ALL_WELL, tuple(f"{name} is {how}" for name, how in conditions.items() if how != "ready"))
+
+
+def agreement_check(agreement: Agreement, listed_before: int) -> Check:
+    """What the tracker itself finds, over and above what it had found before."""
+    new = agreement.listed - listed_before
+    if new <= 0:
+        return Check(TRACKER_SENTENCE)
+    return Check(TRACKER_SENTENCE, (f"{new} differences are new; of all there are:", *agreement.examples))
+
+
+async def given_up_check(where: Whereabouts, accepted: Sequence[UUID]) -> Check:
+    """Whether a fact of one of these orders became a dead letter. Raises psycopg.Error."""
+    query = "SELECT service, reason, detail FROM dead_letters WHERE order_id = ANY(%s) AND kind <> 'case'"
+    url = where.database_url(TRACKER)
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        rows = await (await connection.execute(query, [list(accepted)])).fetchall()
+    return Check(
+        NOTHING_GIVEN_UP, tuple(f"{service}: {reason}: {detail}" for service, reason, detail in rows)
+    )
+
+
+def end_states(
+    conditions: Mapping[str, str], snapshot: Snapshot, accepted: Mapping[UUID, Books]
+) -> dict[str, str]:
+    """Of every server and process how it is; of every service besides what it says of the drill's orders,
+    and what waits in it."""
+    counts: dict[str, Counter[str]] = {}
+    for book in accepted.values():
+        for service, status in statuses_of(book).items():
+            counts.setdefault(service, Counter())[status] += 1
+    backlogs = {backlog.service: backlog for backlog in snapshot.backlogs}
+    told = {}
+    for name, condition in conditions.items():
+        parts = [condition]
+        parts += [f"{count} {status}" for status, count in sorted(counts.get(name, Counter()).items())]
+        if (backlog := backlogs.get(name)) is not None:
+            parts.append(f"{backlog.outbox} facts and {backlog.calls} calls waiting")
+        told[name] = ", ".join(parts)
+    return told

@@ -1,0 +1,105 @@
+"""Drills on local processes."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from compose.drills.proxy import Proxy, proxy_to
+from compose.drills.rig import POSTGRES, RABBITMQ, SANDBOX, SERVICES, TRACKER, Deed, Server
+from compose.local.addresses import Addresses
+from compose.local.rig import LocalRig
+
+# Which variable of a process says where a server is.
+VARIABLES: Mapping[Server, str] = {
+    "postgres": "MURMURATION_DATABASE_URL",
+    "rabbitmq": "MURMURATION_BROKER_URL",
+}
+CONNECTED = (*SERVICES, TRACKER)
+TARGETS = (*CONNECTED, SANDBOX, POSTGRES, RABBITMQ)
+
+
+class LocalDrillRig:
+    """A `DrillRig` of local processes. Connections are broken by a proxy that the drill puts between."""
+
+    name = "local processes"
+
+    def __init__(self, rig: LocalRig) -> None:
+        self._rig = rig
+        self._proxies: dict[tuple[str, str], Proxy] = {}
+        self._detours: defaultdict[str, dict[str, str]] = defaultdict(dict)
+
+    @property
+    def where(self) -> Addresses:
+        return self._rig.addresses
+
+    def why_not(self, deed: Deed) -> str | None:
+        if deed.verb == "stop_all":
+            return None
+        known = TARGETS if deed.server is None else CONNECTED
+        return None if deed.target in known else "there is no such process here"
+
+    @asynccontextmanager
+    async def ready_for(self, deeds: Iterable[Deed]) -> AsyncIterator[None]:
+        """Have those whose connections will be broken connect through a proxy."""
+        links = {(deed.target, deed.server) for deed in deeds if deed.server is not None}
+        async with AsyncExitStack() as stack:
+            for name, server in sorted(links):
+                direct = self.where.database_url(name) if server == POSTGRES else self.where.broker_url(name)
+                proxy = await stack.enter_async_context(proxy_to(direct))
+                self._proxies[name, server] = proxy
+                self._detours[name][VARIABLES[server]] = proxy.url(direct)
+            detoured = list(self._detours)
+            try:
+                await self._restart(detoured)
+                yield
+            finally:
+                self._proxies.clear()
+                self._detours.clear()
+                await self._restart(detoured)
+
+    async def _restart(self, names: Iterable[str]) -> None:
+        for name in names:
+            await self.stop(name)
+            await self.start(name)
+
+    async def start(self, name: str) -> None:
+        detour = self._detours.get(name)
+        await asyncio.to_thread(self._rig.start, name, extra_environment=detour)
+
+    async def stop(self, name: str) -> None:
+        await asyncio.to_thread(self._rig.stop, name)
+
+    async def kill(self, name: str) -> None:
+        await asyncio.to_thread(self._rig.kill, name)
+
+    async def pause(self, name: str) -> None:
+        await asyncio.to_thread(self._rig.pause, name)
+
+    async def resume(self, name: str) -> None:
+        await asyncio.to_thread(self._rig.resume, name)
+
+    async def running(self, name: str) -> bool:
+        return await asyncio.to_thread(self._rig.pid, name) is not None
+
+    async def cut_off(self, name: str, server: Server) -> None:
+        self._proxies[name, server].cut()
+
+    async def reconnect(self, name: str, server: Server) -> None:
+        self._proxies[name, server].restore()
+
+    async def delay(self, name: str, server: Server, seconds: float) -> None:
+        self._proxies[name, server].latency_seconds = seconds
+
+    async def stop_all(self) -> None:
+        await asyncio.to_thread(self._rig.down)
+
+    async def start_all(self) -> None:
+        await asyncio.to_thread(self._rig.up)
+
+    async def conditions(self) -> Mapping[str, str]:
+        found = await asyncio.to_thread(self._rig.status)
+        return {
+            component.name: f"{component.condition}{f' ({component.problem})' if component.problem else ''}"
+            for component in found
+        }

@@ -1,0 +1,55 @@
+"""What a drill is made of, and what it may lay hands on."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from random import Random
+from uuid import UUID
+
+from compose.books import Books
+from compose.demo.shop import Shop
+from compose.drills.load import Load
+from compose.drills.rig import Deed, DrillRig
+from compose.drills.timeline import Timeline
+
+# What a drill finds wrong, over and above what is asked after every drill.
+Problems = list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The running system under load. `run_name` is unique to this drill and seed: for SKUs and keys."""
+
+    rig: DrillRig
+    shop: Shop
+    load: Load
+    random: Random
+    timeline: Timeline
+    run_name: str
+
+    @contextmanager
+    def broken(self, label: str) -> Iterator[None]:
+        """Inside, something is broken: shown as a band of the timeline."""
+        with self.timeline.fault(label):
+            yield
+
+
+async def nothing_more(_stage: Stage, _books: Mapping[UUID, Books]) -> Problems:
+    """For a drill after which the usual questions are enough."""
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """One way to break the system."""
+
+    name: str
+    title: str
+    strike: Callable[[Stage], Awaitable[None]]
+    """Breaks and heals, while orders come in; whatever happens to it, it leaves nothing broken."""
+    deeds: tuple[Deed, ...] = field(default=())
+    """What the rig must be able to do for it."""
+    verify: Callable[[Stage, Mapping[UUID, Books]], Awaitable[Problems]] = nothing_more
+    """What is asked over and above, once all is at rest."""
+    orders_per_second: float | None = None
+    """The load, where it is not what the whole run has."""

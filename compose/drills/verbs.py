@@ -1,0 +1,144 @@
+"""What can go wrong, as verbs: each breaks one thing of the running system, and mends it again."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aio_pika
+import aiohttp
+from aio_pika.abc import AbstractIncomingMessage
+
+from compose.drills.rig import SANDBOX, DrillRig, Machinery, Server
+from compose.local.rabbitmq import ADMIN_USER
+from compose.whereabouts import Whereabouts
+from events.service import EXCHANGE
+
+# Marks what was published a second time, which must not be published a third time.
+ECHO = "echo"
+
+
+@asynccontextmanager
+async def killed(rig: Machinery, name: str) -> AsyncIterator[None]:
+    """Dead inside, as after kill -9; running again afterwards, in its own environment."""
+    await rig.kill(name)
+    try:
+        yield
+    finally:
+        if await rig.running(name):
+            await rig.kill(name)
+        await rig.start(name)
+
+
+@asynccontextmanager
+async def stopped(rig: Machinery, name: str) -> AsyncIterator[None]:
+    """Stopped in an orderly way inside, running again afterwards."""
+    await rig.stop(name)
+    try:
+        yield
+    finally:
+        await rig.start(name)
+
+
+@asynccontextmanager
+async def paused(rig: Machinery, name: str) -> AsyncIterator[None]:
+    """Frozen inside: it keeps its connections and answers nothing. Afterwards it goes on unknowing."""
+    await rig.pause(name)
+    try:
+        yield
+    finally:
+        await rig.resume(name)
+
+
+@asynccontextmanager
+async def cut_off(rig: DrillRig, name: str, server: Server) -> AsyncIterator[None]:
+    """Inside, a process has no connection to a server, and gets none."""
+    await rig.cut_off(name, server)
+    try:
+        yield
+    finally:
+        await rig.reconnect(name, server)
+
+
+@asynccontextmanager
+async def delayed(rig: DrillRig, name: str, server: Server, seconds: float) -> AsyncIterator[None]:
+    """Inside, everything between a process and a server takes so much longer, each way."""
+    await rig.delay(name, server, seconds)
+    try:
+        yield
+    finally:
+        await rig.delay(name, server, 0)
+
+
+@asynccontextmanager
+async def all_stopped(rig: DrillRig) -> AsyncIterator[None]:
+    """Inside, nothing runs at all."""
+    await rig.stop_all()
+    try:
+        yield
+    finally:
+        await rig.start_all()
+
+
+@asynccontextmanager
+async def misbehaving(where: Whereabouts, target: str, **rule: float) -> AsyncIterator[None]:
+    """Inside, a party of the outside world has a fault rule of the sandbox; afterwards it is well again."""
+    await _faults(where, "PUT", {"target": target, **rule})
+    try:
+        yield
+    finally:
+        await _faults(where, "DELETE")
+
+
+async def _faults(where: Whereabouts, method: str, rule: dict[str, Any] | None = None) -> None:
+    headers = {"Authorization": f"Bearer {where.admin_token}"}
+    async with (
+        aiohttp.ClientSession(raise_for_status=True) as session,
+        session.request(method, f"{where.http(SANDBOX)}/faults", json=rule, headers=headers),
+    ):
+        pass
+
+
+@asynccontextmanager
+async def everything_twice(where: Whereabouts) -> AsyncIterator[list[str]]:
+    """Inside, every fact is published a second time. Yields the ids of those that were."""
+    repeated: list[str] = []
+    async with (
+        await aio_pika.connect(where.broker_url(ADMIN_USER)) as connection,
+        connection.channel(on_return_raises=True) as channel,
+    ):
+        facts = await channel.get_exchange(EXCHANGE)
+        queue = await channel.declare_queue(exclusive=True)
+        await queue.bind(facts, "#")
+
+        async def repeat(message: AbstractIncomingMessage) -> None:
+            if ECHO not in message.headers:
+                await facts.publish(copy_of(message, **{ECHO: 1}), message.routing_key or "")
+                repeated.append(message.message_id or "")
+
+        await queue.consume(repeat, no_ack=True)
+        yield repeated
+
+
+async def put_in_queue(where: Whereabouts, service: str, body: bytes, *, message_id: str, kind: str) -> None:
+    """Put a message into a service's queue, past the exchange."""
+    async with (
+        await aio_pika.connect(where.broker_url(ADMIN_USER)) as connection,
+        connection.channel(on_return_raises=True) as channel,
+    ):
+        message = aio_pika.Message(body, message_id=message_id, type=kind)
+        await channel.default_exchange.publish(message, f"{service}.facts")
+
+
+def copy_of(message: AbstractIncomingMessage, **headers: int) -> aio_pika.Message:
+    """The same message to be published anew, with these headers besides."""
+    return aio_pika.Message(
+        message.body,
+        headers={**message.headers, **headers},
+        content_type=message.content_type,
+        delivery_mode=message.delivery_mode,
+        message_id=message.message_id,
+        type=message.type,
+        app_id=message.app_id,
+        correlation_id=message.correlation_id,
+        timestamp=message.timestamp,
+    )

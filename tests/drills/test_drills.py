@@ -1,0 +1,83 @@
+"""Short drills on a real system: one that passes, and bugs that are caught."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+
+from compose.drills.catalogue.kill_services import killing
+from compose.drills.catalogue.pause_services import pausing
+from compose.drills.command import PAGE_FILE, SUMMARY_FILE, write_reports
+from compose.drills.harness import Harness
+from compose.drills.judge import ALL_WELL
+from compose.drills.local_rig import LocalDrillRig
+from compose.drills.outcome import Report
+from compose.drills.stage import Drill, Stage
+from compose.invariants import INVARIANTS
+
+SEED = 4
+PATIENCE_SECONDS = 4.0
+FORGET_FENCES = """
+    CREATE FUNCTION forget_fence() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    CREATE TRIGGER forget_fences BEFORE INSERT ON payments FOR EACH ROW WHEN (NEW.status = 'fenced')
+    EXECUTE FUNCTION forget_fence();
+"""
+REMEMBER_FENCES = "DROP TRIGGER forget_fences ON payments; DROP FUNCTION forget_fence"
+
+
+def harness_on(rig: LocalDrillRig, limit_seconds: float = 60.0) -> Harness:
+    return Harness(rig, SEED, 10.0, limit_seconds=limit_seconds, patience_seconds=PATIENCE_SECONDS)
+
+
+@asynccontextmanager
+async def fences_forgotten(rig: LocalDrillRig) -> AsyncIterator[None]:
+    """Inside, payment's database quietly drops what payment must remember of an order withdrawn early."""
+    url = rig.where.database_url("payment")
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute(FORGET_FENCES.encode())
+        try:
+            yield
+        finally:
+            await connection.execute(REMEMBER_FENCES.encode())
+
+
+async def test_a_service_is_killed_and_the_report_says_how_that_went(
+    rig: LocalDrillRig, tmp_path: Path
+) -> None:
+    outcome = await harness_on(rig).run(killing(["payment"]))
+    assert outcome.result == "pass", outcome.problems
+    assert outcome.accepted == sum(outcome.ends.values()) > 0
+    assert {rule.sentence for rule in INVARIANTS} <= {check.sentence for check in outcome.checks}
+    assert outcome.services["payment"].startswith("ready, ")
+    [fault] = outcome.timeline.faults
+    assert fault.label == "payment dead"
+    assert outcome.timeline.samples[-1].ended == outcome.accepted
+
+    write_reports(Report(rig.name, SEED, "now", 1.0, [outcome]), tmp_path)
+    summary, page = (tmp_path / SUMMARY_FILE).read_text(), (tmp_path / PAGE_FILE).read_text()
+    assert "| kill-services | kill -9 of each service | pass |" in summary
+    assert f"seed {SEED}" in summary
+    assert f"- pass {INVARIANTS[0].sentence}" in summary
+    assert "payment dead" in page
+    assert '<polyline class="accepted"' in page
+
+
+async def test_a_service_that_stays_dead_fails_the_drill(rig: LocalDrillRig) -> None:
+    async def strike(stage: Stage) -> None:
+        await stage.rig.kill("notification")
+
+    outcome = await harness_on(rig).run(Drill("careless", "nobody heals", strike))
+    assert outcome.result == "FAIL"
+    [problem] = next(check.problems for check in outcome.checks if check.sentence == ALL_WELL)
+    assert problem == "notification is stopped"
+
+
+# The last one: what it leaves behind is wrong for good.
+async def test_a_fence_that_is_forgotten_fails_the_drill(rig: LocalDrillRig) -> None:
+    async with fences_forgotten(rig):
+        outcome = await harness_on(rig).run(pausing(["inventory"]))
+    assert outcome.result == "FAIL"
+    broken = {check.sentence for check in outcome.checks if check.problems}
+    assert "A cancelled order leaves nothing behind: no reservation, no charge, no shipment." in broken
+    assert any("its money is not back" in problem for problem in outcome.problems)

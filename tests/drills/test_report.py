@@ -1,0 +1,127 @@
+"""What drills are told and repeated by, without a system to break."""
+
+import asyncio
+import re
+from pathlib import Path
+from random import Random
+from typing import cast
+from uuid import UUID, uuid5
+from xml.etree import ElementTree
+
+import pytest
+
+from compose.demo.shop import Item, Shop
+from compose.drills.catalogue import DRILLS
+from compose.drills.command import chosen_drills
+from compose.drills.harness import Harness
+from compose.drills.load import Load
+from compose.drills.local_rig import LocalDrillRig
+from compose.drills.outcome import Check, Outcome, Report
+from compose.drills.page import page_of
+from compose.drills.plot import plot_of
+from compose.drills.rig import Deed
+from compose.drills.stage import Drill, Stage
+from compose.drills.summary import summary_of
+from compose.drills.timeline import Fault, Sample, Stall, Timeline, longest_stall
+from compose.local.errors import RigError
+from compose.local.rig import LocalRig
+
+Placed = tuple[str, str, Item, str]
+
+
+class Register:
+    """A shop that accepts every order at once, and remembers it."""
+
+    def __init__(self) -> None:
+        self.placed: list[Placed] = []
+
+    async def place(self, customer: str, payment_token: str, item: Item, *, key: str) -> UUID:
+        self.placed.append((customer, payment_token, item, key))
+        return uuid5(UUID(int=0), key)
+
+
+async def orders_of(seed: int, count: int = 30) -> list[Placed]:
+    """The first orders of a load."""
+    register = Register()
+    load = Load(cast(Shop, register), Random(seed), "run", 10_000.0)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(load.run())
+        await load.accepted(count)
+        load.stop()
+    return register.placed[:count]
+
+
+async def nothing(_stage: Stage) -> None:
+    """A strike that breaks nothing."""
+
+
+async def test_the_same_seed_draws_the_same_orders() -> None:
+    assert await orders_of(1) == await orders_of(1)
+    assert await orders_of(1) != await orders_of(2)
+
+
+async def test_what_a_rig_cannot_do_is_skipped_by_name(tmp_path: Path) -> None:
+    rig = LocalDrillRig(LocalRig(tmp_path / "rig", environment={}))
+    drill = Drill("lose-a-node", "one broker of three dies", nothing, (Deed("kill", "rabbitmq-2"),))
+    outcome = await Harness(rig, 1, 1.0).run(drill)
+    assert outcome.result == "skipped"
+    assert outcome.skipped_because == "cannot kill rabbitmq-2: there is no such process here"
+    report = Report(rig.name, 1, "now", 0.0, [outcome])
+    assert report.passed
+    assert "skipped: cannot kill rabbitmq-2: there is no such process here" in summary_of(report)
+    assert "skipped: cannot kill rabbitmq-2: there is no such process here" in page_of(report)
+    assert not (tmp_path / "rig").exists()
+
+
+def test_every_drill_has_a_name_of_its_own_and_others_are_refused() -> None:
+    names = [drill.name for drill in DRILLS]
+    assert len(set(names)) == len(names)
+    assert [drill.name for drill in chosen_drills([names[1]])] == [names[1]]
+    with pytest.raises(RigError, match="there is no drill nonsense"):
+        chosen_drills(["nonsense"])
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        ([], Stall(0, 0)),
+        ([Sample(0, 0, 0), Sample(5, 0, 0)], Stall(0, 0)),
+        ([Sample(0, 2, 0), Sample(3, 2, 1), Sample(4, 2, 2), Sample(9, 2, 2)], Stall(0, 3)),
+        ([Sample(0, 1, 0), Sample(1, 2, 1), Sample(3, 2, None), Sample(6, 2, 2)], Stall(1, 6)),
+        ([Sample(0, 0, 0), Sample(2, 1, 0), Sample(7, 1, 0)], Stall(2, 7)),
+    ],
+)
+def test_a_stall_is_while_something_is_in_flight(samples: list[Sample], expected: Stall) -> None:
+    assert longest_stall(samples) == expected
+
+
+def a_timeline() -> Timeline:
+    return Timeline(
+        [Sample(0, 1, 0), Sample(1, 3, 1), Sample(2, 4, None), Sample(3, 5, 5)],
+        [Fault("<broker> away", 1.0, 2.5), Fault("never healed", 2.0)],
+    )
+
+
+def test_the_plot_breaks_off_where_nobody_could_tell() -> None:
+    svg = ElementTree.fromstring(plot_of(a_timeline()))
+    lines = [element.get("class") for element in svg.iter("polyline")]
+    assert lines == ["accepted", "ended", "ended", "in-flight", "in-flight"]
+    assert [title.text for title in svg.iter("title")] == [
+        "<broker> away: 1.0 s to 2.5 s",
+        "never healed: 2.0 s to 3.0 s",
+    ]
+
+
+def test_a_failure_is_told_with_what_speaks_for_it() -> None:
+    checks = (Check("All is well."), Check("Nothing is lost.", ("order <7> is lost",)))
+    failed = Outcome("drill", "a drill", 12.0, 5, {"COMPLETED": 4}, checks, {"order": "died"}, a_timeline())
+    report = Report("local processes", 7, "now", 12.0, [failed])
+    assert not report.passed
+    assert report.headline == "0 passed, 1 failed, 0 skipped; 5 orders accepted under faults"
+    summary, page = summary_of(report), page_of(report)
+    assert "| drill | a drill | FAIL | 12 | 5 | 4 COMPLETED | 2.0 s |" in summary
+    assert "- FAIL Nothing is lost.\n  - order <7> is lost\n" in summary
+    assert "- pass All is well." in summary
+    assert "| order | died |" in summary
+    assert "Nothing is lost.<br>order &lt;7&gt; is lost" in page
+    assert not re.search(r"(src|href)=\"(?!#)", page), "the page needs nothing else"
