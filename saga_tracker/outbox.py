@@ -10,24 +10,23 @@ from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
-import aio_pika
 from aio_pika.exceptions import DeliveryError
 from aiormq import Channel
-from pamqp.commands import Basic
 from sqlalchemy import bindparam, delete, not_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from events.envelope import fields_of
 from events.facts.base import Fact
-from events.runtime.broker import BROKER_AWAY, lasting_connection_url
+from events.runtime.broker import BROKER_AWAY
 from events.runtime.database import AWAY, Connection, Database
 from events.runtime.log import Outage, log
 from events.runtime.promptly import promptly
+from events.runtime.publishing import publish_confirmed, publishing_channel
 from events.runtime.sql import as_arrays, compiled, rows_of
-from events.service import EXCHANGE, STREAM
+from events.service import EXCHANGE
 from events.topology import TRACKER
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.tables import outbox
@@ -119,7 +118,8 @@ class Publisher:
         while True:
             stack = AsyncExitStack()
             try:
-                channel = await promptly(self._connect(stack), limit_seconds)
+                connecting = publishing_channel(self._settings, f"{TRACKER} outbox", limit_seconds)
+                channel = await promptly(stack.enter_async_context(connecting), limit_seconds)
                 self.connected = True
                 self._outage.ended()
                 await self._publish_for_ever(channel)
@@ -131,20 +131,6 @@ class Publisher:
                 with contextlib.suppress(*BROKER_AWAY):
                     await promptly(stack.aclose(), limit_seconds)
             await asyncio.sleep(self._settings.reconnect_seconds)
-
-    async def _connect(self, stack: AsyncExitStack) -> Channel:
-        connection = await stack.enter_async_context(
-            await aio_pika.connect(
-                lasting_connection_url(self._settings),
-                client_properties={"connection_name": f"{TRACKER} outbox"},
-                timeout=self._settings.connect_timeout_seconds,
-            )
-        )
-        channel = await connection.channel(on_return_raises=True)
-        # A broker that has just started confirms publishes before it has found its streams again, and what it
-        # routes until then is missing there. Then this raises.
-        await channel.declare_queue(STREAM, passive=True)
-        return cast(Channel, await channel.get_underlay_channel())
 
     async def _publish_for_ever(self, channel: Channel) -> None:
         """Until the channel is lost, be it while idle. Raises one of BROKER_AWAY then."""
@@ -182,8 +168,6 @@ class Publisher:
         for row, result in zip(rows, results, strict=True):
             if result is None:
                 confirmed.append(row)
-            elif isinstance(result, asyncio.CancelledError):
-                failures.append(ConnectionError("the channel was closed"))
             elif isinstance(result, DeliveryError) or not isinstance(result, BROKER_AWAY):
                 self._set_aside(row, result)
             else:
@@ -194,7 +178,6 @@ class Publisher:
         return len(rows) == limit
 
     async def _publish_one(self, channel: Channel, row: Outgoing) -> None:
-        """Publish and await the confirm: beneath aio-pika, which would wait for each frame to leave."""
         fields = fields_of(
             fact_id=row.message_id,
             wire_name=row.wire_name,
@@ -204,14 +187,7 @@ class Publisher:
             causation_id=row.causation_id,
             traceparent=row.traceparent,
         )
-        await channel.basic_publish(
-            row.body.encode(),
-            exchange=row.exchange,
-            routing_key=row.routing_key,
-            properties=Basic.Properties(message_type=fields.pop("type"), **fields),
-            mandatory=True,
-            wait=False,
-        )
+        await publish_confirmed(channel, row.body, fields, exchange=row.exchange, routing_key=row.routing_key)
 
     def _set_aside(self, row: Outgoing, error: BaseException) -> None:
         """Keep what nobody takes until the next sweep, without holding up the others."""

@@ -11,6 +11,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from compose.drills.rig import SANDBOX, DrillRig, Machinery, Server
 from compose.local.rabbitmq import ADMIN_USER
 from compose.whereabouts import Whereabouts
+from events.runtime.dead_letters import copy_of
 from events.service import EXCHANGE
 
 # Marks what was published a second time, which must not be published a third time.
@@ -112,7 +113,7 @@ async def everything_twice(where: Whereabouts) -> AsyncIterator[list[str]]:
 
         async def repeat(message: AbstractIncomingMessage) -> None:
             if ECHO not in message.headers:
-                await facts.publish(copy_of(message, **{ECHO: 1}), message.routing_key or "")
+                await facts.publish(copy_of(message, {ECHO: 1}), message.routing_key or "")
                 repeated.append(message.message_id or "")
 
         await queue.consume(repeat, no_ack=True)
@@ -127,18 +128,3 @@ async def put_in_queue(where: Whereabouts, service: str, body: bytes, *, message
     ):
         message = aio_pika.Message(body, message_id=message_id, type=kind)
         await channel.default_exchange.publish(message, f"{service}.facts")
-
-
-def copy_of(message: AbstractIncomingMessage, **headers: int) -> aio_pika.Message:
-    """The same message to be published anew, with these headers besides."""
-    return aio_pika.Message(
-        message.body,
-        headers={**message.headers, **headers},
-        content_type=message.content_type,
-        delivery_mode=message.delivery_mode,
-        message_id=message.message_id,
-        type=message.type,
-        app_id=message.app_id,
-        correlation_id=message.correlation_id,
-        timestamp=message.timestamp,
-    )

@@ -5,25 +5,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import cast
 from uuid import UUID
 
-import aio_pika
 from aio_pika.exceptions import PublishError
 from aiormq import Channel
-from pamqp.commands import Basic
 from sqlalchemy import bindparam, delete, not_, select
 
 from events.envelope import fields_of
-from events.runtime.broker import BROKER_AWAY, lasting_connection_url, lost_means_away
+from events.runtime.broker import BROKER_AWAY, lost_means_away
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, Database
 from events.runtime.instance import Instance
 from events.runtime.log import Outage, log
+from events.runtime.publishing import publish_confirmed, publishing_channel
 from events.runtime.settings import ServiceSettings
 from events.runtime.sql import array_of, compiled
 from events.runtime.tables import outbox
-from events.service import EXCHANGE, STREAM
+from events.service import EXCHANGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +112,12 @@ class Relay:
 
     async def _publish_over_one_connection(self) -> None:
         """Until it is lost. Raises one of BROKER_AWAY then."""
-        async with await aio_pika.connect(
-            lasting_connection_url(self._settings),
-            client_properties={"connection_name": f"{self._service} relay"},
-            timeout=self._settings.broker_connect_timeout_seconds,
-        ) as connection:
-            channel = await connection.channel(on_return_raises=True)
-            await channel.get_exchange(EXCHANGE, ensure=True)
-            # A broker that has just started takes publishes, and confirms them, before it has found
-            # its streams again: what it routes until then is missing there. Then this raises.
-            await channel.declare_queue(STREAM, passive=True)
+        connect_timeout_seconds = self._settings.broker_connect_timeout_seconds
+        name = f"{self._service} relay"
+        async with publishing_channel(self._settings, name, connect_timeout_seconds) as channel:
             self.connected = True
             self._outage.ended()
-            await self._publish_for_ever(cast(Channel, await channel.get_underlay_channel()))
+            await self._publish_for_ever(channel)
 
     async def sweep(self) -> None:
         """Adopt what dead instances left, at the start and then periodically."""
@@ -195,7 +186,6 @@ class Relay:
         crash_point("after_publish")
 
     async def _publish_one(self, channel: Channel, row: OutboxRow) -> None:
-        """Publish and await the confirm: beneath aio-pika, which would wait for each frame to leave."""
         fields = fields_of(
             fact_id=row.fact_id,
             wire_name=row.wire_name,
@@ -205,14 +195,7 @@ class Relay:
             causation_id=row.causation_id,
             traceparent=row.traceparent,
         )
-        await channel.basic_publish(
-            row.body.encode(),
-            exchange=EXCHANGE,
-            routing_key=row.wire_name,
-            properties=Basic.Properties(message_type=fields.pop("type"), **fields),
-            mandatory=True,
-            wait=False,
-        )
+        await publish_confirmed(channel, row.body, fields, exchange=EXCHANGE, routing_key=row.wire_name)
 
     def _set_aside(self, row: OutboxRow, error: PublishError) -> None:
         """Keep a fact that no queue is bound to, without holding up the others."""

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from compose.demo.shop import Refused
-from compose.drills.verbs import copy_of
 from compose.local.errors import RigError
 from events.runtime.crash import CrashPoint
+from events.runtime.dead_letters import copy_of
 from tests.system.burst import Burst, new_burst
 from tests.system.stage import System, until
 
@@ -72,7 +72,7 @@ async def reverse(system: System, service: str) -> None:
         while (message := await queue.get(fail=False)) is not None:
             taken.append(message)
         for message in reversed(taken):
-            await channel.default_exchange.publish(copy_of(message), queue.name)
+            await channel.default_exchange.publish(copy_of(message, {}), queue.name)
         await taken[-1].ack(multiple=True)
 
 

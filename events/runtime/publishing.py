@@ -1,0 +1,50 @@
+"""How a relay publishes, a service's or the tracker's: on a connection of its own, each message confirmed."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import aio_pika
+from aiormq import Channel
+from pamqp.commands import Basic
+
+from events.runtime.broker import lasting_connection_url, lost_means_away
+from events.runtime.settings import ProcessSettings
+from events.service import EXCHANGE, STREAM
+
+
+@asynccontextmanager
+async def publishing_channel(
+    settings: ProcessSettings, connection_name: str, connect_timeout_seconds: float
+) -> AsyncIterator[Channel]:
+    """A channel on which what nobody takes raises. Raises one of BROKER_AWAY when there is none to be had."""
+    async with await aio_pika.connect(
+        lasting_connection_url(settings),
+        client_properties={"connection_name": connection_name},
+        timeout=connect_timeout_seconds,
+    ) as connection:
+        channel = await connection.channel(on_return_raises=True)
+        await channel.get_exchange(EXCHANGE, ensure=True)
+        # A broker that has just started takes publishes, and confirms them, before it has found its streams
+        # again: what it routes until then is missing there. Then this raises.
+        await channel.declare_queue(STREAM, passive=True)
+        yield cast(Channel, await channel.get_underlay_channel())
+
+
+async def publish_confirmed(
+    channel: Channel, body: str, fields: Mapping[str, Any], *, exchange: str, routing_key: str
+) -> None:
+    """Publish and await the confirm: beneath aio-pika, which would wait for each frame to leave.
+
+    `fields` are AMQP's properties under AMQP's names. Raises one of BROKER_AWAY.
+    """
+    named = {"message_type" if name == "type" else name: value for name, value in fields.items()}
+    with lost_means_away():
+        await channel.basic_publish(
+            body.encode(),
+            exchange=exchange,
+            routing_key=routing_key,
+            properties=Basic.Properties(**named),
+            mandatory=True,
+            wait=False,
+        )
