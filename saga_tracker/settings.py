@@ -1,9 +1,12 @@
 """What the tracker reads from its environment."""
 
+from typing import Annotated
+
 from pydantic import Field, PositiveFloat, field_validator
+from pydantic_settings import NoDecode
 
 from events.runtime.outbound import HttpUrl
-from events.runtime.settings import ProcessSettings
+from events.runtime.settings import FromJson, ProcessSettings
 from saga_tracker.deadlines import Rules
 from saga_tracker.steps import STEPS, name_of
 
@@ -34,7 +37,9 @@ class TrackerSettings(ProcessSettings):
     publish_timeout_seconds: float = Field(default=10.0, gt=0)
 
     # By service, or by service and the fact that it heard: {"payment:inventory.stock_reserved": 9}.
-    step_deadline_seconds: dict[str, PositiveFloat] = Field(default_factory=dict, validate_default=True)
+    step_deadline_seconds: Annotated[dict[str, PositiveFloat], NoDecode, FromJson] = Field(
+        default_factory=dict, validate_default=True
+    )
     redrive_grace_seconds: float = Field(default=5.0, gt=0)
     saga_deadline_seconds: float = Field(default=25.0, gt=0)
     overdue_after_seconds: float = Field(default=30.0, gt=0)

@@ -18,6 +18,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from aiormq.abc import DeliveredMessage
 
 from events.envelope import Unreadable, decode, stated_at
+from events.runtime.broker import connection_url
 from events.runtime.promptly import promptly
 from events.service import STREAM
 from saga_tracker.settings import TrackerSettings
@@ -84,7 +85,7 @@ class Subscription:
         async with AsyncExitStack() as stack:
             self._connection = await stack.enter_async_context(
                 await aio_pika.connect(
-                    self._settings.broker_url,
+                    connection_url(self._settings),
                     client_properties={"connection_name": "tracker stream"},
                     timeout=self._settings.connect_timeout_seconds,
                 )

@@ -1,6 +1,7 @@
-"""What says that the broker is away; and AMQP as this process reads it."""
+"""Where the broker is, what says that it is away, and AMQP as this process reads it."""
 
 import asyncio
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,10 +35,23 @@ def lost_means_away() -> Iterator[None]:
 be_lenient()
 
 
+def connection_url(settings: ProcessSettings) -> str:
+    """The address of one of the broker's nodes, drawn anew each time.
+
+    So clients spread over the nodes, and who cannot connect to one soon tries another.
+    """
+    url = URL(settings.broker_url)
+    node = random.choice(("", *settings.broker_nodes))  # noqa: S311 - not a secret
+    if not node:
+        return str(url)
+    host, _, port = node.rpartition(":")
+    return str(url.with_host(host).with_port(int(port)))
+
+
 def lasting_connection_url(settings: ProcessSettings) -> str:
-    """The broker's address for a connection that stays: its heartbeats notice a loss that nobody announces.
+    """The same for a connection that stays: its heartbeats notice a loss that nobody announces.
 
     It counts as lost after some three heartbeats. A heartbeat in the configured URL is respected.
     """
-    url = URL(settings.broker_url)
+    url = URL(connection_url(settings))
     return str(url.update_query({"heartbeat": settings.broker_heartbeat_seconds, **url.query}))

@@ -9,6 +9,7 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitQueue
 from faststream.rabbit.schemas import QueueType
 from faststream.specification import AsyncAPI
+from yarl import URL
 
 from events.runtime.broker import BROKER_AWAY, lasting_connection_url, lost_means_away
 from events.runtime.log import Outage
@@ -32,12 +33,7 @@ class Consumer:
         self._receive = receive
         self._acknowledgements = Acknowledgements()
         self._outage = Outage("broker, for consuming")
-        self._broker = broker_of(
-            service,
-            lasting_connection_url(settings),
-            connect_timeout_seconds=settings.broker_connect_timeout_seconds,
-            reconnect_seconds=settings.reconnect_seconds,
-        )
+        self._broker = self._on_one_node()
         self._queue: AbstractQueue | None = None
         self._consumer_tag: str | None = None
 
@@ -50,6 +46,7 @@ class Consumer:
             except BROKER_AWAY as error:
                 self._outage.began(error)
                 await self._broker.stop()
+                self._broker = self._on_one_node()
                 await asyncio.sleep(self._settings.reconnect_seconds)
         while True:
             try:
@@ -61,6 +58,7 @@ class Consumer:
                 self._outage.ended()
             else:
                 self._outage.began(ConnectionError("connection lost"))
+                await self._turn_to_another_node()
             await asyncio.sleep(self._settings.reconnect_seconds)
 
     async def working(self) -> bool:
@@ -98,6 +96,19 @@ class Consumer:
         """
         with contextlib.suppress(*BROKER_AWAY), lost_means_away():
             await self._acknowledgements.settle(messages, returned)
+
+    def _on_one_node(self) -> RabbitBroker:
+        return broker_of(
+            self._service,
+            lasting_connection_url(self._settings),
+            connect_timeout_seconds=self._settings.broker_connect_timeout_seconds,
+            reconnect_seconds=self._settings.reconnect_seconds,
+        )
+
+    async def _turn_to_another_node(self) -> None:
+        """Where aio-pika, which tries again by itself, tries next."""
+        connection = await self._broker.connect()
+        connection.url = URL(lasting_connection_url(self._settings))
 
     async def _begin(self) -> None:
         connection = await self._broker.connect()

@@ -17,7 +17,7 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractMessage
 from pamqp.encode import encode_table_value, field_table
 
-from events.runtime.broker import BROKER_AWAY, lost_means_away
+from events.runtime.broker import BROKER_AWAY, connection_url, lost_means_away
 from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE
@@ -111,11 +111,12 @@ class DeadLetterOffice:
         Answers what was not confirmed.
         """
         timeout_seconds = self._settings.publish_timeout_seconds
+        url = connection_url(self._settings)
         try:
             with lost_means_away():
                 async with (
                     asyncio.timeout(timeout_seconds),
-                    await aio_pika.connect(self._settings.broker_url, timeout=timeout_seconds) as connection,
+                    await aio_pika.connect(url, timeout=timeout_seconds) as connection,
                     connection.channel(on_return_raises=True) as channel,
                 ):
                     results = await asyncio.gather(

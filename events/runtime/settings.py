@@ -1,14 +1,27 @@
 """What a process reads from its environment: where things are, and the bound of everything bounded."""
 
+import json
 import sys
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "MURMURATION_"
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def _decoded(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError("is not JSON") from None
+
+
+# For a field whose variable holds JSON. (Left to itself, pydantic-settings would not say which variable.)
+FromJson = BeforeValidator(_decoded)
+HostAndPort = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]{1,5}$")]
 
 
 class ProcessSettings(BaseSettings):
@@ -17,6 +30,8 @@ class ProcessSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True)
 
     broker_url: str
+    # Further nodes of the same cluster: ["rabbitmq-2:5672"]. User, password and vhost are those of the URL.
+    broker_nodes: Annotated[tuple[HostAndPort, ...], NoDecode, FromJson] = ()
     database_url: str
     http_host: str = "127.0.0.1"
     http_port: int
@@ -79,6 +94,7 @@ def read_settings(kind: type[SettingsT]) -> SettingsT:
         return kind()
     except ValidationError as error:
         for problem in error.errors():
-            name = ENV_PREFIX + "_".join(map(str, problem["loc"])).upper()
-            print(f"configuration: {name}: {problem['msg']}", file=sys.stderr)  # noqa: T201
+            field, *inner = map(str, problem["loc"])
+            what = ": ".join([ENV_PREFIX + field.upper(), *inner, problem["msg"]])
+            print(f"configuration: {what}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None

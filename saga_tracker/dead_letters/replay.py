@@ -18,7 +18,7 @@ from uuid import UUID
 import aio_pika
 from aio_pika.abc import AbstractExchange
 
-from events.runtime.broker import BROKER_AWAY
+from events.runtime.broker import BROKER_AWAY, connection_url
 from events.runtime.database import Connection, Database
 from events.runtime.dead_letters import ROUTING_KEY, copy_of
 from events.runtime.promptly import promptly
@@ -145,7 +145,7 @@ class _Sender:
     async def _connect(self) -> AbstractExchange:
         connection = await self._stack.enter_async_context(
             await aio_pika.connect(
-                self._settings.broker_url,
+                connection_url(self._settings),
                 client_properties={"connection_name": f"{TRACKER} replay"},
                 timeout=self._settings.replay_timeout_seconds,
             )

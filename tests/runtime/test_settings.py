@@ -62,6 +62,11 @@ def test_every_missing_variable_is_named(
         ("BATCH_SIZE", "0"),
         ("CALL_TIMEOUT_SECONDS", "-1"),
         ("LOG_FORMAT", "xml"),
+        ("BROKER_NODES", "rabbitmq-2:5672"),
+        ("BROKER_NODES", '["rabbitmq-2"]'),
+        ("STEP_DEADLINE_SECONDS", "{payment: 3}"),
+        ("STEP_DEADLINE_SECONDS", '{"payment": -3}'),
+        ("STEP_DEADLINE_SECONDS", '{"cooking": 3}'),
     ],
 )
 def test_a_wrong_value_is_named(
@@ -69,9 +74,10 @@ def test_a_wrong_value_is_named(
 ) -> None:
     for good_name, good in GOOD.items():
         monkeypatch.setenv(ENV_PREFIX + good_name, good)
-    read_settings(ServiceSettings)
+    kind = TrackerSettings if name.startswith("STEP") else ServiceSettings
+    read_settings(kind)
     monkeypatch.setenv(ENV_PREFIX + name, value)
-    assert complaints(ServiceSettings, capsys) == [ENV_PREFIX + name]
+    assert complaints(kind, capsys) == [ENV_PREFIX + name]
 
 
 def test_a_token_does_not_show_up_in_a_printout(monkeypatch: pytest.MonkeyPatch) -> None:

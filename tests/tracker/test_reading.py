@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from pamqp import encode as pamqp_encode
 from psycopg.rows import DictRow, dict_row
+from yarl import URL
 
 from events.envelope import Envelope, encode
 from saga_tracker import store
@@ -63,6 +64,18 @@ async def test_order_and_repetition_in_the_stream_do_not_matter(watch: Watch) ->
             id=order,
         )
         assert found == [by_order[orders[path]]]
+
+
+async def test_who_loses_a_node_of_the_broker_reads_on_from_another(watch: Watch) -> None:
+    one, other = await watch.proxy_broker(), await watch.proxy_broker()
+    further = URL(other.url(watch.broker_url))
+    await watch.start(broker_url=one.url(watch.broker_url), broker_nodes=(f"{further.host}:{further.port}",))
+    facts = envelopes("created reserved", uuid4())
+    for seen, (lost, fact) in enumerate(zip((one, other), facts, strict=True), 1):
+        lost.cut()
+        await watch.say(fact)
+        await watch.sees_facts(seen)
+        lost.restore()
 
 
 async def test_it_goes_on_where_it_stopped(watch: Watch) -> None:
