@@ -15,6 +15,7 @@ INFRA ?= local
 # Most tests wait for something: two files at a time take little longer than one.
 WORKERS ?= 2
 NAME ?= order
+DRILL_OPTIONS = $(if $(RIG),--rig $(RIG)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
 LINTED := compose events order_svc inventory_svc payment_svc fulfillment_svc notification_svc saga_tracker tests
 
 .DEFAULT_GOAL := help
@@ -43,26 +44,26 @@ logs: $(READY) ## show the log of NAME (order, tracker, rabbitmq, ...)
 check: $(READY) ## check the invariants of the running system
 	@$(COMPOSE) check
 
-drills: $(READY) ## break a system made for it in every way, under load, and judge it (SEED=7: as then)
-	@$(COMPOSE) drills $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
+drills: $(READY) ## break a system made for it in every way, under load, and judge it (RIG=compose: containers)
+	@$(COMPOSE) drills $(DRILL_OPTIONS)
 
-drill: $(READY) ## run one drill, by its NAME (make drill NAME=poison)
-	@$(COMPOSE) drills --only $(NAME) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
+drill: $(READY) ## run one drill, by its NAME (make drill NAME=poison; SEED=7: as then)
+	@$(COMPOSE) drills --only $(NAME) $(DRILL_OPTIONS)
 
 map: $(READY) ## write the README's map of facts anew
 	@$(COMPOSE) map
 
-compose-up: ## build and start the same system in containers (needs Docker), and leave it running
-	@$(PYTHON) -m compose.containers up
+compose-up: ## build and start the same system in containers, with Docker (CLUSTER=1: three brokers, replicas)
+	@$(PYTHON) -m compose.containers up $(if $(CLUSTER),--cluster)
 
 compose-down: ## stop and remove the containers, keep their data
-	@$(PYTHON) -m compose.containers down
+	@$(PYTHON) -m compose.containers down $(if $(CLUSTER),--cluster)
 
 compose-demo: $(READY) ## the demo against the containers, which it starts if they do not run (ONLY=poison: one)
-	@$(RUN) -m compose.containers demo $(if $(ONLY),--only $(ONLY))
+	@$(RUN) -m compose.containers demo $(if $(CLUSTER),--cluster) $(if $(ONLY),--only $(ONLY))
 
 compose-check: $(READY) ## check the invariants of the running containers
-	@$(RUN) -m compose.containers check
+	@$(RUN) -m compose.containers check $(if $(CLUSTER),--cluster)
 
 bench: $(READY) ## measure the running system
 	@$(RUN) -m tests.bench

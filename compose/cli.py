@@ -14,7 +14,6 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from compose.drills import FOLDER as DRILLS_FOLDER
 from compose.local.errors import RigError
 from compose.local.interruptions import ending_in_order
 from compose.local.places import DEFAULT_STATE_DIR
@@ -97,7 +96,9 @@ def down(
     with ConsoleProgress() as progress:
         rig = rig_of(context, progress)
         if delete_data:
-            LocalRig(context.obj / DRILLS_FOLDER).destroy()
+            from compose.drills.command import delete_leftovers
+
+            delete_leftovers(context.obj, progress, os.environ)
             rig.destroy()
         else:
             rig.down()
@@ -137,12 +138,15 @@ def drills(
     only: Annotated[list[str] | None, typer.Option(help="Run this drill alone; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Repeat a run by its seed.")] = None,
     report: Annotated[Path | None, typer.Option(help="A folder for the reports.")] = None,
-    rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="Orders a second.")] = 30,
+    rate: Annotated[
+        float | None, typer.Option(min=0.1, max=1_000, help="Orders a second (30; on a cluster 8).")
+    ] = None,
+    rig: Annotated[str, typer.Option(help="What it runs on: local, compose or cluster.")] = "local",
 ) -> None:
     """Break a system made for it, under load, in every way, and judge it. Exit code 1 when a drill fails."""
     from compose.drills.command import Options, drill
 
-    options = Options(only or (), seed, report, rate)
+    options = Options(only or (), seed, report, rate, rig)
     with ConsoleProgress() as progress:
         if not drill(context.obj, report_console(), progress, os.environ, options):
             raise typer.Exit(1)

@@ -1,4 +1,7 @@
-"""What the demo and the check want of a running system, whatever it runs on."""
+"""A running system, whatever it runs on, and what can be done to each part of it. Every call blocks.
+
+The demo and the check work on one; drills work on one under load: see compose/drills/rig.py.
+"""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -21,8 +24,20 @@ class Rig(Protocol):
     def running(self) -> AbstractContextManager[object]:
         """The system is up inside, and afterwards as it was before."""
 
+    def start(self, name: str) -> None:
+        """Starts it, unless it runs, and waits until it is ready."""
+
+    def stop(self, name: str) -> None:
+        """Stops it in an orderly way."""
+
+    def kill(self, name: str) -> None:
+        """Ends it as kill -9 does."""
+
     def pause(self, name: str) -> None:
         """Freezes it: it keeps its connections and answers nothing."""
 
     def resume(self, name: str) -> None:
         """Lets a frozen one go on."""
+
+    def pid(self, name: str) -> int | None:
+        """Its process id; None when it does not run."""

@@ -3,7 +3,9 @@
 import argparse
 import sys
 
-from compose.containers.stack import Stack, engine_problem
+from compose.containers.cluster import cluster_stack
+from compose.containers.engine import engine_problem
+from compose.containers.stack import Stack
 from compose.local.errors import RigError
 
 COMMANDS = {
@@ -20,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, meaning in COMMANDS.items():
         command = commands.add_parser(name, help=meaning)
+        command.add_argument("--cluster", action="store_true", help="three broker nodes, and replicas")
         if name == "down":
             command.add_argument("--delete-data", action="store_true", help="delete the volumes, too")
         if name == "demo":
@@ -38,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _carry_out(given: argparse.Namespace) -> bool:
-    stack = Stack()
+    stack = cluster_stack() if given.cluster else Stack()
     if given.command == "up":
         stack.up()
     elif given.command == "down":
@@ -52,11 +55,12 @@ def _judge(stack: Stack, given: argparse.Namespace) -> bool:
     """What needs the environment of this checkout is imported only now."""
     from compose.check import check
     from compose.cli import report_console
+    from compose.containers.replicas import ReplicaRig
     from compose.containers.rig import ContainerRig
     from compose.demo.command import demo
     from compose.local.interruptions import ending_in_order
 
-    rig = ContainerRig(stack)
+    rig = ReplicaRig(stack) if given.cluster else ContainerRig(stack)
     with ending_in_order():
         if given.command == "demo":
             return demo(rig, report_console(), given.only or ())

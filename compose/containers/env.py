@@ -33,6 +33,7 @@ SECRETS = (
     "ADMIN_TOKEN",
     "POSTGRES_PASSWORD",
     "GRAFANA_PASSWORD",
+    "ERLANG_COOKIE",
     *map(database_variable, DATABASES),
     *map(broker_variable, BROKER_USERS),
 )

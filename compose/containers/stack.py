@@ -1,17 +1,24 @@
-"""Drives `docker compose` with this project's file, and reads what runs from the engine.
+"""Drives `docker compose` with this project's files.
 
 Runs on a bare Python, so it imports nothing but the standard library.
 """
 
-import json
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from compose.containers.engine import (
+    ANSWER_TIMEOUT_SECONDS,
+    STOP_TIMEOUT_SECONDS,
+    TAIL_LINES,
+    Container,
+    containers_of,
+    demand_docker,
+    docker,
+    run,
+)
 from compose.containers.env import ENV_FILE, FOLDER, SECRETS, write_missing
 from compose.local.errors import RigError
 
@@ -21,35 +28,8 @@ BROKER_IMAGE = "rabbitmq:4-management"
 # What an image of Debian's package has to be told; see compose.yaml.
 DEBIANS_BROKER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 BROKER_COMMAND_VARIABLE = "RABBITMQ_COMMAND"
-ANSWER_TIMEOUT_SECONDS = 60
 UP_TIMEOUT_SECONDS = 900
-DOWN_TIMEOUT_SECONDS = 180
-TAIL_LINES = 15
-SERVICE_LABEL = "com.docker.compose.service"
-
-
-@dataclass(frozen=True, slots=True)
-class Container:
-    """One container as the engine sees it. `ports` is by the port inside."""
-
-    service: str
-    status: str
-    health: str
-    problem: str
-    pid: int
-    exit_code: int
-    image: str
-    ports: Mapping[int, int]
-
-    @property
-    def runs(self) -> bool:
-        """Whether it has a process, frozen or not."""
-        return self.status in ("running", "paused")
-
-    @property
-    def is_ill(self) -> bool:
-        """Whether it ended badly, again and again perhaps, or does not do its work."""
-        return self.status == "restarting" or self.health == "unhealthy" or self.exit_code != 0
+DELETE_GRACE_SECONDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +40,12 @@ class Stack:
     env_file: Path = ENV_FILE
     variables: Mapping[str, str] = field(default_factory=dict)
     """On top of this process's environment, for instance other ports."""
+    files: tuple[Path, ...] = (COMPOSE_FILE,)
+    """The later ones change what the earlier ones say."""
 
     def up(self) -> None:
         """Builds the image, starts whatever does not run, and waits until all of it is healthy."""
-        try:
-            write_missing(self.env_file)
-        except OSError as error:
-            raise RigError(f"cannot write {self.env_file}: {error.strerror}") from error
+        self.write_secrets()
         environment = self._environment()
         if BROKER_COMMAND_VARIABLE not in environment and _broker_is_debians():
             environment[BROKER_COMMAND_VARIABLE] = DEBIANS_BROKER
@@ -77,28 +56,33 @@ class Stack:
 
     def stop(self) -> None:
         """Stops everything in order, within each one's grace period; the containers stay."""
-        self._show(["stop"], DOWN_TIMEOUT_SECONDS, self._environment())
+        self._quietly("stop", timeout_seconds=STOP_TIMEOUT_SECONDS)
 
     def down(self, *, delete_data: bool = False) -> None:
         """Stops everything in order and removes the containers; the data stays unless told otherwise."""
         arguments = ["down", "--remove-orphans", *(["--volumes"] if delete_data else [])]
-        self._show(arguments, DOWN_TIMEOUT_SECONDS, self._environment(), start_new_session=True)
+        self._show(arguments, STOP_TIMEOUT_SECONDS, self._environment(), start_new_session=True)
 
-    def pause(self, service: str) -> None:
-        """Freezes all processes of a container (the kernel's freezer)."""
-        self._quietly("pause", service)
-
-    def resume(self, service: str) -> None:
-        """Lets a frozen container go on."""
-        self._quietly("unpause", service)
+    def delete(self) -> None:
+        """Removes everything, the data too, whether it ends in order or not; says nothing of it."""
+        self.write_secrets()  # which the files demand, even of what is to be removed
+        arguments = ("down", "--remove-orphans", "--volumes", f"--timeout={DELETE_GRACE_SECONDS}")
+        self._quietly(*arguments, timeout_seconds=STOP_TIMEOUT_SECONDS)
 
     def containers(self) -> list[Container]:
         """Every container of the project, running or not."""
-        chosen = [f"--filter=label=com.docker.compose.project={self.project}"]
-        ids = _docker("ps", "--all", "--quiet", "--no-trunc", *chosen).split()
-        if not ids:
-            return []
-        return sorted(map(_container, json.loads(_docker("inspect", *ids))), key=lambda found: found.service)
+        return containers_of(self.project)
+
+    def network(self, name: str) -> str:
+        """What the engine calls a network of these files."""
+        return f"{self.project}_{name}"
+
+    def write_secrets(self) -> None:
+        """Draws those that there are none of yet."""
+        try:
+            write_missing(self.env_file)
+        except OSError as error:
+            raise RigError(f"cannot write {self.env_file}: {error.strerror}") from error
 
     def _last_words(self) -> str:
         """What those containers logged last that ended badly or are not well."""
@@ -115,7 +99,7 @@ class Stack:
         start_new_session: bool = False,
     ) -> None:
         """What it prints goes where ours goes. In a session of its own, Ctrl-C does not break it off."""
-        _demand_docker()
+        demand_docker()
         command = self._command(arguments)
         try:
             answer = subprocess.run(  # noqa: S603
@@ -131,13 +115,15 @@ class Stack:
         if answer.returncode != 0:
             raise RigError(f"docker compose {arguments[0]} failed")
 
-    def _quietly(self, *arguments: str) -> str:
-        _demand_docker()
-        return _run(self._command(arguments), f"docker compose {arguments[0]}", self._environment())
+    def _quietly(self, *arguments: str, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> str:
+        demand_docker()
+        what = f"docker compose {arguments[0]}"
+        return run(self._command(arguments), what, self._environment(), timeout_seconds)
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
         chosen = ["--project-name", self.project, "--env-file", str(self.env_file)]
-        chosen += ["--file", str(COMPOSE_FILE)]
+        for file in self.files:
+            chosen += ["--file", str(file)]
         return ["docker", "compose", *chosen, *arguments]
 
     def _environment(self) -> dict[str, str]:
@@ -146,74 +132,12 @@ class Stack:
         return ours | dict(self.variables)
 
 
-def engine_problem() -> str | None:
-    """Why no containers can be run here; None when they can."""
-    if shutil.which("docker") is None:
-        return "docker is not installed"
-    try:
-        _docker("info", "--format", "{{.ServerVersion}}")
-        _docker("compose", "version", "--short")
-    except RigError as error:
-        return f"{error}: {error.details}" if error.details else str(error)
-    return None
-
-
 def _broker_is_debians() -> bool:
     """Whether the image by the broker's name, if it is here, was made from Debian's package."""
     looked_for = ["run", "--rm", "--network=none", "--entrypoint=test", BROKER_IMAGE, "-x", DEBIANS_BROKER]
     try:
-        _docker("image", "inspect", "--format", "{{.Id}}", BROKER_IMAGE)
-        _docker(*looked_for)
+        docker("image", "inspect", "--format", "{{.Id}}", BROKER_IMAGE)
+        docker(*looked_for)
     except RigError:
         return False
     return True
-
-
-def _demand_docker() -> None:
-    if shutil.which("docker") is None:
-        raise RigError("docker is not installed: containers need Docker with its plug-in `compose`")
-
-
-def _docker(*arguments: str) -> str:
-    _demand_docker()
-    return _run(["docker", *arguments], f"docker {arguments[0]}", dict(os.environ))
-
-
-def _run(command: Sequence[str], what: str, environment: Mapping[str, str]) -> str:
-    try:
-        answer = subprocess.run(  # noqa: S603
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=ANSWER_TIMEOUT_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RigError(f"{what} does not answer") from error
-    if answer.returncode != 0:
-        details = "\n".join(answer.stderr.strip().splitlines()[-TAIL_LINES:])
-        raise RigError(f"{what} failed", details=details)
-    return answer.stdout
-
-
-def _container(found: Mapping[str, Any]) -> Container:
-    state = found["State"]
-    health = state.get("Health") or {}
-    checks = health.get("Log") or []
-    bindings = found["HostConfig"].get("PortBindings") or {}
-    return Container(
-        service=found["Config"]["Labels"][SERVICE_LABEL],
-        status=state["Status"],
-        health=health.get("Status", ""),
-        problem=checks[-1]["Output"].strip() if checks else "",
-        pid=state["Pid"],
-        exit_code=state["ExitCode"],
-        image=found["Image"],
-        ports={
-            int(inside.partition("/")[0]): int(outside[0]["HostPort"])
-            for inside, outside in bindings.items()
-            if outside
-        },
-    )

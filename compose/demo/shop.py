@@ -43,9 +43,8 @@ class Shop:
     """A client of one running system. Methods raise Refused, and RigError when nobody answers."""
 
     def __init__(self, where: Whereabouts, session: aiohttp.ClientSession) -> None:
-        names = ("order", "inventory", "payment", "fulfillment", "notification", "tracker")
-        self._urls = {name: where.http(name) for name in names}
-        self._broker_url = where.broker_url(PUBLISHER)
+        # Asked anew each time: of several replicas, another one may be the one to ask.
+        self._where = where
         self._admin_token = where.admin_token
         self._session = session
 
@@ -71,7 +70,7 @@ class Shop:
     async def publish(self, customer: str, payment_token: str, item: Item) -> UUID:
         """Start an order without order_svc: publish `order.created.v1`, as the user `publisher`."""
         return await publish_order_created_v1(
-            self._broker_url,
+            self._where.broker_url(PUBLISHER),
             customer=customer,
             payment_token=payment_token,
             sku=item.sku,
@@ -129,7 +128,7 @@ class Shop:
             headers["Authorization"] = f"Bearer {self._admin_token}"
         try:
             async with self._session.request(
-                method, self._urls[service] + path, json=body, headers=headers
+                method, self._where.http(service) + path, json=body, headers=headers
             ) as response:
                 answer: Answer = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError) as error:

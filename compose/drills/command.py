@@ -3,51 +3,43 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
-from compose.drills import FOLDER
-from compose.drills.catalogue import DRILLS
+from compose.drills.catalogue import CLUSTER_DRILLS, DRILLS
+from compose.drills.cluster_rig import ClusterSystem
+from compose.drills.container_system import ContainerSystem
 from compose.drills.harness import Harness
-from compose.drills.local_rig import LocalDrillRig
-from compose.drills.outcome import Outcome, Report
-from compose.drills.page import page_of
+from compose.drills.outcome import Report
+from compose.drills.reports import print_outcome, write_reports
 from compose.drills.stage import Drill
-from compose.drills.summary import summary_of
+from compose.drills.systems import LocalSystem, System
 from compose.local.errors import RigError
 from compose.local.interruptions import uninterrupted
 from compose.local.progress import Progress
-from compose.local.rig import LocalRig
 from compose.local.state import exclusive
 
+SystemMaker = Callable[[Path, Progress, Mapping[str, str]], System]
+
+# By the name that a person gives: RIG=compose.
+SYSTEMS: Mapping[str, SystemMaker] = {
+    "local": LocalSystem,
+    "compose": ContainerSystem,
+    "cluster": ClusterSystem,
+}
+CLUSTER = "cluster"
+DEFAULT_RIG = "local"
 LOCK_FILE = "drills.lock"
-SUMMARY_FILE = "drills-report.md"
-PAGE_FILE = "drills-report.html"
+REPORT = "drills-report"
 SEEDS = 1_000_000
 ORDERS_PER_SECOND = 30.0
-EXAMPLES = 5
-COLOURS = {"pass": "green", "FAIL": "red", "skipped": "yellow"}
-PREFIX = "MURMURATION_"
-# A tracker that loses its patience soon, so that being late for good is part of what is drilled; and services
-# that try again soon, so that a drill is over soon.
-SETTINGS = {
-    "MURMURATION_STEP_DEADLINE_SECONDS": '{"order": 3, "inventory": 3, "payment": 4, "fulfillment": 4}',
-    "MURMURATION_REDRIVE_GRACE_SECONDS": "1.5",
-    "MURMURATION_OVERDUE_AFTER_SECONDS": "10",
-    # So an undo is not given up before two minutes have passed, as without these settings.
-    "MURMURATION_UNDO_BACKOFF_CAP_SECONDS": "5",
-    "MURMURATION_UNDO_ATTEMPTS": "40",
-    "MURMURATION_MESSAGE_BACKOFF_CAP_SECONDS": "5",
-    "MURMURATION_SANDBOX_SLOW_SECONDS": "1",
-    "MURMURATION_RECONCILIATION_SETTLE_SECONDS": "2",
-    "MURMURATION_RECONCILIATION_RECHECK_SECONDS": "2",
-}
+# A cluster's many processes share what this machine can do.
+ON_A_CLUSTER_PER_SECOND = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +49,25 @@ class Options:
     only: Sequence[str] = ()
     seed: int | None = None
     report_dir: Path | None = None
-    orders_per_second: float = ORDERS_PER_SECOND
+    orders_per_second: float | None = None
+    rig: str = DEFAULT_RIG
+
+    @property
+    def rate(self) -> float:
+        """How many orders a second."""
+        usual = ON_A_CLUSTER_PER_SECOND if self.rig == CLUSTER else ORDERS_PER_SECOND
+        return self.orders_per_second or usual
+
+    @property
+    def report_name(self) -> str:
+        """Of the reports' files, without an ending."""
+        return REPORT if self.rig == DEFAULT_RIG else f"{REPORT}-{self.rig}"
+
+    def again(self, seed: int) -> str:
+        """What says the same to `make drill`."""
+        rig = "" if self.rig == DEFAULT_RIG else f" RIG={self.rig}"
+        rate = "" if self.orders_per_second is None else f" RATE={self.orders_per_second:g}"
+        return f"SEED={seed}{rig}{rate}"
 
 
 def drill(
@@ -67,35 +77,42 @@ def drill(
     environment: Mapping[str, str],
     options: Options | None = None,
 ) -> bool:
-    """Run all drills, or some, on a system made for them in a folder of `state_dir`; answers whether all
-    passed.
+    """Run all drills, or some, on a system made for them in a folder of `state_dir`; answers whether none
+    failed.
 
     Afterwards that system is deleted; where a drill failed it is only stopped, so that its logs and databases
-    can be looked at. Raises RigError, also for a name that no drill has.
+    can be looked at. Raises RigError, also for a name that no drill or no rig has.
     """
     options = options or Options()
-    chosen = chosen_drills(options.only)
+    chosen = chosen_drills(options.only, options.rig)
+    if options.rig not in SYSTEMS:
+        raise RigError(f"there is no rig {options.rig} (there are {', '.join(SYSTEMS)})")
     seed = secrets.randbelow(SEEDS) if options.seed is None else options.seed
-    report_dir = options.report_dir or state_dir
-    report = Report(LocalDrillRig.name, seed, datetime.now(UTC).isoformat(timespec="seconds"))
+    state_dir.mkdir(mode=0o711, exist_ok=True)
+    system = SYSTEMS[options.rig](state_dir, progress, environment)
+    report = Report(system.rig.name, seed, datetime.now(UTC).isoformat(timespec="seconds"))
     console.print(f"seed {seed}", style="bold")
-    with own_rig(state_dir, progress, environment) as rig:
-        harness = Harness(LocalDrillRig(rig), seed, options.orders_per_second)
-        asyncio.run(run_all(harness, chosen, report, report_dir, console))
-        if report.passed:
-            rig.destroy()
-    console.print(
-        f"{report.headline}, {report.seconds:.0f} s, seed {seed}",
-        style="bold green" if report.passed else "bold red",
-    )
-    console.print(f"reports: {report_dir / SUMMARY_FILE}, {report_dir / PAGE_FILE}", soft_wrap=True)
+    with alone(state_dir, progress), broken_on_purpose(system, report):
+        harness = Harness(system.rig, seed, options.rate)
+        if any(harness.why_skipped(each) is None for each in chosen):
+            system.up()
+        stem = (options.report_dir or state_dir) / options.report_name
+        files = asyncio.run(run_all(harness, chosen, report, console, stem, options.again(seed)))
+    style = "bold green" if report.passed else "bold red"
+    console.print(f"{report.headline}, {report.seconds:.0f} s, seed {seed}", style=style)
+    console.print(f"reports: {', '.join(map(str, files))}", soft_wrap=True)
     if not report.passed:
-        console.print(f"logs and data of the broken system: {rig.state_dir}", soft_wrap=True)
+        console.print(f"logs and data of the broken system: {system.remains}", soft_wrap=True)
     return report.passed
 
 
-def chosen_drills(only: Sequence[str]) -> list[Drill]:
-    """The drills of these names, or all. Raises RigError for a name that no drill has."""
+def chosen_drills(only: Sequence[str], rig: str = DEFAULT_RIG) -> list[Drill]:
+    """The drills of these names, or all; on a cluster, all that take one.
+
+    Raises RigError for a name that no drill has.
+    """
+    if rig == CLUSTER and not only:
+        return list(CLUSTER_DRILLS)
     known = [known_drill.name for known_drill in DRILLS]
     if unknown := sorted(set(only) - set(known)):
         raise RigError(f"there is no drill {', '.join(unknown)} (there are {', '.join(known)})")
@@ -103,66 +120,51 @@ def chosen_drills(only: Sequence[str]) -> list[Drill]:
 
 
 @contextmanager
-def own_rig(state_dir: Path, progress: Progress, environment: Mapping[str, str]) -> Iterator[LocalRig]:
-    """A system of the drills' own, with servers of its own, up; stopped afterwards.
-
-    What an earlier run left is deleted. A second run waits until this one is through.
-    """
-    state_dir.mkdir(mode=0o711, exist_ok=True)
+def alone(state_dir: Path, progress: Progress) -> Iterator[None]:
+    """Inside, no other drills run here: whoever comes second waits."""
     note = "other drills are running here: waiting until they are through"
     with exclusive(state_dir / LOCK_FILE, lambda: progress.note(note)):
-        rig = LocalRig(state_dir / FOLDER, progress=progress, environment=drill_environment(environment))
-        rig.destroy()
-        try:
-            rig.up()
-            yield rig
-        finally:
-            with uninterrupted():
-                rig.down()
+        yield
 
 
-def drill_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a system to be broken is told: settings and servers of one's own are not meant for it."""
-    kept = {name: value for name, value in environment.items() if not name.startswith(PREFIX)}
-    return kept | SETTINGS
+@contextmanager
+def broken_on_purpose(system: System, report: Report) -> Iterator[None]:
+    """What an earlier run left of a system is deleted first. At the end nothing runs; what is left stays only
+    where there is something to look at."""
+    system.delete()
+    worth_a_look = False
+    try:
+        yield
+    except Exception:
+        worth_a_look = True
+        raise
+    finally:
+        with uninterrupted():
+            if worth_a_look or not report.passed:
+                system.stop()
+            else:
+                system.delete()
+
+
+def delete_leftovers(state_dir: Path, progress: Progress, environment: Mapping[str, str]) -> None:
+    """Everything that drills left in this folder, on whatever they ran. Raises RigError."""
+    for make in SYSTEMS.values():
+        system = make(state_dir, progress, environment)
+        if system.left_something:
+            system.delete()
 
 
 async def run_all(
-    harness: Harness, chosen: Sequence[Drill], report: Report, report_dir: Path, console: Console
-) -> None:
-    """One drill after the other. As each ends: a line, and the reports anew, for a run may be broken off."""
+    harness: Harness, chosen: Sequence[Drill], report: Report, console: Console, stem: Path, again: str
+) -> list[Path]:
+    """One drill after the other. As each ends: a line, and the reports anew, for a run may be broken off.
+
+    `stem` is the reports' path without an ending, `again` what is said to `make drill` to repeat one.
+    """
     began = time.monotonic()
     for each in chosen:
         report.outcomes.append(outcome := await harness.run(each))
         report.seconds = time.monotonic() - began
-        print_outcome(outcome, console, harness.seed)
-        write_reports(report, report_dir)
-
-
-def print_outcome(outcome: Outcome, console: Console, seed: int) -> None:
-    """One line; below it, the first few things that are wrong, and how to see them again."""
-    colour = COLOURS[outcome.result]
-    line = f"[{colour}]{outcome.result:<7}[/] {outcome.name:<22} {outcome.seconds:5.1f} s"
-    if outcome.skipped_because:
-        line += f"  {escape(outcome.skipped_because)}"
-    else:
-        ends = ", ".join(f"{count} {end}" for end, count in sorted(outcome.ends.items()))
-        stall = outcome.timeline.longest_stall.seconds
-        line += f"  {outcome.accepted} orders: {ends or 'not counted'}; longest stall {stall:.1f} s"
-    console.print(line, soft_wrap=True)
-    for problem in outcome.problems[:EXAMPLES]:
-        console.print(f"        {escape(problem)}", soft_wrap=True)
-    if len(outcome.problems) > EXAMPLES:
-        console.print(f"        and {len(outcome.problems) - EXAMPLES} more (see the report)")
-    if outcome.problems:
-        console.print(f"        again: make drill NAME={outcome.name} SEED={seed}")
-
-
-def write_reports(report: Report, folder: Path) -> None:
-    """The summary and the page with the plots. Raises RigError when they cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SUMMARY_FILE).write_text(summary_of(report))
-        (folder / PAGE_FILE).write_text(page_of(report))
-    except OSError as error:
-        raise RigError(f"cannot write the report: {error}") from error
+        print_outcome(outcome, console, f"make drill NAME={each.name} {again}")
+        write_reports(report, stem)
+    return write_reports(report, stem)

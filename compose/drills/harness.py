@@ -58,11 +58,15 @@ class Harness:
     _known: judge.Known = field(default_factory=set)
     _listed: int = 0
 
+    def why_skipped(self, drill: Drill) -> str | None:
+        """The deed of a drill that this rig cannot do, and why; None when it can do them all."""
+        reasons = ((deed, self.rig.why_not(deed)) for deed in drill.deeds)
+        return next((f"cannot {deed}: {reason}" for deed, reason in reasons if reason is not None), None)
+
     async def run(self, drill: Drill) -> Outcome:
         """One drill, from the first order to the verdict. Leaves everything running, if it can be."""
-        for deed in drill.deeds:
-            if (reason := self.rig.why_not(deed)) is not None:
-                return Outcome(drill.name, drill.title, skipped_because=f"cannot {deed}: {reason}")
+        if (reason := self.why_skipped(drill)) is not None:
+            return Outcome(drill.name, drill.title, skipped_because=reason)
         began = time.monotonic()
         outcome = Outcome(drill.name, drill.title)
         try:

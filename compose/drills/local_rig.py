@@ -6,7 +6,18 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from compose.drills.proxy import Proxy, proxy_to
-from compose.drills.rig import POSTGRES, RABBITMQ, SANDBOX, SERVICES, TRACKER, Deed, Server
+from compose.drills.rig import (
+    ONE_NODE,
+    POSTGRES,
+    RABBITMQ,
+    SANDBOX,
+    SERVICES,
+    TRACKER,
+    Deed,
+    InThreads,
+    Server,
+    needs_nodes,
+)
 from compose.local.addresses import Addresses
 from compose.local.rig import LocalRig
 
@@ -19,13 +30,13 @@ CONNECTED = (*SERVICES, TRACKER)
 TARGETS = (*CONNECTED, SANDBOX, POSTGRES, RABBITMQ)
 
 
-class LocalDrillRig:
+class LocalDrillRig(InThreads[LocalRig]):
     """A `DrillRig` of local processes. Connections are broken by a proxy that the drill puts between."""
 
     name = "local processes"
 
     def __init__(self, rig: LocalRig) -> None:
-        self._rig = rig
+        super().__init__(rig)
         self._proxies: dict[tuple[str, str], Proxy] = {}
         self._detours: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
@@ -36,6 +47,8 @@ class LocalDrillRig:
     def why_not(self, deed: Deed) -> str | None:
         if deed.verb == "stop_all":
             return None
+        if needs_nodes(deed):
+            return ONE_NODE
         known = TARGETS if deed.server is None else CONNECTED
         return None if deed.target in known else "there is no such process here"
 
@@ -67,21 +80,6 @@ class LocalDrillRig:
         detour = self._detours.get(name)
         await asyncio.to_thread(self._rig.start, name, extra_environment=detour)
 
-    async def stop(self, name: str) -> None:
-        await asyncio.to_thread(self._rig.stop, name)
-
-    async def kill(self, name: str) -> None:
-        await asyncio.to_thread(self._rig.kill, name)
-
-    async def pause(self, name: str) -> None:
-        await asyncio.to_thread(self._rig.pause, name)
-
-    async def resume(self, name: str) -> None:
-        await asyncio.to_thread(self._rig.resume, name)
-
-    async def running(self, name: str) -> bool:
-        return await asyncio.to_thread(self._rig.pid, name) is not None
-
     async def cut_off(self, name: str, server: Server) -> None:
         self._proxies[name, server].cut()
 
@@ -96,10 +94,3 @@ class LocalDrillRig:
 
     async def start_all(self) -> None:
         await asyncio.to_thread(self._rig.up)
-
-    async def conditions(self) -> Mapping[str, str]:
-        found = await asyncio.to_thread(self._rig.status)
-        return {
-            component.name: f"{component.condition}{f' ({component.problem})' if component.problem else ''}"
-            for component in found
-        }

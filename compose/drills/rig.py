@@ -1,10 +1,15 @@
-"""What a drill may do to a running system, whatever it runs on: local processes, containers."""
+"""What a drill may do to a running system, whatever it runs on: local processes, containers.
 
+It is a `compose.rig.Rig` under load: while a call of that one blocks, orders go on coming in.
+"""
+
+import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Generic, Literal, Protocol, TypeVar
 
+from compose.rig import Rig
 from compose.whereabouts import Whereabouts
 
 SERVICES = ("order", "inventory", "payment", "fulfillment", "notification")
@@ -14,7 +19,9 @@ POSTGRES: Final = "postgres"
 RABBITMQ: Final = "rabbitmq"
 
 Server = Literal["postgres", "rabbitmq"]
-Verb = Literal["kill", "stop", "pause", "cut_off", "delay", "stop_all"]
+Verb = Literal["kill", "stop", "pause", "cut_off", "delay", "isolate", "stop_all"]
+ONE_NODE = "there is one broker node here"
+RigT = TypeVar("RigT", bound=Rig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +39,64 @@ class Deed:
         return f"{self.verb.replace('_', ' ')} {self.target}{f' from {self.server}' if self.server else ''}"
 
 
+def needs_nodes(deed: Deed) -> bool:
+    """Whether it takes a broker of several nodes, which are called `rabbitmq-2` and so on from the second."""
+    return deed.verb == "isolate" or deed.target.startswith(f"{RABBITMQ}-")
+
+
 class Machinery(Protocol):
-    """What starts, halts and ends processes and servers. Methods raise RigError when they cannot."""
+    """Does to a server or process what `Rig` says, without blocking. Methods raise RigError."""
+
+    async def start(self, name: str) -> None: ...
+
+    async def stop(self, name: str) -> None: ...
+
+    async def kill(self, name: str) -> None: ...
+
+    async def pause(self, name: str) -> None: ...
+
+    async def resume(self, name: str) -> None: ...
+
+    async def running(self, name: str) -> bool: ...
+
+
+class InThreads(Generic[RigT]):
+    """The `Machinery` of a rig, and how its parts are."""
+
+    def __init__(self, rig: RigT) -> None:
+        self._rig = rig
 
     async def start(self, name: str) -> None:
-        """Start it and wait until it is ready."""
+        await asyncio.to_thread(self._rig.start, name)
 
     async def stop(self, name: str) -> None:
-        """Stop it in an orderly way."""
+        await asyncio.to_thread(self._rig.stop, name)
 
     async def kill(self, name: str) -> None:
-        """End it as kill -9 does."""
+        await asyncio.to_thread(self._rig.kill, name)
 
     async def pause(self, name: str) -> None:
-        """Freeze it: it keeps its connections and answers nothing."""
+        await asyncio.to_thread(self._rig.pause, name)
 
     async def resume(self, name: str) -> None:
-        """Let a frozen one go on."""
+        await asyncio.to_thread(self._rig.resume, name)
 
     async def running(self, name: str) -> bool:
-        """Whether it lives."""
+        return await asyncio.to_thread(self._rig.pid, name) is not None
+
+    async def isolate(self, name: str) -> None:
+        raise NotImplementedError(ONE_NODE)
+
+    async def rejoin(self, name: str) -> None:
+        raise NotImplementedError(ONE_NODE)
+
+    async def conditions(self) -> Mapping[str, str]:
+        """How every server and process is, by name: `ready`, or what is wrong."""
+        found = await asyncio.to_thread(self._rig.status)
+        return {
+            component.name: f"{component.condition}{f' ({component.problem})' if component.problem else ''}"
+            for component in found
+        }
 
 
 class DrillRig(Machinery, Protocol):
@@ -70,13 +115,19 @@ class DrillRig(Machinery, Protocol):
         """Inside, the system runs such that these deeds can be done to it."""
 
     async def cut_off(self, name: str, server: Server) -> None:
-        """End a process's connections to a server, and let it have none."""
+        """Part a process from a server: nothing it has open leads there any more, nor anything it opens."""
 
     async def reconnect(self, name: str, server: Server) -> None:
         """Let it have connections again."""
 
     async def delay(self, name: str, server: Server, seconds: float) -> None:
         """Hold up everything between a process and a server, each way, from now on; 0 for no more."""
+
+    async def isolate(self, name: str) -> None:
+        """Part a node of the broker from the others, and from its clients. Nobody is told."""
+
+    async def rejoin(self, name: str) -> None:
+        """Let it reach them again, and wait until it is in sync with the others."""
 
     async def stop_all(self) -> None:
         """Stop the whole system in an orderly way, servers too."""

@@ -1,6 +1,7 @@
 """What can go wrong, as verbs: each breaks one thing of the running system, and mends it again."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,6 +32,16 @@ async def killed(rig: Machinery, name: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def all_killed(rig: Machinery, names: Iterable[str]) -> AsyncIterator[None]:
+    """All of these dead inside, at once; running again afterwards."""
+    try:
+        await asyncio.gather(*map(rig.kill, names))
+        yield
+    finally:
+        await asyncio.gather(*map(rig.start, names))
+
+
+@asynccontextmanager
 async def stopped(rig: Machinery, name: str) -> AsyncIterator[None]:
     """Stopped in an orderly way inside, running again afterwards."""
     await rig.stop(name)
@@ -58,6 +69,16 @@ async def cut_off(rig: DrillRig, name: str, server: Server) -> AsyncIterator[Non
         yield
     finally:
         await rig.reconnect(name, server)
+
+
+@asynccontextmanager
+async def isolated(rig: DrillRig, name: str) -> AsyncIterator[None]:
+    """Inside, a node of the broker is apart from all others, as by a cable pulled; in sync afterwards."""
+    await rig.isolate(name)
+    try:
+        yield
+    finally:
+        await rig.rejoin(name)
 
 
 @asynccontextmanager

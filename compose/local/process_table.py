@@ -40,7 +40,7 @@ def family(root: ProcessIdentity) -> list[ProcessIdentity]:
         return []
     children: dict[int, list[int]] = {}
     for pid in _pids():
-        if (fields := _stat_fields(pid)) is not None:
+        if (fields := stat_fields(pid)) is not None:
             children.setdefault(int(fields[1]), []).append(pid)
     members, queue = [root], [root.pid]
     while queue:
@@ -91,8 +91,8 @@ def _pids() -> Iterator[int]:
             yield int(entry)
 
 
-def _stat_fields(pid: int) -> list[str] | None:
-    """The fields of /proc/<pid>/stat after the command name: state, parent, ..."""
+def stat_fields(pid: int) -> list[str] | None:
+    """The fields of /proc/<pid>/stat after the command name: state, parent, ...; None for no such process."""
     try:
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
@@ -102,7 +102,7 @@ def _stat_fields(pid: int) -> list[str] | None:
 
 
 def _started(pid: int) -> str | None:
-    fields = _stat_fields(pid)
+    fields = stat_fields(pid)
     if fields is None or fields[0] in {"Z", "X"}:
         return None
     return f"{_boot_id()}:{fields[19]}"

@@ -88,16 +88,21 @@ class ServiceProcess:
 
     def not_ready(self) -> str | None:
         """Asks its /readyz; returns what it complains about."""
-        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=ANSWER_TIMEOUT_SECONDS)
-        try:
-            connection.request("GET", "/readyz")
-            response = connection.getresponse()
-            body = response.read(64 * 1024).decode(errors="replace")
-        except (OSError, http.client.HTTPException):
-            return "it does not answer HTTP yet"
-        finally:
-            connection.close()
-        return None if response.status == http.client.OK else f"/readyz says {response.status}: {_gist(body)}"
+        return what_readyz_lacks(self.port)
+
+
+def what_readyz_lacks(port: int) -> str | None:
+    """Asks the /readyz of a process on this machine; returns what it complains about."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=ANSWER_TIMEOUT_SECONDS)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        body = response.read(64 * 1024).decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return "it does not answer HTTP yet"
+    finally:
+        connection.close()
+    return None if response.status == http.client.OK else f"/readyz says {response.status}: {_gist(body)}"
 
 
 def gateway_variables(gateways: tuple[str, ...], http_port: int, smtp_port: int) -> dict[str, str]:

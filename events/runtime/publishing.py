@@ -1,5 +1,6 @@
 """How a relay publishes, a service's or the tracker's: on a connection of its own, each message confirmed."""
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -8,7 +9,8 @@ import aio_pika
 from aiormq import Channel
 from pamqp.commands import Basic
 
-from events.runtime.broker import lasting_connection_url, lost_means_away
+from events.runtime.broker import BROKER_AWAY, lasting_connection_url, lost_means_away
+from events.runtime.promptly import promptly
 from events.runtime.settings import ProcessSettings
 from events.service import EXCHANGE, STREAM
 
@@ -18,17 +20,22 @@ async def publishing_channel(
     settings: ProcessSettings, connection_name: str, connect_timeout_seconds: float
 ) -> AsyncIterator[Channel]:
     """A channel on which what nobody takes raises. Raises one of BROKER_AWAY when there is none to be had."""
-    async with await aio_pika.connect(
+    connection = await aio_pika.connect(
         lasting_connection_url(settings),
         client_properties={"connection_name": connection_name},
         timeout=connect_timeout_seconds,
-    ) as connection:
+    )
+    try:
         channel = await connection.channel(on_return_raises=True)
         await channel.get_exchange(EXCHANGE, ensure=True)
         # A broker that has just started takes publishes, and confirms them, before it has found its streams
         # again: what it routes until then is missing there. Then this raises.
         await channel.declare_queue(STREAM, passive=True)
         yield cast(Channel, await channel.get_underlay_channel())
+    finally:
+        # A connection that does not answer any more is left to itself: its heartbeat will end it.
+        with contextlib.suppress(*BROKER_AWAY):
+            await promptly(connection.close(), connect_timeout_seconds)
 
 
 async def publish_confirmed(

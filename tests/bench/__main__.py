@@ -11,6 +11,7 @@ from pathlib import Path
 from compose.local.errors import RigError
 from compose.local.rig import LocalRig
 from tests.bench.completions import Completions, watch
+from tests.bench.cpu import cpu_ms_each, cpu_seconds
 from tests.bench.load import Sent, keep_in_flight, send_orders, stock_up
 
 WARM_UP_SECONDS = 3.0
@@ -57,20 +58,25 @@ async def _bench(rig: LocalRig, rates: list[float], seconds: float, in_flight: i
             lost += len(missing)
             print(_row(f"{rate:.0f}/s", sent, completions), flush=True)
         if in_flight:
-            lost += await _most(where.http("order"), completions, in_flight, seconds)
+            lost += await _most(rig, completions, in_flight, seconds)
     print(f"\naccepted orders that did not end: {lost}")
     return 1 if lost else 0
 
 
-async def _most(order_url: str, completions: Completions, in_flight: int, seconds: float) -> int:
+async def _most(rig: LocalRig, completions: Completions, in_flight: int, seconds: float) -> int:
     """Keep so many orders under way and count what ends; answers how many accepted ones did not."""
+    order_url = rig.addresses.http("order")
     begin = time.monotonic() + WARM_UP_SECONDS
+    before = cpu_seconds(rig.status())
     sent = await keep_in_flight(order_url, completions, in_flight, WARM_UP_SECONDS + seconds)
     held = time.monotonic() - begin
     missing = await completions.wait_for(set(sent.due_at), STALL_SECONDS)
+    spent = cpu_ms_each(before, cpu_seconds(rig.status()), max(1, len(sent.due_at)))
     print(_row(f"{in_flight} at once", sent, completions))
     count = sum(begin <= at < begin + held for at in completions.ended_at.values())
     print(f"\nmost, sustained for {held:.0f} s: {count / held:.1f} completed sagas per second", flush=True)
+    parts = ", ".join(f"{name} {ms:.1f}" for name, ms in spent.items())
+    print(f"CPU milliseconds an order meanwhile: {parts}; {sum(spent.values()):.1f} in all", flush=True)
     return len(missing)
 
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from compose.containers.env import FOLDER, SECRETS, broker_variable, database_variable
+from compose.containers.private import PORTS
 from compose.containers.rig import NAMES
 from compose.local.processes import PROCESSES, STOP_GRACE_SECONDS, ProcessSpec
 from events.runtime.settings import ServiceSettings
@@ -79,6 +80,33 @@ def test_everything_is_bounded(name: str) -> None:
     assert [bound for bound in BOUNDS if not re.search(rf"^ +{bound}", text, re.MULTILINE)] == []
 
 
+def networks_of(text: str) -> set[str]:
+    """The networks a service is on: its own line counts for more than what it takes over."""
+    found = re.search(r"^ +networks: (.*)$", text, re.MULTILINE)
+    assert found, "it is on the default network"
+    listed = re.search(r"\[(.*)\]", section("x-both-servers") if found[1] == "*both" else found[1])
+    assert listed
+    return set(listed[1].split(", "))
+
+
+def test_whoever_talks_to_a_server_is_on_its_network_and_no_other_is() -> None:
+    both = {ONE_SHOT, *(spec.name for spec in WITH_DATABASE)}
+    on = {name: networks_of(text) for name, text in SERVICES.items()}
+    assert {name for name, found in on.items() if "broker" in found} == both | {"rabbitmq", "prometheus"}
+    assert {name for name, found in on.items() if "databases" in found} == both | {"postgres"}
+    # An internal network publishes no ports.
+    assert {name for name, found in on.items() if not found & {"web", "outside"}} == {ONE_SHOT}
+    assert section("networks").count("internal: true") == 2
+
+
+def test_every_process_takes_settings_of_a_persons_own() -> None:
+    assert 'env_file: [{path: "${SETTINGS_FILE:-settings.env}", required: false}]' in section("x-process")
+    assert {name for name, text in SERVICES.items() if "env_file:" in text} == {
+        ONE_SHOT,
+        *(spec.name for spec in PROCESSES),
+    }
+
+
 def test_every_port_is_on_loopback() -> None:
     ports = [
         port
@@ -89,10 +117,18 @@ def test_every_port_is_on_loopback() -> None:
     assert len(ports) == len(NAMES) + 1 + 4, "one each, the broker's management, and the four optional ones"
     assert [port for port in ports if not re.fullmatch(r"127\.0\.0\.1:\$\{\w+_PORT:-\d+\}:\d+", port)] == []
     assert "network_mode" not in TEXT
+    own = {
+        re.findall(r"\w+_PORT", port)[0]
+        for name in NAMES
+        for port in re.findall(r'"(.*?)"', SERVICES[name])
+        if "_PORT" in port
+    }
+    assert own == set(PORTS), "a private stack has others"
 
 
 def test_no_secret_has_a_default() -> None:
-    assert set(re.findall(r"\$\{(\w+):\?", TEXT)) == set(SECRETS)
+    # The nodes of a cluster have one more: see test_cluster_file.py.
+    assert set(re.findall(r"\$\{(\w+):\?", TEXT)) == set(SECRETS) - {"ERLANG_COOKIE"}
     defaults = set(re.findall(r"\$\{(\w+):-", TEXT))
     assert defaults & set(SECRETS) == set()
     told = re.findall(r"^ +(\w*(?:PASS|TOKEN|SECRET)\w*): (.*)$", TEXT, re.MULTILINE)
@@ -142,4 +178,5 @@ def test_no_secret_and_no_data_is_sent_to_the_builder() -> None:
     packages = {spec.package.partition(".")[0] for spec in PROCESSES}
     matched = {name for name in packages if name in sent or (name.endswith("_svc") and "*_svc" in sent)}
     assert matched == packages
-    assert ignored.index("compose/.env*") > ignored.index("!compose")
+    for private in ("compose/.env*", "compose/settings.env"):
+        assert ignored.index(private) > ignored.index("!compose")

@@ -18,7 +18,7 @@ from compose.containers.__main__ import main
 from compose.containers.env import BROKER_USERS, DATABASES, SECRETS, read_env, write_missing
 from compose.containers.env import main as write_secrets
 from compose.containers.health import is_ready
-from compose.containers.provision import teach_broker
+from compose.containers.provision import Management, teach_broker
 from compose.containers.rig import ContainerAddresses
 from compose.containers.stack import Stack
 from compose.local.errors import RigError
@@ -109,7 +109,7 @@ def test_there_is_a_secret_for_whoever_has_one() -> None:
     assert set(DATABASES) == {spec.name for spec in PROCESSES if spec.has_database}
 
 
-@pytest.mark.parametrize("module", ["env", "stack", "__main__", "health"])
+@pytest.mark.parametrize("module", ["env", "engine", "stack", "__main__", "health"])
 def test_what_starts_the_containers_needs_no_package(module: str) -> None:
     code = f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); import compose.containers.{module}"
     answer = subprocess.run(
@@ -132,32 +132,33 @@ def test_a_container_whose_process_does_not_answer_is_not_healthy() -> None:
 
 
 def test_the_broker_is_told_what_the_code_says_as_soon_as_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provisioning, "IMPORT_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(provisioning, "PAUSE_SECONDS", 0)
     told = topology.definitions(SERVICES, dict.fromkeys(BROKER_USERS, "secret"))
-    with answering(503, 400, 204) as server:
-        teach_broker(server.url, "secret", told)
-    assert [path for path, *_ in server.received] == ["/api/definitions"] * 3
-    _, credentials, body = server.received[-1]
-    assert credentials == "Basic YWRtaW46c2VjcmV0"
-    assert json.loads(body) == told
+    with answering(503, 400, 204, 204) as server:
+        teach_broker(Management(server.url, "secret"), told)
+    assert [path for path, *_ in server.received] == ["/api/definitions"] * 4
+    assert {credentials for _, credentials, _ in server.received} == {"Basic YWRtaW46c2VjcmV0"}
+    first, then = (json.loads(body) for *_, body in server.received[2:])
+    assert "topic_permissions" not in first
+    assert first | then == told
 
 
 def test_a_broker_that_never_takes_them_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provisioning, "IMPORT_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(provisioning, "PAUSE_SECONDS", 0)
     with answering(401) as server, pytest.raises(RigError, match="does not take its definitions: 401 said"):
-        teach_broker(server.url, "wrong", {}, attempts=3)
+        teach_broker(Management(server.url, "wrong"), {}, attempts=3)
     assert len(server.received) == 3
 
 
 def test_a_missing_container_or_secret_is_named() -> None:
-    nothing = ContainerAddresses({}, {})
+    nothing = ContainerAddresses((), {})
     with pytest.raises(RigError, match="no container of order"):
         nothing.http("order")
     with pytest.raises(RigError, match="no DATABASE_PASSWORD_ORDER"):
         nothing.database_url("order")
 
 
-ILL = """[{"Config": {"Labels": {"com.docker.compose.service": "provision"}}, "Image": "sha256:1",
+ILL = """[{"Config": {"Labels": {"com.docker.compose.service": "provision"}}, "Id": "1234",
 "HostConfig": {"PortBindings": {}}, "State": {"Status": "exited", "Pid": 0, "ExitCode": 1}}]"""
 DOCKER = f"""#!/bin/sh
 case "$*" in

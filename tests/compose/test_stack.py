@@ -5,10 +5,8 @@ Skipped, and says why, where no Docker engine runs or the images of the servers 
 
 import asyncio
 import json
-import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,16 +14,10 @@ import pytest
 
 from compose.check import examine
 from compose.containers.rig import NAMES, ContainerRig
-from compose.containers.stack import Stack, engine_problem
 from compose.demo.shop import Item, Shop, open_shop
-from compose.local.ports import free_port
 from compose.snapshot import Reader, sources_of
+from tests.containers import containers, docker
 
-BASE_IMAGES = ("postgres:17", "rabbitmq:4-management", "python:3.13-slim")
-PORTS = (
-    *("ORDER_PORT", "INVENTORY_PORT", "PAYMENT_PORT", "FULFILLMENT_PORT", "NOTIFICATION_PORT"),
-    *("TRACKER_PORT", "SANDBOX_PORT", "POSTGRES_PORT", "AMQP_PORT", "RABBITMQ_MANAGEMENT_PORT"),
-)
 ENDED = {"COMPLETED", "CANCELLED"}
 END_SECONDS = 60
 POLL_SECONDS = 0.2
@@ -36,33 +28,10 @@ STOP_SECONDS = 40
 pytestmark = pytest.mark.timeout(900)
 
 
-def docker(*arguments: str, check: bool = True) -> str:
-    answer = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=300)
-    assert answer.returncode == 0 or not check, answer.stderr
-    return answer.stdout
-
-
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerRig]:
-    """The stack, up, with ports, secrets, volumes and an image of its own."""
-    if (problem := engine_problem()) is not None:
-        pytest.skip(f"no containers can run here: {problem}")
-    for image in BASE_IMAGES:
-        if not (docker("images", "--quiet", image) or docker("pull", "--quiet", image, check=False)):
-            pytest.skip(f"the image {image} is not here and cannot be pulled")
-    name = f"murmuration-test-{uuid4().hex[:8]}"
-    ports: dict[str, str] = {}
-    for port in PORTS:
-        ports[port] = str(free_port(taken={int(taken) for taken in ports.values()}))
-    env_file: Path = tmp_path_factory.mktemp("compose") / ".env"
-    stack = Stack(name, env_file, {**ports, "IMAGE_TAG": name, "COMPOSE_PROFILES": ""})
-    try:
-        stack.up()
-        yield ContainerRig(stack)
-    finally:
-        if env_file.exists():
-            stack.down(delete_data=True)
-        docker("image", "rm", f"murmuration:{name}", check=False)
+    with containers(tmp_path_factory.mktemp("compose")) as rig:
+        yield rig
 
 
 async def place_a_mix(shop: Shop, orders: int) -> list[UUID]:

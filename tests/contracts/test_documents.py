@@ -6,19 +6,26 @@ from pathlib import Path
 import pytest
 
 from compose.map import README
+from events.runtime.settings import ServiceSettings
+from events.service import STREAM
 from saga_tracker.settings import TrackerSettings
 from tests.contracts.published import PUBLISHED
 
 ROOT = README.parent
 CHOREOGRAPHY = ROOT / "events" / "CHOREOGRAPHY.md"
+GOING_FURTHER = ROOT / "compose" / "GOING_FURTHER.md"
+# What is there only where somebody wrote it.
+A_PERSONS_OWN = {"compose/settings.env"}
 OWNERS = "order|inventory|payment|fulfillment|notification|saga"
 
 
-@pytest.mark.parametrize("document", [README, CHOREOGRAPHY], ids=lambda document: document.name)
+@pytest.mark.parametrize(
+    "document", [README, CHOREOGRAPHY, GOING_FURTHER], ids=lambda document: document.name
+)
 def test_every_file_it_names_exists(document: Path) -> None:
-    named = re.findall(r"`((?:events|compose|tests|saga_tracker|\w+_svc)/[\w/.]+)", document.read_text())
+    named = re.findall(r"`((?:events|compose|tests|saga_tracker|\w+_svc)/[\w/.-]+)", document.read_text())
     assert named
-    for path in named:
+    for path in set(named) - A_PERSONS_OWN:
         assert (ROOT / path).exists(), path
 
 
@@ -59,3 +66,15 @@ def test_the_deadlines_are_those_of_the_settings() -> None:
     assert {name for name, _ in named} <= fields.keys()
     for name, default in named:
         assert not default.isdigit() or float(default) == fields[name], name
+
+
+def test_what_going_further_tells_is_what_the_code_has() -> None:
+    text = GOING_FURTHER.read_text()
+    settings = {name.upper() for name in (*ServiceSettings.model_fields, *TrackerSettings.model_fields)}
+    for name in re.findall(r"`MURMURATION_([A-Z_]+)", text):
+        assert name in settings, name
+    bounds = dict(re.findall(r"`([A-Z_]+)` ?\((\d+)", text))
+    assert bounds
+    for name, value in bounds.items():
+        assert str(ServiceSettings.model_fields[name.lower()].default) in (value, f"{value}.0"), name
+    assert f"{STREAM}" in text

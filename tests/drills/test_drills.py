@@ -5,18 +5,28 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psycopg
+import pytest
 
+from compose.drills.catalogue import everything_twice, kill_broker, lost_answers, poison
+from compose.drills.catalogue.cut_off_from_broker import cutting_off
 from compose.drills.catalogue.kill_services import killing
 from compose.drills.catalogue.pause_services import pausing
-from compose.drills.command import PAGE_FILE, SUMMARY_FILE, write_reports
 from compose.drills.harness import Harness
 from compose.drills.judge import ALL_WELL
 from compose.drills.local_rig import LocalDrillRig
 from compose.drills.outcome import Report
+from compose.drills.reports import write_reports
 from compose.drills.stage import Drill, Stage
 from compose.invariants import INVARIANTS
 
 SEED = 4
+SHORT_DRILLS = (
+    kill_broker.DRILL,
+    cutting_off({"order": 6.0}),
+    lost_answers.DRILL,
+    everything_twice.DRILL,
+    poison.DRILL,
+)
 PATIENCE_SECONDS = 4.0
 FORGET_FENCES = """
     CREATE FUNCTION forget_fence() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
@@ -54,13 +64,20 @@ async def test_a_service_is_killed_and_the_report_says_how_that_went(
     assert fault.label == "payment dead"
     assert outcome.timeline.samples[-1].ended == outcome.accepted
 
-    write_reports(Report(rig.name, SEED, "now", 1.0, [outcome]), tmp_path)
-    summary, page = (tmp_path / SUMMARY_FILE).read_text(), (tmp_path / PAGE_FILE).read_text()
+    written = write_reports(Report(rig.name, SEED, "now", 1.0, [outcome]), tmp_path / "report")
+    summary, page = (file.read_text() for file in written)
     assert "| kill-services | kill -9 of each service | pass |" in summary
     assert f"seed {SEED}" in summary
     assert f"- pass {INVARIANTS[0].sentence}" in summary
     assert "payment dead" in page
     assert '<polyline class="accepted"' in page
+
+
+@pytest.mark.parametrize("drill", SHORT_DRILLS, ids=lambda drill: drill.name)
+async def test_a_short_selection_passes(rig: LocalDrillRig, drill: Drill) -> None:
+    """Of `make drills`: the others take longer, or break what the system's own tests break, too."""
+    outcome = await harness_on(rig, limit_seconds=90.0).run(drill)
+    assert outcome.result == "pass", outcome.problems
 
 
 async def test_a_service_that_stays_dead_fails_the_drill(rig: LocalDrillRig) -> None:

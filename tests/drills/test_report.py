@@ -65,11 +65,11 @@ async def test_what_a_rig_cannot_do_is_skipped_by_name(tmp_path: Path) -> None:
     drill = Drill("lose-a-node", "one broker of three dies", nothing, (Deed("kill", "rabbitmq-2"),))
     outcome = await Harness(rig, 1, 1.0).run(drill)
     assert outcome.result == "skipped"
-    assert outcome.skipped_because == "cannot kill rabbitmq-2: there is no such process here"
+    assert outcome.skipped_because == "cannot kill rabbitmq-2: there is one broker node here"
     report = Report(rig.name, 1, "now", 0.0, [outcome])
     assert report.passed
-    assert "skipped: cannot kill rabbitmq-2: there is no such process here" in summary_of(report)
-    assert "skipped: cannot kill rabbitmq-2: there is no such process here" in page_of(report)
+    assert "skipped: cannot kill rabbitmq-2: there is one broker node here" in summary_of(report)
+    assert "skipped: cannot kill rabbitmq-2: there is one broker node here" in page_of(report)
     assert not (tmp_path / "rig").exists()
 
 

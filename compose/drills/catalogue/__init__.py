@@ -5,9 +5,12 @@ from compose.drills.catalogue import (
     cut_off_from_database,
     everything_twice,
     flash_sale,
+    freeze_node,
     full_stop,
     kill_broker,
     kill_database,
+    kill_nodes,
+    kill_replicas,
     kill_services,
     lost_answers,
     pause_services,
@@ -16,10 +19,14 @@ from compose.drills.catalogue import (
     rolling_restart,
     slow_database,
     slow_provider,
+    split,
     stop_database,
     tracker_down,
 )
 from compose.drills.stage import Drill
+
+# What takes several nodes and replicas. The others go there, too, but break no more than they do elsewhere.
+CLUSTER_DRILLS: tuple[Drill, ...] = (kill_nodes.DRILL, freeze_node.DRILL, split.DRILL, kill_replicas.DRILL)
 
 DRILLS: tuple[Drill, ...] = (
     kill_services.DRILL,
@@ -39,4 +46,5 @@ DRILLS: tuple[Drill, ...] = (
     rolling_restart.DRILL,
     full_stop.DRILL,
     flash_sale.DRILL,
+    *CLUSTER_DRILLS,
 )

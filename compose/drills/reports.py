@@ -1,0 +1,48 @@
+"""Tells how drills went: a line for each as it ends, and the two files of the report."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from compose.drills.outcome import Outcome, Report
+from compose.drills.page import page_of
+from compose.drills.summary import summary_of
+from compose.local.errors import RigError
+
+EXAMPLES = 5
+COLOURS = {"pass": "green", "FAIL": "red", "skipped": "yellow"}
+
+
+def print_outcome(outcome: Outcome, console: Console, again: str) -> None:
+    """One line; below it, the first few things that are wrong, and the command that repeats the drill."""
+    colour = COLOURS[outcome.result]
+    line = f"[{colour}]{outcome.result:<7}[/] {outcome.name:<22} {outcome.seconds:5.1f} s"
+    if outcome.skipped_because:
+        line += f"  {escape(outcome.skipped_because)}"
+    else:
+        ends = ", ".join(f"{count} {end}" for end, count in sorted(outcome.ends.items()))
+        stall = outcome.timeline.longest_stall.seconds
+        line += f"  {outcome.accepted} orders: {ends or 'not counted'}; longest stall {stall:.1f} s"
+    console.print(line, soft_wrap=True)
+    for problem in outcome.problems[:EXAMPLES]:
+        console.print(f"        {escape(problem)}", soft_wrap=True)
+    if len(outcome.problems) > EXAMPLES:
+        console.print(f"        and {len(outcome.problems) - EXAMPLES} more (see the report)")
+    if outcome.problems:
+        console.print(f"        again: {again}")
+
+
+def write_reports(report: Report, stem: Path) -> list[Path]:
+    """The summary and the page with the plots: the files' path, but for the ending. Returns both.
+
+    Raises RigError when they cannot be written.
+    """
+    summary, page = (stem.with_name(f"{stem.name}.{ending}") for ending in ("md", "html"))
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        summary.write_text(summary_of(report))
+        page.write_text(page_of(report))
+    except OSError as error:
+        raise RigError(f"cannot write the report: {error}") from error
+    return [summary, page]
