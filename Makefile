@@ -15,12 +15,15 @@ INFRA ?= local
 # Most tests wait for something: two files at a time take little longer than one.
 WORKERS ?= 2
 NAME ?= order
+# Jaeger, Prometheus and Grafana, and everything that happens traced.
+OBSERVED := COMPOSE_PROFILES=observability OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4318 \
+	JAEGER_URL=http://127.0.0.1:$(or $(JAEGER_PORT),18686)
 DRILL_OPTIONS = $(if $(RIG),--rig $(RIG)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
 LINTED := compose events order_svc inventory_svc payment_svc fulfillment_svc notification_svc saga_tracker tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: FORCE help demo up status down logs check map bench drills drill test lint clean
+.PHONY: FORCE help demo up status down logs check map bench bench-tracing drills drill test jaeger lint clean
 .PHONY: compose-up compose-down compose-demo compose-check
 
 help: ## list these commands
@@ -53,8 +56,8 @@ drill: $(READY) ## run one drill, by its NAME (make drill NAME=poison; SEED=7: a
 map: $(READY) ## write the README's map of facts anew
 	@$(COMPOSE) map
 
-compose-up: ## build and start the same system in containers, with Docker (CLUSTER=1: three brokers, replicas)
-	@$(PYTHON) -m compose.containers up $(if $(CLUSTER),--cluster)
+compose-up: ## build and start the same system in containers, with Docker (CLUSTER=1, OBSERVE=1)
+	@$(if $(OBSERVE),$(OBSERVED)) $(PYTHON) -m compose.containers up $(if $(CLUSTER),--cluster)
 
 compose-down: ## stop and remove the containers, keep their data
 	@$(PYTHON) -m compose.containers down $(if $(CLUSTER),--cluster)
@@ -68,9 +71,15 @@ compose-check: $(READY) ## check the invariants of the running containers
 bench: $(READY) ## measure the running system
 	@$(RUN) -m tests.bench
 
+bench-tracing: $(READY) ## measure what tracing costs, with a real Jaeger (make jaeger)
+	@$(RUN) -m tests.bench.tracing
+
 test: $(READY) ## run every test, against servers of its own (TESTS=tests/decide: some of them)
 	@if [ "$(INFRA)" != docker ]; then $(COMPOSE) prepare; fi
 	@INFRA=$(INFRA) $(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
+
+jaeger: $(READY) ## build Jaeger for the tests of traces, where Go is installed (some ten minutes, once)
+	@$(RUN) -m tests.jaeger
 
 lint: $(READY) ## check style, types and who imports whom
 	@$(RUN) -m ruff check $(LINTED)

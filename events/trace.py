@@ -13,11 +13,6 @@ def begin_trace() -> str:
     return f"00-{_IDS.generate_trace_id():032x}-{_IDS.generate_span_id():016x}-01"
 
 
-def continue_or_begin(traceparent: str | None) -> str:
-    """The given traceparent if it is well formed, else a new one."""
-    return traceparent if traceparent and trace_id(traceparent) else begin_trace()
-
-
 def trace_id(traceparent: str | None) -> str | None:
     """The trace id in a traceparent, as logs and Jaeger show it."""
     found = _TRACEPARENT.match(traceparent or "")

@@ -12,6 +12,7 @@ from saga_tracker.cursor import Cursor, cursor_after, place_in
 from saga_tracker.projection import State
 from saga_tracker.queries import Place, SagaFilter
 from saga_tracker.reader import Progress
+from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import STEPS, name_of
 from saga_tracker.views import SagaPage, SagaView, SagaWithTrail, Stats
 
@@ -35,6 +36,9 @@ class ViewServer(Protocol):
     @property
     def progress(self) -> Progress: ...
 
+    @property
+    def settings(self) -> TrackerSettings: ...
+
 
 def _view_server(request: Request) -> ViewServer:
     server: ViewServer = request.app.state.host
@@ -55,7 +59,7 @@ async def see(order_id: UUID, tracker: Tracker) -> SagaWithTrail:
         found = await queries.saga_of(connection, order_id)
     if found is None:
         raise Problem(404, f"no fact of order {order_id} has been read", order_id=str(order_id))
-    return views.saga_with_trail(*found)
+    return views.saga_with_trail(*found, tracker.settings.jaeger_url)
 
 
 @router.get("/sagas")

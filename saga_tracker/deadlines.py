@@ -35,6 +35,10 @@ class Rules:
     overdue_after_seconds: float
     approval_seconds: float
 
+    def seconds_of(self, service: str, heard: str) -> float:
+        """How long a service may take for the step that follows the fact of this name."""
+        return self.step_seconds.get(f"{service}:{heard}", self.step_seconds[service])
+
 
 @dataclass(frozen=True, slots=True)
 class Due:
@@ -74,7 +78,7 @@ def _next(saga: Saga, wait: Wait, rules: Rules, not_before: datetime) -> Due | N
         return Due(Act.EXPIRE_APPROVAL, wait.since + timedelta(seconds=rules.approval_seconds), wait)
     if wait.overdue_at is not None:
         return None
-    late_at = since + timedelta(seconds=_step_seconds(wait, rules))
+    late_at = since + timedelta(seconds=rules.seconds_of(wait.service, wait.because_of))
     withdrawable = saga.state in _FORWARD and not saga.timed_out
     if withdrawable:
         late_at = min(late_at, max(saga.unparked_at, not_before) + timedelta(seconds=rules.saga_seconds))
@@ -84,8 +88,3 @@ def _next(saga: Saga, wait: Wait, rules: Rules, not_before: datetime) -> Due | N
     if withdrawable:
         return Due(Act.TIME_OUT, tried_at + timedelta(seconds=rules.redrive_grace_seconds), wait)
     return Due(Act.CALL_OVERDUE, tried_at + timedelta(seconds=rules.overdue_after_seconds), wait)
-
-
-def _step_seconds(wait: Wait, rules: Rules) -> float:
-    of_service = rules.step_seconds[wait.service]
-    return rules.step_seconds.get(f"{wait.service}:{wait.because_of}", of_service)

@@ -13,7 +13,6 @@ import contextlib
 import os
 import socket
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,12 +27,15 @@ from events.runtime.database import AWAY, CONTENTION, Connection, Database
 from events.runtime.log import Outage, log
 from events.runtime.promptly import promptly
 from events.runtime.sql import compiled
+from events.runtime.tracing import work
+from events.trace import trace_id
 from saga_tracker import outbox, redrive, store
 from saga_tracker.deadlines import Act, Due, due
 from saga_tracker.outbox import Outgoing, Publisher
 from saga_tracker.reader import Reader
 from saga_tracker.redrive import Key
 from saga_tracker.settings import TrackerSettings
+from saga_tracker.steps import name_of
 from saga_tracker.store import AnotherWrites
 from saga_tracker.tables import lease, sagas
 
@@ -138,11 +140,12 @@ class Keeper:
             order_ids = await self._due(connection, clock)
             late = await self._look_at(connection, order_ids, clock, heard_since)
             facts = await redrive.facts_at(connection, [one.because_of for one in late])
-            messages = [message for one in late for message in _messages(one, facts[one.because_of], now)]
+            messages = [message for one in late for message in _traced(one, facts[one.because_of], now)]
             await outbox.enter(connection, messages)
         if late:
             self._publisher.wake()
-            log.info("deadlines_passed", **Counter(one.due.act.value for one in late))
+            for one in late:
+                _report(one, facts[one.because_of])
         return len(order_ids) == self._settings.deadline_batch_size
 
     async def _due(self, connection: Connection, clock: datetime) -> list[UUID]:
@@ -183,6 +186,30 @@ class Keeper:
             rows.append(row | {"due_at": revisit_at if passed else next_at})
         await store.show(connection, rows)
         return late
+
+
+def _traced(late: _Late, cause: Mapping[str, Any], now: datetime) -> list[Outgoing]:
+    """What to publish, from a span that is an error of the saga's trace, at the step that is late."""
+    wait, heard = late.due.wait, name_of(cause["wire_name"])
+    attributes = {
+        "saga.order_id": str(late.order_id),
+        "saga.waiting_for": wait.service,
+        "saga.step": f"{wait.service}:{heard}",
+    }
+    with work(f"saga {late.due.act.value}", cause["traceparent"], attributes=attributes) as span:
+        span.fail(f"{wait.service} has not answered {heard}")
+        return _messages(late, {**cause, "traceparent": span.traceparent}, now)
+
+
+def _report(late: _Late, cause: Mapping[str, Any]) -> None:
+    log.warning(
+        "deadline_passed",
+        act=late.due.act.value,
+        order_id=str(late.order_id),
+        waiting_for=late.due.wait.service,
+        fact_id=str(cause["fact_id"]),
+        trace_id=trace_id(cause["traceparent"]),
+    )
 
 
 def _messages(late: _Late, cause: Mapping[str, Any], now: datetime) -> list[Outgoing]:

@@ -159,10 +159,15 @@ def _summary(saga: SagaWithTrail) -> str:
         "Why": escape(saga.reason or ""),
         "Began": instant(saga.started_at),
         "Ended": f"{instant(saga.ended_at)}, after {span(saga.duration_seconds)}" if saga.ended_at else "",
-        "Trace": f"<code>{escape(saga.trace_id)}</code>" if saga.trace_id else "",
+        "Trace": _trace(saga),
     }
     rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in known.items() if value)
     return f'<nav><a href="/">all sagas</a></nav><table>{rows}</table>'
+
+
+def _trace(saga: SagaWithTrail) -> str:
+    trace_id = f"<code>{escape(saga.trace_id)}</code>" if saga.trace_id else ""
+    return f'<a href="{escape(saga.trace_url)}">{trace_id}</a>' if saga.trace_url else trace_id
 
 
 def _trail(saga: SagaWithTrail) -> str:

@@ -4,15 +4,16 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from aio_pika.abc import AbstractIncomingMessage
 
 from events.runtime.broker import BROKER_AWAY
 from events.runtime.database import AWAY, CONTENTION, Database
 from events.runtime.log import Outage, log
-from saga_tracker import store
+from saga_tracker import metrics, store
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.store import AnotherWrites, Position, ReadAnew, ReadBatch, UnreadableMessage
+from saga_tracker.store import AnotherWrites, Position, ReadAnew, ReadBatch, Recorded, UnreadableMessage
 from saga_tracker.stream import Subscription, offset_of, read_batch, storable, unreadable_of
 
 _LOOK_AGAIN_SECONDS = 0.02
@@ -155,6 +156,7 @@ class Reader:
 
     async def _commit(self, batch: ReadBatch, reading: int) -> None:
         while True:
+            recorded: Recorded | None = None
             try:
                 async with self._database.transaction() as connection:
                     position = await store.lock(connection)
@@ -162,7 +164,7 @@ class Reader:
                         raise ReadAnew
                     fresh = batch.after(position.stream_offset)
                     if batch.last_offset > position.stream_offset:
-                        await store.record(connection, fresh, self._settings.deadline_rules)
+                        recorded = await store.record(connection, fresh, self._settings.deadline_rules)
             except AnotherWrites as error:
                 await self._wait_for_my_turn(error)
                 continue
@@ -171,6 +173,8 @@ class Reader:
             except AWAY as error:
                 await self._database.wait_until_back(error)
                 continue
+            if recorded is not None:
+                metrics.recorded(recorded, self._settings.deadline_rules, datetime.now(UTC))
             self._held_up.ended()
             self._failure.ended()
             self.progress.stream_offset = max(batch.last_offset, position.stream_offset)
@@ -202,6 +206,7 @@ class Reader:
 
 
 def _warn_of(message: UnreadableMessage) -> None:
+    metrics.UNREADABLE.inc()
     log.warning(
         "unreadable_in_stream",
         stream_offset=message.stream_offset,

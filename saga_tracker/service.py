@@ -4,10 +4,12 @@ import asyncio
 from typing import Any
 
 import uvloop
+from prometheus_client.metrics_core import Metric
 
 from events.runtime.database import AWAY, Database
 from events.runtime.log import configure_logging, log
 from events.runtime.process import serve
+from events.runtime.scrape import connections
 from events.runtime.settings import read_settings
 from saga_tracker import __doc__ as purpose
 from saga_tracker import api, manual_api, pages
@@ -15,6 +17,7 @@ from saga_tracker.dead_letters import api as letters_api
 from saga_tracker.dead_letters.ingest import Ingest
 from saga_tracker.keeper import Keeper
 from saga_tracker.outbox import Publisher
+from saga_tracker.overview import Overview
 from saga_tracker.reader import Progress, Reader
 from saga_tracker.rebuild import RebuildFailed, rebuild
 from saga_tracker.reconciliation import api as reconciliation_api
@@ -36,6 +39,7 @@ class Tracker:
         self.reader = Reader(settings, self.database)
         self.reconciler = Reconciler(settings, self.database, lambda: self.progress)
         self.keeper = Keeper(settings, self.database, self.reader, self.publisher)
+        self._overview = Overview(settings, self.database, self.reader.progress, self.keeper.name)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -76,10 +80,19 @@ class Tracker:
             database = False
         return {
             "database": database,
-            "broker": self.progress.reading and self.publisher.connected and self._ingest.consuming,
+            "broker": self._consuming(),
             **{task.get_name(): not task.done() for task in self._tasks},
             "lag_messages": self.progress.lag,
         }
+
+    async def gauges(self) -> list[Metric]:
+        """What the view tells of all sagas, and whether database and broker are there."""
+        found = await self._overview.in_the_view()
+        connected = connections(database=found is not None, broker=self._consuming())
+        return [connected, *self._overview.lag(), *(found or ())]
+
+    def _consuming(self) -> bool:
+        return self.progress.reading and self.publisher.connected and self._ingest.consuming
 
 
 def main() -> None:

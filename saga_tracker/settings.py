@@ -66,6 +66,9 @@ class TrackerSettings(ProcessSettings):
     # Less than `presumed_dead_after_seconds`: the letters are locked in the database meanwhile.
     replay_timeout_seconds: float = Field(default=5.0, gt=0)
 
+    # Where a person sees Jaeger's pages, for links to them.
+    jaeger_url: HttpUrl | None = None
+
     # Whom to compare the view with; who has no URL is left out. The ledger is a page, the others are bases.
     order_url: HttpUrl | None = None
     inventory_url: HttpUrl | None = None

@@ -1,6 +1,6 @@
 """Writes what was read off the stream: facts, the sagas they tell of and the position, all at once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -89,6 +89,18 @@ class ReadBatch:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a batch brought into the view: facts that were not in it, by order and fact id.
+
+    Of the orders that the batch was about, all facts that are known, and the sagas that these tell of.
+    """
+
+    new: frozenset[tuple[UUID, UUID]]
+    known: Mapping[UUID, Sequence[HeardFact]]
+    sagas: Mapping[UUID, Saga]
+
+
 class AnotherWrites(Exception):
     """Another process holds the writer's lock: a rebuild, or for a moment another tracker."""
 
@@ -130,7 +142,7 @@ def _insert_or_replace(table: Table) -> bytes:
     return compiled(statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=replaced))
 
 
-_ENTER_FACTS = _insert_new(saga_facts)
+_ENTER_FACTS = _insert_new(saga_facts) + b" RETURNING order_id, fact_id"
 _ENTER_UNDATED = _insert_new(undated_facts)
 _ENTER_UNREADABLE = _insert_new(unreadable_messages)
 _SHOW = _insert_or_replace(sagas)
@@ -198,7 +210,7 @@ async def drop_view(connection: Connection) -> Position:
     return await position(connection)
 
 
-async def record(connection: Connection, batch: ReadBatch, rules: Rules) -> None:
+async def record(connection: Connection, batch: ReadBatch, rules: Rules) -> Recorded:
     """Enter facts that are new, derive their sagas anew, and move the position.
 
     A constant number of statements in three round trips, whatever the size of the batch. The caller holds
@@ -207,12 +219,13 @@ async def record(connection: Connection, batch: ReadBatch, rules: Rules) -> None
     facts = await _dated(connection, _once_each(batch.facts))
     order_ids = sorted({fact["order_id"] for fact in facts})
     async with connection.pipeline():
-        if facts:
-            await connection.execute(_ENTER_FACTS, _arrays(saga_facts, facts))
+        entered = await connection.execute(_ENTER_FACTS, _arrays(saga_facts, facts))
         if batch.unreadable:
             rows = [asdict(message) for message in batch.unreadable]
             await connection.execute(_ENTER_UNREADABLE, _arrays(unreadable_messages, rows))
-        told = await sagas_of(connection, order_ids)
+        known = await _facts_of(connection, order_ids)
+        new = frozenset((row["order_id"], row["fact_id"]) for row in await entered.fetchall())
+    told = {order_id: project(heard) for order_id, heard in known.items()}
     shown = [row_of(order_id, saga, due(saga, rules)) for order_id, saga in told.items()]
     async with connection.pipeline():
         if shown:
@@ -222,6 +235,7 @@ async def record(connection: Connection, batch: ReadBatch, rules: Rules) -> None
         await connection.execute(
             _MOVE, {"stream_offset": batch.last_offset, "message_id": batch.last_message_id}
         )
+    return Recorded(new, known, told)
 
 
 async def show(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
@@ -231,8 +245,13 @@ async def show(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
 
 async def sagas_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UUID, Saga]:
     """The sagas that the facts entered so far tell of."""
+    known = await _facts_of(connection, order_ids)
+    return {order_id: project(facts) for order_id, facts in known.items()}
+
+
+async def _facts_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UUID, list[HeardFact]]:
     known = await connection.execute(_FACTS_OF, {"order_ids": order_ids})
-    return {order_id: project(facts) for order_id, facts in _by_order(await known.fetchall()).items()}
+    return _by_order(await known.fetchall())
 
 
 def _once_each(facts: Sequence[ReadFact]) -> list[dict[str, Any]]:

@@ -73,8 +73,9 @@ class FactView(BaseModel):
 
 
 class SagaWithTrail(SagaView):
-    """A saga and every fact of it, in the order in which they were stated."""
+    """A saga and every fact of it, in the order in which they were stated, and where to see its trace."""
 
+    trace_url: str | None
     facts: list[FactView]
 
 
@@ -124,10 +125,13 @@ class Stats(BaseModel):
     keeper: str | None
 
 
-def saga_with_trail(saga: Mapping[str, Any], trail: Sequence[Mapping[str, Any]]) -> SagaWithTrail:
-    """A row of the view and the rows of its trail."""
+def saga_with_trail(
+    saga: Mapping[str, Any], trail: Sequence[Mapping[str, Any]], jaeger_url: str | None
+) -> SagaWithTrail:
+    """A row of the view and the rows of its trail; its trace is a page of Jaeger's, if there is one."""
     facts = [_fact(fact, trail, saga["started_at"]) for fact in trail]
-    return SagaWithTrail(**saga, facts=facts)
+    trace_url = f"{jaeger_url}/trace/{saga['trace_id']}" if jaeger_url and saga["trace_id"] else None
+    return SagaWithTrail(**saga, trace_url=trace_url, facts=facts)
 
 
 def stats(figures: Mapping[str, Sequence[Mapping[str, Any]]], progress: Progress) -> Stats:

@@ -100,10 +100,9 @@ class Stack:
     ) -> None:
         """What it prints goes where ours goes. In a session of its own, Ctrl-C does not break it off."""
         demand_docker()
-        command = self._command(arguments)
         try:
             answer = subprocess.run(  # noqa: S603
-                command,
+                self._command(arguments),
                 env=environment,
                 check=False,
                 timeout=timeout_seconds,
@@ -122,6 +121,9 @@ class Stack:
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
         chosen = ["--project-name", self.project, "--env-file", str(self.env_file)]
+        if arguments[0] in ("stop", "down"):
+            # Whatever was started, with whichever profile.
+            chosen += ["--profile", "*"]
         for file in self.files:
             chosen += ["--file", str(file)]
         return ["docker", "compose", *chosen, *arguments]

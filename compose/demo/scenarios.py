@@ -135,6 +135,11 @@ async def _four_lines(stage: Stage, run: str) -> UUID:
     return await stage.shop.place("cust_lena", "tok_ok", *items)
 
 
+async def _name_the_trace(stage: Stage, order_id: UUID) -> str | None:
+    saga = await stage.shop.saga(order_id)
+    return f"trace {saga['trace_url'] or saga['trace_id']}" if saga else None
+
+
 async def _read_the_letter(stage: Stage, order_id: UUID) -> str:
     letter = (await stage.shop.dead_letters(order_id))[0]
     return f"GET /dead-letters: {letter['service']}, {letter['reason']}: {letter['detail']}"
@@ -279,6 +284,11 @@ SCENARIOS = (
         _statuses("cancelled", "released", "refunded", "fenced"),
         _while_payment_is_frozen,
         (
+            Act(
+                once("saga.timed_out"),
+                "It is stuck. Jaeger finds it by error=true and saga.waiting_for=payment:",
+                _name_the_trace,
+            ),
             Act(
                 once("fulfillment.shipment_cancelled"),
                 "Payment goes on. It finds the order and its undo, and leaves no charge.",

@@ -17,6 +17,7 @@ from compose.sandbox.app import Sandbox
 from compose.sandbox.settings import SandboxSettings
 from events.runtime.log import configure_logging, log
 from events.runtime.memory import collect_garbage_rarely
+from events.runtime.metrics import say_what_runs
 from events.runtime.settings import read_settings
 
 
@@ -66,6 +67,7 @@ async def run(settings: SandboxSettings) -> None:
         timeout_graceful_shutdown=settings.sandbox_stop_seconds,
     )
     collect_garbage_rarely()
+    say_what_runs()
     log.info(
         "sandbox_opens",
         http=f"http://{settings.http_host}:{settings.http_port}",

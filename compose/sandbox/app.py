@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -29,6 +30,7 @@ from compose.sandbox.problems import (
 from compose.sandbox.settings import SandboxSettings
 from compose.sandbox.sinks import MailServer, MailSink, Push, PushSink, mail_as_json
 from events.runtime.log import log
+from events.runtime.scrape import MeasuredRequests, measured_loop, page
 
 PAGE_DEFAULT = 100
 PAGE_LIMIT = 1000
@@ -68,12 +70,18 @@ class Sandbox:
             HTTPException: answer_http_exception,
             Exception: answer_bug,
         }
-        return Starlette(routes=self._routes(), exception_handlers=handlers, lifespan=self._lifespan)
+        return Starlette(
+            routes=self._routes(),
+            exception_handlers=handlers,
+            lifespan=self._lifespan,
+            middleware=[Middleware(MeasuredRequests)],
+        )
 
     @asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         try:
-            yield
+            async with measured_loop():
+                yield
         finally:
             await self.mail_server.close()
             self.ledger.close()
@@ -135,6 +143,7 @@ class Sandbox:
             Route("/faults", self._clear_faults, methods=["DELETE"]),
             self._get("/healthz", self._health),
             self._get("/readyz", self._ready),
+            self._get("/metrics", self._metrics),
         ]
 
     def _post(self, path: str, operation: Operation[BodyT]) -> Route:
@@ -235,6 +244,9 @@ class Sandbox:
         if not self.mail_server.listening:
             raise Problem(503, "not-ready", "Not ready", "the mail server is not listening")
         return json_response('{"status":"ready"}')
+
+    async def _metrics(self, _request: Request) -> Response:
+        return page()
 
     def _admit(self, request: Request) -> None:
         """Raises Problem (401, 403) unless the request bears the admin token."""

@@ -5,6 +5,7 @@
 A constant number of statements in two round trips and one fsync, whatever the size of the batch.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,9 +17,10 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
-from events.decision import Call
+from events.decision import Call, Decision
 from events.envelope import derive_fact_id
 from events.facts import Fact
+from events.runtime import metrics
 from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
 from events.runtime.database import Connection, Database
@@ -33,11 +35,11 @@ from events.service import Service
 
 @dataclass(slots=True)
 class Committed:
-    """What a batch left behind: rows for the relay and the caller, and the state each command led to."""
+    """What a batch left behind: rows for the relay and the caller, and what it decided of each thing told."""
 
     outbox: list[OutboxRow] = field(default_factory=list)
     calls: list[CallRow] = field(default_factory=list)
-    answers: list[tuple[Told, Any]] = field(default_factory=list)
+    decided: list[tuple[Told, Decision[Any, Any, Any]]] = field(default_factory=list)
 
 
 _OUTBOX_COLUMNS = list(outbox.c)
@@ -75,6 +77,7 @@ class Batch:
         the store or the database raises; unless the connection broke during the commit itself, nothing of
         the batch happened then.
         """
+        began = time.perf_counter()
         async with self._database.transaction() as connection:
             async with connection.pipeline():
                 workspace, fresh = await self._open(connection, told)
@@ -90,6 +93,7 @@ class Batch:
                     raise AppearedMeanwhile from error
                 raise
         crash_point("after_commit")
+        metrics.batch_committed(len(told), len(committed.decided), began)
         return committed
 
     async def _open(self, connection: Connection, told: Sequence[Told]) -> tuple[Workspace, set[UUID]]:
@@ -121,8 +125,7 @@ class Batch:
             committed.calls += [
                 self._call_row(item, index, call) for index, call in enumerate(decision.calls)
             ]
-            if item.done is not None:
-                committed.answers.append((item, decision.state))
+            committed.decided.append((item, decision))
         return committed
 
     def _outbox_row(self, item: Told, index: int, fact: Fact, stated_at: datetime) -> OutboxRow:

@@ -6,6 +6,7 @@ followed by a look-up before the next one, so that work that was done is found a
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -16,13 +17,15 @@ from pydantic import ValidationError
 from sqlalchemy import Boolean, bindparam, func, not_, or_, select, update
 
 from events.decision import Call, GaveUp, Outcome, Patience
+from events.runtime import metrics
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, Database
 from events.runtime.instance import Instance
-from events.runtime.log import log
+from events.runtime.log import log, story
 from events.runtime.settings import ServiceSettings
 from events.runtime.sql import array_of, compiled
 from events.runtime.tables import calls as calls_table
+from events.runtime.tracing import Work, work
 from events.service import Service
 from events.trace import trace_id
 
@@ -239,17 +242,32 @@ class Caller:
             self._not_understood.add(row.call_id)
             log.error("call_not_understood", call=row.name, order_id=str(row.order_id), why=repr(error))
             return
-        try:
-            outcome = await self._outcome(call, row)
-        except CallFailed as failure:
-            await self._postpone(row, failure, self._schedules[call.patience])
-            return
+        began = time.perf_counter()
+        with self._span_of(row) as span, span.current():
+            try:
+                outcome = await self._outcome(call, row)
+            except CallFailed as failure:
+                span.fail(failure.reason)
+                metrics.call_attempted(row.name, metrics.FAILED, began)
+                await self._postpone(row, failure, self._schedules[call.patience])
+                return
+            span.note({"call.outcome": type(outcome).__name__})
+            metrics.call_attempted(row.name, type(outcome).__name__, began)
         crash_point("after_call")
         try:
-            await self._learn(row, outcome)
+            await self._learn(replace(row, traceparent=span.traceparent), outcome)
         except Exception as error:  # noqa: BLE001 - whatever decide or the store raised: try again later
             not_accepted = CallFailed(f"outcome not accepted: {error!r}", maybe_done=True)
             await self._postpone(row, not_accepted, self._schedules[call.patience])
+
+    def _span_of(self, row: CallRow) -> Work:
+        attributes: dict[str, str | int] = {
+            "saga.order_id": str(row.order_id),
+            "saga.attempt": row.attempts + 1,
+            "call.name": row.name,
+            "call.id": str(row.call_id),
+        }
+        return work(f"call {row.name}", row.traceparent, attributes=attributes)
 
     async def _outcome(self, call: Call, row: CallRow) -> Outcome:
         """One attempt; after the last allowed one, a final look-up and then giving up.
@@ -282,14 +300,15 @@ class Caller:
         """Write the failed attempt down, and when the next one is due."""
         attempts = row.attempts + 1
         due_at = datetime.now(UTC) + timedelta(seconds=schedule.pause_after(attempts))
-        log.warning(
-            "call_failed",
-            call=row.name,
-            order_id=str(row.order_id),
-            trace_id=trace_id(row.traceparent),
-            attempt=attempts,
-            why=failure.reason,
-        )
+        if story.goes_on():
+            log.warning(
+                "call_failed",
+                call=row.name,
+                order_id=str(row.order_id),
+                trace_id=trace_id(row.traceparent),
+                attempt=attempts,
+                why=failure.reason,
+            )
         after = replace(row, attempts=attempts, maybe_done=failure.maybe_done)
         while True:
             try:

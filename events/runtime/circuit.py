@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from events.runtime import metrics
 from events.runtime.calls import CallFailed
 from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
@@ -72,6 +73,7 @@ class CircuitBreaker:
             opens_after=settings.circuit_opens_after, open_seconds=settings.circuit_open_seconds
         )
         self._opened_at: float | None = None
+        metrics.circuit_is(party, is_open=False)
 
     @contextmanager
     def request(self) -> Iterator[Request]:
@@ -92,8 +94,10 @@ class CircuitBreaker:
     def _report(self) -> None:
         if self._circuit.state == "open" and self._opened_at is None:
             self._opened_at = time.monotonic()
+            metrics.circuit_is(self._party, is_open=True)
             log.warning("circuit_opened", party=self._party, open_seconds=self._open_seconds)
         elif self._circuit.state == "closed" and self._opened_at is not None:
             seconds = round(time.monotonic() - self._opened_at, 1)
             self._opened_at = None
+            metrics.circuit_is(self._party, is_open=False)
             log.info("circuit_closed", party=self._party, after_seconds=seconds)

@@ -9,6 +9,7 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitQueue
 from faststream.rabbit.schemas import QueueType
 from faststream.specification import AsyncAPI
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from yarl import URL
 
 from events.runtime.broker import BROKER_AWAY, lasting_connection_url, lost_means_away
@@ -111,11 +112,13 @@ class Consumer:
         connection.url = URL(lasting_connection_url(self._settings))
 
     async def _begin(self) -> None:
-        connection = await self._broker.connect()
-        channel = await connection.channel()
-        await channel.set_qos(prefetch_count=self._settings.prefetch)
-        self._queue = await channel.declare_queue(self._service.queue, passive=True)
-        self._consumer_tag = await self._queue.consume(self._hear)
+        # What a delivery leads to has its span where it is committed: one for its arrival would tell nothing.
+        with suppress_instrumentation():
+            connection = await self._broker.connect()
+            channel = await connection.channel()
+            await channel.set_qos(prefetch_count=self._settings.prefetch)
+            self._queue = await channel.declare_queue(self._service.queue, passive=True)
+            self._consumer_tag = await self._queue.consume(self._hear)
 
     async def _hear(self, message: AbstractIncomingMessage) -> None:
         self._receive(message)

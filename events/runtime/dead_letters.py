@@ -17,9 +17,11 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractMessage
 from pamqp.encode import encode_table_value, field_table
 
+from events.runtime import metrics
 from events.runtime.broker import BROKER_AWAY, connection_url, lost_means_away
 from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
+from events.runtime.tracing import Work, work
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE
 from events.topology import RETRY_DELAYS_SECONDS, retry_exchange
 from events.trace import trace_id
@@ -73,12 +75,18 @@ def original_routing_key(message: AbstractIncomingMessage) -> str | None:
     return None
 
 
+def attempts_before(message: AbstractIncomingMessage) -> int:
+    """How often this service has failed at it before."""
+    before = message.headers.get(ATTEMPTS) if message.exchange == REDRIVE_EXCHANGE else None
+    return before if isinstance(before, int) else 0
+
+
 def history_after(message: AbstractIncomingMessage, now: datetime) -> History:
     """Its history, the attempt that has just failed included."""
     headers = message.headers if message.exchange == REDRIVE_EXCHANGE else {}
-    before, first_at = headers.get(ATTEMPTS), headers.get(FIRST_AT)
+    first_at = headers.get(FIRST_AT)
     return History(
-        attempts=1 + (before if isinstance(before, int) else 0),
+        attempts=1 + attempts_before(message),
         first_at=first_at if isinstance(first_at, str) else now.isoformat(),
         routing_key=original_routing_key(message) or "",
     )
@@ -139,9 +147,10 @@ class DeadLetterOffice:
             exchange, headers = DEAD_LETTER_EXCHANGE, self._of_dead_letter(failure, history, now)
         else:
             exchange, headers = retry_exchange(history.attempts), _of_retry(history)
-        with lost_means_away():
+        with self._span_of(failure, exchange) as span, span.current(), lost_means_away():
             where = await channel.get_exchange(exchange, ensure=False)
             await where.publish(copy_of(failure.message, headers), self._service, mandatory=True)
+        metrics.message_failed(failure.reason, dead=exchange == DEAD_LETTER_EXCHANGE)
         self._report(failure, history, exchange)
 
     def _of_dead_letter(self, failure: Failure, history: History, now: datetime) -> dict[str, Any]:
@@ -155,6 +164,25 @@ class DeadLetterOffice:
             "dead_letter_at": now.isoformat(),
             DEAD_ROUTING_KEY: history.routing_key,
         }
+
+    def _span_of(self, failure: Failure, exchange: str) -> Work:
+        """In the trace of the message. A dead letter is an error, at the step where its order stands."""
+        traceparent, fact_name = failure.message.headers.get("traceparent"), failure.message.type or "unknown"
+        known = traceparent if isinstance(traceparent, str) else None
+        if exchange != DEAD_LETTER_EXCHANGE:
+            return work(f"retry {fact_name} later", known)
+        span = work(
+            f"dead letter {fact_name}",
+            known,
+            attributes={
+                "saga.order_id": failure.message.correlation_id or "",
+                "saga.waiting_for": self._service,
+                "saga.step": f"{self._service}:{fact_name.rpartition('.')[0]}",
+                "saga.dead_letter_reason": failure.reason,
+            },
+        )
+        span.fail(f"{failure.reason}: {failure.detail[:MAX_DETAIL_CHARACTERS]}")
+        return span
 
     def _report(self, failure: Failure, history: History, exchange: str) -> None:
         traceparent = failure.message.headers.get("traceparent")

@@ -6,7 +6,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from prometheus_client.metrics_core import Metric
+
 from events.decision import Call, Command
+from events.runtime.backlog import read_backlogs
 from events.runtime.batch import Batch, Committed
 from events.runtime.calls import Caller, Gateway
 from events.runtime.consumer import Consumer
@@ -15,8 +18,10 @@ from events.runtime.dead_letters import DeadLetterOffice
 from events.runtime.instance import Instance
 from events.runtime.log import log
 from events.runtime.relay import Relay
+from events.runtime.scrape import LookUp, connections
 from events.runtime.settings import ServiceSettings
 from events.runtime.states import Store
+from events.runtime.tracing import current_traceparent
 from events.runtime.worker import Overloaded, Worker
 from events.service import Service
 
@@ -45,7 +50,7 @@ class Host:
             settings,
             self.database,
             Batch(service, parts.store, self.database, self._instance),
-            service.hears,
+            service,
             pass_on=self._pass_on,
             look_in_tables=self._look_in_tables,
             settle=lambda messages, returned: self._consumer.settle(messages, returned),
@@ -53,6 +58,7 @@ class Host:
         )
         self._consumer = Consumer(settings, service, self._worker.receive)
         self._caller = self._caller_of(parts.gateway) if parts.gateway else None
+        self._backlogs = LookUp(self.database, read_backlogs)
         self._tasks: list[asyncio.Task[None]] = []
         self._starting: asyncio.Task[None] | None = None
 
@@ -91,7 +97,7 @@ class Host:
         if self._relay.backlog >= self.settings.max_outbox_backlog:
             raise Overloaded
         async with asyncio.timeout(self.settings.command_timeout_seconds):
-            return await self._worker.ask(command, traceparent)
+            return await self._worker.ask(command, current_traceparent() or traceparent)
 
     async def ready(self) -> dict[str, bool]:
         """What this instance needs, and whether it really has it now."""
@@ -101,6 +107,11 @@ class Host:
             "consumer": await self._consumer.working(),
             "runtime": bool(self._tasks) and not any(task.done() for task in self._tasks),
         }
+
+    async def gauges(self) -> list[Metric]:
+        """What waits in the tables, and whether database and broker are there."""
+        backlogs = await self._backlogs.gauges()
+        return [connections(database=backlogs is not None, broker=self._relay.connected), *(backlogs or ())]
 
     async def _start(self) -> None:
         while True:

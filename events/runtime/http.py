@@ -10,13 +10,16 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from events.runtime.database import AWAY
 from events.runtime.host import Host
 from events.runtime.log import log
+from events.runtime.scrape import MeasuredRequests, measured_loop, page
 from events.runtime.settings import ProcessSettings
 from events.runtime.worker import Overloaded
 
@@ -46,6 +49,9 @@ class Runnable(Protocol):
     async def ready(self) -> dict[str, Any]:
         """What it needs, and whether it has it: every boolean true means ready."""
 
+    async def gauges(self) -> list[Metric]:
+        """What is looked up when somebody asks for `/metrics`. Quick, also when a server is away."""
+
 
 def create_app(
     title: str, description: str, settings: ProcessSettings, runnable: Runnable, routers: list[APIRouter]
@@ -56,7 +62,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await runnable.start()
         try:
-            yield
+            async with measured_loop():
+                yield
         finally:
             await runnable.stop()
 
@@ -64,6 +71,7 @@ def create_app(
     app.state.host = runnable
     app.state.settings = settings
     app.add_middleware(BoundedBody, max_bytes=settings.max_request_bytes)
+    app.add_middleware(MeasuredRequests)
     app.include_router(_health)
     for router in routers:
         app.include_router(router)
@@ -89,6 +97,12 @@ async def ready(request: Request) -> JSONResponse:
         {"status": "ready" if good else "not ready", **parts},
         HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE,
     )
+
+
+@_health.get("/metrics", include_in_schema=False)
+async def numbers(request: Request) -> Response:
+    """What this process counts and measures, for Prometheus."""
+    return page(await request.app.state.host.gauges())
 
 
 _bearer = HTTPBearer(auto_error=False, description="MURMURATION_ADMIN_TOKEN")

@@ -3,15 +3,22 @@
 import logging
 import sys
 import time
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
 
+# In a process, of the kind that comes once for every order. It is meant for reading, not for load.
+LINES_PER_SECOND = 50
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def configure_logging(process: str, log_format: str, log_level: str) -> None:
+def configure_logging(
+    process: str, log_format: str, log_level: str, lines_per_second: int = LINES_PER_SECOND
+) -> None:
     """Send every log line of this process, libraries' included, to stderr in one form."""
+    story.configure(lines_per_second)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -30,7 +37,7 @@ def configure_logging(process: str, log_format: str, log_level: str) -> None:
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _time_first, renderer],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
@@ -38,11 +45,58 @@ def configure_logging(process: str, log_format: str, log_level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(log_level)
     # These say the same thing at every attempt of an outage that `Outage` reports once.
-    for chatty in ("aio_pika", "aiormq", "psycopg", "asyncio", "uvicorn.access", "faststream"):
+    for chatty in (
+        "aio_pika",
+        "aiormq",
+        "psycopg",
+        "asyncio",
+        "uvicorn.access",
+        "faststream",
+        "opentelemetry",
+    ):
         logging.getLogger(chatty).setLevel(logging.CRITICAL)
     for quiet in ("uvicorn", "uvicorn.error", "alembic", "httpx"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(process=process)
+
+
+def _time_first(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """So that lines of several processes are in order once they are sorted as text."""
+    first = {name: line[name] for name in ("timestamp", "level", "process", "event") if name in line}
+    return first | dict(line)
+
+
+class Story:
+    """Keeps what happens to single orders from flooding the log: so many lines a second, then only a count.
+
+    At DEBUG every line is kept.
+    """
+
+    def __init__(self, lines_per_second: int = LINES_PER_SECOND) -> None:
+        self._lines_per_second = lines_per_second
+        self._second = 0
+        self._lines = 0
+        self._left_out = 0
+
+    def configure(self, lines_per_second: int) -> None:
+        """Change the bound."""
+        self._lines_per_second = lines_per_second
+
+    def goes_on(self) -> bool:
+        """Whether one more line may be logged now; ask before making it."""
+        second = int(time.monotonic())
+        if second != self._second:
+            if self._left_out:
+                log.info("lines_left_out", lines=self._left_out, more_than_a_second=self._lines_per_second)
+            self._second, self._lines, self._left_out = second, 0, 0
+        if self._lines < self._lines_per_second or logging.getLogger().isEnabledFor(logging.DEBUG):
+            self._lines += 1
+            return True
+        self._left_out += 1
+        return False
+
+
+story = Story()
 
 
 class Outage:

@@ -23,6 +23,7 @@ from yarl import URL
 from events.runtime.calls import CallFailed
 from events.runtime.circuit import CircuitBreaker, Request
 from events.runtime.settings import ServiceSettings
+from events.runtime.tracing import client_spans
 
 MAX_ANSWER_BYTES = 256 * 1024
 MAX_REASON_CHARACTERS = 200
@@ -102,6 +103,7 @@ class HttpParty:
             timeout=self._timeout,
             cookie_jar=DummyCookieJar(),
             headers={"Accept": "application/json", "Content-Type": "application/json"},
+            trace_configs=client_spans(),
         )
 
     async def close(self) -> None:

@@ -9,8 +9,10 @@ from events.runtime.host import Host, Parts
 from events.runtime.http import Runnable, create_app
 from events.runtime.log import configure_logging
 from events.runtime.memory import collect_garbage_rarely
+from events.runtime.metrics import say_what_runs
 from events.runtime.settings import ProcessSettings, ServiceSettings
 from events.runtime.states_api import states_router
+from events.runtime.tracing import start_tracing, stop_tracing, trace_requests
 
 MAX_OPEN_REQUESTS = 2_000
 KEEP_ALIVE_SECONDS = 30
@@ -27,10 +29,16 @@ def serve(
     name: str, description: str, settings: ProcessSettings, runnable: Runnable, routers: list[APIRouter]
 ) -> None:
     """Run anything with a start, a stop and routes as a process of this system."""
-    configure_logging(name, settings.log_format, settings.log_level)
+    configure_logging(name, settings.log_format, settings.log_level, settings.log_lines_per_second)
+    start_tracing(name)
+    say_what_runs()
     app = create_app(name, description, settings, runnable, routers)
+    trace_requests(app)
     collect_garbage_rarely()
-    uvloop.run(uvicorn_server(app, settings).serve())
+    try:
+        uvloop.run(uvicorn_server(app, settings).serve())
+    finally:
+        stop_tracing()
 
 
 def uvicorn_server(app: FastAPI, settings: ProcessSettings) -> uvicorn.Server:

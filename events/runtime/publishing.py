@@ -1,17 +1,21 @@
 """How a relay publishes, a service's or the tracker's: on a connection of its own, each message confirmed."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import aio_pika
 from aiormq import Channel
+from opentelemetry.trace import SpanKind
 from pamqp.commands import Basic
 
+from events.runtime import metrics
 from events.runtime.broker import BROKER_AWAY, lasting_connection_url, lost_means_away
 from events.runtime.promptly import promptly
 from events.runtime.settings import ProcessSettings
+from events.runtime.tracing import Work, work
 from events.service import EXCHANGE, STREAM
 
 
@@ -45,8 +49,10 @@ async def publish_confirmed(
 
     `fields` are AMQP's properties under AMQP's names. Raises one of BROKER_AWAY.
     """
+    began = time.perf_counter()
     named = {"message_type" if name == "type" else name: value for name, value in fields.items()}
-    with lost_means_away():
+    with _span_of(fields, exchange, routing_key) as span, lost_means_away():
+        named["headers"] = {**fields["headers"], "traceparent": span.traceparent}
         await channel.basic_publish(
             body.encode(),
             exchange=exchange,
@@ -55,3 +61,21 @@ async def publish_confirmed(
             mandatory=True,
             wait=False,
         )
+    metrics.publish_confirmed(fields["type"], began)
+
+
+def _span_of(fields: Mapping[str, Any], exchange: str, routing_key: str) -> Work:
+    """From now to the broker's confirm, by OpenTelemetry's conventions for messaging."""
+    attributes = {
+        "messaging.system": "rabbitmq",
+        "messaging.operation.name": "publish",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": f"{exchange}:{routing_key}",
+        "messaging.rabbitmq.destination.routing_key": routing_key,
+        "messaging.message.id": fields["message_id"],
+        "messaging.message.conversation_id": fields["correlation_id"],
+        "saga.order_id": fields["correlation_id"],
+        "saga.fact": fields["type"],
+    }
+    traceparent = fields["headers"].get("traceparent")
+    return work(f"publish {fields['type']}", traceparent, SpanKind.PRODUCER, attributes)

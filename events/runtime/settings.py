@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from events.runtime.log import LINES_PER_SECOND
+
 ENV_PREFIX = "MURMURATION_"
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
@@ -27,7 +29,8 @@ HostAndPort = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]{1,5}$")]
 class ProcessSettings(BaseSettings):
     """Common to every process. Each field is the environment variable MURMURATION_<FIELD>."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True)
+    # Compose files can leave a variable empty, but not out.
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, env_ignore_empty=True)
 
     broker_url: str
     # Further nodes of the same cluster: ["rabbitmq-2:5672"]. User, password and vhost are those of the URL.
@@ -38,6 +41,8 @@ class ProcessSettings(BaseSettings):
     admin_token: SecretStr | None = None
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    # Of the kind that comes once for every order; what is above it is counted. At DEBUG there is no bound.
+    log_lines_per_second: int = Field(default=LINES_PER_SECOND, ge=0)
 
     max_request_bytes: int = Field(default=262_144, gt=0)
     broker_heartbeat_seconds: int = Field(default=5, gt=0)

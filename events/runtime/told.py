@@ -20,3 +20,8 @@ class Told:
     cause: UUID
     traceparent: str | None
     done: "asyncio.Future[Any] | None" = field(default=None, compare=False)
+
+    @property
+    def name(self) -> str:
+        """A fact's wire name; the type of a command or an outcome."""
+        return self.said.wire_name if self.kind == "fact" else type(self.said).__name__

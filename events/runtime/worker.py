@@ -16,18 +16,22 @@ from aio_pika.abc import AbstractIncomingMessage
 from events.decision import Command, Outcome
 from events.envelope import Unreadable, decode
 from events.facts import Fact
+from events.runtime import metrics
 from events.runtime.batch import Batch, Committed
+from events.runtime.batch_trace import BatchTrace
 from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, in_words
 from events.runtime.dead_letters import Failure, original_routing_key
-from events.runtime.log import log
+from events.runtime.log import log, story
 from events.runtime.settings import ServiceSettings
 from events.runtime.states import AppearedMeanwhile
 from events.runtime.told import Told
-from events.trace import continue_or_begin, trace_id
+from events.service import Service
+from events.trace import trace_id
 
 MAX_CONTENTION_RETRIES = 5
+_IN_THE_LOG = {"fact": "heard", "command": "asked", "outcome": "learned"}
 
 
 class Overloaded(Exception):
@@ -50,7 +54,7 @@ class Worker:
         settings: ServiceSettings,
         database: Database,
         batch: Batch,
-        hears: tuple[type[Fact], ...],
+        service: Service,
         *,
         pass_on: Callable[[Committed], None],
         look_in_tables: Callable[[], None],
@@ -62,7 +66,8 @@ class Worker:
         self._settings = settings
         self._database = database
         self._batch = batch
-        self._hears = hears
+        self._service = service.name
+        self._hears = service.hears
         self._pass_on = pass_on
         self._look_in_tables = look_in_tables
         self._settle = settle
@@ -79,6 +84,8 @@ class Worker:
 
     def receive(self, message: AbstractIncomingMessage) -> None:
         """Take a delivery. The broker's prefetch bounds how many wait."""
+        if message.redelivered:
+            metrics.REDELIVERIES.inc()
         self._waiting.append(Entry(message=message))
         self._wake.set()
 
@@ -90,7 +97,7 @@ class Worker:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # Until it is committed, however long its caller waits for that: the bound is on what is in memory.
         done.add_done_callback(self._command_settled)
-        told = Told("command", command.order_id, command, uuid4(), continue_or_begin(traceparent), done)
+        told = Told("command", command.order_id, command, uuid4(), traceparent, done)
         return await self._tell(told, done)
 
     async def learn(self, row: CallRow, outcome: Outcome) -> None:
@@ -123,25 +130,27 @@ class Worker:
     async def _work(self, entries: Sequence[Entry]) -> None:
         """One batch from its deliveries to their acknowledgement."""
         failures: list[Failure] = []
-        told: list[Told] = []
-        deliveries: dict[int, AbstractIncomingMessage] = {}
-        for entry in entries:
-            if entry.told is not None:
-                told.append(entry.told)
-            elif entry.message is not None:
-                try:
-                    heard = read(entry.message, self._hears)
-                except Unreadable as error:
-                    failures.append(Failure(entry.message, error.reason, str(error), for_good=True))
-                    continue
-                deliveries[id(heard)] = entry.message
-                told.append(heard)
-        for item, why in await self._commit(told):
-            message = deliveries.get(id(item))
-            if message is not None:
-                failures.append(Failure(message, type(why).__name__, in_words(why), for_good=False))
-            else:
-                self._tell_why_not(item, why)
+        with BatchTrace(self._service) as trace:
+            told: list[Told] = []
+            deliveries: dict[int, AbstractIncomingMessage] = {}
+            for entry in entries:
+                if entry.told is not None:
+                    told.append(trace.enter(entry.told))
+                elif entry.message is not None:
+                    try:
+                        heard = trace.enter(read(entry.message, self._hears), entry.message)
+                    except Unreadable as error:
+                        failures.append(Failure(entry.message, error.reason, str(error), for_good=True))
+                        continue
+                    deliveries[id(heard)] = entry.message
+                    told.append(heard)
+            for item, why in await self._commit(told):
+                trace.fail(item, f"{type(why).__name__}: {in_words(why)}")
+                message = deliveries.get(id(item))
+                if message is not None:
+                    failures.append(Failure(message, type(why).__name__, in_words(why), for_good=False))
+                else:
+                    self._tell_why_not(item, why)
         messages = [entry.message for entry in entries if entry.message is not None]
         returned = await self._take_failures(failures) if failures else []
         if messages:
@@ -177,6 +186,7 @@ class Worker:
                     self._look_in_tables()
                 self._pass_on(committed)
                 self._answer(told, committed)
+                _report(committed)
                 break
         return []
 
@@ -199,10 +209,25 @@ class Worker:
             item.done.set_exception(why)
 
     def _answer(self, told: Sequence[Told], committed: Committed) -> None:
-        states = {id(item): state for item, state in committed.answers}
+        states = {id(item): decision.state for item, decision in committed.decided}
         for item in told:
             if item.done is not None and not item.done.done():
                 item.done.set_result(states.get(id(item)))
+
+
+def _report(committed: Committed) -> None:
+    """What happened, a line each, as far as the log takes it."""
+    for item, decision in committed.decided:
+        if story.goes_on():
+            log.info(
+                _IN_THE_LOG[item.kind],
+                what=item.name,
+                order_id=str(item.order_id),
+                fact_id=str(item.cause),
+                trace_id=trace_id(item.traceparent),
+                stated=[fact.wire_name for fact in decision.facts],
+                calls=[call.name for call in decision.calls],
+            )
 
 
 def read(message: AbstractIncomingMessage, hears: tuple[type[Fact], ...]) -> Told:
@@ -215,5 +240,5 @@ def read(message: AbstractIncomingMessage, hears: tuple[type[Fact], ...]) -> Tol
         envelope.fact.order_id,
         envelope.fact,
         envelope.fact_id,
-        continue_or_begin(envelope.traceparent),
+        envelope.traceparent,
     )

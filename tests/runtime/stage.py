@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import aio_pika
 import psycopg
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from prometheus_client.metrics_core import Metric
 from psycopg.rows import dict_row
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
@@ -306,6 +307,9 @@ class _AlreadyRunning:
 
     async def ready(self) -> dict[str, Any]:
         return dict(await self._host.ready())
+
+    async def gauges(self) -> list[Metric]:
+        return await self._host.gauges()
 
 
 def where_tasks_wait() -> str:

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from fastapi import FastAPI
+from prometheus_client.metrics_core import Metric
 
 from events.runtime.database import Database
 from events.runtime.http import create_app
@@ -100,6 +101,9 @@ class _Open:
 
     async def ready(self) -> dict[str, Any]:
         return {}
+
+    async def gauges(self) -> list[Metric]:
+        return []
 
 
 @asynccontextmanager

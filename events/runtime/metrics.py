@@ -1,0 +1,178 @@
+"""What a process counts and measures: every metric of the runtime, and how it is filled in.
+
+Names follow Prometheus: a prefix, base units, `_total` for what only grows. Which process it is, the scrape's
+`job` says. Every label has a closed set of values. Whoever has something to count calls one function here;
+what is counted in memory costs about a microsecond. What is read when Prometheus asks is in `scrape.py`.
+"""
+
+import builtins
+import time
+import tomllib
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+
+import psycopg
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+# Prometheus has no use for when each counter was made; it would double the number of series.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+
+OTHER = "other"
+FAILED = "failed"
+# Seconds. A commit or a confirm takes milliseconds, a request up to its timeout.
+QUICK_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+SIZE_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200)
+LOOP_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
+
+BUILD = Gauge("murmuration_build_info", "What runs here.", ["version", "python"], registry=REGISTRY)
+
+BATCH_SIZE = Histogram(
+    "murmuration_batch_size",
+    "Facts, commands and outcomes that one transaction committed together.",
+    buckets=SIZE_BUCKETS,
+    registry=REGISTRY,
+)
+BATCH_SECONDS = Histogram(
+    "murmuration_batch_transaction_seconds",
+    "How long the transaction of a batch took, from a connection of the pool to its commit.",
+    buckets=QUICK_BUCKETS,
+    registry=REGISTRY,
+)
+DUPLICATES = Counter(
+    "murmuration_inbox_duplicates_total",
+    "Facts and outcomes that had taken effect before, and so took none.",
+    registry=REGISTRY,
+)
+REDELIVERIES = Counter(
+    "murmuration_redeliveries_total",
+    "Messages that the broker delivered once more, for nobody had acknowledged them.",
+    registry=REGISTRY,
+)
+RETRIES = Counter(
+    "murmuration_retries_total",
+    "Messages that could not be handled and come again after a pause, by reason.",
+    ["reason"],
+    registry=REGISTRY,
+)
+DEAD_LETTERS = Counter(
+    "murmuration_dead_letters_total",
+    "Messages that were given up and wait for a person, by reason.",
+    ["reason"],
+    registry=REGISTRY,
+)
+CONFIRM_SECONDS = Histogram(
+    "murmuration_publish_confirm_seconds",
+    "From the publishing of a fact to the broker's confirm, by fact.",
+    ["fact"],
+    buckets=QUICK_BUCKETS,
+    registry=REGISTRY,
+)
+CALL_SECONDS = Histogram(
+    "murmuration_call_attempt_seconds",
+    "How long an attempt of a call to the outside took, by call and outcome; `failed` is tried again.",
+    ["call", "outcome"],
+    buckets=CALL_BUCKETS,
+    registry=REGISTRY,
+)
+CIRCUIT_OPEN = Gauge(
+    "murmuration_circuit_open",
+    "1 while an outside party counts as down and is only probed, else 0.",
+    ["party"],
+    registry=REGISTRY,
+)
+HTTP_SECONDS = Histogram(
+    "murmuration_http_request_seconds",
+    "How long a request took, by method, route and class of status.",
+    ["method", "route", "status"],
+    buckets=QUICK_BUCKETS,
+    registry=REGISTRY,
+)
+LOOP_LAG_SECONDS = Histogram(
+    "murmuration_event_loop_lag_seconds",
+    "How much later than due the event loop got to a timer.",
+    buckets=LOOP_BUCKETS,
+    registry=REGISTRY,
+)
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Why a message could not be used (`Unreadable`), or the type of the error that `decide`, the store or the
+# database raised for it.
+REASONS = frozenset(
+    ["no_fact_id", "forged_type", "unknown_fact", "unknown_version", "bad_body", "not_heard"]
+    + ["AppearedMeanwhile"]
+    + [
+        name
+        for module in (builtins, psycopg.errors)
+        for name, kind in vars(module).items()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
+)
+
+
+def say_what_runs() -> None:
+    """Fill in the version of this program and of Python."""
+    BUILD.labels(_version(), python_version()).set(1)
+
+
+def batch_committed(told: int, decided: int, began: float) -> None:
+    """A batch that began then, by `time.perf_counter`, is committed. What was not decided was told before."""
+    BATCH_SECONDS.observe(time.perf_counter() - began)
+    BATCH_SIZE.observe(told)
+    if told > decided:
+        DUPLICATES.inc(told - decided)
+
+
+def publish_confirmed(wire_name: str, began: float) -> None:
+    """The broker has confirmed a fact that was published then, by `time.perf_counter`."""
+    _confirm_seconds(wire_name).observe(time.perf_counter() - began)
+
+
+def call_attempted(call: str, outcome: str, began: float) -> None:
+    """An attempt that was begun then, by `time.perf_counter`, has this outcome: its type, or `failed`."""
+    CALL_SECONDS.labels(call, outcome).observe(time.perf_counter() - began)
+
+
+def message_failed(reason: str, *, dead: bool) -> None:
+    """A message goes to the dead letters or, if not `dead`, comes again after a pause."""
+    (DEAD_LETTERS if dead else RETRIES).labels(reason if reason in REASONS else OTHER).inc()
+
+
+def request_answered(method: str, route: str, status: int, began: float) -> None:
+    """A request that came then, by `time.perf_counter`, was answered. `route` is its template."""
+    known = method if method in METHODS else OTHER
+    HTTP_SECONDS.labels(known, route, f"{status // 100}xx").observe(time.perf_counter() - began)
+
+
+def circuit_is(party: str, *, is_open: bool) -> None:
+    """Whether an outside party counts as down."""
+    CIRCUIT_OPEN.labels(party).set(is_open)
+
+
+@cache
+def _confirm_seconds(wire_name: str) -> Histogram:
+    """Bound ahead: looking a label up costs as much again as counting. A process publishes few kinds."""
+    return CONFIRM_SECONDS.labels(wire_name)
+
+
+def _version() -> str:
+    """Of the source that runs, be it installed or not."""
+    try:
+        return version("murmuration")
+    except PackageNotFoundError:
+        project = Path(__file__).parents[2] / "pyproject.toml"
+        if not project.exists():
+            return "unknown"
+        return str(tomllib.loads(project.read_text())["project"]["version"])

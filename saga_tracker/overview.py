@@ -1,0 +1,168 @@
+"""What the tracker looks up when somebody asks for `/metrics`: where sagas stand now, and who has to act.
+
+Every query keeps to what is open, which a partial index leads to: a million ended sagas cost nothing here.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prometheus_client.metrics_core import Metric
+
+from events.runtime.database import Connection, Database
+from events.runtime.scrape import LookUp, Values, backlog, gauge
+from saga_tracker.cases import SERVICES
+from saga_tracker.dead_letters.letter import LetterKind
+from saga_tracker.projection import ENDED, State
+from saga_tracker.reader import Progress
+from saga_tracker.reconciliation import comparisons
+from saga_tracker.settings import TrackerSettings
+from saga_tracker.steps import STEPS, name_of
+
+MAX_LETTERS = 10_000
+OPEN = [state.value for state in State if state not in ENDED]
+STEP_NAMES = sorted(f"{step.service}:{name_of(step.heard)}" for step in STEPS)
+
+_QUERIES = {
+    "states": b"""
+        SELECT state, count(*) AS sagas, extract(epoch FROM now() - min(since))::float8 AS age
+        FROM sagas WHERE ended_at IS NULL GROUP BY state
+    """,
+    "waits": b"""
+        SELECT (wait ->> 'service') || ':' || (wait ->> 'because_of') AS step, count(*) AS sagas,
+            extract(epoch FROM now() - min((wait ->> 'since')::timestamptz))::float8 AS age
+        FROM sagas, jsonb_array_elements(waits) AS wait WHERE ended_at IS NULL GROUP BY 1
+    """,
+    "letters": b"""
+        SELECT service, kind, count(*) AS letters FROM (
+            SELECT service, kind FROM dead_letters WHERE state = 'open' LIMIT %(max_letters)s) AS first
+        GROUP BY service, kind
+    """,
+    "outbox": b"""
+        SELECT count(*) AS waiting, extract(epoch FROM now() - min(entered_at))::float8 AS age FROM outbox
+    """,
+    "lease": b"SELECT holder FROM lease WHERE expires_at > clock_timestamp()",
+}
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Overview:
+    """The gauges of one tracker. `me` is its keeper's name in the lease."""
+
+    def __init__(self, settings: TrackerSettings, database: Database, progress: Progress, me: str) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._me = me
+        self._look_up = LookUp(database, self._read)
+        self._at_end_at = time.monotonic()
+
+    async def in_the_view(self) -> list[Metric] | None:
+        """Those that the database tells; None while it does not answer."""
+        return await self._look_up.gauges()
+
+    async def _read(self, connection: Connection) -> list[Metric]:
+        given = {"max_letters": MAX_LETTERS}
+        async with connection.pipeline():
+            cursors = {name: await connection.execute(query, given) for name, query in _QUERIES.items()}
+            found: dict[str, Rows] = {name: await cursor.fetchall() for name, cursor in cursors.items()}
+        settle_seconds = self._settings.reconciliation_settle_seconds
+        _, differences = await comparisons.listed(connection, settle_seconds, None, 0)
+        return [
+            *_sagas(found["states"]),
+            *_waits(found["waits"]),
+            _letters(found["letters"]),
+            *backlog(
+                "outbox", "Messages of the tracker that the broker has not confirmed", found["outbox"][0]
+            ),
+            *self._keeper([row["holder"] for row in found["lease"]]),
+            gauge(
+                "murmuration_reconciliation_differences",
+                "Where a saga and what a service or the provider says of it differ for good.",
+                differences["listed"],
+            ),
+            gauge(
+                "murmuration_reconciliation_waiting",
+                "Sagas that are still to be compared with the services and the provider.",
+                differences["waiting"],
+            ),
+        ]
+
+    def _keeper(self, holders: Sequence[str]) -> list[Metric]:
+        return [
+            gauge(
+                "murmuration_keeper", "1 if this tracker keeps the deadlines, else 0.", self._me in holders
+            ),
+            gauge(
+                "murmuration_keeper_present", "1 if any tracker keeps the deadlines, else 0.", len(holders)
+            ),
+        ]
+
+    def lag(self) -> list[Metric]:
+        """How far the view is behind; at the end of the stream it is when it reads and knows of no more."""
+        now = time.monotonic()
+        if self._progress.reading and not self._progress.lag:
+            self._at_end_at = now
+        return [
+            gauge(
+                "murmuration_stream_lag_messages",
+                "About how many messages of the stream are not in the view yet.",
+                self._progress.lag,
+            ),
+            gauge(
+                "murmuration_stream_lag_seconds",
+                "For how long the view has been behind the stream's end, or not reading it.",
+                now - self._at_end_at,
+            ),
+        ]
+
+
+def _sagas(rows: Rows) -> list[Metric]:
+    counts: Values = {(state,): 0.0 for state in OPEN}
+    ages = dict(counts)
+    for row in rows:
+        counts[row["state"],] = row["sagas"]
+        ages[row["state"],] = max(0.0, row["age"])
+    return [
+        gauge("murmuration_sagas_open", "Sagas that have not ended, by state.", counts, ["state"]),
+        gauge(
+            "murmuration_saga_oldest_seconds",
+            "For how long the oldest saga has been in a state; 0 when none is.",
+            ages,
+            ["state"],
+        ),
+    ]
+
+
+def _waits(rows: Rows) -> list[Metric]:
+    counts: Values = {(step,): 0.0 for step in STEP_NAMES}
+    ages = dict(counts)
+    for row in rows:
+        counts[row["step"],] = row["sagas"]
+        ages[row["step"],] = max(0.0, row["age"])
+    return [
+        gauge(
+            "murmuration_saga_waits",
+            "Sagas that wait for a step, by the service whose turn it is and the fact that it heard.",
+            counts,
+            ["step"],
+        ),
+        gauge(
+            "murmuration_saga_wait_oldest_seconds",
+            "For how long a step has been waited for most; 0 when it is not.",
+            ages,
+            ["step"],
+        ),
+    ]
+
+
+def _letters(rows: Rows) -> Metric:
+    counts: Values = {(service, kind.value): 0.0 for service in SERVICES for kind in LetterKind}
+    for row in rows:
+        counts[row["service"], row["kind"]] = row["letters"]
+    return gauge(
+        "murmuration_dead_letters_open",
+        f"Dead letters that nobody has acted on, up to {MAX_LETTERS}; a `case` is what a service gave up.",
+        counts,
+        ["service", "kind"],
+    )

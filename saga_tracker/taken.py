@@ -1,0 +1,54 @@
+"""How long the steps of a saga took: from the fact that made it a service's turn to its answer. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from saga_tracker.projection import HeardFact
+from saga_tracker.steps import STEPS, Step, name_of
+
+_ANSWERED_BY: dict[str, dict[str, Step]] = {}
+for _step in STEPS:
+    for _answer in _step.answers:
+        _ANSWERED_BY.setdefault(name_of(_answer), {})[name_of(_step.heard)] = _step
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A step that is done, and how long it took. `person`: it was a person's turn."""
+
+    service: str
+    heard: str
+    seconds: float
+    person: bool
+
+    @property
+    def step(self) -> str:
+        """Its name, as the deadlines' settings have it: `payment:inventory.stock_reserved`."""
+        return f"{self.service}:{self.heard}"
+
+
+def step_taken(answer: HeardFact, known: Iterable[HeardFact]) -> Taken | None:
+    """The step that this fact ended, given the facts of its order; None where it answers none of them.
+
+    It went on from the last fact before it that it can be the answer to. An undated fact says nothing of how
+    long anything took.
+    """
+    turns = _ANSWERED_BY.get(answer.name)
+    if not turns or not answer.dated:
+        return None
+    earlier = [
+        fact
+        for fact in known
+        if fact.name in turns and fact.dated and fact.stated_at <= answer.stated_at and _meant(fact, turns)
+    ]
+    if not earlier:
+        return None
+    heard = max(earlier, key=lambda fact: (fact.stated_at, fact.fact_id))
+    step = turns[heard.name]
+    seconds = (answer.stated_at - heard.stated_at).total_seconds()
+    return Taken(step.service, heard.name, seconds, step.person)
+
+
+def _meant(fact: HeardFact, turns: dict[str, Step]) -> bool:
+    """What a person asks for is meant for one service."""
+    return fact.service is None or fact.service == turns[fact.name].service

@@ -1,0 +1,230 @@
+"""Every alert has a paragraph in the runbook, fires when it should, and is silent when it should be."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.routing import Route
+
+from compose.containers.env import FOLDER
+from compose.local.processes import PROCESSES, SANDBOX
+from saga_tracker.service import ROUTERS
+
+PROMTOOL = shutil.which("promtool")
+OBSERVABILITY = FOLDER / "observability"
+ALERTS = OBSERVABILITY / "alerts.yaml"
+RULES = ALERTS.read_text()
+RUNBOOK = (FOLDER / "RUNBOOK.md").read_text()
+NAMES = re.findall(r"^ +- alert: (\w+)$", RULES, re.MULTILINE)
+# Where there is no sandbox, nobody misses it.
+WATCHED = [spec.name for spec in PROCESSES if spec.name != SANDBOX]
+PARTS = dict(re.findall(r"^ +- alert: (\w+)\n((?:(?! +- alert:).*\n?)+)", RULES, re.MULTILINE))
+
+needs_promtool = pytest.mark.skipif(
+    PROMTOOL is None, reason="promtool is not installed (Debian: apt-get install prometheus)"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Series in promtool's notation, a value a minute: with which an alert fires, and with which it does not.
+
+    `after_minutes` it must fire, and not before `not_before_minutes`.
+    """
+
+    fires: Mapping[str, str]
+    quiet: Mapping[str, str]
+    after_minutes: int = 3
+    not_before_minutes: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+UP = {f'up{{job="{name}",instance="1"}}': "1x30" for name in WATCHED}
+CASES = {
+    "SagaStuck": Case(
+        {'murmuration_saga_oldest_seconds{job="tracker",state="PENDING_PAYMENT"}': "0+60x30"},
+        {
+            'murmuration_saga_oldest_seconds{job="tracker",state="AWAITING_APPROVAL"}': "0+3600x30",
+            'murmuration_saga_oldest_seconds{job="tracker",state="NEEDS_MANUAL"}': "0+3600x30",
+            'murmuration_saga_oldest_seconds{job="tracker",state="COMPLETING"}': "800x30",
+        },
+        after_minutes=18,
+        not_before_minutes=14,
+        labels={"state": "PENDING_PAYMENT", "severity": "page"},
+    ),
+    "SagaNeedsManual": Case(
+        {'murmuration_sagas_open{job="tracker",state="NEEDS_MANUAL"}': "1x30"},
+        {
+            'murmuration_sagas_open{job="tracker",state="NEEDS_MANUAL"}': "0x30",
+            'murmuration_sagas_open{job="tracker",state="COMPENSATING"}': "9x30",
+        },
+    ),
+    "SagasDiffer": Case(
+        {'murmuration_reconciliation_differences{job="tracker"}': "2x30"},
+        {'murmuration_reconciliation_differences{job="tracker"}': "0x30"},
+    ),
+    "NobodyKeepsDeadlines": Case(
+        {
+            'murmuration_keeper_present{job="tracker",instance="1"}': "0x30",
+            'murmuration_keeper_present{job="tracker",instance="2"}': "0x30",
+        },
+        {
+            'murmuration_keeper_present{job="tracker",instance="1"}': "1x30",
+            'murmuration_keeper{job="tracker",instance="1"}': "0x30",
+        },
+    ),
+    "TrackerBehind": Case(
+        {'murmuration_stream_lag_seconds{job="tracker"}': "0+60x30"},
+        # One of two is enough: they write the same view.
+        {
+            'murmuration_stream_lag_seconds{job="tracker",instance="1"}': "0+60x30",
+            'murmuration_stream_lag_seconds{job="tracker",instance="2"}': "0x30",
+        },
+        after_minutes=4,
+        not_before_minutes=1,
+    ),
+    "ProcessDown": Case(
+        UP | {'up{job="order",instance="1"}': "1x5 _x30"},
+        UP | {'up{job="order",instance="2"}': "0x30", 'up{job="rabbitmq"}': "0x30"},
+        after_minutes=13,
+        not_before_minutes=5,
+        labels={"job": "order"},
+    ),
+    "ProcessCutOff": Case(
+        {'murmuration_connected{job="order",to="broker"}': "1 0x30"},
+        {
+            'murmuration_connected{job="order",to="broker",instance="1"}': "0x30",
+            'murmuration_connected{job="order",to="broker",instance="2"}': "1x30",
+        },
+        labels={"job": "order", "to": "broker"},
+    ),
+    "OutboxOld": Case(
+        {'murmuration_outbox_oldest_seconds{job="order"}': "0+60x30"},
+        {'murmuration_outbox_oldest_seconds{job="order"}': "30x30"},
+        labels={"job": "order"},
+        not_before_minutes=1,
+        after_minutes=4,
+    ),
+    "CallOld": Case(
+        {'murmuration_call_oldest_seconds{job="payment"}': "0+60x30"},
+        {'murmuration_call_oldest_seconds{job="payment"}': "300x30"},
+        after_minutes=13,
+        not_before_minutes=9,
+    ),
+    "CircuitOpen": Case(
+        {'murmuration_circuit_open{job="payment",party="provider"}': "1x30"},
+        {'murmuration_circuit_open{job="payment",party="provider"}': "1x3 0x30"},
+        labels={"party": "provider"},
+        after_minutes=7,
+        not_before_minutes=4,
+    ),
+    "DeadLetters": Case(
+        {
+            'murmuration_dead_letters_open{job="tracker",service="payment",kind="unusable"}': "0x5 2x30",
+            'murmuration_dead_letters_open{job="tracker",service="payment",kind="stray"}': "1x30",
+        },
+        {'murmuration_dead_letters_open{job="tracker",service="payment",kind="case"}': "3x30"},
+        labels={"service": "payment"},
+    ),
+    "CustomerNotTold": Case(
+        {'murmuration_dead_letters_open{job="tracker",service="notification",kind="case"}': "1x30"},
+        {'murmuration_dead_letters_open{job="tracker",service="payment",kind="case"}': "1x30"},
+    ),
+    "RequestsFail": Case(
+        {
+            'murmuration_http_request_seconds_count{job="order",route="/orders",status="5xx"}': "0+10x30",
+            'murmuration_http_request_seconds_count{job="order",route="/orders",status="2xx"}': "0+90x30",
+        },
+        {
+            'murmuration_http_request_seconds_count{job="order",route="/orders",status="4xx"}': "0+10x30",
+            'murmuration_http_request_seconds_count{job="order",route="/orders",status="2xx"}': "0+90x30",
+            'murmuration_http_request_seconds_count{job="order",route="/readyz",status="5xx"}': "0+900x30",
+        },
+        after_minutes=5,
+    ),
+}
+
+
+def firing_at(name: str, minutes: int, expected: int, labels: Mapping[str, str]) -> dict[str, Any]:
+    """Promtool's notation of: so many alerts of this name fire then."""
+    wanted = {"alertname": name, "alertstate": "firing", **labels}
+    selector = ",".join(f'{label}="{value}"' for label, value in wanted.items())
+    return {
+        "expr": f"count(ALERTS{{{selector}}}) or vector(0)",
+        "eval_time": f"{minutes}m",
+        "exp_samples": [{"labels": "{}", "value": expected}],
+    }
+
+
+def with_series(series: Mapping[str, str], *expected: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": list(expected),
+    }
+
+
+def test_every_process_is_missed_when_it_is_gone() -> None:
+    assert re.findall(r'label_replace\(vector\(1\), "job", "(\w+)"', PARTS["ProcessDown"]) == WATCHED
+
+
+def test_every_alert_has_a_test() -> None:
+    assert sorted(CASES) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_alert_says_what_to_do(name: str) -> None:
+    rule = PARTS[name]
+    assert re.search(r"severity: (page|ticket)\b", rule)
+    assert re.search(r"^ +summary: ", rule, re.MULTILINE)
+    assert re.search(r"(curl|docker compose) ", rule), "it names no command to run"
+    assert f"runbook: compose/RUNBOOK.md#{name.lower()}\n" in rule + "\n"
+    found = re.search(rf"^## {name}\n\n(.*?)(?=^## |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
+    assert found, "the runbook says nothing of it"
+    assert len(found[1].split()) >= 40
+
+
+def test_the_runbook_tells_of_no_alert_that_is_gone() -> None:
+    assert re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE) == NAMES
+
+
+def test_what_they_tell_to_ask_for_can_be_asked_for() -> None:
+    known = {route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)}
+    told = set(re.findall(r"\$TRACKER(/[\w/-]+)", RULES + RUNBOOK))
+    named = {path.replace("ORDER_ID", "{order_id}") for path in told}
+    assert named - known - {"/readyz"} == set()
+    assert len(named) > 5
+
+
+@needs_promtool
+@pytest.mark.parametrize("name", NAMES)
+def test_it_fires_when_it_should_and_only_then(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    fires = firing_at(name, case.after_minutes, 1, case.labels)
+    not_yet = firing_at(name, case.not_before_minutes, 0, {})
+    silent = [firing_at(name, minutes, 0, {}) for minutes in (5, 15, 29)]
+    content = {
+        "rule_files": [str(ALERTS)],
+        "evaluation_interval": "1m",
+        "tests": [with_series(case.fires, fires, not_yet), with_series(case.quiet, *silent)],
+    }
+    file = tmp_path / "alerts.json"
+    file.write_text(json.dumps(content))
+    assert PROMTOOL is not None
+    ran = subprocess.run([PROMTOOL, "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@needs_promtool
+@pytest.mark.parametrize("what", [("rules", "alerts.yaml"), ("config", "prometheus.yaml")], ids=str)
+def test_prometheus_takes_them(what: tuple[str, str]) -> None:
+    assert PROMTOOL is not None
+    command = [PROMTOOL, "check", what[0], str(OBSERVABILITY / what[1])]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
