@@ -2,7 +2,9 @@
 
 closed     requests go out; after so many failures in a row it opens
 open       no request goes out, for a while
-half open  one request goes out, to probe: its success closes the circuit, its failure opens it again
+half open  a few requests go out, to probe: one success closes the circuit, and if all fail it opens again
+
+More than one, because a party that is well again may still refuse, or lose, the very request that probes.
 """
 
 import time
@@ -22,9 +24,16 @@ class Circuit:
     """The state machine alone. `clock` counts seconds and never goes back."""
 
     def __init__(
-        self, *, opens_after: int, open_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        opens_after: int,
+        open_seconds: float,
+        probes: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._opens_after = opens_after
+        self._probes = probes
+        self._probes_left = 0
         self._open_seconds = open_seconds
         self._clock = clock
         self._failures = 0
@@ -36,6 +45,9 @@ class Circuit:
         """A permit for one request, to be settled whatever becomes of it; None when none may go out."""
         if self.state == "open" and self._clock() >= self._probe_at:
             self._enter("half_open")
+            self._probes_left = self._probes
+        if self.state == "half_open" and self._probes_left > 0:
+            self._probes_left -= 1
             return self._era
         return self._era if self.state == "closed" else None
 
@@ -46,7 +58,7 @@ class Circuit:
         self._failures = 0 if alive else self._failures + 1
         if alive and self.state == "half_open":
             self._enter("closed")
-        elif not alive and (self.state == "half_open" or self._failures >= self._opens_after):
+        elif self._failures >= (self._probes if self.state == "half_open" else self._opens_after):
             self._probe_at = self._clock() + self._open_seconds
             self._enter("open")
 
@@ -70,7 +82,9 @@ class CircuitBreaker:
         self._party = party
         self._open_seconds = settings.circuit_open_seconds
         self._circuit = Circuit(
-            opens_after=settings.circuit_opens_after, open_seconds=settings.circuit_open_seconds
+            opens_after=settings.circuit_opens_after,
+            open_seconds=settings.circuit_open_seconds,
+            probes=settings.circuit_probes,
         )
         self._opened_at: float | None = None
         metrics.circuit_is(party, is_open=False)

@@ -88,9 +88,10 @@ class ServiceSettings(ProcessSettings):
     undo_backoff_cap_seconds: float = Field(default=45.0, gt=0)
     message_backoff_cap_seconds: float = Field(default=90.0, gt=0)
 
-    # An outside party that failed so many requests in a row is left alone for a while, but for one to probe.
+    # An outside party that failed so many requests in a row is left alone for a while, but for a few probes.
     circuit_opens_after: int = Field(default=10, gt=0)
     circuit_open_seconds: float = Field(default=5.0, gt=0)
+    circuit_probes: int = Field(default=3, gt=0)
 
 
 def read_settings(kind: type[SettingsT]) -> SettingsT:
