@@ -31,6 +31,7 @@ TAIL_SECONDS = 2.0
 # From the first order to the last one's end, the strike included.
 LIMIT_SECONDS = 100.0
 PATIENCE_SECONDS = 12.0
+POLL_SECONDS = 0.5
 
 # What a strike may meet with when the system is not as it should be. Anything else is a mistake of the drill.
 BROKE_OFF = (
@@ -125,7 +126,7 @@ class Harness:
     async def _judge(self, drill: Drill, stage: Stage, outcome: Outcome) -> None:
         """Ask everything that must be true."""
         try:
-            outcome.services = conditions = await self.rig.conditions()
+            outcome.services = conditions = await self._conditions()
             async with Reader(sources_of(self.rig.where)) as reader:
                 findings = await examine(reader, self.patience_seconds)
             books = books_by_order(findings.snapshot)
@@ -135,6 +136,15 @@ class Harness:
             outcome.checks = await self._checks(drill, stage, findings, books, conditions)
         except BROKE_OFF as error:
             outcome.breaks_off(f"it cannot be judged: {_sentence(error)}")
+
+    async def _conditions(self) -> Mapping[str, str]:
+        """How everything is, once it is well or the patience is over: orders may end before all reconnect."""
+        enough = time.monotonic() + self.patience_seconds
+        while True:
+            conditions = await self.rig.conditions()
+            if set(conditions.values()) == {judge.READY} or time.monotonic() > enough:
+                return conditions
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _checks(
         self,

@@ -23,6 +23,8 @@ ALL_WELL = "Every server and process runs and is ready."
 AT_REST = "The system comes to rest."
 DRILLS_OWN = "What this drill asks for besides."
 
+READY = "ready"
+
 # What was wrong before a drill is not held against it.
 Known = set[tuple[str, str]]
 
@@ -65,7 +67,7 @@ def rest_check(findings: Findings, books: Mapping[UUID, Books]) -> Check:
 
 def condition_check(conditions: Mapping[str, str]) -> Check:
     """Whether everything that should run does."""
-    return Check(ALL_WELL, tuple(f"{name} is {how}" for name, how in conditions.items() if how != "ready"))
+    return Check(ALL_WELL, tuple(f"{name} is {how}" for name, how in conditions.items() if how != READY))
 
 
 def agreement_check(agreement: Agreement, listed_before: int) -> Check:

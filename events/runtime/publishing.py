@@ -18,6 +18,9 @@ from events.runtime.settings import ProcessSettings
 from events.runtime.tracing import Work, work
 from events.service import EXCHANGE, STREAM
 
+# An orderly end takes milliseconds.
+CLOSE_TIMEOUT_SECONDS = 2.0
+
 
 @asynccontextmanager
 async def publishing_channel(
@@ -39,7 +42,7 @@ async def publishing_channel(
     finally:
         # A connection that does not answer any more is left to itself: its heartbeat will end it.
         with contextlib.suppress(*BROKER_AWAY):
-            await promptly(connection.close(), connect_timeout_seconds)
+            await promptly(connection.close(), CLOSE_TIMEOUT_SECONDS)
 
 
 async def publish_confirmed(
