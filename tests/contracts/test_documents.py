@@ -14,9 +14,18 @@ from tests.contracts.published import PUBLISHED
 ROOT = README.parent
 CHOREOGRAPHY = ROOT / "events" / "CHOREOGRAPHY.md"
 GOING_FURTHER = ROOT / "compose" / "GOING_FURTHER.md"
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 # What is there only where somebody wrote it.
 A_PERSONS_OWN = {"compose/settings.env"}
 OWNERS = "order|inventory|payment|fulfillment|notification|saga"
+
+
+@pytest.mark.parametrize("document", [README, GOING_FURTHER, WORKFLOW], ids=lambda path: path.name)
+def test_every_command_it_names_is_one_of_makes(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:`|run: |^ *)make ([a-z-]+)", document.read_text(), re.MULTILINE))
+    assert named
+    assert named <= targets
 
 
 @pytest.mark.parametrize(
