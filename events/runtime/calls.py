@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 from uuid import UUID
 
+from opentelemetry.trace import SpanKind
 from pydantic import ValidationError
 from sqlalchemy import Boolean, bindparam, func, not_, or_, select, update
 
@@ -267,7 +268,7 @@ class Caller:
             "call.name": row.name,
             "call.id": str(row.call_id),
         }
-        return work(f"call {row.name}", row.traceparent, attributes=attributes)
+        return work(f"call {row.name}", row.traceparent, SpanKind.CLIENT, attributes)
 
     async def _outcome(self, call: Call, row: CallRow) -> Outcome:
         """One attempt; after the last allowed one, a final look-up and then giving up.

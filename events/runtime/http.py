@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from opentelemetry.trace import SpanKind
 from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
@@ -19,11 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from events.runtime.database import AWAY
 from events.runtime.host import Host
 from events.runtime.log import log
-from events.runtime.scrape import MeasuredRequests, measured_loop, page
+from events.runtime.scrape import MeasuredRequests, measured_loop, page, route_template
 from events.runtime.settings import ProcessSettings
+from events.runtime.tracing import is_tracing, work
 from events.runtime.worker import Overloaded
 
 RETRY_AFTER_SECONDS = 2
+UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -72,6 +75,7 @@ def create_app(
     app.state.settings = settings
     app.add_middleware(BoundedBody, max_bytes=settings.max_request_bytes)
     app.add_middleware(MeasuredRequests)
+    app.add_middleware(TracedRequests)
     app.include_router(_health)
     for router in routers:
         app.include_router(router)
@@ -144,6 +148,35 @@ async def read_json(request: Request, kind: type[BodyT]) -> BodyT:
 def json_body(kind: type[BaseModel]) -> dict[str, Any]:
     """What the OpenAPI document says of a body that `read_json` reads."""
     return {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}
+
+
+class TracedRequests:
+    """A span for every request, by OpenTelemetry's conventions, but for those that ask how the process is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in UNTRACED_PATHS or not is_tracing():
+            await self._app(scope, receive, send)
+            return
+        method, status = scope["method"], 500
+        given = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+
+        async def noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        attributes = {"http.request.method": method, "url.path": scope["path"], "url.scheme": scope["scheme"]}
+        with work(method, given.decode("latin-1"), SpanKind.SERVER, attributes) as span, span.current():
+            await self._app(scope, receive, noting_status)
+            route = route_template(scope)
+            span.rename(f"{method} {route}")
+            span.note({"http.route": route, "http.response.status_code": status})
+            if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                span.fail(HTTPStatus(status).phrase)
 
 
 class BoundedBody:

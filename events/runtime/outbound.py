@@ -23,7 +23,7 @@ from yarl import URL
 from events.runtime.calls import CallFailed
 from events.runtime.circuit import CircuitBreaker, Request
 from events.runtime.settings import ServiceSettings
-from events.runtime.tracing import client_spans
+from events.runtime.tracing import current_traceparent, note_on_current
 
 MAX_ANSWER_BYTES = 256 * 1024
 MAX_REASON_CHARACTERS = 200
@@ -103,7 +103,6 @@ class HttpParty:
             timeout=self._timeout,
             cookie_jar=DummyCookieJar(),
             headers={"Accept": "application/json", "Content-Type": "application/json"},
-            trace_configs=client_spans(),
         )
 
     async def close(self) -> None:
@@ -139,11 +138,15 @@ class HttpParty:
         assert self._session is not None, "not open"
         url = URL(self._base_url + path, encoded=True)
         headers = {} if key is None else {"Idempotency-Key": key}
+        if (traceparent := current_traceparent()) is not None:
+            headers["traceparent"] = traceparent
+            note_on_current({"http.request.method": method, "url.full": str(url)})
         try:
             async with self._session.request(
                 method, url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 status = response.status
+                note_on_current({"http.response.status_code": status})
                 answered = status < 500 and status != TOO_MANY_REQUESTS
                 content = bytearray()
                 async for chunk in response.content.iter_any():

@@ -12,7 +12,7 @@ from events.runtime.memory import collect_garbage_rarely
 from events.runtime.metrics import say_what_runs
 from events.runtime.settings import ProcessSettings, ServiceSettings
 from events.runtime.states_api import states_router
-from events.runtime.tracing import start_tracing, stop_tracing, trace_requests
+from events.runtime.tracing import start_tracing, stop_tracing
 
 MAX_OPEN_REQUESTS = 2_000
 KEEP_ALIVE_SECONDS = 30
@@ -33,7 +33,6 @@ def serve(
     start_tracing(name)
     say_what_runs()
     app = create_app(name, description, settings, runnable, routers)
-    trace_requests(app)
     collect_garbage_rarely()
     try:
         uvloop.run(uvicorn_server(app, settings).serve())

@@ -129,10 +129,12 @@ class MeasuredRequests:
         try:
             await self._app(scope, receive, noting_status)
         finally:
-            metrics.request_answered(scope["method"], _template(scope.get("route")), status, began)
+            metrics.request_answered(scope["method"], route_template(scope), status, began)
 
 
-def _template(route: BaseRoute | None) -> str:
+def route_template(scope: Scope) -> str:
+    """Of the route that a request was for, once that is found; a path may hold an order's id."""
+    route: BaseRoute | None = scope.get("route")
     template = getattr(route, "path_format", None) or getattr(route, "path", None)
     return template if isinstance(template, str) else UNKNOWN_ROUTE
 

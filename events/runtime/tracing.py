@@ -12,14 +12,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from aiohttp import TraceConfig
-from fastapi import FastAPI
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.aio_pika import AioPikaInstrumentor
-from opentelemetry.instrumentation.aiohttp_client import create_trace_config
-from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -43,9 +39,6 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 NAMESPACE = "murmuration"
 # One request to the collector may take so long; OpenTelemetry's default would hold up the end of a process.
 EXPORT_TIMEOUT_SECONDS = 3.0
-UNTRACED_URLS = "/healthz,/readyz,/metrics"
-# The current conventions for HTTP, which its instrumentation follows only when told to.
-os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
 
 Attributes = Mapping[str, AttributeValue]
 
@@ -123,22 +116,9 @@ def stop_tracing() -> None:
         _recording = None
 
 
-def trace_requests(app: FastAPI) -> None:
-    """A span for every request but those that only ask how the process is."""
-    if _recording is not None:
-        FastAPIInstrumentor.instrument_app(
-            app,
-            tracer_provider=_recording.provider,
-            excluded_urls=UNTRACED_URLS,
-            exclude_spans=["receive", "send"],
-        )
-
-
-def client_spans() -> list[TraceConfig]:
-    """What an aiohttp session needs to make a span of each request, and to pass the trace on."""
-    if _recording is None:
-        return []
-    return [create_trace_config(tracer_provider=_recording.provider)]
+def is_tracing() -> bool:
+    """Whether spans are recorded at all."""
+    return _recording is not None
 
 
 @dataclass(slots=True)
@@ -156,6 +136,11 @@ class Work:
         if self._span is not None:
             self._span.set_attributes(attributes)
 
+    def rename(self, name: str) -> None:
+        """Give it the name that is known only now."""
+        if self._span is not None:
+            self._span.update_name(name)
+
     def fail(self, why: str) -> None:
         """It did not work out; the span is an error."""
         if self._span is not None:
@@ -167,7 +152,7 @@ class Work:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Inside, spans that libraries make are its children."""
+        """Inside, its span is the current one: that of `note_on_current`, and above those of libraries."""
         if _recording is None:
             yield
         else:
@@ -197,11 +182,13 @@ def work(
 
     `linked_to` is asked only when the span is recorded.
     """
-    parent = _span_context(traceparent)
+    if trace_id(traceparent) is None:
+        traceparent = None
     if _recording is None:
-        return Work(traceparent if traceparent and parent else begin_trace())
-    if traceparent and parent and not parent.trace_flags.sampled:
+        return Work(traceparent or begin_trace())
+    if traceparent and not int(traceparent[-2:], 16) & TraceFlags.SAMPLED:
         return Work(traceparent)
+    parent = _span_context(traceparent)
     context = trace.set_span_in_context(NonRecordingSpan(parent)) if parent else Context()
     span = _recording.tracer.start_span(name, context, kind, attributes)
     if not span.is_recording():
@@ -218,8 +205,13 @@ def unordered(name: str, attributes: Attributes | None = None) -> Span | None:
     return _recording.for_certain.start_span(name, Context(), attributes=attributes)
 
 
+def note_on_current(attributes: Attributes) -> None:
+    """Add to the span of the work that this is done for, if there is one."""
+    trace.get_current_span().set_attributes(attributes)
+
+
 def current_traceparent() -> str | None:
-    """Of the span that a library has begun here, such as a request's. None when there is none."""
+    """Of the work that this is done for, such as a request. None when there is none, or nothing is traced."""
     context = trace.get_current_span().get_span_context()
     return traceparent_of(context) if context.is_valid else None
 

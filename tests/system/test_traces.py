@@ -97,6 +97,8 @@ async def test_a_completed_saga_is_one_connected_trace_with_all_services_in_it(
     named = {span["operationName"] for span in spans}
     assert {"process inventory.stock_reserved.v1", "call capture", "publish payment.captured.v1"} <= named
     assert not any(tags_of(span).get("error") for span in spans)
+    [asked] = [span for span in spans if span["operationName"] == "call capture"]
+    assert tags_of(asked)["http.response.status_code"] == 201
 
 
 async def test_an_outside_publishers_trace_goes_on(traced: System, jaeger: Jaeger) -> None:
