@@ -10,10 +10,12 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from compose.local.errors import RigError
 from compose.local.rig import LocalRig
 from tests.bench.completions import watch
+from tests.bench.cpu import cpu_ms_each, cpu_seconds
 from tests.bench.load import keep_in_flight, stock_up
 from tests.jaeger import Jaeger, find_program, running_jaeger
 from tests.servers import rig_folder
@@ -21,6 +23,16 @@ from tests.servers import rig_folder
 TRACED = ("order", "inventory", "payment", "fulfillment", "notification", "tracker")
 WARM_UP_SECONDS = 3.0
 STALL_SECONDS = 20.0
+
+
+class Turn(NamedTuple):
+    """Completed sagas a second, and the CPU milliseconds of one, Jaeger's and the load's left out."""
+
+    per_second: float
+    cpu_ms: float
+
+    def __str__(self) -> str:
+        return f"{self.per_second:.1f} completed sagas per second, {self.cpu_ms:.1f} ms CPU each"
 
 
 def main() -> int:
@@ -56,16 +68,19 @@ def variants(jaeger: Jaeger) -> dict[str, dict[str, str]]:
 
 async def _compare(rig: LocalRig, jaeger: Jaeger, rounds: int, seconds: float, in_flight: int) -> None:
     await stock_up(rig.addresses.http("inventory"), rig.addresses.admin_token)
-    found: dict[str, list[float]] = {name: [] for name in variants(jaeger)}
+    found: dict[str, list[Turn]] = {name: [] for name in variants(jaeger)}
     for number in range(rounds):
-        for name, told in variants(jaeger).items():
+        turns = list(variants(jaeger).items())
+        # Each comes first once: a system gets slower as it fills.
+        for name, told in turns[number % len(turns) :] + turns[: number % len(turns)]:
             await asyncio.to_thread(_restart, rig, told)
-            found[name].append(rate := await _sustained(rig, seconds, in_flight))
-            print(f"round {number + 1}, {name}: {rate:.1f} completed sagas per second", flush=True)
-    without = statistics.median(found["no tracing"])
-    for name, rates in found.items():
-        share = statistics.median(rates) / without
-        print(f"{name:<17} median {statistics.median(rates):6.1f} a second, {share:.0%} of no tracing")
+            found[name].append(turn := await _sustained(rig, seconds, in_flight))
+            print(f"round {number + 1}, {name}: {turn}", flush=True)
+    medians = {name: Turn(*map(statistics.median, zip(*turns, strict=True))) for name, turns in found.items()}
+    without = medians["no tracing"]
+    for name, median in medians.items():
+        rate, cost = median.per_second / without.per_second, median.cpu_ms / without.cpu_ms
+        print(f"{name:<17} median {median}: {rate:.0%} of the rate without, {cost:.0%} of the CPU time")
 
 
 def _restart(rig: LocalRig, told: Mapping[str, str]) -> None:
@@ -74,16 +89,19 @@ def _restart(rig: LocalRig, told: Mapping[str, str]) -> None:
         rig.start(name, extra_environment=told)
 
 
-async def _sustained(rig: LocalRig, seconds: float, in_flight: int) -> float:
-    """Completed sagas a second, with so many under way."""
+async def _sustained(rig: LocalRig, seconds: float, in_flight: int) -> Turn:
+    """With so many orders under way."""
     where = rig.addresses
     async with watch(where.broker_url("admin")) as completions:
+        before = cpu_seconds(rig.status())
         begin = time.monotonic() + WARM_UP_SECONDS
         sent = await keep_in_flight(where.http("order"), completions, in_flight, WARM_UP_SECONDS + seconds)
         end = time.monotonic()
         if missing := await completions.wait_for(set(sent.due_at), STALL_SECONDS):
             raise RigError(f"{len(missing)} accepted orders did not end")
-        return sum(begin <= at < end for at in completions.ended_at.values()) / (end - begin)
+        rate = sum(begin <= at < end for at in completions.ended_at.values()) / (end - begin)
+        spent = cpu_ms_each(before, cpu_seconds(rig.status()), len(sent.due_at))
+        return Turn(rate, sum(spent.values()))
 
 
 if __name__ == "__main__":
