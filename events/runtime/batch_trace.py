@@ -20,12 +20,10 @@ class BatchTrace:
     def __init__(self, service: str) -> None:
         self._service = service
         self._works: dict[int, Work] = {}
-        self._told = 0
         self._batch: Span | None = None
 
     def enter(self, told: Told, message: AbstractIncomingMessage | None = None) -> Told:
         """Begin its span. Answers the same as something that descends from that span."""
-        self._told += 1
         if message is None:
             name, kind, attributes = f"decide {told.name}", SpanKind.INTERNAL, self._of(told)
         else:
@@ -49,7 +47,7 @@ class BatchTrace:
         for work in self._works.values():
             work.end()
         if self._batch is not None:
-            self._batch.set_attribute("batch.told", self._told)
+            self._batch.set_attribute("batch.told", len(self._works))
             self._batch.end()
 
     def _batch_context(self) -> SpanContext | None:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from events.runtime.database import AWAY
 from events.runtime.host import Host
 from events.runtime.log import log
-from events.runtime.scrape import MeasuredRequests, measured_loop, page, route_template
+from events.runtime.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.runtime.settings import ProcessSettings
 from events.runtime.tracing import is_tracing, work
 from events.runtime.worker import Overloaded
@@ -160,23 +160,16 @@ class TracedRequests:
         if scope["type"] != "http" or scope["path"] in UNTRACED_PATHS or not is_tracing():
             await self._app(scope, receive, send)
             return
-        method, status = scope["method"], 500
+        method, answer = scope["method"], NotingStatus(send)
         given = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
-
-        async def noting_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         attributes = {"http.request.method": method, "url.path": scope["path"], "url.scheme": scope["scheme"]}
         with work(method, given.decode("latin-1"), SpanKind.SERVER, attributes) as span, span.current():
-            await self._app(scope, receive, noting_status)
+            await self._app(scope, receive, answer)
             route = route_template(scope)
             span.rename(f"{method} {route}")
-            span.note({"http.route": route, "http.response.status_code": status})
-            if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                span.fail(HTTPStatus(status).phrase)
+            span.note({"http.route": route, "http.response.status_code": answer.status})
+            if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                span.fail(HTTPStatus(answer.status).phrase)
 
 
 class BoundedBody:

@@ -108,6 +108,19 @@ def backlog(name: str, what: str, found: Mapping[str, Any]) -> list[Metric]:
     ]
 
 
+class NotingStatus:
+    """Sends what an app answers, and notes the status: that of a failure, as long as there is none."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 500
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
+
+
 class MeasuredRequests:
     """Measures every request, by the template of its route: a path may hold an order's id."""
 
@@ -118,18 +131,11 @@ class MeasuredRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
-
-        async def noting_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        began, answer = time.perf_counter(), NotingStatus(send)
         try:
-            await self._app(scope, receive, noting_status)
+            await self._app(scope, receive, answer)
         finally:
-            metrics.request_answered(scope["method"], route_template(scope), status, began)
+            metrics.request_answered(scope["method"], route_template(scope), answer.status, began)
 
 
 def route_template(scope: Scope) -> str:

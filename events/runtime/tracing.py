@@ -21,7 +21,6 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import (
-    INVALID_SPAN_CONTEXT,
     NonRecordingSpan,
     Span,
     SpanContext,
@@ -156,7 +155,7 @@ class Work:
         if _recording is None:
             yield
         else:
-            span = self._span or NonRecordingSpan(_span_context(self.traceparent) or INVALID_SPAN_CONTEXT)
+            span = self._span or NonRecordingSpan(_span_context(self.traceparent))
             with trace.use_span(span, record_exception=False, set_status_on_exception=False):
                 yield
 
@@ -188,8 +187,9 @@ def work(
         return Work(traceparent or begin_trace())
     if traceparent and not int(traceparent[-2:], 16) & TraceFlags.SAMPLED:
         return Work(traceparent)
-    parent = _span_context(traceparent)
-    context = trace.set_span_in_context(NonRecordingSpan(parent)) if parent else Context()
+    context = Context()
+    if traceparent:
+        context = trace.set_span_in_context(NonRecordingSpan(_span_context(traceparent)), context)
     span = _recording.tracer.start_span(name, context, kind, attributes)
     if not span.is_recording():
         return Work(traceparent_of(span.get_span_context()))
@@ -221,9 +221,7 @@ def traceparent_of(context: SpanContext) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & TraceFlags.SAMPLED:02x}"
 
 
-def _span_context(traceparent: str | None) -> SpanContext | None:
-    """None for one that is missing or malformed."""
-    if traceparent is None or trace_id(traceparent) is None:
-        return None
+def _span_context(traceparent: str) -> SpanContext:
+    """Of a well-formed traceparent."""
     trace_of, span_of, flags = (int(part, 16) for part in traceparent.split("-")[1:])
     return SpanContext(trace_of, span_of, is_remote=True, trace_flags=TraceFlags(flags))

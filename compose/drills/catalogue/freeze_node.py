@@ -2,11 +2,11 @@
 
 import asyncio
 
+from compose.containers.cluster import NODES
 from compose.drills.rig import Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import paused
 
-NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
 # Longer than its peers (net_ticktime), and about as long as its clients, need to give it up.
 FROZEN_SECONDS = 20.0
 

@@ -3,12 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 
+from compose.containers.cluster import NODES
 from compose.drills.rig import Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import killed
 
-# So every queue's leader, and the stream's, is among the dead once, and every client's connection.
-NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
 AWAY_SECONDS = 5.0
 PAUSE_SECONDS = 2.0
 
@@ -31,4 +30,5 @@ def killing(names: Sequence[str]) -> Drill:
     )
 
 
+# So every queue's leader, and the stream's, is among the dead once, and every client's connection.
 DRILL = killing(NODES)

@@ -2,11 +2,11 @@
 
 import asyncio
 
+from compose.containers.cluster import NODES
 from compose.drills.rig import Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import isolated
 
-NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
 # First so briefly that the nodes do not even notice, then for longer than that takes (net_ticktime).
 APART_SECONDS = (4.0, 20.0)
 PAUSE_SECONDS = 2.0
