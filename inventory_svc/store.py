@@ -1,7 +1,7 @@
 """One row per SKU, one per order. A popular SKU is locked once per batch, always in the order of SKUs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +21,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from events.facts.order import OrderCreated
 from events.runtime.database import Connection
-from events.runtime.sql import array_of, as_arrays, compiled, update_rows
+from events.runtime.exchange import Answer, Exchange, prepared
+from events.runtime.sql import array_of, as_columns, update_rows
 from events.runtime.states import OrderStates, OrderWorkspace
 from events.runtime.told import Told
 from inventory_svc.decide import Reservation, Shelf, Stock
@@ -53,26 +54,34 @@ reservations = Table(
 
 RESERVATIONS = OrderStates(reservations, Reservation)
 
-_STOCK_COLUMNS = [stock.c[name] for name in ("sku", "available", "reserved", "sold")]
+_OF_STOCK = ("sku", "available", "reserved", "sold")
+_STOCK_COLUMNS = [stock.c[name] for name in _OF_STOCK]
 _reserved_skus = select(func.jsonb_object_keys(reservations.c.units)).where(
     reservations.c.order_id == array_of("order_ids", reservations.c.order_id).any_()
 )
-_LOCK_STOCK = compiled(
+_LOCK_STOCK = prepared(
     select(*_STOCK_COLUMNS)
     .where(or_(stock.c.sku == array_of("skus", stock.c.sku).any_(), stock.c.sku.in_(_reserved_skus)))
     .order_by(stock.c.sku)
     .with_for_update()
 )
-_UPDATE_STOCK = compiled(update_rows(stock, stock.c.sku, _STOCK_COLUMNS[1:]))
+_UPDATE_STOCK = prepared(update_rows(stock, stock.c.sku, _STOCK_COLUMNS[1:]))
 
 
 class ShelfWorkspace:
     """The reservations and the stock that one batch works on."""
 
-    def __init__(self, reservations: OrderWorkspace[Reservation], stock: Mapping[str, Stock]) -> None:
+    def __init__(self, reservations: OrderWorkspace[Reservation], loading: Answer) -> None:
         self._reservations = reservations
-        self._loaded = stock
-        self._now = dict(stock)
+        self._loading = loading
+
+    @cached_property
+    def _loaded(self) -> dict[str, Stock]:
+        return {row[0]: Stock(*row) for row in self._loading.rows}
+
+    @cached_property
+    def _now(self) -> dict[str, Stock]:
+        return dict(self._loaded)
 
     def state_of(self, item: Told) -> Shelf:
         return Shelf(self._reservations.state_of(item), self._now)
@@ -81,23 +90,21 @@ class ShelfWorkspace:
         self._reservations.keep(item, state.reservation)
         self._now.update(state.stock)
 
-    async def save(self, connection: Connection) -> None:
-        await self._reservations.save(connection)
-        moved = [asdict(now) for sku, now in self._now.items() if now is not self._loaded[sku]]
+    def save(self, exchange: Exchange) -> None:
+        self._reservations.save(exchange)
+        moved = [now for sku, now in self._now.items() if now is not self._loaded[sku]]
         if moved:
-            await connection.execute(_UPDATE_STOCK, as_arrays(_STOCK_COLUMNS, moved))
+            exchange.ask(_UPDATE_STOCK, **as_columns(moved, _OF_STOCK))
 
 
 class ShelfStore:
     """Reservations before stock, each in the order of its key: no two batches can deadlock."""
 
-    async def load(self, connection: Connection, told: Sequence[Told]) -> ShelfWorkspace:
-        reservations = await RESERVATIONS.load(connection, told)
+    def load(self, exchange: Exchange, told: Sequence[Told]) -> ShelfWorkspace:
+        reservations = RESERVATIONS.load(exchange, told)
         skus = {line.sku for item in told if isinstance(item.said, OrderCreated) for line in item.said.lines}
         order_ids: list[UUID] = [item.order_id for item in told]
-        cursor = await connection.execute(_LOCK_STOCK, {"skus": sorted(skus), "order_ids": order_ids})
-        found = {row["sku"]: Stock(**row) for row in await cursor.fetchall()}
-        return ShelfWorkspace(reservations, found)
+        return ShelfWorkspace(reservations, exchange.ask(_LOCK_STOCK, skus=list(skus), order_ids=order_ids))
 
     async def read_many(
         self, connection: Connection, order_ids: Sequence[UUID]

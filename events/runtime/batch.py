@@ -2,7 +2,7 @@
 
     inbox rows, load states (locked, in a fixed order), decide each, save, outbox rows, call rows, commit
 
-A constant number of statements in two round trips and one fsync, whatever the size of the batch.
+Two round trips of a constant number of statements and one fsync, whatever the size of the batch.
 """
 
 import time
@@ -13,7 +13,6 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import errors
-from psycopg.types.json import Jsonb
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
@@ -23,10 +22,11 @@ from events.facts import Fact
 from events.runtime import metrics
 from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
-from events.runtime.database import Connection, Database
+from events.runtime.database import Database
+from events.runtime.exchange import BEGIN, COMMIT, Answer, Exchange, prepared
 from events.runtime.instance import Instance
 from events.runtime.relay import OutboxRow
-from events.runtime.sql import array_of, compiled, insert_rows, rows_of
+from events.runtime.sql import array_of, as_columns, insert_rows, rows_of
 from events.runtime.states import AppearedMeanwhile, Store, Workspace, appeared_meanwhile
 from events.runtime.tables import calls, inbox, outbox
 from events.runtime.told import Told
@@ -42,23 +42,22 @@ class Committed:
     decided: list[tuple[Told, Decision[Any, Any, Any]]] = field(default_factory=list)
 
 
-_OUTBOX_COLUMNS = list(outbox.c)
-_CALL_COLUMNS = [calls.c[name] for name in ("call_id", "owner", "name", "order_id", "request", "traceparent")]
+_OF_CALL = ("call_id", "name", "order_id", "request", "traceparent")
 
 _given = rows_of([inbox.c.fact_id])
-_ENTER_INBOX = compiled(
+_ENTER_INBOX = prepared(
     postgresql_insert(inbox)
     .from_select(["fact_id"], select(*_given.c).order_by(*_given.c))
     .on_conflict_do_nothing()
     .returning(inbox.c.fact_id)
 )
-_SETTLE_CALLS = compiled(
+_SETTLE_CALLS = prepared(
     delete(calls)
     .where(calls.c.call_id == array_of("call_ids", calls.c.call_id).any_())
     .returning(calls.c.call_id)
 )
-_STATE = compiled(insert_rows(outbox, _OUTBOX_COLUMNS))
-_CALL = compiled(insert_rows(calls, _CALL_COLUMNS))
+_STATE = prepared(insert_rows(outbox, [outbox.c[name] for name in ("owner", *OutboxRow.__slots__)]))
+_CALL = prepared(insert_rows(calls, [calls.c[name] for name in ("owner", *_OF_CALL)]))
 
 
 class Batch:
@@ -79,16 +78,23 @@ class Batch:
         """
         began = time.perf_counter()
         async with self._database.transaction() as connection:
-            async with connection.pipeline():
-                workspace, fresh = await self._open(connection, told)
+            opening = Exchange(connection)
+            opening.ask(BEGIN)
+            entering = self._enter(opening, told)
+            workspace = self._store.load(opening, told)
+            await opening.over()
+
+            fresh = {cause for answer in entering for (cause,) in answer.rows}
             committed = self._decide(told, workspace, fresh)
+
+            closing = Exchange(connection)
+            workspace.save(closing)
+            self._write(closing, committed)
+            closing.ask(COMMIT)
+            crash_point("before_commit")
             try:
-                async with connection.pipeline():
-                    await workspace.save(connection)
-                    await self._write(connection, committed)
-                    crash_point("before_commit")
-                    await connection.commit()
-            except errors.UniqueViolation as error:  # within a pipeline it is not known where it comes up
+                await closing.over()
+            except errors.UniqueViolation as error:
                 if appeared_meanwhile(error):
                     raise AppearedMeanwhile from error
                 raise
@@ -96,18 +102,16 @@ class Batch:
         metrics.batch_committed(len(told), len(committed.decided), began)
         return committed
 
-    async def _open(self, connection: Connection, told: Sequence[Told]) -> tuple[Workspace, set[UUID]]:
-        """Enter the inbox, settle the calls and load the states; answers which causes count."""
+    def _enter(self, exchange: Exchange, told: Sequence[Told]) -> list[Answer]:
+        """Enter the inbox and settle the calls; the answers are the causes that count."""
         facts = [item.cause for item in told if item.kind == "fact"]
         outcomes = [item.cause for item in told if item.kind == "outcome"]
-        cursors = []
+        answers = []
         if facts:
-            cursors.append(await connection.execute(_ENTER_INBOX, {"fact_id": facts}))
+            answers.append(exchange.ask(_ENTER_INBOX, fact_id=facts))
         if outcomes:
-            cursors.append(await connection.execute(_SETTLE_CALLS, {"call_ids": outcomes}))
-        workspace = await self._store.load(connection, told)
-        fresh = {value for cursor in cursors for row in await cursor.fetchall() for value in row.values()}
-        return workspace, fresh
+            answers.append(exchange.ask(_SETTLE_CALLS, call_ids=outcomes))
+        return answers
 
     def _decide(self, told: Sequence[Told], workspace: Workspace, fresh: set[UUID]) -> Committed:
         committed = Committed()
@@ -143,18 +147,11 @@ class Batch:
         call_id = derive_fact_id(item.cause, f"{self._service.name}:call", index)
         return CallRow(call_id, call.name, call.order_id, call.model_dump(mode="json"), item.traceparent)
 
-    async def _write(self, connection: Connection, committed: Committed) -> None:
+    def _write(self, exchange: Exchange, committed: Committed) -> None:
+        me = self._instance.number
         if committed.calls:
-            await connection.execute(_CALL, self._call_arrays(committed.calls))
+            arrays = as_columns(committed.calls, _OF_CALL)
+            exchange.ask(_CALL, owner=[me] * len(committed.calls), **arrays)
         if committed.outbox:
-            await connection.execute(_STATE, self._outbox_arrays(committed.outbox))
-
-    def _outbox_arrays(self, rows: list[OutboxRow]) -> dict[str, list[Any]]:
-        arrays = {name: [getattr(row, name) for row in rows] for name in OutboxRow.__slots__}
-        return arrays | {"owner": [self._instance.number] * len(rows)}
-
-    def _call_arrays(self, rows: list[CallRow]) -> dict[str, list[Any]]:
-        names = ("call_id", "name", "order_id", "traceparent")
-        arrays: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
-        arrays["request"] = [Jsonb(row.request) for row in rows]
-        return arrays | {"owner": [self._instance.number] * len(rows)}
+            arrays = as_columns(committed.outbox, OutboxRow.__slots__)
+            exchange.ask(_STATE, owner=[me] * len(committed.outbox), **arrays)

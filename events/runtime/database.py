@@ -15,6 +15,15 @@ from events.runtime.settings import ProcessSettings
 
 Connection = psycopg.AsyncConnection[DictRow]
 
+
+class Session(Connection):
+    """A connection of the pool. `prepared` names the statements that it has prepared for `Exchange`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.prepared: set[bytes] = set()
+
+
 # What says "the database is away", as opposed to "it does not like this statement". One that only reads is
 # a standby on its way to becoming the primary; a session that idled in a transaction was ended for it.
 AWAY = (
@@ -56,9 +65,9 @@ class Database:
     def __init__(self, settings: ProcessSettings, application_name: str) -> None:
         self.outage = Outage("database")
         self._settings = settings
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[Session] = AsyncConnectionPool(
             settings.database_url,
-            connection_class=psycopg.AsyncConnection[DictRow],
+            connection_class=Session,
             kwargs=connect_options(settings, application_name),
             min_size=2,
             max_size=settings.database_pool_size,
@@ -74,7 +83,7 @@ class Database:
         await self._pool.close()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
+    async def transaction(self) -> AsyncIterator[Session]:
         """A connection whose work is committed at the end, or rolled back. Raises one of AWAY."""
         async with self._pool.connection() as connection:
             yield connection

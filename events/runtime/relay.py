@@ -15,6 +15,7 @@ from events.envelope import fields_of
 from events.runtime.broker import BROKER_AWAY, lost_means_away
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, Database
+from events.runtime.exchange import BEGIN, COMMIT, Exchange, prepared
 from events.runtime.instance import Instance
 from events.runtime.log import Outage, log
 from events.runtime.publishing import publish_confirmed, publishing_channel
@@ -47,9 +48,9 @@ _READ = compiled(
     .order_by(outbox.c.stated_at)
     .limit(bindparam("row_limit"))
 )
-_FORGET = compiled(delete(outbox).where(outbox.c.fact_id == array_of("fact_ids", outbox.c.fact_id).any_()))
+_FORGET = prepared(delete(outbox).where(outbox.c.fact_id == array_of("fact_ids", outbox.c.fact_id).any_()))
 # Losing this commit in a crash of the server only means that confirmed facts are published once more.
-_NO_FSYNC = b"SET LOCAL synchronous_commit = off"
+_NO_FSYNC = prepared("SET LOCAL synchronous_commit = off")
 
 
 class Relay:
@@ -215,10 +216,13 @@ class Relay:
             count = len(self._confirmed)
             while count:
                 try:
-                    async with self._database.transaction() as connection, connection.pipeline():
-                        await connection.execute(_NO_FSYNC)
-                        await connection.execute(_FORGET, {"fact_ids": self._confirmed[:count]})
-                        await connection.commit()
+                    async with self._database.transaction() as connection:
+                        exchange = Exchange(connection)
+                        exchange.ask(BEGIN)
+                        exchange.ask(_NO_FSYNC)
+                        exchange.ask(_FORGET, fact_ids=self._confirmed[:count])
+                        exchange.ask(COMMIT)
+                        await exchange.over()
                     break
                 except AWAY as error:
                     await self._database.wait_until_back(error)

@@ -6,6 +6,7 @@ number of statements and psycopg can send them together in one pipeline.
 
 import re
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -53,6 +54,11 @@ def update_rows(table: Table, key: Column[Any], columns: Sequence[Column[Any]]) 
     return (
         update(table).values({col.name: given.c[col.name] for col in columns}).where(key == given.c[key.name])
     )
+
+
+def as_columns(rows: Sequence[Any], names: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """What `rows`, of which there are some, have under `names`, of which there are two or more: by name."""
+    return dict(zip(names, zip(*map(attrgetter(*names), rows), strict=True), strict=True))
 
 
 def as_arrays(columns: Sequence[Column[Any]], rows: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:

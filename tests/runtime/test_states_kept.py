@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, LiteralString
 
-import psycopg
 import pytest
 from alembic import command
 from psycopg.rows import dict_row
 
-from events.runtime.database import Connection
+from events.runtime.database import Session
+from events.runtime.exchange import Exchange
 from events.runtime.migrations import alembic_config, upgrade
 from events.runtime.states import OrderStates
 from fulfillment_svc.decide import Shipment
@@ -87,8 +87,8 @@ ROWS_OF_0001: list[tuple[str, OrderStates[Any], Any, LiteralString, list[Any]]] 
 
 
 @asynccontextmanager
-async def connected(database_url: str) -> AsyncIterator[Connection]:
-    async with await psycopg.AsyncConnection.connect(database_url, row_factory=dict_row) as connection:
+async def connected(database_url: str) -> AsyncIterator[Session]:
+    async with await Session.connect(database_url, row_factory=dict_row) as connection:
         yield connection
 
 
@@ -97,8 +97,10 @@ async def test_it_is_read_as_it_was_written(
     servers: Servers, package: str, store: OrderStates[Any], state: Any
 ) -> None:
     async with connected(await servers.new_database(package)) as connection:
-        await store.insert(connection, [replace(state, round=1)] if hasattr(state, "round") else [state])
-        await store.update(connection, [state])
+        exchange = Exchange(connection)
+        store.insert(exchange, [replace(state, round=1)] if hasattr(state, "round") else [state])
+        store.update(exchange, [state])
+        await exchange.over()
         assert await store.read(connection, ORDER) == state
 
 
