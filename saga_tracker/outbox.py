@@ -24,7 +24,7 @@ from events.runtime.broker import BROKER_AWAY
 from events.runtime.database import AWAY, Connection, Database
 from events.runtime.log import Outage, log
 from events.runtime.promptly import promptly
-from events.runtime.publishing import publish_confirmed, publishing_channel
+from events.runtime.publishing import Publication, publish_confirmed, publishing_channel
 from events.runtime.sql import as_arrays, compiled, rows_of
 from events.service import EXCHANGE
 from events.topology import TRACKER
@@ -160,9 +160,7 @@ class Publisher:
         if not rows:
             return False
         async with asyncio.timeout(self._settings.publish_timeout_seconds):
-            results = await asyncio.gather(
-                *(self._publish_one(channel, row) for row in rows), return_exceptions=True
-            )
+            results = await publish_confirmed(channel, [_publication(row) for row in rows])
         confirmed: list[Outgoing] = []
         failures: list[BaseException] = []
         for row, result in zip(rows, results, strict=True):
@@ -176,18 +174,6 @@ class Publisher:
         if failures:
             raise failures[0]
         return len(rows) == limit
-
-    async def _publish_one(self, channel: Channel, row: Outgoing) -> None:
-        fields = fields_of(
-            fact_id=row.message_id,
-            wire_name=row.wire_name,
-            order_id=row.order_id,
-            stated_by=row.stated_by,
-            stated_at=row.stated_at,
-            causation_id=row.causation_id,
-            traceparent=row.traceparent,
-        )
-        await publish_confirmed(channel, row.body, fields, exchange=row.exchange, routing_key=row.routing_key)
 
     def _set_aside(self, row: Outgoing, error: BaseException) -> None:
         """Keep what nobody takes until the next sweep, without holding up the others."""
@@ -221,6 +207,19 @@ class Publisher:
                 return
             except AWAY as error:
                 await self._database.wait_until_back(error)
+
+
+def _publication(row: Outgoing) -> Publication:
+    fields = fields_of(
+        fact_id=row.message_id,
+        wire_name=row.wire_name,
+        order_id=row.order_id,
+        stated_by=row.stated_by,
+        stated_at=row.stated_at,
+        causation_id=row.causation_id,
+        traceparent=row.traceparent,
+    )
+    return Publication(row.exchange, row.routing_key, fields, row.body)
 
 
 def _key_of(row: Outgoing) -> Key:

@@ -4,11 +4,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from aio_pika.abc import AbstractIncomingMessage
 from opentelemetry.trace import Span, SpanContext, SpanKind
 
 from events.runtime import tracing
 from events.runtime.dead_letters import attempts_before
+from events.runtime.deliveries import Delivery
 from events.runtime.told import Told
 from events.runtime.tracing import Work
 from events.service import EXCHANGE
@@ -22,7 +22,7 @@ class BatchTrace:
         self._works: dict[int, Work] = {}
         self._batch: Span | None = None
 
-    def enter(self, told: Told, message: AbstractIncomingMessage | None = None) -> Told:
+    def enter(self, told: Told, message: Delivery | None = None) -> Told:
         """Begin its span. Answers the same as something that descends from that span."""
         if message is None:
             name, kind, attributes = f"decide {told.name}", SpanKind.INTERNAL, self._of(told)
@@ -59,7 +59,7 @@ class BatchTrace:
     def _of(self, told: Told) -> dict[str, str | int]:
         return {"saga.order_id": str(told.order_id), "saga.cause_id": str(told.cause)}
 
-    def _of_delivery(self, message: AbstractIncomingMessage, fact_name: str) -> dict[str, str | int]:
+    def _of_delivery(self, message: Delivery, fact_name: str) -> dict[str, str | int]:
         """OpenTelemetry's conventions for messaging, and this system's own words."""
         return {
             "messaging.system": "rabbitmq",

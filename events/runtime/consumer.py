@@ -3,94 +3,82 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, Union
+from typing import Any
 
-from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
-from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitQueue
-from faststream.rabbit.schemas import QueueType
-from faststream.specification import AsyncAPI
-from opentelemetry.instrumentation.utils import suppress_instrumentation
-from yarl import URL
+import aiormq
+from aiormq.abc import AbstractChannel, DeliveredMessage
+from pamqp.commands import Queue
 
 from events.runtime.broker import BROKER_AWAY, lasting_connection_url, lost_means_away
+from events.runtime.deliveries import Deliveries, Delivery
 from events.runtime.log import Outage
 from events.runtime.promptly import promptly
 from events.runtime.settings import ServiceSettings
-from events.service import EXCHANGE, Service
+from events.service import Service
 
 
 class Consumer:
-    """Consumes one queue over FastStream's connection. What arrives goes to `receive`, `settle` acknowledges.
+    """Consumes one queue. What arrives goes to `receive`, `settle` acknowledges it.
 
-    The deliveries come straight from aio-pika: FastStream's own handling of each costs as much as the rest of
-    the way from the socket to the batch, and it would do nothing here.
+    On a connection of aiormq's, below FastStream and aio-pika: what they do for each delivery costs more than
+    the rest of its way from the socket to the batch, and would do nothing here.
     """
 
     def __init__(
-        self, settings: ServiceSettings, service: Service, receive: Callable[[AbstractIncomingMessage], None]
+        self, settings: ServiceSettings, service: Service, receive: Callable[[Delivery], None]
     ) -> None:
         self._settings = settings
         self._service = service
         self._receive = receive
         self._acknowledgements = Acknowledgements()
         self._outage = Outage("broker, for consuming")
-        self._broker = self._on_one_node()
-        self._queue: AbstractQueue | None = None
+        self._connection: aiormq.Connection | None = None
+        self._channel: AbstractChannel | None = None
         self._consumer_tag: str | None = None
+        self._lost = asyncio.Event()
 
     async def run(self) -> None:
-        """Consume for ever: wait for the broker at first; later the connection recovers by itself."""
-        while self._consumer_tag is None:
-            try:
-                with lost_means_away():
-                    await self._begin()
-            except BROKER_AWAY as error:
-                self._outage.began(error)
-                await self._broker.stop()
-                self._broker = self._on_one_node()
-                await asyncio.sleep(self._settings.reconnect_seconds)
+        """Consume for ever; wait for a broker that is away."""
         while True:
             try:
                 with lost_means_away():
-                    alive = await self._broker.ping(timeout=self._settings.reconnect_seconds)
-            except BROKER_AWAY:
-                alive = False
-            if alive:
+                    await promptly(self._begin(), self._settings.broker_connect_timeout_seconds)
                 self._outage.ended()
-            else:
-                self._outage.began(ConnectionError("connection lost"))
-                await self._turn_to_another_node()
+                await self._lost.wait()
+                self._outage.began(ConnectionError("connection lost, or consumer cancelled by the broker"))
+            except BROKER_AWAY as error:
+                self._outage.began(error)
+            await self.close()
             await asyncio.sleep(self._settings.reconnect_seconds)
 
     async def working(self) -> bool:
         """Whether the broker counts a consumer on the queue, over a connection that answers."""
-        if self._consumer_tag is None:
+        connection = self._connection
+        if connection is None or self._consumer_tag is None:
             return False
         try:
-            async with asyncio.timeout(self._settings.reconnect_seconds * 4):
-                connection = await self._broker.connect()
-                async with connection.channel() as channel:
-                    queue = await channel.declare_queue(self._service.queue, passive=True)
+            with lost_means_away():
+                queue = await promptly(self._look_at_queue(connection), self._settings.reconnect_seconds * 4)
         except BROKER_AWAY:
             return False
-        return (queue.declaration_result.consumer_count or 0) > 0
+        return (queue.consumer_count or 0) > 0
 
     async def stop_receiving(self) -> None:
         """Cancel the consumer; what has arrived already can still be settled."""
         tag, self._consumer_tag = self._consumer_tag, None
-        if self._queue is not None and tag is not None:
+        if self._channel is not None and tag is not None:
             with contextlib.suppress(*BROKER_AWAY):
-                async with asyncio.timeout(self._settings.reconnect_seconds * 4):
-                    await self._queue.cancel(tag)
+                await promptly(self._channel.basic_cancel(tag), self._settings.reconnect_seconds * 4)
 
     async def close(self) -> None:
         """Let go of the connection; if the broker does not answer that, without its consent."""
-        with contextlib.suppress(*BROKER_AWAY):
-            await promptly(self._broker.stop(), self._settings.reconnect_seconds * 4)
+        connection, self._connection, self._channel = self._connection, None, None
+        self._consumer_tag = None
+        if connection is not None:
+            with contextlib.suppress(*BROKER_AWAY):
+                await promptly(connection.close(), self._settings.reconnect_seconds * 4)
 
-    async def settle(
-        self, messages: Sequence[AbstractIncomingMessage], returned: Sequence[AbstractIncomingMessage]
-    ) -> None:
+    async def settle(self, messages: Sequence[Delivery], returned: Sequence[Delivery]) -> None:
         """Acknowledge messages whose effects are committed, except those `returned` to the queue.
 
         A lost channel redelivers them: no matter.
@@ -98,30 +86,30 @@ class Consumer:
         with contextlib.suppress(*BROKER_AWAY), lost_means_away():
             await self._acknowledgements.settle(messages, returned)
 
-    def _on_one_node(self) -> RabbitBroker:
-        return broker_of(
-            self._service,
-            lasting_connection_url(self._settings),
-            connect_timeout_seconds=self._settings.broker_connect_timeout_seconds,
-            reconnect_seconds=self._settings.reconnect_seconds,
-        )
-
-    async def _turn_to_another_node(self) -> None:
-        """Where aio-pika, which tries again by itself, tries next."""
-        connection = await self._broker.connect()
-        connection.url = URL(lasting_connection_url(self._settings))
-
     async def _begin(self) -> None:
-        # What a delivery leads to has its span where it is committed: one for its arrival would tell nothing.
-        with suppress_instrumentation():
-            connection = await self._broker.connect()
-            channel = await connection.channel()
-            await channel.set_qos(prefetch_count=self._settings.prefetch)
-            self._queue = await channel.declare_queue(self._service.queue, passive=True)
-            self._consumer_tag = await self._queue.consume(self._hear)
+        lost = self._lost = asyncio.Event()
+        deliveries = Deliveries()
+        url = lasting_connection_url(self._settings)
+        self._connection = connection = aiormq.Connection(url, transport_factory=deliveries)
+        await connection.connect(client_properties={"connection_name": f"{self._service.name} consumer"})
+        self._channel = channel = await connection.channel(publisher_confirms=False)
+        deliveries.on_channel(channel, self._receive)
+        channel.closing.add_done_callback(lambda _: lost.set())
+        channel.on_consumer_cancel_callbacks.add(lambda _: lost.set())
+        await channel.basic_qos(prefetch_count=self._settings.prefetch)
+        consuming = await channel.basic_consume(self._service.queue, _unused)
+        self._consumer_tag = consuming.consumer_tag
 
-    async def _hear(self, message: AbstractIncomingMessage) -> None:
-        self._receive(message)
+    async def _look_at_queue(self, connection: aiormq.Connection) -> Queue.DeclareOk:
+        channel = await connection.channel(publisher_confirms=False)
+        try:
+            return await channel.queue_declare(self._service.queue, passive=True)
+        finally:
+            await channel.close()
+
+
+async def _unused(_: DeliveredMessage) -> None:
+    """For a channel whose deliveries aiormq does not see."""
 
 
 class Acknowledgements:
@@ -140,8 +128,8 @@ class Acknowledgements:
 
     async def settle(
         self,
-        messages: Sequence[AbstractIncomingMessage],
-        returned: Sequence[AbstractIncomingMessage] = (),
+        messages: Sequence[Delivery],
+        returned: Sequence[Delivery] = (),
     ) -> None:
         """Note that `messages` are settled, those `returned` among them, and acknowledge what can be."""
         channel = messages[-1].channel
@@ -160,55 +148,9 @@ class Acknowledgements:
         if last is not None:
             await self._channel.basic_ack(delivery_tag=last, multiple=True)
 
-    def _tags(self, messages: Sequence[AbstractIncomingMessage]) -> set[int]:
+    def _tags(self, messages: Sequence[Delivery]) -> set[int]:
         return {
             message.delivery_tag
             for message in messages
             if message.channel is self._channel and message.delivery_tag is not None
         }
-
-
-def broker_of(
-    service: Service, broker_url: str, *, connect_timeout_seconds: float = 5, reconnect_seconds: float = 5
-) -> RabbitBroker:
-    """The service on FastStream: its connection, and what it hears and states, documented by type."""
-    broker = RabbitBroker(
-        broker_url,
-        logger=None,
-        app_id=service.name,
-        graceful_timeout=None,
-        timeout=connect_timeout_seconds,
-        reconnect_interval=reconnect_seconds,
-    )
-    exchange = RabbitExchange(EXCHANGE, declare=False)
-
-    async def hear(fact: Any) -> None:
-        """Decode, decide, commit with its batch, acknowledge."""
-
-    hear.__annotations__["fact"] = Union[service.hears]  # noqa: UP007 - a union made of a tuple
-    broker.subscriber(
-        RabbitQueue(service.queue, queue_type=QueueType.QUORUM, declare=False),
-        exchange,
-        title=service.queue,
-        description=f"Bound to {', '.join(service.binding_keys)}.",
-    )(hear)
-    for fact in service.states:
-        broker.publisher(
-            routing_key=fact.wire_name,
-            exchange=exchange,
-            title=fact.wire_name,
-            description=fact.__doc__,
-            schema=fact,
-        )
-    return broker
-
-
-def asyncapi_document(service: Service) -> dict[str, Any]:
-    """The AsyncAPI document of a service, derived from the types of its `decide`."""
-    api = AsyncAPI(
-        broker_of(service, "amqp://broker"),
-        title=f"{service.package}: facts heard and stated",
-        version="1.0.0",
-    )
-    document: dict[str, Any] = api.to_specification().to_jsonable()
-    return document

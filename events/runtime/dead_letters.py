@@ -8,17 +8,18 @@ What cannot be read is a dead letter at once, for no delay makes it readable.
 import asyncio
 import contextlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractMessage
+from aio_pika.abc import AbstractChannel, AbstractMessage
 from pamqp.encode import encode_table_value, field_table
 
 from events.runtime import metrics
 from events.runtime.broker import BROKER_AWAY, connection_url, lost_means_away
+from events.runtime.deliveries import Delivery
 from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
 from events.runtime.tracing import Work, work
@@ -46,7 +47,7 @@ _NOT_KEPT_PREFIXES = ("x-first-death-", "x-last-death-")
 class Failure:
     """A delivery that failed: a short `reason` code, a `detail` for a person, whether it will fail again."""
 
-    message: AbstractIncomingMessage
+    message: Delivery
     reason: str
     detail: str
     for_good: bool
@@ -61,7 +62,18 @@ class History:
     routing_key: str
 
 
-def original_routing_key(message: AbstractIncomingMessage) -> str | None:
+class Routed(Protocol):
+    """What is read of a message that came by way of an exchange."""
+
+    @property
+    def exchange(self) -> str | None: ...
+    @property
+    def routing_key(self) -> str | None: ...
+    @property
+    def headers(self) -> Mapping[str, Any]: ...
+
+
+def original_routing_key(message: Routed) -> str | None:
     """The key it was first published with, by which the broker judged whether its publisher may state it.
 
     None for what a person put on the queue. The headers count only where the broker lets nobody but the
@@ -75,13 +87,13 @@ def original_routing_key(message: AbstractIncomingMessage) -> str | None:
     return None
 
 
-def attempts_before(message: AbstractIncomingMessage) -> int:
+def attempts_before(message: Routed) -> int:
     """How often this service has failed at it before."""
     before = message.headers.get(ATTEMPTS) if message.exchange == REDRIVE_EXCHANGE else None
     return before if isinstance(before, int) else 0
 
 
-def history_after(message: AbstractIncomingMessage, now: datetime) -> History:
+def history_after(message: Routed, now: datetime) -> History:
     """Its history, the attempt that has just failed included."""
     headers = message.headers if message.exchange == REDRIVE_EXCHANGE else {}
     first_at = headers.get(FIRST_AT)
@@ -99,7 +111,7 @@ class DeadLetterOffice:
         self._settings = settings
         self._service = service
 
-    async def take(self, failures: Sequence[Failure]) -> list[AbstractIncomingMessage]:
+    async def take(self, failures: Sequence[Failure]) -> list[Delivery]:
         """Send them on; what cannot be sent now goes back on the queue, to come again at once.
 
         Answers the messages that were put back. The others may be acknowledged; killed before that, this
@@ -110,10 +122,10 @@ class DeadLetterOffice:
             await asyncio.sleep(self._settings.reconnect_seconds)
             with contextlib.suppress(*BROKER_AWAY):
                 for message in unsent:
-                    await message.nack(requeue=True)
+                    await message.whole().nack(requeue=True)
         return unsent
 
-    async def _send(self, failures: Sequence[Failure]) -> list[AbstractIncomingMessage]:
+    async def _send(self, failures: Sequence[Failure]) -> list[Delivery]:
         """Publish all, each time on a short connection of its own, for they are rare.
 
         Answers what was not confirmed.
@@ -149,7 +161,7 @@ class DeadLetterOffice:
             exchange, headers = retry_exchange(history.attempts), _of_retry(history)
         with self._span_of(failure, exchange) as span, span.current(), lost_means_away():
             where = await channel.get_exchange(exchange, ensure=False)
-            await where.publish(copy_of(failure.message, headers), self._service, mandatory=True)
+            await where.publish(copy_of(failure.message.whole(), headers), self._service, mandatory=True)
         metrics.message_failed(failure.reason, dead=exchange == DEAD_LETTER_EXCHANGE)
         self._report(failure, history, exchange)
 

@@ -18,7 +18,7 @@ from events.runtime.database import AWAY, Database
 from events.runtime.exchange import BEGIN, COMMIT, Exchange, prepared
 from events.runtime.instance import Instance
 from events.runtime.log import Outage, log
-from events.runtime.publishing import publish_confirmed, publishing_channel
+from events.runtime.publishing import Publication, publish_confirmed, publishing_channel
 from events.runtime.settings import ServiceSettings
 from events.runtime.sql import array_of, compiled
 from events.runtime.tables import outbox
@@ -168,9 +168,7 @@ class Relay:
     async def _publish(self, channel: Channel, rows: list[OutboxRow]) -> None:
         """Publish all at once and note which are confirmed. Raises when the connection is no good."""
         async with asyncio.timeout(self._settings.publish_timeout_seconds):
-            results = await asyncio.gather(
-                *(self._publish_one(channel, row) for row in rows), return_exceptions=True
-            )
+            results = await publish_confirmed(channel, [self._publication(row) for row in rows])
         failures: list[BaseException] = []
         for row, result in zip(rows, results, strict=True):
             if result is None:
@@ -186,7 +184,7 @@ class Relay:
             raise next((error for error in failures if not isinstance(error, BROKER_AWAY)), failures[0])
         crash_point("after_publish")
 
-    async def _publish_one(self, channel: Channel, row: OutboxRow) -> None:
+    def _publication(self, row: OutboxRow) -> Publication:
         fields = fields_of(
             fact_id=row.fact_id,
             wire_name=row.wire_name,
@@ -196,7 +194,7 @@ class Relay:
             causation_id=row.causation_id,
             traceparent=row.traceparent,
         )
-        await publish_confirmed(channel, row.body, fields, exchange=EXCHANGE, routing_key=row.wire_name)
+        return Publication(EXCHANGE, row.wire_name, fields, row.body)
 
     def _set_aside(self, row: OutboxRow, error: PublishError) -> None:
         """Keep a fact that no queue is bound to, without holding up the others."""

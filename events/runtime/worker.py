@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from aio_pika.abc import AbstractIncomingMessage
-
 from events.decision import Command, Outcome
 from events.envelope import Unreadable, decode
 from events.facts import Fact
@@ -23,6 +21,7 @@ from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, in_words
 from events.runtime.dead_letters import Failure, original_routing_key
+from events.runtime.deliveries import Delivery
 from events.runtime.log import log, story
 from events.runtime.settings import ServiceSettings
 from events.runtime.states import AppearedMeanwhile
@@ -42,7 +41,7 @@ class Overloaded(Exception):
 class Entry:
     """What waits for the next batch: a delivery, decoded when its batch begins, or something told."""
 
-    message: AbstractIncomingMessage | None = None
+    message: Delivery | None = None
     told: Told | None = None
 
 
@@ -58,10 +57,8 @@ class Worker:
         *,
         pass_on: Callable[[Committed], None],
         look_in_tables: Callable[[], None],
-        settle: Callable[
-            [Sequence[AbstractIncomingMessage], Sequence[AbstractIncomingMessage]], Awaitable[None]
-        ],
-        take_failures: Callable[[Sequence[Failure]], Awaitable[list[AbstractIncomingMessage]]],
+        settle: Callable[[Sequence[Delivery], Sequence[Delivery]], Awaitable[None]],
+        take_failures: Callable[[Sequence[Failure]], Awaitable[list[Delivery]]],
     ) -> None:
         self._settings = settings
         self._database = database
@@ -82,7 +79,7 @@ class Worker:
     def idle(self) -> bool:
         return not self._waiting and not self._working
 
-    def receive(self, message: AbstractIncomingMessage) -> None:
+    def receive(self, message: Delivery) -> None:
         """Take a delivery. The broker's prefetch bounds how many wait."""
         if message.redelivered:
             metrics.REDELIVERIES.inc()
@@ -132,7 +129,7 @@ class Worker:
         failures: list[Failure] = []
         with BatchTrace(self._service) as trace:
             told: list[Told] = []
-            deliveries: dict[int, AbstractIncomingMessage] = {}
+            deliveries: dict[int, Delivery] = {}
             for entry in entries:
                 if entry.told is not None:
                     told.append(trace.enter(entry.told))
@@ -230,7 +227,7 @@ def _report(committed: Committed) -> None:
             )
 
 
-def read(message: AbstractIncomingMessage, hears: tuple[type[Fact], ...]) -> Told:
+def read(message: Delivery, hears: tuple[type[Fact], ...]) -> Told:
     """A delivery as something told. Raises Unreadable, also for a fact that this service does not hear."""
     envelope = decode(message, original_routing_key(message))
     if not isinstance(envelope.fact, hears):

@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any, cast
 from uuid import UUID, uuid4
 
-from aio_pika.abc import AbstractIncomingMessage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from events.runtime.consumer import Acknowledgements
+from events.runtime.deliveries import Delivery as Delivered
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
 from tests.runtime.toy.facts import Bumped
@@ -56,8 +56,8 @@ async def _settle(
     channel.unacknowledged -= set(back)
     channel.settled |= set(group)
     await acknowledgements.settle(
-        cast("list[AbstractIncomingMessage]", [Delivery(channel, tag) for tag in group]),
-        cast("list[AbstractIncomingMessage]", [Delivery(channel, tag) for tag in back]),
+        cast("list[Delivered]", [Delivery(channel, tag) for tag in group]),
+        cast("list[Delivered]", [Delivery(channel, tag) for tag in back]),
     )
 
 
