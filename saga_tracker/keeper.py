@@ -196,7 +196,7 @@ def _traced(late: _Late, cause: Mapping[str, Any], now: datetime) -> list[Outgoi
         "saga.waiting_for": wait.service,
         "saga.step": f"{wait.service}:{heard}",
     }
-    with work(f"saga {late.due.act.value}", cause["traceparent"], attributes=attributes) as span:
+    with work(f"saga {late.due.act.value}", cause["traceparent"], attributes=lambda: attributes) as span:
         span.fail(f"{wait.service} has not answered {heard}")
         return _messages(late, {**cause, "traceparent": span.traceparent}, now)
 

@@ -10,7 +10,7 @@ from events.runtime import tracing
 from events.runtime.dead_letters import attempts_before
 from events.runtime.deliveries import Delivery
 from events.runtime.told import Told
-from events.runtime.tracing import Work
+from events.runtime.tracing import Attributes, Work
 from events.service import EXCHANGE
 
 
@@ -19,24 +19,32 @@ class BatchTrace:
 
     def __init__(self, service: str) -> None:
         self._service = service
+        self._told = 0
         self._works: dict[int, Work] = {}
         self._batch: Span | None = None
 
     def enter(self, told: Told, message: Delivery | None = None) -> Told:
         """Begin its span. Answers the same as something that descends from that span."""
+        self._told += 1
+        name, kind = f"process {told.name}", SpanKind.CONSUMER
         if message is None:
-            name, kind, attributes = f"decide {told.name}", SpanKind.INTERNAL, self._of(told)
-        else:
-            name, kind = f"process {told.name}", SpanKind.CONSUMER
-            attributes = self._of(told) | self._of_delivery(message, told.name)
+            name, kind = f"decide {told.name}", SpanKind.INTERNAL
+
+        def attributes() -> Attributes:
+            of_delivery = self._of_delivery(message, told.name) if message is not None else {}
+            return self._of(told) | of_delivery
+
         work = tracing.work(name, told.traceparent, kind, attributes, self._batch_context)
+        if work.traceparent == told.traceparent:
+            return told
         descending = replace(told, traceparent=work.traceparent)
         self._works[id(descending)] = work
         return descending
 
     def fail(self, told: Told, why: str) -> None:
         """It was not committed."""
-        self._works[id(told)].fail(why)
+        if (work := self._works.get(id(told))) is not None:
+            work.fail(why)
 
     def __enter__(self) -> Self:
         return self
@@ -47,7 +55,7 @@ class BatchTrace:
         for work in self._works.values():
             work.end()
         if self._batch is not None:
-            self._batch.set_attribute("batch.told", len(self._works))
+            self._batch.set_attribute("batch.told", self._told)
             self._batch.end()
 
     def _batch_context(self) -> SpanContext | None:

@@ -26,7 +26,7 @@ from events.runtime.log import log, story
 from events.runtime.settings import ServiceSettings
 from events.runtime.sql import array_of, compiled
 from events.runtime.tables import calls as calls_table
-from events.runtime.tracing import Work, work
+from events.runtime.tracing import Attributes, Work, work
 from events.service import Service
 from events.trace import trace_id
 
@@ -262,12 +262,14 @@ class Caller:
             await self._postpone(row, not_accepted, self._schedules[call.patience])
 
     def _span_of(self, row: CallRow) -> Work:
-        attributes: dict[str, str | int] = {
-            "saga.order_id": str(row.order_id),
-            "saga.attempt": row.attempts + 1,
-            "call.name": row.name,
-            "call.id": str(row.call_id),
-        }
+        def attributes() -> Attributes:
+            return {
+                "saga.order_id": str(row.order_id),
+                "saga.attempt": row.attempts + 1,
+                "call.name": row.name,
+                "call.id": str(row.call_id),
+            }
+
         return work(f"call {row.name}", row.traceparent, SpanKind.CLIENT, attributes)
 
     async def _outcome(self, call: Call, row: CallRow) -> Outcome:

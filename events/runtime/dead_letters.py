@@ -186,7 +186,7 @@ class DeadLetterOffice:
         span = work(
             f"dead letter {fact_name}",
             known,
-            attributes={
+            attributes=lambda: {
                 "saga.order_id": failure.message.correlation_id or "",
                 "saga.waiting_for": self._service,
                 "saga.step": f"{self._service}:{fact_name.rpartition('.')[0]}",

@@ -69,13 +69,15 @@ class Delivery:
 
 
 Receive = Callable[[Delivery], None]
+# By a channel's number, the channel itself and who takes what is delivered on it.
+Receivers = dict[int, tuple[AbstractChannel, Receive]]
 
 
 class Deliveries(TransportFactory):
     """The transport of one connection, whose deliveries on chosen channels go to whoever wants them."""
 
     def __init__(self) -> None:
-        self._receivers: dict[int, tuple[AbstractChannel, Receive]] = {}
+        self._receivers: Receivers = {}
         self._transport: asyncio.ReadTransport | None = None
 
     def on_channel(self, channel: AbstractChannel, receive: Receive) -> None:
@@ -96,7 +98,7 @@ class Deliveries(TransportFactory):
         tls: SSLContextProvider = options.pop("ssl_context_provider")
         context = await tls.get_context() if url.scheme == "amqps" else None
         loop = asyncio.get_running_loop()
-        reader = _Reader(self._receivers)
+        reader = DeliveryReader(self._receivers)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
             transport, _ = await loop.create_connection(
@@ -108,10 +110,10 @@ class Deliveries(TransportFactory):
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
-class _Reader(asyncio.StreamReader):
+class DeliveryReader(asyncio.StreamReader):
     """Passes on to aiormq what is not part of a delivery on one of the chosen channels."""
 
-    def __init__(self, receivers: dict[int, tuple[AbstractChannel, Receive]]) -> None:
+    def __init__(self, receivers: Receivers) -> None:
         super().__init__()
         self._receivers = receivers
         self._half_frame = b""

@@ -22,7 +22,7 @@ from events.runtime.host import Host
 from events.runtime.log import log
 from events.runtime.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.runtime.settings import ProcessSettings
-from events.runtime.tracing import is_tracing, work
+from events.runtime.tracing import Attributes, is_tracing, work
 from events.runtime.worker import Overloaded
 
 RETRY_AFTER_SECONDS = 2
@@ -162,7 +162,10 @@ class TracedRequests:
             return
         method, answer = scope["method"], NotingStatus(send)
         given = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
-        attributes = {"http.request.method": method, "url.path": scope["path"], "url.scheme": scope["scheme"]}
+
+        def attributes() -> Attributes:
+            return {"http.request.method": method, "url.path": scope["path"], "url.scheme": scope["scheme"]}
+
         with work(method, given.decode("latin-1"), SpanKind.SERVER, attributes) as span, span.current():
             await self._app(scope, receive, answer)
             route = route_template(scope)

@@ -18,7 +18,7 @@ from events.runtime.broker import BROKER_AWAY, lasting_connection_url, lost_mean
 from events.runtime.frames import publish_frames
 from events.runtime.promptly import promptly
 from events.runtime.settings import ProcessSettings
-from events.runtime.tracing import Work, is_tracing, work
+from events.runtime.tracing import Attributes, Work, work
 from events.service import EXCHANGE, STREAM
 
 # An orderly end takes milliseconds.
@@ -132,18 +132,19 @@ def _frames_of(channel: Channel, publication: Publication, span: Work) -> bytes:
 def _span_of(publication: Publication) -> Work:
     """From now to the broker's confirm, by OpenTelemetry's conventions for messaging."""
     fields = publication.fields
+
+    def attributes() -> Attributes:
+        return {
+            "messaging.system": "rabbitmq",
+            "messaging.operation.name": "publish",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": f"{publication.exchange}:{publication.routing_key}",
+            "messaging.rabbitmq.destination.routing_key": publication.routing_key,
+            "messaging.message.id": fields["message_id"],
+            "messaging.message.conversation_id": fields["correlation_id"],
+            "saga.order_id": fields["correlation_id"],
+            "saga.fact": fields["type"],
+        }
+
     traceparent = fields["headers"].get("traceparent")
-    if not is_tracing():
-        return work("", traceparent)
-    attributes = {
-        "messaging.system": "rabbitmq",
-        "messaging.operation.name": "publish",
-        "messaging.operation.type": "send",
-        "messaging.destination.name": f"{publication.exchange}:{publication.routing_key}",
-        "messaging.rabbitmq.destination.routing_key": publication.routing_key,
-        "messaging.message.id": fields["message_id"],
-        "messaging.message.conversation_id": fields["correlation_id"],
-        "saga.order_id": fields["correlation_id"],
-        "saga.fact": fields["type"],
-    }
     return work(f"publish {fields['type']}", traceparent, SpanKind.PRODUCER, attributes)

@@ -174,12 +174,12 @@ def work(
     name: str,
     traceparent: str | None,
     kind: SpanKind = SpanKind.INTERNAL,
-    attributes: Attributes | None = None,
+    attributes: Callable[[], Attributes] | None = None,
     linked_to: Callable[[], SpanContext | None] | None = None,
 ) -> Work:
     """Begin something in the trace of `traceparent`; in a new one where that is missing or malformed.
 
-    `linked_to` is asked only when the span is recorded.
+    `attributes` and `linked_to` are asked only when the span may be recorded.
     """
     if trace_id(traceparent) is None:
         traceparent = None
@@ -190,7 +190,7 @@ def work(
     context = Context()
     if traceparent:
         context = trace.set_span_in_context(NonRecordingSpan(_span_context(traceparent)), context)
-    span = _recording.tracer.start_span(name, context, kind, attributes)
+    span = _recording.tracer.start_span(name, context, kind, attributes() if attributes else None)
     if not span.is_recording():
         return Work(traceparent_of(span.get_span_context()))
     if linked_to is not None and (other := linked_to()) is not None:
