@@ -3,7 +3,7 @@
 from sqlalchemy import Boolean, CheckConstraint, Column, Date, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
-from events.runtime.states import OrderStates
+from events.runtime.states import CHANGES_SOON, OrderStates
 from fulfillment_svc.decide import Shipment
 
 metadata = MetaData()
@@ -30,6 +30,7 @@ shipments = Table(
         "'dispatching', 'dispatched', 'dispatch_failed', 'fenced')",
         name="known_status",
     ),
+    **CHANGES_SOON,
 )
 
 SHIPMENTS = OrderStates(shipments, Shipment)

@@ -2,7 +2,7 @@
 
 from sqlalchemy import CheckConstraint, Column, Integer, MetaData, Table, Text, Uuid
 
-from events.runtime.states import OrderStates
+from events.runtime.states import CHANGES_SOON, OrderStates
 from notification_svc.decide import Notice
 
 metadata = MetaData()
@@ -23,6 +23,7 @@ notices = Table(
     Column("settled_by", Text),
     CheckConstraint("ending IN ('confirmed', 'cancelled')", name="known_ending"),
     CheckConstraint("status IN ('sending', 'notified', 'failed')", name="known_status"),
+    **CHANGES_SOON,
 )
 
 NOTICES = OrderStates(notices, Notice)

@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, MetaData, Table, Text, Uuid, func
 from sqlalchemy.dialects.postgresql import JSONB
 
-from events.runtime.states import OrderStates
+from events.runtime.states import CHANGES_SOON, OrderStates
 from order_svc.decide import Order
 
 metadata = MetaData()
@@ -26,6 +26,7 @@ orders = Table(
         "'placed', 'confirmed', 'withdrawn', 'cancelled')",
         name="known_status",
     ),
+    **CHANGES_SOON,
 )
 
 ORDERS = OrderStates(orders, Order)

@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
-from events.runtime.states import OrderStates
+from events.runtime.states import CHANGES_SOON, OrderStates
 from payment_svc.decide import Payment
 
 metadata = MetaData()
@@ -36,6 +36,7 @@ payments = Table(
         name="known_status",
     ),
     CheckConstraint("retry_with IN ('void', 'refund', 'issue_credit_note')", name="known_rung"),
+    **CHANGES_SOON,
 )
 
 PAYMENTS = OrderStates(payments, Payment)
