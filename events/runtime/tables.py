@@ -1,7 +1,5 @@
 """The tables the runtime keeps in every service's database, beside the service's own."""
 
-from typing import Any
-
 from sqlalchemy import (
     Boolean,
     Column,
@@ -18,17 +16,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData()
-
-# Every row is deleted a moment after it is entered. What is left of it costs a vacuum little soon, and later
-# everybody who looks for what is left. Emptied pages are kept: the next rows need them at once.
-_PASSES_THROUGH: dict[str, Any] = {
-    "postgresql_with": {
-        "autovacuum_vacuum_scale_factor": 0,
-        "autovacuum_vacuum_threshold": 2000,
-        "autovacuum_vacuum_cost_delay": 0,
-        "vacuum_truncate": "off",
-    }
-}
 
 # Which process works off a row: the number it drew when it started (see instance.py).
 instance_ids = Sequence("instance_ids", metadata=metadata, data_type=Integer, cycle=True)
@@ -53,7 +40,6 @@ outbox = Table(
     Column("causation_id", Uuid),
     Column("traceparent", Text),
     comment="Facts that are stated (committed) but not yet confirmed by the broker.",
-    **_PASSES_THROUGH,
 )
 
 calls = Table(
@@ -72,5 +58,4 @@ calls = Table(
     Column("due_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index("calls_by_owner", "owner", "due_at"),
     comment="Things asked of the outside world whose outcome has not gone through decide yet.",
-    **_PASSES_THROUGH,
 )
