@@ -28,8 +28,8 @@ INITDB_TIMEOUT_SECONDS = 120
 
 # Everything about durability stays at PostgreSQL's careful defaults.
 #
-# The keys of all large indexes are random. After each checkpoint a page that changes is written to the WAL as a
-# whole, and with a million orders nearly every row that is entered is the first in its page since then: 130 kB
+# The keys of all large indexes are random. After each checkpoint, a page that changes is written to the WAL
+# as a whole, and with a million orders nearly every row that is entered is the first one in its page: 130 kB
 # of WAL for an order instead of 25. Hence checkpoints are rare. (Compressing saves nothing: such pages hold
 # little but random ids.) The price: after a crash of the server there is up to 15 minutes of WAL to replay.
 SETTINGS = {

@@ -18,10 +18,6 @@ StateT = TypeVar("StateT")
 # As much of a state as anybody may be told: neither personal data nor a payment token.
 TOLD = ("status", "amount_minor", "currency", "ending", "settled_by")
 
-# For a table of states. A row changes a few times, soon after it is entered: with room for that in its page
-# it keeps its place, and its index does not change.
-CHANGES_SOON: dict[str, Any] = {"postgresql_with": {"fillfactor": 60}}
-
 
 class Workspace(Protocol):
     """The states one batch works on: read and replaced in memory, then saved together."""

@@ -1,4 +1,4 @@
-"""Room in every page for the rows in it to change, which they do at once and never again."""
+"""Room in a page for its rows to change, which they do soon and then never again."""
 
 from alembic import op
 
