@@ -18,6 +18,7 @@ from events.runtime.dead_letters import DeadLetterOffice
 from events.runtime.instance import Instance
 from events.runtime.log import log
 from events.runtime.relay import Relay
+from events.runtime.retention import Retention
 from events.runtime.scrape import LookUp, connections
 from events.runtime.settings import ServiceSettings
 from events.runtime.states import Store
@@ -58,6 +59,7 @@ class Host:
         )
         self._consumer = Consumer(settings, service, self._worker.receive)
         self._caller = self._caller_of(parts.gateway) if parts.gateway else None
+        self._retention = Retention(settings, self.database)
         self._backlogs = LookUp(self.database, read_backlogs)
         self._tasks: list[asyncio.Task[None]] = []
         self._starting: asyncio.Task[None] | None = None
@@ -127,6 +129,7 @@ class Host:
             self._relay.forget,
             self._worker.run,
             self._consumer.run,
+            self._retention.run,
         ]
         if self._caller is not None:
             loops += [self._caller.run, self._caller.sweep]

@@ -62,6 +62,10 @@ class ServiceSettings(ProcessSettings):
     command_timeout_seconds: float = Field(default=8.0, gt=0)
     max_outbox_backlog: int = Field(default=50_000, gt=0)
 
+    # For how long a service remembers which facts it has heard, longer than any is on its way; 0: for ever.
+    inbox_retention_days: int = Field(default=30, ge=0, le=36_500)
+    inbox_walk_seconds: float = Field(default=21_600.0, gt=0)
+
     relay_in_flight: int = Field(default=200, gt=0)
     relay_memory: int = Field(default=5_000, gt=0)
     forget_after_seconds: float = Field(default=0.25, gt=0)

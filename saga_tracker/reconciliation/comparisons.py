@@ -41,17 +41,19 @@ COMPARE_MOVED = b"""
     WHERE sagas.order_id IS NULL OR sagas.ended_at IS NOT NULL OR sagas.state = 'NEEDS_MANUAL'
     ON CONFLICT DO NOTHING
 """
+# Arrays, as what is only selected within IN may be selected several times, and other rows each time: then
+# all that wait would be taken, limit or not.
 _TAKE = b"""
     UPDATE comparisons SET waiting_since = now() + make_interval(secs => %(hold_seconds)s)
-    WHERE order_id IN (
+    WHERE order_id = ANY(ARRAY(
         SELECT order_id FROM comparisons
         WHERE waiting_since <= now() - make_interval(secs => %(settle_seconds)s)
-        ORDER BY waiting_since LIMIT %(row_limit)s FOR UPDATE SKIP LOCKED)
+        ORDER BY waiting_since LIMIT %(row_limit)s FOR UPDATE SKIP LOCKED))
     RETURNING order_id, waiting_since
 """
 _HURRY = b"""
-    UPDATE comparisons SET waiting_since = '-infinity' WHERE order_id IN (
-        SELECT order_id FROM comparisons ORDER BY waiting_since LIMIT %(row_limit)s FOR UPDATE SKIP LOCKED)
+    UPDATE comparisons SET waiting_since = '-infinity' WHERE order_id = ANY(ARRAY(
+        SELECT order_id FROM comparisons ORDER BY waiting_since LIMIT %(row_limit)s FOR UPDATE SKIP LOCKED))
 """
 _COMPARE_AGAIN = b"""
     INSERT INTO comparisons (order_id, waiting_since)

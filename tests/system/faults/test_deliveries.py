@@ -1,6 +1,7 @@
 """Facts that come twice, in the wrong order, or behind something that cannot be used."""
 
 from functools import partial
+from random import shuffle
 from uuid import UUID, uuid4
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from compose.books import statuses_of
 from compose.demo.shop import Item
 from compose.drills.verbs import everything_twice, killed, paused, put_in_queue
-from tests.system.faults.verbs import queued, refusing, reverse, under_load
+from tests.system.faults.verbs import overheard, queued, refusing, reverse, state_again, under_load
 from tests.system.stage import SERVICES, System, until
 
 ORDERS = 60
@@ -33,6 +34,25 @@ async def test_every_fact_comes_twice(system: System) -> None:
 
         await until(all_were, "not every fact was published twice")
     await burst.landed()
+
+
+async def test_every_fact_comes_again_after_its_inbox_has_forgotten_it(system: System) -> None:
+    """In any order, long after its order ended: the state of the order is enough to know it by."""
+    async with overheard(system) as facts:
+        async with under_load(system, ORDERS, LOAD_SECONDS) as burst:
+            pass
+        before = await burst.landed()
+    for service in SERVICES:
+        await system.execute(service, "DELETE FROM inbox")
+    shuffle(facts)
+    await state_again(system, facts)
+    after = await burst.landed()
+    assert {order_id: after[order_id] for order_id in burst.accepted_as} == {
+        order_id: before[order_id] for order_id in burst.accepted_as
+    }
+    for service in SERVICES:
+        [[heard]] = await system.execute(service, "SELECT count(*) FROM inbox")
+        assert heard >= len(burst.accepted_as) / 2
 
 
 @pytest.mark.parametrize("service", ["inventory", "payment", "fulfillment"])

@@ -1,15 +1,17 @@
 """What can go wrong, as verbs, beside those of compose/drills/verbs.py."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from aio_pika.abc import AbstractIncomingMessage
 
 from compose.demo.shop import Refused
 from compose.local.errors import RigError
 from events.runtime.crash import CrashPoint
 from events.runtime.dead_letters import copy_of
+from events.service import EXCHANGE
 from tests.system.burst import Burst, new_burst
 from tests.system.stage import System, until
 
@@ -74,6 +76,29 @@ async def reverse(system: System, service: str) -> None:
         for message in reversed(taken):
             await channel.default_exchange.publish(copy_of(message, {}), queue.name)
         await taken[-1].ack(multiple=True)
+
+
+@asynccontextmanager
+async def overheard(system: System) -> AsyncIterator[list[AbstractIncomingMessage]]:
+    """What is stated inside, as it comes."""
+    heard: list[AbstractIncomingMessage] = []
+
+    async def note(message: AbstractIncomingMessage) -> None:
+        heard.append(message)
+
+    async with system.channel_as("admin") as channel:
+        queue = await channel.declare_queue(exclusive=True)
+        await queue.bind(EXCHANGE, "#")
+        await queue.consume(note, no_ack=True)
+        yield heard
+
+
+async def state_again(system: System, facts: Sequence[AbstractIncomingMessage]) -> None:
+    """Publish these once more, as they were, each to everybody who hears it."""
+    async with system.channel_as("admin") as channel:
+        exchange = await channel.get_exchange(EXCHANGE, ensure=False)
+        for fact in facts:
+            await exchange.publish(copy_of(fact, {}), fact.routing_key or "")
 
 
 @asynccontextmanager

@@ -1,0 +1,71 @@
+"""Forgets, now and then, which facts were heard long ago. Otherwise the inbox would grow for ever.
+
+A fact whose row is gone is heard as if it were new. Until then it may come again by any way there is; after
+that only the state of its order protects, which is kept (events/CHOREOGRAPHY.md: what may come again, when).
+
+The inbox has no index by time, and no partitions: what a fact is known by is its id alone, whoever stated it
+and whenever it says it did. So the table is walked, a few pages in a transaction, with long pauses. Where
+nothing is old that costs about as much as reading it, and those who hear facts nothing at all.
+"""
+
+import asyncio
+import time
+
+import psycopg
+
+from events.runtime.database import AWAY, Database, in_words
+from events.runtime.log import log
+from events.runtime.settings import ServiceSettings
+
+# Pages of 8 KiB, of some 140 rows each.
+PAGES_AT_ONCE = 64
+# Of the time a pass takes, so much is work. The rest is for those who hear facts.
+SHARE_OF_TIME = 0.05
+
+_PAGES = b"SELECT pg_relation_size('inbox') / current_setting('block_size')::int AS pages"
+# Losing this in a crash of the server only means that the rows are forgotten later.
+_NO_FSYNC = b"SET LOCAL synchronous_commit = off"
+_FORGET = b"""
+    DELETE FROM inbox
+    WHERE ctid >= format('(%%s,0)', %(first)s::bigint)::tid AND ctid < format('(%%s,0)', %(end)s::bigint)::tid
+        AND heard_at < now() - make_interval(days => %(days)s)
+"""
+
+
+class Retention:
+    """One of every instance. Several forget the same rows, and one finds what the other has left."""
+
+    def __init__(self, settings: ServiceSettings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+
+    async def run(self) -> None:
+        """Walk through the inbox from time to time, for ever; for nothing if it is kept for ever."""
+        while True:
+            if self._settings.inbox_retention_days:
+                try:
+                    await self.walk()
+                except psycopg.Error as error:  # such as a time limit of the server's: nothing depends on it
+                    log.error("inbox_not_walked", why=in_words(error))
+            await asyncio.sleep(self._settings.inbox_walk_seconds)
+
+    async def walk(self) -> None:
+        """Forget what is old, from the first page to the last."""
+        pages: int = (await self._database.rows_when_back(_PAGES))[0]["pages"]
+        forgotten = 0
+        for first in range(0, pages, PAGES_AT_ONCE):
+            began = time.monotonic()
+            forgotten += await self._forget(first, first + PAGES_AT_ONCE)
+            await asyncio.sleep((time.monotonic() - began) * (1 / SHARE_OF_TIME - 1))
+        if forgotten:
+            log.info("inbox_forgot", rows=forgotten)
+
+    async def _forget(self, first: int, end: int) -> int:
+        given = {"first": first, "end": end, "days": self._settings.inbox_retention_days}
+        while True:
+            try:
+                async with self._database.transaction() as connection:
+                    await connection.execute(_NO_FSYNC)
+                    return (await connection.execute(_FORGET, given)).rowcount
+            except AWAY as error:
+                await self._database.wait_until_back(error)
