@@ -1,12 +1,14 @@
 """A service as a process: settings, logging, HTTP server, signals."""
 
+from collections.abc import Collection
+
 import uvicorn
 import uvloop
 from fastapi import APIRouter, FastAPI, Request
 
 from events.runtime.consumer import asyncapi_document
 from events.runtime.host import Host, Parts
-from events.runtime.http import Runnable, create_app
+from events.runtime.http import Runnable, Straight, create_app
 from events.runtime.log import configure_logging
 from events.runtime.memory import collect_garbage_rarely
 from events.runtime.metrics import say_what_runs
@@ -18,21 +20,28 @@ MAX_OPEN_REQUESTS = 2_000
 KEEP_ALIVE_SECONDS = 30
 
 
-def run_service(parts: Parts, settings: ServiceSettings, routers: list[APIRouter]) -> None:
-    """Run one service until SIGTERM or SIGINT."""
+def run_service(
+    parts: Parts, settings: ServiceSettings, routers: list[APIRouter], straight: Collection[Straight] = ()
+) -> None:
+    """Run one service until SIGTERM or SIGINT. `straight`: see `create_app`."""
     host = Host(parts, settings)
     routers = [*routers, states_router(parts.store), _asyncapi_router(parts)]
-    serve(parts.service.package, _purpose(parts), settings, host, routers)
+    serve(parts.service.package, _purpose(parts), settings, host, routers, straight)
 
 
 def serve(
-    name: str, description: str, settings: ProcessSettings, runnable: Runnable, routers: list[APIRouter]
+    name: str,
+    description: str,
+    settings: ProcessSettings,
+    runnable: Runnable,
+    routers: list[APIRouter],
+    straight: Collection[Straight] = (),
 ) -> None:
     """Run anything with a start, a stop and routes as a process of this system."""
     configure_logging(name, settings.log_format, settings.log_level, settings.log_lines_per_second)
     start_tracing(name)
     say_what_runs()
-    app = create_app(name, description, settings, runnable, routers)
+    app = create_app(name, description, settings, runnable, routers, straight)
     collect_garbage_rarely()
     try:
         uvloop.run(uvicorn_server(app, settings).serve())
