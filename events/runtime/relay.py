@@ -12,7 +12,7 @@ from aiormq import Channel
 from sqlalchemy import bindparam, delete, not_, select
 
 from events.envelope import fields_of
-from events.runtime.broker import BROKER_AWAY, lost_means_away
+from events.runtime.broker import BROKER_AWAY, broker_user, lost_means_away
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, Database
 from events.runtime.instance import Instance
@@ -62,6 +62,7 @@ class Relay:
         self._database = database
         self._instance = instance
         self._service = service
+        self._user = broker_user(settings)
         self._outage = Outage("broker, for publishing")
         self._waiting: dict[UUID, OutboxRow] = {}
         self._unheard: dict[UUID, OutboxRow] = {}
@@ -195,6 +196,7 @@ class Relay:
             causation_id=row.causation_id,
             traceparent=row.traceparent,
         )
+        fields["user_id"] = self._user
         await publish_confirmed(channel, row.body, fields, exchange=EXCHANGE, routing_key=row.wire_name)
 
     def _set_aside(self, row: OutboxRow, error: PublishError) -> None:

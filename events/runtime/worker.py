@@ -19,6 +19,7 @@ from events.facts import Fact
 from events.runtime import metrics
 from events.runtime.batch import Batch, Committed
 from events.runtime.batch_trace import BatchTrace
+from events.runtime.broker import broker_user
 from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, in_words
@@ -67,6 +68,7 @@ class Worker:
         self._database = database
         self._batch = batch
         self._service = service.name
+        self._user = broker_user(settings)
         self._hears = service.hears
         self._pass_on = pass_on
         self._look_in_tables = look_in_tables
@@ -119,6 +121,13 @@ class Worker:
                 finally:
                     self._working = False
 
+    def _stated_here(self, message: AbstractIncomingMessage) -> bool:
+        """Whether it comes from this service's own outbox: then its effect was committed before it was sent.
+
+        The broker vouches for the user. (Where all processes share one, the relay alone names it.)
+        """
+        return message.user_id == self._user and message.app_id == self._service
+
     def _command_settled(self, _: "asyncio.Future[Any]") -> None:
         self._commands -= 1
 
@@ -136,7 +145,7 @@ class Worker:
             for entry in entries:
                 if entry.told is not None:
                     told.append(trace.enter(entry.told))
-                elif entry.message is not None:
+                elif entry.message is not None and not self._stated_here(entry.message):
                     try:
                         heard = trace.enter(read(entry.message, self._hears), entry.message)
                     except Unreadable as error:
