@@ -16,7 +16,8 @@ from events.runtime.settings import ProcessSettings, ServiceSettings
 from events.runtime.states_api import states_router
 from events.runtime.tracing import start_tracing, stop_tracing
 
-MAX_OPEN_REQUESTS = 2_000
+# The last resort: beyond, uvicorn refuses every request, without a word on when to come back.
+MAX_CONNECTIONS = 10_000
 KEEP_ALIVE_SECONDS = 30
 
 
@@ -57,7 +58,7 @@ def uvicorn_server(app: FastAPI, settings: ProcessSettings) -> uvicorn.Server:
             port=settings.http_port,
             access_log=False,
             log_config=None,
-            limit_concurrency=MAX_OPEN_REQUESTS,
+            limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(settings.stop_grace_seconds),
             server_header=False,

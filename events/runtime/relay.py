@@ -121,13 +121,17 @@ class Relay:
             await self._publish_for_ever(channel)
 
     async def sweep(self) -> None:
-        """Adopt what dead instances left, at the start and then periodically."""
+        """Adopt what dead instances left, and try again what nobody heard: periodically."""
         while True:
-            if adopted := await self._instance.adopt(self._database, outbox):
-                self._spilled += adopted
-                self.look_in_table()
+            await self.adopt()
             self._try_unheard_again()
             await asyncio.sleep(self._settings.sweep_seconds)
+
+    async def adopt(self) -> None:
+        """Take over what dead instances left; from now on it counts as this one's backlog."""
+        if adopted := await self._instance.adopt(self._database, outbox):
+            self._spilled += adopted
+            self.look_in_table()
 
     async def forget(self) -> None:
         """Delete confirmed rows, in bulk: a moment's worth at a time."""
