@@ -75,6 +75,7 @@ class Worker:
         self._settle = settle
         self._take_failures = take_failures
         self._waiting: deque[Entry] = deque()
+        self._asked: deque[Entry] = deque()
         self._commands = 0
         self._wake = asyncio.Event()
         self._working = False
@@ -82,7 +83,7 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self._working
+        return not self._waiting and not self._asked and not self._working
 
     def receive(self, message: AbstractIncomingMessage) -> None:
         """Take a delivery. The broker's prefetch bounds how many wait."""
@@ -100,26 +101,34 @@ class Worker:
         # Until it is committed, however long its caller waits for that: the bound is on what is in memory.
         done.add_done_callback(self._command_settled)
         told = Told("command", command.order_id, command, uuid4(), traceparent, done)
-        return await self._tell(told, done)
+        return await self._tell(told, done, self._asked)
 
     async def learn(self, row: CallRow, outcome: Outcome) -> None:
         """Commit the outcome of a call. Raises what `decide` raises."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        await self._tell(Told("outcome", row.order_id, outcome, row.call_id, row.traceparent, done), done)
+        told = Told("outcome", row.order_id, outcome, row.call_id, row.traceparent, done)
+        await self._tell(told, done, self._waiting)
 
     async def run(self) -> None:
         """Work for ever."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting:
-                size = min(len(self._waiting), self._settings.batch_size)
-                entries = [self._waiting.popleft() for _ in range(size)]
+            while self._waiting or self._asked:
                 self._working = True
                 try:
-                    await self._work(entries)
+                    await self._work(self._next_batch())
                 finally:
                     self._working = False
+
+    def _next_batch(self) -> list[Entry]:
+        """Commands first, for somebody waits for the answers; of what else waits, as much as of them."""
+        size = self._settings.batch_size
+        commands = min(len(self._asked), max(size - len(self._waiting), (size + 1) // 2))
+        others = min(len(self._waiting), size - commands)
+        return [self._asked.popleft() for _ in range(commands)] + [
+            self._waiting.popleft() for _ in range(others)
+        ]
 
     def _stated_here(self, message: AbstractIncomingMessage) -> bool:
         """Whether it comes from this service's own outbox: then its effect was committed before it was sent.
@@ -131,8 +140,8 @@ class Worker:
     def _command_settled(self, _: "asyncio.Future[Any]") -> None:
         self._commands -= 1
 
-    async def _tell(self, told: Told, done: "asyncio.Future[Any]") -> Any:
-        self._waiting.append(Entry(told=told))
+    async def _tell(self, told: Told, done: "asyncio.Future[Any]", queue: deque[Entry]) -> Any:
+        queue.append(Entry(told=told))
         self._wake.set()
         return await asyncio.shield(done)
 

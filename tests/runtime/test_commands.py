@@ -78,6 +78,32 @@ async def test_a_caller_that_gave_up_still_counts_as_waiting(stage: Stage) -> No
     assert (await host.ask(Bump(order_id=order))).count == 7
 
 
+async def test_a_command_goes_before_the_facts_that_wait_and_leaves_them_half_of_a_batch(
+    stage: Stage,
+) -> None:
+    host = await stage.start(batch_size=4)
+    held, heard, asked = uuid4(), [uuid4() for _ in range(20)], [uuid4() for _ in range(5)]
+    await host.ask(Bump(order_id=held))
+    async with stage.holding(held):
+        first = asyncio.create_task(host.ask(Bump(order_id=held)))
+        await eventually(stage.blocked)
+        await stage.say(*(Bumped(order_id=order) for order in heard))
+        await eventually(lambda: stage.waiting_in_queue_is(0))
+        asking = [asyncio.create_task(host.ask(Bump(order_id=order))) for order in asked]
+        await asyncio.sleep(0)
+    await asyncio.gather(first, *asking)
+    await eventually(lambda: len(stage.stated(*heard)) == len(heard))
+    batches = await stage.rows(
+        "SELECT count(*) FILTER (WHERE order_id = ANY(%(asked)s)) AS asked, count(*) AS size FROM tallies"
+        " WHERE order_id <> %(held)s GROUP BY xmin::text ORDER BY xmin::text::bigint",
+        asked=asked,
+        held=held,
+    )
+    assert [(batch["asked"], batch["size"]) for batch in batches] == [(2, 4), (2, 4), (1, 4)] + [
+        (0, 4)
+    ] * 3 + [(0, 1)]
+
+
 async def test_no_more_is_taken_while_too_much_waits_to_be_published(stage: Stage) -> None:
     proxy = await stage.proxy_broker()
     host = await stage.start(
