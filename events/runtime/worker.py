@@ -122,7 +122,7 @@ class Worker:
                     self._working = False
 
     def _next_batch(self) -> list[Entry]:
-        """Commands first, for somebody waits for the answers; of what else waits, as much as of them."""
+        """Commands first, for somebody waits for the answers; but half at most while anything else waits."""
         size = self._settings.batch_size
         commands = min(len(self._asked), max(size - len(self._waiting), (size + 1) // 2))
         others = min(len(self._waiting), size - commands)
