@@ -3,6 +3,7 @@
 message_id      the fact id: uuid5 of its cause, the stating service and its index
 type            the wire name, which is the routing key too
 app_id          the stating service
+user_id         what a service's relay publishes as, and the broker vouches for
 correlation_id  the saga, which is the order
 timestamp       when it was stated (whole seconds in AMQP; header `stated_at` has microseconds)
 headers         causation_id, order_id, stated_at, and the W3C traceparent

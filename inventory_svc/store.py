@@ -13,9 +13,10 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    any_,
     func,
-    or_,
     select,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -58,12 +59,16 @@ RESERVATIONS = OrderStates(reservations, Reservation)
 
 _OF_STOCK = ("sku", "available", "reserved", "sold")
 _STOCK_COLUMNS = [stock.c[name] for name in _OF_STOCK]
-_reserved_skus = select(func.jsonb_object_keys(reservations.c.units)).where(
-    reservations.c.order_id == array_of("order_ids", reservations.c.order_id).any_()
+_concerned = union_all(
+    select(func.unnest(array_of("skus", stock.c.sku))),
+    select(func.jsonb_object_keys(reservations.c.units)).where(
+        reservations.c.order_id == array_of("order_ids", reservations.c.order_id).any_()
+    ),
 )
+# An array, for which PostgreSQL always uses the index: else it would read the whole table, of every SKU.
 _LOCK_STOCK = prepared(
     select(*_STOCK_COLUMNS)
-    .where(or_(stock.c.sku == array_of("skus", stock.c.sku).any_(), stock.c.sku.in_(_reserved_skus)))
+    .where(stock.c.sku == any_(func.array(_concerned.scalar_subquery())))
     .order_by(stock.c.sku)
     .with_for_update()
 )
@@ -86,7 +91,12 @@ class ShelfWorkspace:
         return dict(self._loaded)
 
     def state_of(self, item: Told) -> Shelf:
-        return Shelf(self._reservations.state_of(item), self._now)
+        """Its reservation and its own SKUs alone: `decide` copies them, and a batch may have thousands."""
+        held = self._reservations.state_of(item)
+        skus = {line.sku for line in item.said.lines} if isinstance(item.said, OrderCreated) else set()
+        if held is not None:
+            skus |= held.units.keys()
+        return Shelf(held, {sku: self._now[sku] for sku in skus if sku in self._now})
 
     def keep(self, item: Told, state: Shelf) -> None:
         self._reservations.keep(item, state.reservation)

@@ -11,7 +11,7 @@ from order_svc.store import ORDERS
 def main() -> None:
     """Run until stopped."""
     settings = read_settings(ServiceSettings)
-    run_service(Parts(SERVICE, ORDERS), settings, [api.router])
+    run_service(Parts(SERVICE, ORDERS), settings, [api.router], straight=[api.place])
 
 
 if __name__ == "__main__":

@@ -55,3 +55,8 @@ def lasting_connection_url(settings: ProcessSettings) -> str:
     """
     url = URL(connection_url(settings))
     return str(url.update_query({"heartbeat": settings.broker_heartbeat_seconds, **url.query}))
+
+
+def broker_user(settings: ProcessSettings) -> str:
+    """As whom this process connects; AMQP's default where the address names nobody."""
+    return URL(settings.broker_url).user or "guest"

@@ -50,6 +50,7 @@ class Delivery:
     header: bytes = b""
     message_id: str | None = None
     type: str | None = None
+    user_id: str | None = None
     app_id: str | None = None
     correlation_id: str | None = None
     timestamp: datetime | None = None
@@ -208,7 +209,8 @@ def _read_header(data: bytes, begin: int, delivery: Delivery) -> int:
     if present & 0x0020:
         delivery.type = _text(data, place)
         place += 1 + data[place]
-    if present & 0x0010:  # user_id
+    if present & 0x0010:
+        delivery.user_id = _text(data, place)
         place += 1 + data[place]
     if present & 0x0008:
         delivery.app_id = _text(data, place)

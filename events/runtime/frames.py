@@ -18,8 +18,9 @@ _BASIC = 60
 _LONG, _TIMESTAMP = struct.Struct(">I"), struct.Struct(">Q")
 _SHORT_STRING_BYTES = 255
 # Which properties there are: content_type, headers, delivery_mode, correlation_id, message_id, timestamp,
-# type, app_id.
+# type, app_id; and, if it is given, user_id.
 _PRESENT = 0x8000 | 0x2000 | 0x1000 | 0x0400 | 0x0080 | 0x0040 | 0x0020 | 0x0008
+_USER_ID = 0x0010
 
 
 def publish_frames(
@@ -34,9 +35,11 @@ def publish_frames(
         for name, value in ((name, text.encode()) for name, text in fields["headers"].items())
     )
     stated_at: datetime = fields["timestamp"]
+    user: str | None = fields.get("user_id")
+    present = _PRESENT if user is None else _PRESENT | _USER_ID
     header = b"".join(
         (
-            _CONTENT_HEADER.pack(_BASIC, 0, len(body), _PRESENT),
+            _CONTENT_HEADER.pack(_BASIC, 0, len(body), present),
             _known_string(fields["content_type"]),
             _LONG.pack(len(headers)),
             headers,
@@ -45,6 +48,7 @@ def publish_frames(
             _short_string(fields["message_id"]),
             _TIMESTAMP.pack(int(stated_at.timestamp())),
             _known_string(fields["type"]),
+            b"" if user is None else _known_string(user),
             _known_string(fields["app_id"]),
         )
     )

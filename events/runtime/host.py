@@ -122,6 +122,7 @@ class Host:
                 break
             except AWAY as error:
                 await self.database.wait_until_back(error)
+        await self._relay.adopt()  # before any command is taken: it may be too much already
         loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self._instance.stay,
             self._relay.run,

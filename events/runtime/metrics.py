@@ -153,7 +153,7 @@ def message_failed(reason: str, *, dead: bool) -> None:
 def request_answered(method: str, route: str, status: int, began: float) -> None:
     """A request that came then, by `time.perf_counter`, was answered. `route` is its template."""
     known = method if method in METHODS else OTHER
-    HTTP_SECONDS.labels(known, route, f"{status // 100}xx").observe(time.perf_counter() - began)
+    _http_seconds(known, route, status // 100).observe(time.perf_counter() - began)
 
 
 def circuit_is(party: str, *, is_open: bool) -> None:
@@ -165,6 +165,12 @@ def circuit_is(party: str, *, is_open: bool) -> None:
 def _confirm_seconds(wire_name: str) -> Histogram:
     """Bound ahead: looking a label up costs as much again as counting. A process publishes few kinds."""
     return CONFIRM_SECONDS.labels(wire_name)
+
+
+@cache
+def _http_seconds(method: str, route: str, status_class: int) -> Histogram:
+    """Bound ahead, too: there are few routes."""
+    return HTTP_SECONDS.labels(method, route, f"{status_class}xx")
 
 
 def _version() -> str:

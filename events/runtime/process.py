@@ -1,12 +1,14 @@
 """A service as a process: settings, logging, HTTP server, signals."""
 
+from collections.abc import Collection
+
 import uvicorn
 import uvloop
 from fastapi import APIRouter, FastAPI, Request
 
 from events.runtime.asyncapi import asyncapi_document
 from events.runtime.host import Host, Parts
-from events.runtime.http import Runnable, create_app
+from events.runtime.http import Runnable, Straight, create_app
 from events.runtime.log import configure_logging
 from events.runtime.memory import collect_garbage_rarely
 from events.runtime.metrics import say_what_runs
@@ -14,25 +16,33 @@ from events.runtime.settings import ProcessSettings, ServiceSettings
 from events.runtime.states_api import states_router
 from events.runtime.tracing import start_tracing, stop_tracing
 
-MAX_OPEN_REQUESTS = 2_000
+# The last resort: beyond, uvicorn refuses every request, without a word on when to come back.
+MAX_CONNECTIONS = 10_000
 KEEP_ALIVE_SECONDS = 30
 
 
-def run_service(parts: Parts, settings: ServiceSettings, routers: list[APIRouter]) -> None:
-    """Run one service until SIGTERM or SIGINT."""
+def run_service(
+    parts: Parts, settings: ServiceSettings, routers: list[APIRouter], straight: Collection[Straight] = ()
+) -> None:
+    """Run one service until SIGTERM or SIGINT. `straight`: see `create_app`."""
     host = Host(parts, settings)
     routers = [*routers, states_router(parts.store), _asyncapi_router(parts)]
-    serve(parts.service.package, _purpose(parts), settings, host, routers)
+    serve(parts.service.package, _purpose(parts), settings, host, routers, straight)
 
 
 def serve(
-    name: str, description: str, settings: ProcessSettings, runnable: Runnable, routers: list[APIRouter]
+    name: str,
+    description: str,
+    settings: ProcessSettings,
+    runnable: Runnable,
+    routers: list[APIRouter],
+    straight: Collection[Straight] = (),
 ) -> None:
     """Run anything with a start, a stop and routes as a process of this system."""
     configure_logging(name, settings.log_format, settings.log_level, settings.log_lines_per_second)
     start_tracing(name)
     say_what_runs()
-    app = create_app(name, description, settings, runnable, routers)
+    app = create_app(name, description, settings, runnable, routers, straight)
     collect_garbage_rarely()
     try:
         uvloop.run(uvicorn_server(app, settings).serve())
@@ -48,7 +58,7 @@ def uvicorn_server(app: FastAPI, settings: ProcessSettings) -> uvicorn.Server:
             port=settings.http_port,
             access_log=False,
             log_config=None,
-            limit_concurrency=MAX_OPEN_REQUESTS,
+            limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(settings.stop_grace_seconds),
             server_header=False,

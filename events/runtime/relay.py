@@ -12,7 +12,7 @@ from aiormq import Channel
 from sqlalchemy import bindparam, delete, not_, select
 
 from events.envelope import fields_of
-from events.runtime.broker import BROKER_AWAY, lost_means_away
+from events.runtime.broker import BROKER_AWAY, broker_user, lost_means_away
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, Database
 from events.runtime.exchange import BEGIN, COMMIT, Exchange, prepared
@@ -63,6 +63,7 @@ class Relay:
         self._database = database
         self._instance = instance
         self._service = service
+        self._user = broker_user(settings)
         self._outage = Outage("broker, for publishing")
         self._waiting: dict[UUID, OutboxRow] = {}
         self._unheard: dict[UUID, OutboxRow] = {}
@@ -121,13 +122,17 @@ class Relay:
             await self._publish_for_ever(channel)
 
     async def sweep(self) -> None:
-        """Adopt what dead instances left, at the start and then periodically."""
+        """Adopt what dead instances left, and try again what nobody heard: periodically."""
         while True:
-            if adopted := await self._instance.adopt(self._database, outbox):
-                self._spilled += adopted
-                self.look_in_table()
+            await self.adopt()
             self._try_unheard_again()
             await asyncio.sleep(self._settings.sweep_seconds)
+
+    async def adopt(self) -> None:
+        """Take over what dead instances left; from now on it counts as this one's backlog."""
+        if adopted := await self._instance.adopt(self._database, outbox):
+            self._spilled += adopted
+            self.look_in_table()
 
     async def forget(self) -> None:
         """Delete confirmed rows, in bulk: a moment's worth at a time."""
@@ -194,6 +199,7 @@ class Relay:
             causation_id=row.causation_id,
             traceparent=row.traceparent,
         )
+        fields["user_id"] = self._user
         return Publication(EXCHANGE, row.wire_name, fields, row.body)
 
     def _set_aside(self, row: OutboxRow, error: PublishError) -> None:

@@ -45,6 +45,7 @@ class ProcessSettings(BaseSettings):
     log_lines_per_second: int = Field(default=LINES_PER_SECOND, ge=0)
 
     max_request_bytes: int = Field(default=262_144, gt=0)
+    max_open_requests: int = Field(default=2_000, gt=0)
     broker_heartbeat_seconds: int = Field(default=5, gt=0)
     database_pool_size: int = Field(default=8, ge=3)
     database_timeout_seconds: float = Field(default=3.0, gt=0)

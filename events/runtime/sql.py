@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from psycopg.types.json import Jsonb
+from pydantic_core import to_json
 from sqlalchemy import ARRAY, Column, Table, bindparam, column, func, insert, select, update
 from sqlalchemy.dialects.postgresql import JSONB, psycopg
 from sqlalchemy.sql.elements import ClauseElement
@@ -66,7 +67,7 @@ def as_arrays(columns: Sequence[Column[Any]], rows: Iterable[dict[str, Any]]) ->
     given = list(rows)
     return {
         col.name: (
-            [None if row[col.name] is None else Jsonb(row[col.name]) for row in given]
+            [None if row[col.name] is None else Jsonb(row[col.name], to_json) for row in given]
             if isinstance(col.type, JSONB)
             else [row[col.name] for row in given]
         )

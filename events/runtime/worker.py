@@ -17,6 +17,7 @@ from events.facts import Fact
 from events.runtime import metrics
 from events.runtime.batch import Batch, Committed
 from events.runtime.batch_trace import BatchTrace
+from events.runtime.broker import broker_user
 from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, in_words
@@ -64,12 +65,14 @@ class Worker:
         self._database = database
         self._batch = batch
         self._service = service.name
+        self._user = broker_user(settings)
         self._hears = service.hears
         self._pass_on = pass_on
         self._look_in_tables = look_in_tables
         self._settle = settle
         self._take_failures = take_failures
         self._waiting: deque[Entry] = deque()
+        self._asked: deque[Entry] = deque()
         self._commands = 0
         self._wake = asyncio.Event()
         self._working = False
@@ -77,7 +80,7 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self._working
+        return not self._waiting and not self._asked and not self._working
 
     def receive(self, message: Delivery) -> None:
         """Take a delivery. The broker's prefetch bounds how many wait."""
@@ -95,32 +98,47 @@ class Worker:
         # Until it is committed, however long its caller waits for that: the bound is on what is in memory.
         done.add_done_callback(self._command_settled)
         told = Told("command", command.order_id, command, uuid4(), traceparent, done)
-        return await self._tell(told, done)
+        return await self._tell(told, done, self._asked)
 
     async def learn(self, row: CallRow, outcome: Outcome) -> None:
         """Commit the outcome of a call. Raises what `decide` raises."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        await self._tell(Told("outcome", row.order_id, outcome, row.call_id, row.traceparent, done), done)
+        told = Told("outcome", row.order_id, outcome, row.call_id, row.traceparent, done)
+        await self._tell(told, done, self._waiting)
 
     async def run(self) -> None:
         """Work for ever."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting:
-                size = min(len(self._waiting), self._settings.batch_size)
-                entries = [self._waiting.popleft() for _ in range(size)]
+            while self._waiting or self._asked:
                 self._working = True
                 try:
-                    await self._work(entries)
+                    await self._work(self._next_batch())
                 finally:
                     self._working = False
+
+    def _next_batch(self) -> list[Entry]:
+        """Commands first, for somebody waits for the answers; but half at most while anything else waits."""
+        size = self._settings.batch_size
+        commands = min(len(self._asked), max(size - len(self._waiting), (size + 1) // 2))
+        others = min(len(self._waiting), size - commands)
+        return [self._asked.popleft() for _ in range(commands)] + [
+            self._waiting.popleft() for _ in range(others)
+        ]
+
+    def _stated_here(self, message: Delivery) -> bool:
+        """Whether it comes from this service's own outbox: then its effect was committed before it was sent.
+
+        The broker vouches for the user. (Where all processes share one, the relay alone names it.)
+        """
+        return message.user_id == self._user and message.app_id == self._service
 
     def _command_settled(self, _: "asyncio.Future[Any]") -> None:
         self._commands -= 1
 
-    async def _tell(self, told: Told, done: "asyncio.Future[Any]") -> Any:
-        self._waiting.append(Entry(told=told))
+    async def _tell(self, told: Told, done: "asyncio.Future[Any]", queue: deque[Entry]) -> Any:
+        queue.append(Entry(told=told))
         self._wake.set()
         return await asyncio.shield(done)
 
@@ -133,7 +151,7 @@ class Worker:
             for entry in entries:
                 if entry.told is not None:
                     told.append(trace.enter(entry.told))
-                elif entry.message is not None:
+                elif entry.message is not None and not self._stated_here(entry.message):
                     try:
                         heard = trace.enter(read(entry.message, self._hears), entry.message)
                     except Unreadable as error:

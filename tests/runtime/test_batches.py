@@ -4,6 +4,8 @@ import asyncio
 import time
 from uuid import uuid4
 
+from yarl import URL
+
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
 from tests.runtime.toy.decide import Bump
@@ -115,3 +117,26 @@ async def test_a_stated_fact_says_what_it_descends_from(stage: Stage) -> None:
     assert said.app_id == "toy"
     assert said.correlation_id == str(order)
     assert said.delivery_mode == 2
+
+
+async def test_what_comes_from_its_own_outbox_has_taken_effect_before(stage: Stage) -> None:
+    """Such as `order.created`, which order_svc states itself or hears from an outside publisher."""
+    await stage.start()
+    own, foreign, later = (uuid4() for _ in range(3))
+    for order, user in ((own, URL(stage.broker_url).user), (foreign, None)):
+        said = message(Bumped(order_id=order), uuid4())
+        said.app_id, said.user_id = "toy", user
+        await stage.publish(said)
+    await stage.say(Bumped(order_id=later))
+    await eventually(lambda: stage.stated(foreign) and stage.stated(later))
+    assert await stage.counts([own, foreign, later]) == {foreign: 1, later: 1}
+    assert await stage.size("inbox") == 2
+    await eventually(stage.drained)
+
+
+async def test_the_broker_vouches_for_what_the_relay_publishes(stage: Stage) -> None:
+    host = await stage.start()
+    await host.ask(Bump(order_id=uuid4()))
+    await eventually(lambda: stage.heard)
+    assert stage.heard[0].user_id == URL(stage.broker_url).user
+    assert stage.heard[0].app_id == "toy"

@@ -78,6 +78,32 @@ async def test_a_caller_that_gave_up_still_counts_as_waiting(stage: Stage) -> No
     assert (await host.ask(Bump(order_id=order))).count == 7
 
 
+async def test_a_command_goes_before_the_facts_that_wait_and_leaves_them_half_of_a_batch(
+    stage: Stage,
+) -> None:
+    host = await stage.start(batch_size=4)
+    held, heard, asked = uuid4(), [uuid4() for _ in range(20)], [uuid4() for _ in range(5)]
+    await host.ask(Bump(order_id=held))
+    async with stage.holding(held):
+        first = asyncio.create_task(host.ask(Bump(order_id=held)))
+        await eventually(stage.blocked)
+        await stage.say(*(Bumped(order_id=order) for order in heard))
+        await eventually(lambda: stage.waiting_in_queue_is(0))
+        asking = [asyncio.create_task(host.ask(Bump(order_id=order))) for order in asked]
+        await asyncio.sleep(0)
+    await asyncio.gather(first, *asking)
+    await eventually(lambda: len(stage.stated(*heard)) == len(heard))
+    batches = await stage.rows(
+        "SELECT count(*) FILTER (WHERE order_id = ANY(%(asked)s)) AS asked, count(*) AS size FROM tallies"
+        " WHERE order_id <> %(held)s GROUP BY xmin::text ORDER BY xmin::text::bigint",
+        asked=asked,
+        held=held,
+    )
+    assert [(batch["asked"], batch["size"]) for batch in batches] == [(2, 4), (2, 4), (1, 4)] + [
+        (0, 4)
+    ] * 3 + [(0, 1)]
+
+
 async def test_no_more_is_taken_while_too_much_waits_to_be_published(stage: Stage) -> None:
     proxy = await stage.proxy_broker()
     host = await stage.start(
@@ -104,15 +130,11 @@ async def test_the_backlog_that_an_instance_finds_counts_too(stage: Stage, logge
     for _ in range(6):
         await first.ask(Bump(order_id=uuid4()))
     await stage.stop(first)
+    before = len(logged)
     second = await stage.begin(broker_url=through_proxy, max_outbox_backlog=6)
-    await eventually(lambda: "adopted_leftovers" in [line["event"] for line in logged])
-
-    async def ask_until_refused() -> None:
-        for _ in range(5):  # it is about to count what it adopted
-            await second.ask(Bump(order_id=uuid4()))
-
+    await eventually(lambda: "started" in [line["event"] for line in logged[before:]])
     with pytest.raises(Overloaded):
-        await ask_until_refused()
+        await second.ask(Bump(order_id=uuid4()))
     proxy.restore()
     await eventually(stage.drained)
     await second.ask(Bump(order_id=uuid4()))

@@ -27,7 +27,8 @@ _instants = st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=s
 
 @st.composite
 def _fields(draw: st.DrawFn) -> dict[str, Any]:
-    return fields_of(
+    user = draw(st.sampled_from([{}, {"user_id": "order"}]))
+    return user | fields_of(
         fact_id=draw(st.uuids()),
         wire_name=draw(st.sampled_from(["order.created.v2", "inventory.stock_reserved.v1"])),
         order_id=draw(st.uuids()),
@@ -106,6 +107,7 @@ def test_a_delivery_is_read_as_pamqp_would_however_it_is_cut(
     assert (delivery.exchange, delivery.routing_key, delivery.body) == ("facts", routing_key, body)
     read = ("message_id", "type", "app_id", "correlation_id", "headers")
     assert [getattr(delivery, name) for name in read] == [fields[name] for name in read]
+    assert delivery.user_id == fields.get("user_id")
     assert delivery.timestamp == fields["timestamp"].replace(microsecond=0)
     whole = delivery.whole()
     assert [getattr(whole, name) for name in (*read, "content_type")] == [

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from events.runtime.host import Parts
-from events.runtime.http import Admin, Problem, Running
+from events.runtime.http import Admin, Problem, Running, json_body, read_json
 from events.runtime.process import run_service
 from events.runtime.settings import ServiceSettings, read_settings
 from events.service import Service
@@ -60,6 +61,24 @@ async def see(order_id: UUID, host: Running) -> dict[str, Any]:
     return {"count": tally.count}
 
 
+class RaiseRequest(BaseModel):
+    """Whose count to raise, and how far."""
+
+    order_id: UUID
+    by: int = 1
+
+
+@router.post("/raises", openapi_extra={"requestBody": json_body(RaiseRequest)})
+async def count_up(request: Request) -> Response:
+    """Count up, without FastAPI between."""
+    wanted = await read_json(request, RaiseRequest)
+    tally = await request.app.state.host.ask(Bump(order_id=wanted.order_id, by=wanted.by))
+    return JSONResponse({"count": tally.count})
+
+
+STRAIGHT = (count_up,)
+
+
 @router.post("/secrets", dependencies=[Admin])
 async def secret() -> dict[str, str]:
     """For the admin alone."""
@@ -69,4 +88,4 @@ async def secret() -> dict[str, str]:
 def main() -> None:
     """Run until stopped."""
     settings = read_settings(ToySettings)
-    run_service(Parts(TOY, TALLIES, Outside(Book(settings.toy_book))), settings, [router])
+    run_service(Parts(TOY, TALLIES, Outside(Book(settings.toy_book))), settings, [router], STRAIGHT)
