@@ -1,4 +1,4 @@
-"""The sandbox's HTTP: which path leads where. The hot paths come first, routes are tried in order."""
+"""The sandbox's HTTP: which path leads where."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from compose.sandbox import carrier, provider
 from compose.sandbox.bodies import BodyT, OnReference, json_response, read_body
@@ -28,6 +29,7 @@ from compose.sandbox.problems import (
     answer_problem,
 )
 from compose.sandbox.settings import SandboxSettings
+from compose.sandbox.shortcut import Shortcut
 from compose.sandbox.sinks import MailServer, MailSink, Push, PushSink, mail_as_json
 from events.runtime.log import log
 from events.runtime.scrape import MeasuredRequests, measured_loop, page
@@ -62,20 +64,22 @@ class Sandbox:
             timeout_seconds=settings.sandbox_smtp_timeout_seconds,
         )
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         """The ASGI application."""
+        parties = self._parties()
         handlers: Mapping[Any, Any] = {
             Problem: answer_problem,
             ClientDisconnect: answer_disconnect,
             HTTPException: answer_http_exception,
             Exception: answer_bug,
         }
-        return Starlette(
-            routes=self._routes(),
+        starlette = Starlette(
+            routes=[*parties, *self._other_routes()],
             exception_handlers=handlers,
             lifespan=self._lifespan,
             middleware=[Middleware(MeasuredRequests)],
         )
+        return Shortcut(starlette, parties)
 
     @asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
@@ -86,9 +90,9 @@ class Sandbox:
             await self.mail_server.close()
             self.ledger.close()
 
-    def _routes(self) -> list[BaseRoute]:
+    def _parties(self) -> list[Route]:
         by_token, by_depot = provider.manner_of_follow_up, carrier.manner_of_follow_up
-        operations = [
+        return [
             self._post(
                 "/provider/authorisations",
                 Operation(
@@ -130,8 +134,9 @@ class Sandbox:
                 Operation("carrier", "cancel", OnReference, carrier.cancel, by_depot),
             ),
         ]
+
+    def _other_routes(self) -> list[BaseRoute]:
         return [
-            *operations,
             self._get("/provider/operations/{idempotency_key:path}", self.desk.look_up("provider")),
             self._get("/carrier/operations/{idempotency_key:path}", self.desk.look_up("carrier")),
             self._get("/provider/ledger", self._entries),
