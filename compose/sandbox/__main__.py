@@ -1,7 +1,6 @@
 """`python -m compose.sandbox`: run the outside world until SIGTERM or SIGINT."""
 
 import asyncio
-import logging
 import signal
 import sqlite3
 import sys
@@ -82,7 +81,6 @@ def main() -> int:
     """Returns the exit code: 0 after a graceful stop, 2 when the ledger or a port cannot be had."""
     settings = read_settings(SandboxSettings)
     configure_logging("sandbox", settings.log_format, settings.log_level)
-    logging.getLogger("mail.log").setLevel(logging.WARNING)  # aiosmtpd tells every command at INFO
     try:
         uvloop.run(run(settings))
     except sqlite3.OperationalError as error:

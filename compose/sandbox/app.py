@@ -30,7 +30,8 @@ from compose.sandbox.problems import (
 )
 from compose.sandbox.settings import SandboxSettings
 from compose.sandbox.shortcut import Shortcut
-from compose.sandbox.sinks import MailServer, MailSink, Push, PushSink, mail_as_json
+from compose.sandbox.sinks import MailSink, Push, PushSink, mail_as_json
+from compose.sandbox.smtp import MailServer
 from events.runtime.log import log
 from events.runtime.scrape import MeasuredRequests, measured_loop, page
 
