@@ -7,6 +7,7 @@ from hmac import compare_digest
 from sqlite3 import Row
 from typing import Any
 
+from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -168,7 +169,7 @@ class Sandbox:
         customer = customer_of(request.path_params["token"])
         if customer is None:
             raise Problem(404, "unknown-customer", "Unknown customer", "no customer has this token")
-        return json_response(json.dumps(customer.as_json()))
+        return json_response(to_json(customer))
 
     async def _entries(self, request: Request) -> Response:
         return await self._page_after(
