@@ -14,7 +14,6 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
 
 from compose.sandbox import carrier, provider
 from compose.sandbox.bodies import BodyT, OnReference, json_response, read_body
@@ -66,7 +65,7 @@ class Sandbox:
             timeout_seconds=settings.sandbox_smtp_timeout_seconds,
         )
 
-    def app(self) -> ASGIApp:
+    def app(self) -> Starlette:
         """The ASGI application."""
         parties = self._parties()
         handlers: Mapping[Any, Any] = {
@@ -75,13 +74,12 @@ class Sandbox:
             HTTPException: answer_http_exception,
             Exception: answer_bug,
         }
-        starlette = Starlette(
+        return Starlette(
             routes=[*parties, *self._other_routes()],
             exception_handlers=handlers,
             lifespan=self._lifespan,
-            middleware=[Middleware(MeasuredRequests)],
+            middleware=[Middleware(MeasuredRequests), Middleware(Shortcut, routes=parties)],
         )
-        return Shortcut(starlette, parties)
 
     @asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:

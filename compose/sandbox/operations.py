@@ -48,9 +48,6 @@ class Operation(Generic[BodyT]):
 class Dropped(Response):
     """No answer at all: the TCP connection is reset."""
 
-    def __init__(self) -> None:
-        super().__init__(status_code=500)
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Abort the connection and wait until the server has noticed, so that it answers nothing either."""
         scope["state"]["transport"].abort()
