@@ -20,12 +20,43 @@ from events.runtime.metrics import say_what_runs
 from events.runtime.settings import read_settings
 
 
+class InOnePiece:
+    """A transport that sends together what is written in one turn of the event loop.
+
+    uvicorn writes the head and the body of an answer apart, and uvloop would make two packets of them.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Before the next turn."""
+        if not self._written:
+            self._loop.call_soon(self._flush)
+        self._written.append(data)
+
+    def close(self) -> None:
+        """After all that was written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._written and not self._transport.is_closing():
+            self._transport.write(b"".join(self._written))
+        self._written.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class AbortableHttp(HttpToolsProtocol):
     """uvicorn's protocol, which also lets the application drop the connection instead of answering."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Hand the transport to the requests of this connection, as `scope["state"]["transport"]`."""
-        super().connection_made(transport)
+        super().connection_made(InOnePiece(transport))  # type: ignore[arg-type]
         self.app_state: dict[str, Any] = {**self.app_state, "transport": transport}
 
 

@@ -1,4 +1,4 @@
-"""A short way to what every order asks for: finding a route, and what surrounds it, is half of what it costs."""
+"""A short way to what every order asks for: finding a route, and all around it, costs as much as the rest."""
 
 from collections.abc import Sequence
 
