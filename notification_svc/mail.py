@@ -7,25 +7,24 @@ idempotency key, so that a mail sent again is the same mail to whoever receives 
 import asyncio
 import re
 import socket
+from base64 import encodebytes as b64_lines
+from contextlib import suppress
 from dataclasses import dataclass
-from email.mime.text import MIMEText
+from email.header import Header
 from email.utils import formatdate
 from urllib.parse import unquote, urlsplit
 
-from aiosmtplib import (
-    SMTP,
-    SMTPConnectError,
-    SMTPException,
-    SMTPResponseException,
-    SMTPServerDisconnected,
-)
+from aiosmtplib import SMTP
 
 from events.runtime.calls import CallFailed
 from events.runtime.circuit import CircuitBreaker, Request
 from events.runtime.outbound import Accepted, Refused
+from notification_svc.dialogue import Declined, Dialogue, ReplyLost, Unavailable
 
 CLOSING = 421
 PERMANENT = 500
+# With its name it fits into a line.
+PLAIN_HEADER_CHARACTERS = 60
 
 _WEAK = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -37,6 +36,10 @@ class Mail:
     to: str
     subject: str
     text: str
+
+    def __post_init__(self) -> None:
+        if not self.to.isprintable() or not self.to.isascii() or set(self.to) & set("<> "):
+            raise ValueError("not a mailbox")
 
 
 class SmtpMailServer:
@@ -55,7 +58,7 @@ class SmtpMailServer:
         self._sender = sender
         self._timeout_seconds = timeout_seconds
         self._slots = asyncio.Semaphore(connections)
-        self._idle: list[SMTP] = []
+        self._idle: list[Dialogue] = []
 
     async def open(self) -> None:
         """Nothing to do: connections are made when they are needed."""
@@ -74,69 +77,35 @@ class SmtpMailServer:
                 return await self._send(request, mail.to, content)
 
     async def _send(self, request: Request, to: str, content: bytes) -> Accepted | Refused:
-        connection = await self._begin()
-        healthy = False
         try:
-            answer = await self._deliver(request, connection, to, content)
-            healthy = True
-            return answer
-        finally:
-            # Also after a cancellation: nobody knows what the server would answer next.
-            if healthy and connection.is_connected:
-                self._idle.append(connection)
-            else:
-                connection.close()
+            declined = await self._deliver(to, content)
+        except Unavailable as error:
+            raise CallFailed(_reason("mail_server_unavailable", error.code), maybe_done=False) from None
+        except ReplyLost as error:
+            raise CallFailed("mail_answer_lost", maybe_done=error.on_its_way) from None
+        if declined is None:
+            request.alive = True
+            return Accepted()
+        # A 4xx to the recipient alone, such as greylisting, is no sign of a server in trouble.
+        request.alive = declined.code >= PERMANENT or (declined.recipient and declined.code != CLOSING)
+        if declined.code < PERMANENT:
+            raise CallFailed(_reason("mail_postponed", declined.code), maybe_done=False)
+        return Refused(f"mail_refused_{declined.code}")
 
-    async def _begin(self) -> SMTP:
-        """A connection on which MAIL FROM went through. One that was idle may have died: then a fresh one."""
+    async def _deliver(self, to: str, content: bytes) -> Declined | None:
+        """Over a connection that was idle; that may have died, and then over a fresh one."""
         while self._idle:
-            connection = self._idle.pop()
-            try:
-                await connection.mail(self._sender)
-            except (SMTPException, OSError):
-                connection.close()
-            except BaseException:
-                connection.close()
-                raise
-            else:
-                return connection
-        connection = self._new_connection()
-        try:
-            await connection.connect()
-            await connection.mail(self._sender)
-        except BaseException as error:
-            connection.close()
-            if isinstance(error, (SMTPException, OSError)):
-                raise CallFailed(_reason("mail_server_unavailable", error), maybe_done=False) from None
-            raise
-        return connection
+            with suppress(Unavailable):
+                return await self._deliver_over(self._idle.pop(), to, content)
+        fresh = await Dialogue.begin(self._new_connection(), self._timeout_seconds)
+        return await self._deliver_over(fresh, to, content)
 
-    async def _deliver(
-        self, request: Request, connection: SMTP, to: str, content: bytes
-    ) -> Accepted | Refused:
-        on_its_way = False
+    async def _deliver_over(self, dialogue: Dialogue, to: str, content: bytes) -> Declined | None:
         try:
-            await connection.rcpt(to)
-            on_its_way = True
-            await connection.data(content)
-        except SMTPResponseException as error:
-            # A 4xx to the recipient alone, such as greylisting, is no sign of a server in trouble.
-            request.alive = error.code >= PERMANENT or (not on_its_way and error.code != CLOSING)
-            if error.code < PERMANENT or error.code == CLOSING:
-                raise CallFailed(_reason("mail_postponed", error), maybe_done=False) from None
-            await self._forget(connection)
-            return Refused(f"mail_refused_{error.code}")
-        except (SMTPException, OSError) as error:
-            raise CallFailed(_reason("mail_answer_lost", error), maybe_done=on_its_way) from None
-        request.alive = True
-        return Accepted()
-
-    async def _forget(self, connection: SMTP) -> None:
-        """Make the connection ready for the next mail; the refusal stands even if that fails."""
-        try:
-            await connection.rset()
-        except (SMTPException, OSError):
-            connection.close()
+            return await dialogue.deliver(self._sender, to, content)
+        finally:
+            if dialogue.is_open:
+                self._idle.append(dialogue)
 
     def _new_connection(self) -> SMTP:
         return SMTP(
@@ -151,14 +120,16 @@ class SmtpMailServer:
         )
 
     def _written(self, mail: Mail, key: str) -> bytes:
-        # MIMEText and not EmailMessage: the same bytes for a quarter of the time.
-        message = MIMEText(mail.text, "plain", "utf-8")
-        message["Message-ID"] = message_id(key, self._sender)
-        message["Date"] = formatdate()
-        message["From"] = self._sender
-        message["To"] = mail.to
-        message["Subject"] = mail.subject
-        return message.as_bytes(policy=message.policy.clone(linesep="\r\n"))
+        """The mail as lines. In base64 none is too long or begins with a dot, whatever the text is."""
+        # By hand: the library's classes take a tenth of a millisecond to come to the same.
+        head = (
+            f"Message-ID: {message_id(key, self._sender)}\r\nDate: {formatdate()}\r\n"
+            f"From: {self._sender}\r\nTo: {mail.to}\r\nSubject: {_header(mail.subject)}\r\n"
+            'MIME-Version: 1.0\r\nContent-Type: text/plain; charset="utf-8"\r\n'
+            "Content-Transfer-Encoding: base64\r\n\r\n"
+        )
+        text = mail.text.replace("\n", "\r\n").encode()
+        return head.encode("ascii") + b64_lines(text).replace(b"\n", b"\r\n")
 
 
 def message_id(key: str, sender: str) -> str:
@@ -166,8 +137,13 @@ def message_id(key: str, sender: str) -> str:
     return f"<{_WEAK.sub('.', key)}@{sender.rpartition('@')[2]}>"
 
 
-def _reason(what: str, error: BaseException) -> str:
+def _header(text: str) -> str:
+    """As it is where that will do, or else as RFC 2047 has it."""
+    if text.isascii() and text.isprintable() and len(text) <= PLAIN_HEADER_CHARACTERS and "=?" not in text:
+        return text
+    return Header(text, "utf-8").encode(linesep="\r\n")
+
+
+def _reason(what: str, code: int | None) -> str:
     """Without the server's text, which may repeat the address."""
-    if isinstance(error, SMTPConnectError | SMTPServerDisconnected):
-        return what
-    return f"{what}_{error.code}" if isinstance(error, SMTPResponseException) else what
+    return what if code is None else f"{what}_{code}"

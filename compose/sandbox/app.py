@@ -1,4 +1,4 @@
-"""The sandbox's HTTP: which path leads where. The hot paths come first, routes are tried in order."""
+"""The sandbox's HTTP: which path leads where."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -7,6 +7,7 @@ from hmac import compare_digest
 from sqlite3 import Row
 from typing import Any
 
+from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -28,7 +29,9 @@ from compose.sandbox.problems import (
     answer_problem,
 )
 from compose.sandbox.settings import SandboxSettings
-from compose.sandbox.sinks import MailServer, MailSink, Push, PushSink, mail_as_json
+from compose.sandbox.shortcut import Shortcut
+from compose.sandbox.sinks import MailSink, Push, PushSink, mail_as_json
+from compose.sandbox.smtp import MailServer
 from events.runtime.log import log
 from events.runtime.scrape import MeasuredRequests, measured_loop, page
 
@@ -64,6 +67,7 @@ class Sandbox:
 
     def app(self) -> Starlette:
         """The ASGI application."""
+        parties = self._parties()
         handlers: Mapping[Any, Any] = {
             Problem: answer_problem,
             ClientDisconnect: answer_disconnect,
@@ -71,10 +75,10 @@ class Sandbox:
             Exception: answer_bug,
         }
         return Starlette(
-            routes=self._routes(),
+            routes=[*parties, *self._other_routes()],
             exception_handlers=handlers,
             lifespan=self._lifespan,
-            middleware=[Middleware(MeasuredRequests)],
+            middleware=[Middleware(MeasuredRequests), Middleware(Shortcut, routes=parties)],
         )
 
     @asynccontextmanager
@@ -86,9 +90,9 @@ class Sandbox:
             await self.mail_server.close()
             self.ledger.close()
 
-    def _routes(self) -> list[BaseRoute]:
+    def _parties(self) -> list[Route]:
         by_token, by_depot = provider.manner_of_follow_up, carrier.manner_of_follow_up
-        operations = [
+        return [
             self._post(
                 "/provider/authorisations",
                 Operation(
@@ -130,8 +134,9 @@ class Sandbox:
                 Operation("carrier", "cancel", OnReference, carrier.cancel, by_depot),
             ),
         ]
+
+    def _other_routes(self) -> list[BaseRoute]:
         return [
-            *operations,
             self._get("/provider/operations/{idempotency_key:path}", self.desk.look_up("provider")),
             self._get("/carrier/operations/{idempotency_key:path}", self.desk.look_up("carrier")),
             self._get("/provider/ledger", self._entries),
@@ -162,7 +167,7 @@ class Sandbox:
         customer = customer_of(request.path_params["token"])
         if customer is None:
             raise Problem(404, "unknown-customer", "Unknown customer", "no customer has this token")
-        return json_response(json.dumps(customer.as_json()))
+        return json_response(to_json(customer))
 
     async def _entries(self, request: Request) -> Response:
         return await self._page_after(

@@ -43,6 +43,6 @@ async def read_body(request: Request, body: type[BodyT], limit_bytes: int) -> Bo
         raise malformed(error) from None
 
 
-def json_response(text: str, http_status: int = 200) -> Response:
+def json_response(text: str | bytes, http_status: int = 200) -> Response:
     """A response whose body is JSON already."""
     return Response(text, http_status, media_type="application/json")

@@ -4,9 +4,8 @@ Tokens that cause trouble further on do so through what the directory says: the 
 it does not serve, the mail server an address that bounces. Neither ever sees the token.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 from compose.sandbox.faults import Manner
 
@@ -82,10 +81,6 @@ class Customer:
     email: str
     device: str | None
     address: Address
-
-    def as_json(self) -> dict[str, Any]:
-        """As the directory answers it."""
-        return asdict(self)
 
 
 def customer_of(token: str) -> Customer | None:

@@ -19,6 +19,7 @@ PAGE_BYTES = 1024
 CHECKPOINT_PAGES = 32_000
 CACHE_KIBIBYTES = 32 * 1024
 
+# Ids only grow, as the newest row of a table is never deleted.
 SCHEMA = """
 -- What was answered to whom: the same idempotency key gets the same answer. The request is kept as a digest.
 CREATE TABLE IF NOT EXISTS operations (
@@ -50,7 +51,7 @@ CREATE TABLE IF NOT EXISTS payments (
 
 -- Money that moved. Nothing is ever changed or deleted here.
 CREATE TABLE IF NOT EXISTS entries (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     reference TEXT NOT NULL REFERENCES payments,
     kind TEXT NOT NULL CHECK (kind IN ('authorised', 'captured', 'voided', 'refunded', 'credited')),
     amount_minor INTEGER NOT NULL CHECK (amount_minor >= 0),
@@ -65,7 +66,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS given_back_once ON entries (reference)
     WHERE kind IN ('refunded', 'credited');
 
 CREATE TABLE IF NOT EXISTS shipments (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     reference TEXT NOT NULL UNIQUE,
     status TEXT NOT NULL CHECK (status IN ('booked', 'dispatched', 'cancelled', 'closed')),
     shipment_id TEXT,
@@ -75,7 +76,7 @@ CREATE TABLE IF NOT EXISTS shipments (
 );
 
 CREATE TABLE IF NOT EXISTS mails (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     message_id TEXT NOT NULL UNIQUE,
     sender TEXT NOT NULL,
     recipients TEXT NOT NULL,
@@ -85,7 +86,7 @@ CREATE TABLE IF NOT EXISTS mails (
 );
 
 CREATE TABLE IF NOT EXISTS pushes (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     message_id TEXT NOT NULL,
     device TEXT NOT NULL,
     title TEXT NOT NULL,

@@ -17,7 +17,7 @@
   way back even if the rules below had a bug.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from sqlite3 import Connection
 from typing import Annotated, Literal
 
@@ -91,11 +91,11 @@ def authorise(db: Connection, wanted: Authorisation) -> Answer:
     declined = card_of(wanted.payment_token).declines
     if declined is not None:
         return Answer(402, {"status": "declined", "reason": declined})
-    db.execute(
-        "INSERT INTO payments VALUES (?, 'authorised', ?, ?, ?)",
-        (wanted.reference, wanted.amount_minor, wanted.currency, wanted.payment_token),
+    payment = Payment(
+        wanted.reference, "authorised", wanted.amount_minor, wanted.currency, wanted.payment_token
     )
-    _enter(db, payment_of(db, wanted.reference), "authorised")
+    db.execute("INSERT INTO payments VALUES (?, ?, ?, ?, ?)", astuple(payment))
+    _enter(db, payment, "authorised")
     return Answer(201, {"status": "authorised", "authorisation_id": new_id("auth")})
 
 

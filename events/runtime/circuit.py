@@ -8,9 +8,9 @@ More than one, because a party that is well again may still refuse, or lose, the
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Callable
+from types import TracebackType
+from typing import Literal, Self
 
 from events.runtime import metrics
 from events.runtime.calls import CallFailed
@@ -69,10 +69,25 @@ class Circuit:
 
 
 class Request:
-    """One request under way: it counts as failed unless the party gave a sign of life."""
+    """One request under way: it counts as failed unless the party gave a sign of life.
 
-    def __init__(self) -> None:
+    A cancelled request counts as failed too: what cancels it is the time that a call may take.
+    """
+
+    __slots__ = ("_permit", "_settle", "alive")
+
+    def __init__(self, permit: int, settle: Callable[[int, bool], None]) -> None:
+        self._permit = permit
+        self._settle = settle
         self.alive = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self._settle(self._permit, self.alive)
 
 
 class CircuitBreaker:
@@ -89,21 +104,16 @@ class CircuitBreaker:
         self._opened_at: float | None = None
         metrics.circuit_is(party, is_open=False)
 
-    @contextmanager
-    def request(self) -> Iterator[Request]:
-        """Around one request. Raises CallFailed when none may go out: then nothing was sent.
-
-        A cancelled request counts as failed too: what cancels it is the time that a call may take.
-        """
+    def request(self) -> Request:
+        """For the `with` around one request. Raises CallFailed when none may go out: nothing was sent."""
         permit = self._circuit.admit()
         if permit is None:
             raise CallFailed(f"{self._party}_circuit_open", maybe_done=False)
-        request = Request()
-        try:
-            yield request
-        finally:
-            self._circuit.settle(permit, alive=request.alive)
-            self._report()
+        return Request(permit, self._settle)
+
+    def _settle(self, permit: int, alive: bool) -> None:
+        self._circuit.settle(permit, alive=alive)
+        self._report()
 
     def _report(self) -> None:
         if self._circuit.state == "open" and self._opened_at is None:

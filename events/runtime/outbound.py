@@ -3,27 +3,19 @@
 What an adapter gets is an answer or CallFailed, which says whether the work may have been done all the same.
 """
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeVar
 from urllib.parse import quote
 
-from aiohttp import (
-    ClientConnectorError,
-    ClientError,
-    ClientSession,
-    ClientTimeout,
-    ConnectionTimeoutError,
-    DummyCookieJar,
-    TCPConnector,
-)
 from pydantic import BaseModel, JsonValue, StringConstraints, ValidationError
 from pydantic_core import to_json
-from yarl import URL
 
 from events.runtime.calls import CallFailed
-from events.runtime.circuit import CircuitBreaker, Request
+from events.runtime.circuit import CircuitBreaker
+from events.runtime.http_client import AnswerLost, AnswerTooLarge, HttpClient, Unreachable
 from events.runtime.settings import ServiceSettings
-from events.runtime.tracing import current_traceparent, note_on_current
+from events.runtime.tracing import current_traceparent, is_tracing, note_on_current
 
 MAX_ANSWER_BYTES = 256 * 1024
 MAX_REASON_CHARACTERS = 200
@@ -88,27 +80,21 @@ class HttpParty:
     def __init__(self, name: str, base_url: str, settings: ServiceSettings) -> None:
         self._name = name
         self._base_url = base_url.rstrip("/")
-        self._connections = settings.call_concurrency
         self._breaker = CircuitBreaker(name, settings)
-        self._timeout = ClientTimeout(
-            total=settings.call_timeout_seconds,
-            sock_connect=min(CONNECT_TIMEOUT_SECONDS, settings.call_timeout_seconds),
+        self._timeout_seconds = settings.call_timeout_seconds
+        self._client = HttpClient(
+            base_url,
+            connections=settings.call_concurrency,
+            connect_timeout_seconds=min(CONNECT_TIMEOUT_SECONDS, settings.call_timeout_seconds),
+            answer_limit_bytes=MAX_ANSWER_BYTES,
         )
-        self._session: ClientSession | None = None
 
     async def open(self) -> None:
-        """Make the connection pool; nothing is connected yet."""
-        self._session = ClientSession(
-            connector=TCPConnector(limit=self._connections),
-            timeout=self._timeout,
-            cookie_jar=DummyCookieJar(),
-            headers={"Accept": "application/json", "Content-Type": "application/json"},
-        )
+        """Nothing to do: connections are made when they are needed."""
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
+        self._client.close()
 
     async def get(self, path: str, *, last_part: str) -> Reply:
         """GET `path`/`last_part`, the latter quoted. Raises CallFailed; a GET never does anything."""
@@ -129,43 +115,31 @@ class HttpParty:
         return Reply(self._name, recorded.http_status, to_json(recorded.answer))
 
     async def _request(self, method: str, path: str, body: bytes | None, key: str | None) -> Reply:
-        with self._breaker.request() as request:
-            return await self._exchange(request, method, path, body, key)
-
-    async def _exchange(
-        self, request: Request, method: str, path: str, body: bytes | None, key: str | None
-    ) -> Reply:
-        assert self._session is not None, "not open"
-        url = URL(self._base_url + path, encoded=True)
         headers = {} if key is None else {"Idempotency-Key": key}
-        if (traceparent := current_traceparent()) is not None:
+        if is_tracing() and (traceparent := current_traceparent()) is not None:
             headers["traceparent"] = traceparent
-            note_on_current({"http.request.method": method, "url.full": str(url)})
-        try:
-            async with self._session.request(
-                method, url, data=body, headers=headers, allow_redirects=False
-            ) as response:
-                status = response.status
-                note_on_current({"http.response.status_code": status})
-                answered = status < 500 and status != TOO_MANY_REQUESTS
-                content = bytearray()
-                async for chunk in response.content.iter_any():
-                    content += chunk
-                    if len(content) > MAX_ANSWER_BYTES:
-                        request.alive = answered
-                        raise CallFailed(f"{self._name}_answer_too_large", maybe_done=key is not None)
-        except (ClientConnectorError, ConnectionTimeoutError):
-            raise CallFailed(f"{self._name}_unreachable", maybe_done=False) from None
-        except TimeoutError:
-            raise CallFailed(f"{self._name}_timeout", maybe_done=key is not None) from None
-        except (ClientError, OSError):
-            raise CallFailed(f"{self._name}_answer_lost", maybe_done=key is not None) from None
-        request.alive = answered
-        if not answered:
-            # A 5xx may come from a proxy that gave up on a provider that did not.
-            maybe_done = key is not None and status != TOO_MANY_REQUESTS
-            raise CallFailed(f"{self._name}_answered_{status}", maybe_done=maybe_done)
-        return Reply(self._name, status, bytes(content))
+            note_on_current({"http.request.method": method, "url.full": self._base_url + path})
+        with self._breaker.request() as request:
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    answer = await self._client.request(method, path, headers, body)
+            except Unreachable:
+                raise CallFailed(f"{self._name}_unreachable", maybe_done=False) from None
+            except TimeoutError:
+                raise CallFailed(f"{self._name}_timeout", maybe_done=key is not None) from None
+            except AnswerTooLarge as error:
+                request.alive = _is_sign_of_life(error.status)
+                raise CallFailed(f"{self._name}_answer_too_large", maybe_done=key is not None) from None
+            except AnswerLost:
+                raise CallFailed(f"{self._name}_answer_lost", maybe_done=key is not None) from None
+            if is_tracing():
+                note_on_current({"http.response.status_code": answer.status})
+            request.alive = _is_sign_of_life(answer.status)
+            if not request.alive:
+                # A 5xx may come from a proxy that gave up on a provider that did not.
+                maybe_done = key is not None and answer.status != TOO_MANY_REQUESTS
+                raise CallFailed(f"{self._name}_answered_{answer.status}", maybe_done=maybe_done)
+        return Reply(self._name, answer.status, answer.content)
 
 
 class HttpAdapter:
@@ -186,3 +160,8 @@ class HttpAdapter:
 class _Recorded(BaseModel):
     http_status: int
     answer: dict[str, JsonValue]
+
+
+def _is_sign_of_life(status: int) -> bool:
+    """0 is an answer that was too large before its status was known."""
+    return 0 < status < 500 and status != TOO_MANY_REQUESTS

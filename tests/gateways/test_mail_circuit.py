@@ -16,6 +16,12 @@ MAIL = Mail("ada@shop.example", "Hello", "How are you?")
 GREETING, FINE, GO_AHEAD = b"220 here", b"250 fine", b"354 go ahead"
 
 
+TOGETHER = {b"EHLO": b"250-here\r\n250 PIPELINING"}
+"""Of a server that takes several commands together."""
+
+both_ways = pytest.mark.parametrize("extensions", [{}, TOGETHER], ids=["one by one", "together"])
+
+
 @asynccontextmanager
 async def served(port: int, answers: dict[bytes, bytes]) -> AsyncIterator[SmtpMailServer]:
     """A mail server that answers each command as told, or else is fine with it."""
@@ -65,8 +71,11 @@ async def what_comes_of_it(server: SmtpMailServer) -> str:
         ({b".": b"451 not now"}, "mail_postponed_451"),
     ],
 )
-async def test_in_trouble(unused_tcp_port: int, answers: dict[bytes, bytes], reason: str) -> None:
-    async with served(unused_tcp_port, answers) as server:
+@both_ways
+async def test_in_trouble(
+    unused_tcp_port: int, answers: dict[bytes, bytes], reason: str, extensions: dict[bytes, bytes]
+) -> None:
+    async with served(unused_tcp_port, extensions | answers) as server:
         came = [await what_comes_of_it(server) for _ in range(4)]
         assert came == [reason] * 3 + ["mail_server_circuit_open"]
 
@@ -77,9 +86,15 @@ async def test_in_trouble(unused_tcp_port: int, answers: dict[bytes, bytes], rea
         ({}, "Accepted"),
         ({b"RCPT": b"450 greylisted"}, "mail_postponed_450"),
         ({b"RCPT": b"550 nobody here"}, "Refused"),
+        ({b"RCPT": b"550 nobody here", b"DATA": b"503 to whom?"}, "Refused"),
+        ({b"RCPT": b"550 nobody here", b"RSET": b"500 what?"}, "Refused"),
+        ({b"RCPT": b"550-nobody\r\n550 here"}, "Refused"),
         ({b".": b"554 spam"}, "Refused"),
     ],
 )
-async def test_something_against_a_mail(unused_tcp_port: int, answers: dict[bytes, bytes], came: str) -> None:
-    async with served(unused_tcp_port, answers) as server:
+@both_ways
+async def test_something_against_a_mail(
+    unused_tcp_port: int, answers: dict[bytes, bytes], came: str, extensions: dict[bytes, bytes]
+) -> None:
+    async with served(unused_tcp_port, extensions | answers) as server:
         assert [await what_comes_of_it(server) for _ in range(5)] == [came] * 5
