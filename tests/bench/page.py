@@ -1,0 +1,5 @@
+from tests.bench.results import Run
+
+
+def page_of(run: Run) -> str:
+    return str(run.as_json())

@@ -1,0 +1,107 @@
+"""The tracker's view, built anew from a stream of very many facts."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import aiormq
+import psycopg
+
+from events.envelope import encode
+from events.service import STREAM
+from tests.bench.cpu import cpu_seconds, running_parts
+from tests.bench.publisher import Publishable, publish
+from tests.bench.results import Round
+from tests.bench.scenarios.scenario import Scenario
+from tests.bench.stage import Stage
+from tests.tracker.told import PATHS, envelopes
+
+FACTS = 100_000
+CAUGHT_UP_WITHIN_SECONDS = 300.0
+ONE_SAGA = PATHS["completed"]
+SAGAS = -(-FACTS // len(ONE_SAGA.split()))
+EXCHANGE = "bench.history"
+
+
+async def play(stage: Stage) -> Round:
+    """Fill the stream, and rebuild; the tracker goes on running, as it may."""
+    found = Round()
+    began = time.monotonic()
+    if "facts" not in stage.kept:
+        await fill_stream(stage)
+        stage.kept["facts"] = await read_by_tracker(stage)
+        stage.say(f"the stream has {stage.kept['facts']:,.0f} facts, {time.monotonic() - began:.0f} s")
+    spec = stage.where.process("tracker")
+    before = cpu_seconds(running_parts(stage.rig))
+    process = await asyncio.create_subprocess_exec(
+        *(*spec.prepare().command, "rebuild"),
+        env=dict(spec.environment),
+        stderr=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    )
+    _, said = await process.communicate()
+    after = cpu_seconds(running_parts(stage.rig))
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith(b"{")]
+    rebuilt = next((line for line in lines if line["event"] == "rebuilt"), None)
+    if rebuilt is None:
+        found.problems.append(f"the rebuild failed: {said[-500:].decode(errors='replace')}")
+        return found
+    found.figures = {"facts": rebuilt["messages"], "facts_per_second": rebuilt["per_second"]}
+    found.notes += [
+        f"{name} {1_000_000 * (after[name] - before[name]) / rebuilt['messages']:.0f} us of CPU a fact"
+        for name in ("postgres", "rabbitmq", "tracker")
+    ]
+    return found
+
+
+async def fill_stream(stage: Stage) -> None:
+    """Whole sagas, put where the stream alone gets them: no service shall act on them."""
+    url = stage.where.broker_url("admin")
+    connection = aiormq.Connection(url)
+    await connection.connect()
+    try:
+        channel = await connection.channel()
+        await channel.exchange_declare(EXCHANGE, exchange_type="topic")
+        await channel.queue_bind(STREAM, EXCHANGE, "#")
+        await publish(url, history(), exchange=EXCHANGE)
+        await channel.exchange_delete(EXCHANGE)
+    finally:
+        await connection.close()
+
+
+def history() -> Iterator[Publishable]:
+    """The facts of sagas that completed."""
+    for _ in range(SAGAS):
+        for envelope in envelopes(ONE_SAGA, uuid4()):
+            message = encode(envelope)
+            yield Publishable(envelope.fact.wire_name, vars(message.properties), message.body)
+
+
+async def read_by_tracker(stage: Stage) -> float:
+    """Wait until the running tracker has read all of it; answers how many facts its view has."""
+    deadline = time.monotonic() + CAUGHT_UP_WITHIN_SECONDS
+    url = stage.where.database_url("tracker")
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        while True:
+            row = await (await connection.execute("SELECT count(*) FROM saga_facts")).fetchone()
+            assert row is not None
+            if row[0] >= FACTS:
+                return float(row[0])
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the tracker has read {row[0]} of {FACTS} facts")
+            await asyncio.sleep(1)
+
+
+SCENARIOS = [
+    Scenario(
+        "rebuild",
+        f"the tracker's view anew, from a stream of {FACTS:,} facts",
+        play,
+        about_seconds=30,
+        # The services know nothing of these sagas.
+        judged=False,
+    )
+]

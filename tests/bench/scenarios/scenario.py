@@ -1,0 +1,51 @@
+"""What a scenario is."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tests.bench.orders import Kind
+from tests.bench.results import Round
+from tests.bench.stage import Stage
+
+PATIENCE_SECONDS = 900
+# Where a backlog is the very point, waiting in it is not lateness: else the tracker has most of it cancelled.
+PATIENT: Mapping[str, str] = {
+    "MURMURATION_STEP_DEADLINE_SECONDS": json.dumps(
+        dict.fromkeys(("order", "inventory", "payment", "fulfillment", "notification"), PATIENCE_SECONDS)
+    ),
+    "MURMURATION_SAGA_DEADLINE_SECONDS": str(PATIENCE_SECONDS),
+    "MURMURATION_OVERDUE_AFTER_SECONDS": str(PATIENCE_SECONDS),
+}
+
+
+async def nothing_more(_stage: Stage) -> list[str]:
+    """What most scenarios have to add after their rounds."""
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One measurement, on a system made for it, which is empty before. `play` is one round of it."""
+
+    name: str
+    title: str
+    play: Callable[[Stage], Awaitable[Round]]
+    about_seconds: float
+    """How long a round takes, roughly: it depends on how fast the system is."""
+    rounds: int | None = None
+    """None: as many as were asked for."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """What the processes are told that differs from the defaults."""
+    only: Kind | None = None
+    """The one kind of order to place, in place of the mix."""
+    also: Sequence[str] = ()
+    """The wire names of facts to watch for, besides the ends of sagas."""
+    lasting: bool = False
+    """Whether what is watched for must survive the broker's restart."""
+    instances: int = 1
+    """How many of each service and of the tracker."""
+    judged: bool = True
+    """Whether the invariants are asked for after the rounds, over all orders."""
+    finish: Callable[[Stage], Awaitable[list[str]]] = nothing_more
+    """Asked after the rounds: what is wrong."""

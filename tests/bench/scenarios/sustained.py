@@ -1,0 +1,50 @@
+"""Closed loop: the most that the system can do, minute after minute."""
+
+from tests.bench.orders import Kind
+from tests.bench.results import Round
+from tests.bench.scenarios.scenario import Scenario
+from tests.bench.stage import Stage
+
+SECONDS = 60.0
+TRIED = (150, 300, 600, 1_000)
+TRIAL_SECONDS = 8.0
+LINES = 50
+LONG_SECONDS = 20.0
+LONG_IN_FLIGHT = 100
+
+
+async def play(stage: Stage) -> Round:
+    """With as many orders under way as were asked for, or as serve best."""
+    if "in_flight" not in stage.kept:
+        stage.kept["in_flight"] = stage.choices.in_flight or await best_in_flight(stage)
+    in_flight = int(stage.kept["in_flight"])
+    found = await stage.measure(stage.load.in_flight(in_flight, SECONDS))
+    found.figures = {"in_flight": in_flight, **found.figures}
+    return found
+
+
+async def best_in_flight(stage: Stage) -> int:
+    """Of some numbers of orders under way, the one with which most of them end."""
+    rates: dict[int, float] = {}
+    for count in TRIED:
+        tried = await stage.measure(stage.load.in_flight(count, TRIAL_SECONDS))
+        rates[count] = tried.figures["ended_per_second"]
+        stage.say(f"trying {count} in flight: {rates[count]:.0f} sagas ended a second")
+    return max(rates, key=lambda count: rates[count])
+
+
+async def play_long(stage: Stage) -> Round:
+    """Orders of many lines."""
+    return await stage.measure(stage.load.in_flight(LONG_IN_FLIGHT, LONG_SECONDS))
+
+
+SCENARIOS = [
+    Scenario("sustained", f"as many as it can, for {SECONDS:.0f} s", play, about_seconds=80),
+    Scenario(
+        "long-orders",
+        f"orders of {LINES} lines, {LONG_IN_FLIGHT} in flight for {LONG_SECONDS:.0f} s",
+        play_long,
+        about_seconds=25,
+        only=Kind(skus=[f"bench-{number}" for number in range(LINES)]),
+    ),
+]
