@@ -84,12 +84,16 @@ class Result:
     rounds: list[Round] = field(default_factory=list)
     per_saga: dict[str, dict[str, float]] = field(default_factory=dict)
     """What the servers counted, for one saga, over all rounds; empty where they do not tell."""
+    counts: list[str] = field(default_factory=list)
+    """The same in words."""
+    added: dict[str, float] = field(default_factory=dict)
+    """Further figures, measured once."""
     problems: list[str] = field(default_factory=list)
     """What was found after the rounds."""
 
     @property
     def figures(self) -> dict[str, float]:
-        return medians(each.figures for each in self.rounds)
+        return {**medians(each.figures for each in self.rounds), **self.added}
 
     @property
     def cpu_ms(self) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Plays scenarios, each on a system made for it and deleted afterwards."""
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from compose.local.errors import RigError
 from compose.local.interruptions import uninterrupted
 from compose.local.rig import LocalRig
 from compose.snapshot import Reader, sources_of
+from tests.bench.counters import STATEMENTS_LIBRARY, Counters, snapshot
 from tests.bench.reports import write_reports
 from tests.bench.results import Result, Run
 from tests.bench.scenarios import SCENARIOS
@@ -22,6 +24,7 @@ from tests.bench.telling import announce, tell_result, tell_round
 RIG_FOLDER = "bench"
 UP_SECONDS = 25.0
 WARM_SECONDS = 8.0
+COUNTING_SECONDS = 23.0
 JUDGED_WITHIN_SECONDS = 60.0
 EXAMPLES = 5
 
@@ -42,7 +45,11 @@ def rounds_of(scenario: Scenario, choices: Choices) -> int:
 def about_seconds(scenarios: Sequence[Scenario], choices: Choices) -> float:
     """How long they will take together, roughly."""
     return sum(
-        UP_SECONDS + WARM_SECONDS + rounds_of(each, choices) * each.about_seconds for each in scenarios
+        UP_SECONDS
+        + WARM_SECONDS
+        + each.counted * COUNTING_SECONDS
+        + rounds_of(each, choices) * each.about_seconds
+        for each in scenarios
     )
 
 
@@ -66,7 +73,11 @@ def play_all(
 
 def play_one(scenario: Scenario, choices: Choices, result: Result, folder: Path, say: Say) -> None:
     """All rounds of a scenario. A system on which something went wrong is kept, stopped, to be looked at."""
-    rig = LocalRig(folder, environment=environment_for(scenario))
+    rig = LocalRig(
+        folder,
+        environment=environment_for(scenario),
+        preload=[STATEMENTS_LIBRARY] if scenario.statements else [],
+    )
     with uninterrupted():
         rig.destroy()
     try:
@@ -102,12 +113,23 @@ async def play_rounds(rig: LocalRig, scenario: Scenario, choices: Choices, resul
         instances=scenario.instances,
     ) as stage:
         await stage.warm_up()
+        await scenario.prepare(stage)
+        before = await asyncio.to_thread(snapshot, stage.where) if scenario.counted else None
         for number in range(1, rounds_of(scenario, choices) + 1):
             result.rounds.append(found := await scenario.play(stage))
             tell_round(number, found)
-        result.problems += await scenario.finish(stage)
+        if before is not None:
+            count(result, await asyncio.to_thread(snapshot, stage.where) - before)
         if scenario.judged:
             result.problems += await judge(stage)
+        await scenario.finish(stage, result)
+
+
+def count(result: Result, spent: Counters) -> None:
+    """What the servers counted over all rounds, for each saga."""
+    if ended := sum(found.accepted - found.not_ended for found in result.rounds):
+        each = spent.each(ended)
+        result.per_saga, result.counts = each.as_json(), each.lines()
 
 
 async def judge(stage: Stage) -> list[str]:

@@ -69,10 +69,8 @@ def tell_result(result: Result) -> None:
         print(
             f"  CPU ms each  {parts}; {sum(system.values()):.2f} in all, the load's own {load:.2f} left out"
         )
-    for name, counts in result.per_saga.items():
-        print(
-            f"  {name:<12} {', '.join(f'{what} {count:,.2f}' for what, count in counts.items())} for a saga"
-        )
+    for line in result.counts:
+        print(f"  a saga       {line}")
     if result.peak_megabytes:
         parts = ", ".join(f"{name} {mb:.0f}" for name, mb in sorted(result.peak_megabytes.items()))
         print(f"  peak MB      {parts}")

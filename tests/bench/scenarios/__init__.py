@@ -6,6 +6,7 @@ from tests.bench.scenarios import (
     flash_sale,
     intake,
     memory,
+    old_orders,
     rates,
     rebuild,
     sustained,
@@ -13,5 +14,16 @@ from tests.bench.scenarios import (
 )
 from tests.bench.scenarios.scenario import Scenario
 
-MODULES = (rates, sustained, burst, intake, flash_sale, two_instances, broker_away, rebuild, memory)
+MODULES = (
+    rates,
+    sustained,
+    burst,
+    intake,
+    flash_sale,
+    two_instances,
+    broker_away,
+    rebuild,
+    old_orders,
+    memory,
+)
 SCENARIOS: tuple[Scenario, ...] = tuple(each for module in MODULES for each in module.SCENARIOS)

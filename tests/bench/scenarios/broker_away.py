@@ -40,5 +40,6 @@ SCENARIOS = [
         rounds=1,
         settings=PATIENT,
         lasting=True,
+        counted=False,
     )
 ]

@@ -60,5 +60,6 @@ SCENARIOS = [
         rounds=1,
         settings={**PATIENT, "MURMURATION_MAX_OUTBOX_BACKLOG": str(MAX_OUTBOX_BACKLOG)},
         lasting=True,
+        counted=False,
     ),
 ]

@@ -72,6 +72,7 @@ SCENARIOS = [
         play,
         about_seconds=SECONDS,
         rounds=1,
+        counted=False,
         # Else the books of recent mail go on filling for minutes.
         settings={"MURMURATION_SANDBOX_SINK_RETENTION": "1000"},
     )

@@ -25,6 +25,7 @@ def at_rate(per_second: float, seconds: float = SECONDS, name: str | None = None
         play,
         # Beyond what the system can do, it takes longer to end them than to place them.
         about_seconds=seconds * max(1.0, per_second / 150),
+        statements=True,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.bench.orders import Kind
-from tests.bench.results import Round
+from tests.bench.results import Result, Round
 from tests.bench.stage import Stage
 
 PATIENCE_SECONDS = 900
@@ -19,9 +19,12 @@ PATIENT: Mapping[str, str] = {
 }
 
 
-async def nothing_more(_stage: Stage) -> list[str]:
+async def nothing_before(_stage: Stage) -> None:
+    """What most scenarios need before their rounds."""
+
+
+async def nothing_more(_stage: Stage, _result: Result) -> None:
     """What most scenarios have to add after their rounds."""
-    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,5 +50,11 @@ class Scenario:
     """How many of each service and of the tracker."""
     judged: bool = True
     """Whether the invariants are asked for after the rounds, over all orders."""
-    finish: Callable[[Stage], Awaitable[list[str]]] = nothing_more
-    """Asked after the rounds: what is wrong."""
+    counted: bool = True
+    """Whether the servers' own counts are taken; that takes 20 s in which nothing happens."""
+    statements: bool = False
+    """Whether PostgreSQL counts statements, too. That costs it something, so not where the most is wanted."""
+    prepare: Callable[[Stage], Awaitable[None]] = nothing_before
+    """What is done first, and does not count."""
+    finish: Callable[[Stage, Result], Awaitable[None]] = nothing_more
+    """What is done last, and added to the result."""

@@ -1,7 +1,11 @@
 """Closed loop: the most that the system can do, minute after minute."""
 
+import asyncio
+import statistics
+
+from tests.bench.floor.measure import measure_floor
 from tests.bench.orders import Kind
-from tests.bench.results import Round
+from tests.bench.results import Result, Round
 from tests.bench.scenarios.scenario import Scenario
 from tests.bench.stage import Stage
 
@@ -9,14 +13,18 @@ SECONDS = 60.0
 TRIED = (150, 300, 600, 1_000)
 TRIAL_SECONDS = 8.0
 LINES = 50
+FLOOR_SECONDS = 15.0
 LONG_SECONDS = 20.0
 LONG_IN_FLIGHT = 100
 
 
+async def choose_in_flight(stage: Stage) -> None:
+    """How many orders to keep under way."""
+    stage.kept["in_flight"] = stage.choices.in_flight or await best_in_flight(stage)
+
+
 async def play(stage: Stage) -> Round:
     """With as many orders under way as were asked for, or as serve best."""
-    if "in_flight" not in stage.kept:
-        stage.kept["in_flight"] = stage.choices.in_flight or await best_in_flight(stage)
     in_flight = int(stage.kept["in_flight"])
     found = await stage.measure(stage.load.in_flight(in_flight, SECONDS))
     found.figures = {"in_flight": in_flight, **found.figures}
@@ -33,13 +41,34 @@ async def best_in_flight(stage: Stage) -> int:
     return max(rates, key=lambda count: rates[count])
 
 
+async def compare_with_floor(stage: Stage, result: Result) -> None:
+    """The same messages, rows and commits by bare clients, on the same servers, with nobody else at work."""
+    for spec in stage.rig.blueprint.processes:
+        await asyncio.to_thread(stage.rig.stop, spec.name)
+    in_flight = int(stage.kept["in_flight"])
+    rates = []
+    for _ in result.rounds:
+        floor = await measure_floor(stage.rig, in_flight, FLOOR_SECONDS)
+        stage.say(f"the floor: {floor}")
+        rates.append(floor.sagas_per_second)
+    result.added["floor_per_second"] = rate = statistics.median(rates)
+    result.added["share_of_floor_percent"] = 100 * result.figures["ended_per_second"] / rate
+
+
 async def play_long(stage: Stage) -> Round:
     """Orders of many lines."""
     return await stage.measure(stage.load.in_flight(LONG_IN_FLIGHT, LONG_SECONDS))
 
 
 SCENARIOS = [
-    Scenario("sustained", f"as many as it can, for {SECONDS:.0f} s", play, about_seconds=80),
+    Scenario(
+        "sustained",
+        f"as many as it can, for {SECONDS:.0f} s",
+        play,
+        about_seconds=100,
+        prepare=choose_in_flight,
+        finish=compare_with_floor,
+    ),
     Scenario(
         "long-orders",
         f"orders of {LINES} lines, {LONG_IN_FLIGHT} in flight for {LONG_SECONDS:.0f} s",
