@@ -10,11 +10,10 @@ from compose.local.places import DEFAULT_STATE_DIR
 from compose.local.state import exclusive
 from tests.bench.machine import describe_commit, describe_machine
 from tests.bench.results import Run
-from tests.bench.runner import about_seconds, chosen_scenarios, play_all
+from tests.bench.runner import LOCK_FILE, about_seconds, chosen_scenarios, play_all
 from tests.bench.scenarios import SCENARIOS
 from tests.bench.stage import Choices
 
-LOCK_FILE = "bench.lock"
 ROUNDS = 3
 
 

@@ -72,7 +72,12 @@ class Poster:
         for _ in range(min(room, len(self._waiting) - len(self._connecting))):
             task = asyncio.create_task(self._connect())
             self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+            task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self._connecting.discard(task)
+        if not self._closed:
+            self._pass_on()
 
     async def _connect(self) -> None:
         host, port = next(self._parties)

@@ -22,6 +22,7 @@ from tests.bench.stage import Choices, Say, Stage, staged
 from tests.bench.telling import announce, tell_result, tell_round
 
 RIG_FOLDER = "bench"
+LOCK_FILE = "bench.lock"
 UP_SECONDS = 25.0
 WARM_SECONDS = 8.0
 COUNTING_SECONDS = 23.0
