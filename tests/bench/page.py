@@ -6,7 +6,7 @@ from html import escape
 from compose.chart import STYLE as CHART_STYLE
 from tests.bench.cpu import LOAD
 from tests.bench.plots import latencies_of, memory_of, seconds_of, shares_of
-from tests.bench.results import FIGURES, Result, Run
+from tests.bench.results import FIGURES, Result, Run, number_of_rounds
 
 COLOURS = (
     *("#2563eb", "#16a34a", "#d97706", "#dc2626", "#7c3aed", "#0891b2", "#be185d", "#65a30d", "#78716c"),
@@ -21,7 +21,8 @@ STYLE = (
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
 """
     + "\n".join(
-        f".c{number} {{ stroke: {colour}; border-color: {colour}; }}" for number, colour in enumerate(COLOURS)
+        f".c{number}, .key .c{number} {{ stroke: {colour}; border-color: {colour}; }}"
+        for number, colour in enumerate(COLOURS)
     )
 )
 # The columns of the table above all.
@@ -49,7 +50,8 @@ def _parts(run: Run) -> Iterator[str]:
     yield f"<p>Commit {escape(run.commit)}, begun {escape(run.began_at)}, {run.seconds:.0f} s, on"
     yield f"{escape(run.machine)}. Medians of all rounds.</p>"
     yield "<table><tr><th>scenario"
-    yield "".join(f'<th class="number">{escape(FIGURES[name].label)}' for name in OVERVIEW) + "</tr>"
+    yield "".join(f'<th class="number">{escape(FIGURES[name].label)}' for name in OVERVIEW)
+    yield '<th class="number">CPU a saga</tr>'
     for result in run.results:
         yield from _row(result)
     yield "</table>"
@@ -64,13 +66,14 @@ def _row(result: Result) -> Iterator[str]:
     for name in OVERVIEW:
         text = FIGURES[name].text(figures[name]) if name in figures else ""
         yield f'<td class="number">{text}'
-    yield "</tr>"
+    cpu_ms = sum(ms for name, ms in result.cpu_ms.items() if name != LOAD)
+    yield f'<td class="number">{f"{cpu_ms:.2f} ms" if cpu_ms else ""}</tr>'
 
 
 def _section(result: Result) -> Iterator[str]:
     verdict = "FAIL" if result.all_problems else "pass"
     yield f'<h2 id="{result.name}">{result.name} <span class="{verdict}">{verdict}</span></h2>'
-    yield f"<p>{escape(result.title)}; {len(result.rounds)} rounds.</p>"
+    yield f"<p>{escape(result.title)}; {number_of_rounds(len(result.rounds))}.</p>"
     for problem in result.all_problems:
         yield f'<p class="FAIL">{escape(problem)}</p>'
     for number, found in enumerate(result.rounds, 1):
@@ -85,8 +88,7 @@ def _section(result: Result) -> Iterator[str]:
             yield "<h3>Memory of its own, MB</h3>"
             yield from memory_of(found.memory_megabytes)
     if result.cpu_ms:
-        system = sum(ms for name, ms in result.cpu_ms.items() if name != LOAD)
-        yield f"<h3>CPU milliseconds a saga: {system:.2f}, the load left out</h3>"
+        yield "<h3>CPU milliseconds a saga</h3>"
         yield from shares_of(result.cpu_ms)
     yield '<div class="pair"><div>'
     yield from _table(

@@ -139,6 +139,10 @@ class Run:
         }
 
 
+def number_of_rounds(count: int) -> str:
+    return "1 round" if count == 1 else f"{count} rounds"
+
+
 def medians(rounds: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """By name, the median of those rounds that have it."""
     return {name: statistics.median(values) for name, values in _by_name(rounds).items()}

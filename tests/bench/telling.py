@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from tests.bench.cpu import LOAD
-from tests.bench.results import FIGURES, Result, Round
+from tests.bench.results import FIGURES, Result, Round, number_of_rounds
 from tests.bench.scenarios.scenario import Scenario
 
 # What stands in a line together, and what introduces it.
@@ -42,9 +42,8 @@ ALWAYS_SHORT = ("decided_per_second", "drained_per_second", "facts_per_second")
 
 def announce(scenario: Scenario, place: str, rounds: int, left_seconds: float) -> None:
     """What comes next, and how long all that comes takes."""
-    times = "1 round" if rounds == 1 else f"{rounds} rounds"
     print(
-        f"\n[{place}] {scenario.name}: {scenario.title}; {times}; about {left_seconds / 60:.0f} min left",
+        f"\n[{place}] {scenario.name}: {scenario.title}; {number_of_rounds(rounds)}; about {left_seconds / 60:.0f} min left",
         flush=True,
     )
 
