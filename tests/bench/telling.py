@@ -42,10 +42,8 @@ ALWAYS_SHORT = ("decided_per_second", "drained_per_second", "facts_per_second")
 
 def announce(scenario: Scenario, place: str, rounds: int, left_seconds: float) -> None:
     """What comes next, and how long all that comes takes."""
-    print(
-        f"\n[{place}] {scenario.name}: {scenario.title}; {number_of_rounds(rounds)}; about {left_seconds / 60:.0f} min left",
-        flush=True,
-    )
+    times, minutes = number_of_rounds(rounds), left_seconds / 60
+    print(f"\n[{place}] {scenario.name}: {scenario.title}; {times}; about {minutes:.0f} min left", flush=True)
 
 
 def tell_round(number: int, found: Round) -> None:
