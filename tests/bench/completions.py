@@ -5,6 +5,7 @@ On aiormq itself, and without a look into the bodies: the load shares the machin
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -19,7 +20,9 @@ from events.facts.order import OrderCancelled
 from events.runtime.broker import BROKER_AWAY
 from events.service import EXCHANGE
 
-RECONNECT_SECONDS = 0.2
+RECONNECT_SECONDS = 0.5
+# Where a broker is stopped on purpose, that nobody answers is no news.
+logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 LASTING_FOR_MS = 600_000
 _TOLD, _DISPATCHED, _CANCELLED = 1, 2, 4
 _WATCHED: Mapping[str, int] = {
@@ -41,6 +44,8 @@ class Completions:
         """Those of the ended that ended without effect."""
         self.on_end: Callable[[], None] = lambda: None
         """Called whenever an order has ended."""
+        self.connection: aiormq.Connection | None = None
+        """What it all arrives by."""
         self.heard_at: dict[str, list[float]] = {}
         """When each of the further facts that `watch` was asked to watch arrived, by wire name."""
 
@@ -142,6 +147,7 @@ class _Watcher:
         for key in self._keys:
             await channel.queue_bind(self._queue, EXCHANGE, key)
         await channel.basic_consume(self._queue, self._note, no_ack=True)
+        self._completions.connection = connection
         return connection
 
     async def _note(self, message: DeliveredMessage) -> None:
