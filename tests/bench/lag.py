@@ -2,20 +2,18 @@
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import aiohttp
-
 from tests.bench.completions import Completions
+from tests.bench.poster import Poster
 
 EVERY_SECONDS = 1.0
 POLL_SECONDS = 0.05
 GIVE_UP_SECONDS = 60.0
-ANSWER_SECONDS = 5.0
-OF_THE_TRACKER = (aiohttp.ClientError, TimeoutError, ValueError, KeyError)
 
 
 @dataclass(slots=True)
@@ -30,36 +28,39 @@ class Lag:
 async def watching_lag(tracker_url: str, completions: Completions) -> AsyncIterator[Lag]:
     """Inside, the tracker is asked about once a second."""
     lag = Lag()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS)) as session:
-        task = asyncio.create_task(_watch(session, tracker_url, completions, lag), name="watch lag")
-        try:
-            yield lag
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+    poster = Poster([tracker_url], connections=1)
+    task = asyncio.create_task(_watch(poster, completions, lag), name="watch lag")
+    try:
+        yield lag
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        poster.close()
 
 
-async def _watch(session: aiohttp.ClientSession, url: str, completions: Completions, lag: Lag) -> None:
+async def _watch(poster: Poster, completions: Completions, lag: Lag) -> None:
     asked_before = ""
     while True:
         await asyncio.sleep(EVERY_SECONDS)
+        ready = await poster.ask("/readyz")
+        if ready.status == 200:
+            lag.behind.append(json.loads(ready.body)["lag_messages"])
         order_id = next(reversed(completions.ended_at), "")
-        with contextlib.suppress(*OF_THE_TRACKER):
-            async with session.get(f"{url}/readyz") as response:
-                lag.behind.append((await response.json())["lag_messages"])
-            if order_id != asked_before:
-                asked_before = order_id
-                await _wait_until_seen(session, f"{url}/sagas/{order_id}", completions.ended_at[order_id])
-                lag.seconds.append(time.monotonic() - completions.ended_at[order_id])
+        if order_id != asked_before:
+            asked_before = order_id
+            ended_at = completions.ended_at[order_id]
+            if await _is_seen(poster, order_id, ended_at + GIVE_UP_SECONDS):
+                lag.seconds.append(time.monotonic() - ended_at)
 
 
-async def _wait_until_seen(session: aiohttp.ClientSession, url: str, ended_at: float) -> None:
-    """Raises TimeoutError when it is not seen for very long."""
-    while time.monotonic() < ended_at + GIVE_UP_SECONDS:
-        async with session.get(url) as response:
-            saga = await response.json()
-        if response.status == 200 and saga["ended_at"] and not saga["waits"]:
-            return
+async def _is_seen(poster: Poster, order_id: str, deadline: float) -> bool:
+    """Wait until the view shows that it has ended, and that nobody owes anything for it; False: too late."""
+    while time.monotonic() < deadline:
+        answer = await poster.ask(f"/sagas/{order_id}")
+        if answer.status == 200:
+            saga = json.loads(answer.body)
+            if saga["ended_at"] and not saga["waits"]:
+                return True
         await asyncio.sleep(POLL_SECONDS)
-    raise TimeoutError
+    return False

@@ -24,6 +24,7 @@ class Answer(NamedTuple):
     status: int
     location: str = ""
     retry_after: str = ""
+    body: bytes = b""
 
 
 Answered = Callable[[Answer], None]
@@ -55,6 +56,15 @@ class Poster:
         """Send it as soon as a connection is free; `answered` is called once."""
         self._waiting.append(_Asked(request, answered))
         self._pass_on()
+
+    async def ask(self, path: str) -> Answer:
+        """What a GET is answered."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.send(
+            f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode(),
+            lambda found: None if answer.done() else answer.set_result(found),
+        )
+        return await answer
 
     def close(self) -> None:
         """Forget what is under way, and let go of all connections."""
@@ -120,6 +130,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._asked: _Asked | None = None
         self._location = self._retry_after = ""
+        self._body = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not an isinstance: uvloop's transports are not asyncio's.
@@ -130,6 +141,7 @@ class _Connection(asyncio.Protocol):
         assert self._transport is not None
         self._asked = asked
         self._location = self._retry_after = ""
+        self._body = b""
         self._transport.write(asked.request)
 
     def close(self) -> None:
@@ -145,10 +157,14 @@ class _Connection(asyncio.Protocol):
         elif name.lower() == b"retry-after":
             self._retry_after = value.decode()
 
+    def on_body(self, data: bytes) -> None:
+        self._body += data
+
     def on_message_complete(self) -> None:
         asked, self._asked = self._asked, None
         if asked is not None:
-            asked.answered(Answer(self._parser.get_status_code(), self._location, self._retry_after))
+            status = self._parser.get_status_code()
+            asked.answered(Answer(status, self._location, self._retry_after, self._body))
         if self._parser.should_keep_alive():
             self._poster.free(self)
         else:
