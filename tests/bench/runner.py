@@ -87,6 +87,8 @@ def play_one(scenario: Scenario, choices: Choices, result: Result, folder: Path,
             for instance in range(2, scenario.instances + 1):
                 rig.start(name, instance=instance)
         uvloop.run(play_rounds(rig, scenario, choices, result, say))
+    except Exception as error:  # noqa: BLE001 - whatever it was, the other scenarios are worth playing
+        result.problems.append(f"it broke off: {error!r}")
     finally:
         with uninterrupted():
             if result.all_problems:

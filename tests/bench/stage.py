@@ -1,5 +1,8 @@
 """What a scenario has at hand: the running system, load for it, and `measure`, which makes a round of it."""
 
+import asyncio
+import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,6 +19,7 @@ from tests.bench.orders import Kind, Orders
 from tests.bench.results import Round, Second, percentile
 
 STALL_SECONDS = 30.0
+PROGRESS_SECONDS = 15.0
 WARM_UP_SECONDS = 5.0
 WARM_UP_IN_FLIGHT = 50
 PERCENTILES = (0, 10, 25, 50, 75, 90, 95, 98, 99, 99.5, 99.9, 100)
@@ -64,7 +68,10 @@ class Stage:
         parts = running_parts(self.rig)
         forget_peaks(parts)
         before, pids = cpu_seconds(parts), {part.name: part.pid for part in parts}
-        async with watching_lag(self.where.http("tracker"), self.completions) as lag:
+        async with (
+            watching_lag(self.where.http("tracker"), self.completions) as lag,
+            telling_progress(self.completions, self.say),
+        ):
             sent = await loading
             missing = await self.all_end(sent)
         parts = running_parts(self.rig)
@@ -109,6 +116,25 @@ class Stage:
             found["post_p50_ms"] = percentile(sent.post_seconds, 50) * 1_000
             found["post_p99_ms"] = percentile(sent.post_seconds, 99) * 1_000
         return found
+
+
+@asynccontextmanager
+async def telling_progress(completions: Completions, say: Say) -> AsyncIterator[None]:
+    """Inside, it is told now and then how far a long round has come."""
+    begin, before = time.monotonic(), len(completions.ended_at)
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            say(f"  {time.monotonic() - begin:4.0f} s: {len(completions.ended_at) - before:,} orders ended")
+
+    task = asyncio.create_task(tell(), name="tell progress")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def seconds_of(sent: Sent, ended: Mapping[str, float]) -> list[Second]:

@@ -36,7 +36,7 @@ async def best_in_flight(stage: Stage) -> int:
     rates: dict[int, float] = {}
     for count in TRIED:
         tried = await stage.measure(stage.load.in_flight(count, TRIAL_SECONDS))
-        rates[count] = tried.figures["ended_per_second"]
+        rates[count] = tried.figures.get("ended_per_second", 0.0)
         stage.say(f"trying {count} in flight: {rates[count]:.0f} sagas ended a second")
     return max(rates, key=lambda count: rates[count])
 
