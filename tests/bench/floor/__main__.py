@@ -20,13 +20,14 @@ def main() -> int:
     parser.add_argument("--state", help="state folder of a running rig (default: servers of its own)")
     given = parser.parse_args()
     try:
-        if given.state:
-            _measure(LocalRig(Path(given.state)), given.in_flight, given.seconds)
-            return 0
-        with ending_in_order(), rig_folder() as folder:
-            rig = LocalRig(folder)
-            rig.up_servers()
-            _measure(rig, given.in_flight, given.seconds)
+        with ending_in_order():
+            if given.state:
+                _measure(LocalRig(Path(given.state)), given.in_flight, given.seconds)
+                return 0
+            with rig_folder() as folder:
+                rig = LocalRig(folder)
+                rig.up_servers()
+                _measure(rig, given.in_flight, given.seconds)
     except RigError as error:
         print(f"floor: {error}", file=sys.stderr)
         return 1
