@@ -1,6 +1,7 @@
 """The servers' counts tell what was asked of them, no more and no less."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import aio_pika
@@ -40,7 +41,7 @@ def rig() -> Iterator[LocalRig]:
 
 
 def commit_often(rig: LocalRig) -> None:
-    """In a session that ends, and so hands in its counts."""
+    """In a session that ends, and so hands in its counts; returns when it has."""
     with psycopg.connect(rig.addresses.postgres.admin_url(DATABASE)) as connection:
         connection.execute("CREATE TABLE things (number integer)")
         connection.commit()
@@ -50,6 +51,9 @@ def commit_often(rig: LocalRig) -> None:
         connection.execute("SET LOCAL synchronous_commit = off")
         connection.execute("DELETE FROM things")
         connection.commit()
+    with psycopg.connect(rig.addresses.postgres_admin_url, autocommit=True) as connection:
+        while connection.execute(f"SELECT FROM pg_stat_activity WHERE datname = '{DATABASE}'").fetchone():
+            time.sleep(0.02)
 
 
 async def publish_and_read(rig: LocalRig) -> None:

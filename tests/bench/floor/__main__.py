@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from compose.local.errors import RigError
+from compose.local.interruptions import ending_in_order
 from compose.local.rig import LocalRig
 from tests.bench.floor.measure import measure_floor
 from tests.servers import rig_folder
@@ -19,13 +20,14 @@ def main() -> int:
     parser.add_argument("--state", help="state folder of a running rig (default: servers of its own)")
     given = parser.parse_args()
     try:
-        if given.state:
-            _measure(LocalRig(Path(given.state)), given.in_flight, given.seconds)
-            return 0
-        with rig_folder() as folder:
-            rig = LocalRig(folder)
-            rig.up_servers()
-            _measure(rig, given.in_flight, given.seconds)
+        with ending_in_order():
+            if given.state:
+                _measure(LocalRig(Path(given.state)), given.in_flight, given.seconds)
+                return 0
+            with rig_folder() as folder:
+                rig = LocalRig(folder)
+                rig.up_servers()
+                _measure(rig, given.in_flight, given.seconds)
     except RigError as error:
         print(f"floor: {error}", file=sys.stderr)
         return 1
