@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from compose.local.errors import RigError
 from compose.local.interruptions import ending_in_order
 from compose.local.places import DEFAULT_STATE_DIR
+from compose.local.rig import LocalRig
 from compose.local.state import exclusive
+from tests.bench.cpu import running_parts
 from tests.bench.machine import describe_commit, describe_machine
 from tests.bench.results import Run
 from tests.bench.runner import LOCK_FILE, about_seconds, chosen_scenarios, play_all
@@ -28,6 +30,8 @@ def main() -> int:
         print("Every saga: six facts and more, five databases, confirms, quorum queues, fsync on.")
         print(f"{len(scenarios)} scenarios, about {about_seconds(scenarios, choices) / 60:.0f} min")
         DEFAULT_STATE_DIR.mkdir(mode=0o711, exist_ok=True)
+        if len(running_parts(LocalRig())) > 1:
+            print("note: a system is running in this checkout, and takes its share (make down stops it)")
         with ending_in_order(), exclusive(DEFAULT_STATE_DIR / LOCK_FILE, _wait):
             files = play_all(
                 scenarios, choices, run, DEFAULT_STATE_DIR, lambda text: print(f"  {text}", flush=True)

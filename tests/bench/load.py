@@ -52,18 +52,14 @@ class Load:
         """Let go of the connections."""
         self._poster.close()
 
-    async def at_rate(
-        self, per_second: float, seconds: float, until: Callable[[], bool] = lambda: False
-    ) -> Sent:
+    async def at_rate(self, per_second: float, seconds: float) -> Sent:
         """So many orders a second. Latency counts from when each was due, not from when a busy client came
-        round to sending it (Gil Tene's "coordinated omission"). Ends early once `until` says so."""
+        round to sending it (Gil Tene's "coordinated omission")."""
         sent = Sent()
         for number in range(int(per_second * seconds)):
             due_at = sent.begin + number / per_second
             if (wait := due_at - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
-            if until():
-                break
             self._place(sent, due_at)
         sent.end = time.monotonic()
         await self._all_answered()

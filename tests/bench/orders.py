@@ -56,17 +56,22 @@ MIX: dict[int, Kind] = {
 """By an order's number modulo `MIX_OF`; whoever is not named here completes."""
 
 
+def mix() -> list[Kind]:
+    """The kinds of `MIX_OF` orders that follow each other."""
+    return [MIX.get(number, PLAIN) for number in range(MIX_OF)]
+
+
 class Orders:
     """An endless series of orders: the mix, or all of one kind."""
 
     def __init__(self, only: Kind | None = None) -> None:
-        kinds = [only or MIX.get(number, PLAIN) for number in range(MIX_OF)]
+        kinds = [only] if only else mix()
         self._templates = [(request_bytes("POST", "/orders", kind.body(), _KEY), kind) for kind in kinds]
         self._number = 0
 
     def next(self) -> Ordered:
         """The next one, under a key of its own."""
-        template, kind = self._templates[self._number % MIX_OF]
+        template, kind = self._templates[self._number % len(self._templates)]
         self._number += 1
         key = uuid4().hex
         return Ordered(key, template.replace(_KEY.encode(), key.encode()), kind.cancelled)

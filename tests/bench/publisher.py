@@ -3,8 +3,9 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import cycle, islice
 from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
@@ -30,10 +31,10 @@ class Publishable(NamedTuple):
     body: bytes
 
 
-def orders_created(kind: Kind, count: int) -> Iterator[tuple[str, Publishable]]:
-    """So many orders of a kind, and the id of each."""
+def orders_created(kinds: Sequence[Kind], count: int) -> Iterator[tuple[str, Publishable]]:
+    """So many orders, of these kinds in turn, and the id of each."""
     wire_name = OrderCreated.wire_name
-    for _ in range(count):
+    for kind in islice(cycle(kinds), count):
         order_id = uuid4()
         fields = fields_of(
             fact_id=uuid4(),
@@ -48,9 +49,9 @@ def orders_created(kind: Kind, count: int) -> Iterator[tuple[str, Publishable]]:
         yield str(order_id), Publishable(wire_name, fields, json.dumps(body).encode())
 
 
-async def publish_orders(broker_url: str, kind: Kind, count: int) -> Sent:
+async def publish_orders(broker_url: str, kinds: Sequence[Kind], count: int) -> Sent:
     """Publish so many orders at once: all are due now, and accepted once the broker has confirmed them."""
-    orders = list(orders_created(kind, count))
+    orders = list(orders_created(kinds, count))
     sent = Sent()
     sent.due_at = {order_id: sent.begin for order_id, _ in orders}
     await publish(broker_url, (message for _, message in orders), confirmed_at=sent.accepted_at)

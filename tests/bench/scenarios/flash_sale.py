@@ -22,7 +22,7 @@ async def play(stage: Stage) -> Round:
     await _stock(stage, sku, "PUT", {"stocked": UNITS})
     for name in DECISIONS:
         stage.completions.heard_at.pop(name, None)
-    publishing = publish_orders(stage.where.broker_url(PUBLISHER), Kind(skus=(sku,)), BUYERS)
+    publishing = publish_orders(stage.where.broker_url(PUBLISHER), [Kind(skus=(sku,))], BUYERS)
     found = drained_figures(await stage.measure(publishing, drained=True))
     decided = sorted(at for name in DECISIONS for at in stage.completions.heard_at.get(name, ()))
     found.figures["decided_per_second"] = len(decided) / (decided[-1] - decided[0])
