@@ -48,6 +48,7 @@ def about_seconds(scenarios: Sequence[Scenario], choices: Choices) -> float:
     return sum(
         UP_SECONDS
         + WARM_SECONDS
+        + each.about_more_seconds
         + each.counted * COUNTING_SECONDS
         + rounds_of(each, choices) * each.about_seconds
         for each in scenarios

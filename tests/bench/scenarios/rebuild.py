@@ -107,7 +107,8 @@ SCENARIOS = [
         "rebuild",
         f"the tracker's view anew, from a stream of {FACTS:,} facts",
         play,
-        about_seconds=30,
+        about_seconds=20,
+        about_more_seconds=110,
         # The services know nothing of these sagas.
         judged=False,
         counted=False,

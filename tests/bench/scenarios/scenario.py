@@ -36,6 +36,8 @@ class Scenario:
     play: Callable[[Stage], Awaitable[Round]]
     about_seconds: float
     """How long a round takes, roughly: it depends on how fast the system is."""
+    about_more_seconds: float = 0.0
+    """How long what comes before and after the rounds takes."""
     rounds: int | None = None
     """None: as many as were asked for."""
     settings: Mapping[str, str] = field(default_factory=dict)
