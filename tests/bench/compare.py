@@ -138,7 +138,7 @@ async def _measure(rig: LocalRig, in_flight: int) -> tuple[Round, Round]:
     async with staged(rig, Choices(1), print) as stage:
         await stage.warm_up()
         at_rate = await stage.measure(stage.load.at_rate(AT_RATE_PER_SECOND, SECONDS))
-        return at_rate, await stage.measure(stage.load.in_flight(in_flight, SECONDS))
+        return at_rate, await stage.keep(in_flight, SECONDS)
 
 
 def tell(sides: Sequence[Side]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -20,6 +20,8 @@ from tests.bench.results import Round, Second, percentile
 
 STALL_SECONDS = 30.0
 PROGRESS_SECONDS = 15.0
+# With many under way, the first all begin at once, and it takes a while until they end one by one.
+RUSH_SECONDS = 4.0
 WARM_UP_SECONDS = 5.0
 WARM_UP_IN_FLIGHT = 50
 PERCENTILES = (0, 10, 25, 50, 75, 90, 95, 98, 99, 99.5, 99.9, 100)
@@ -60,10 +62,18 @@ class Stage:
         """Wait until all that were accepted have ended; answers those that did not."""
         return await self.completions.wait_for(sent.due_at, STALL_SECONDS)
 
-    async def measure(self, loading: Awaitable[Sent], *, drained: bool = False) -> Round:
+    async def keep(self, in_flight: int, seconds: float) -> Round:
+        """So many orders under way, for so long after the first rush."""
+        loading = self.load.in_flight(in_flight, RUSH_SECONDS + seconds)
+        return await self.measure(loading, from_seconds=RUSH_SECONDS)
+
+    async def measure(
+        self, loading: Awaitable[Sent], *, from_seconds: float = 0.0, drained: bool = False
+    ) -> Round:
         """Await a load, and the end of all of its orders.
 
-        The rate is that of the time in which load was offered; with `drained`, of the time to the last end.
+        Rates are those of the time in which load was offered, `from_seconds` on; with `drained`, sagas ended
+        at that of the time to the last end.
         """
         parts = running_parts(self.rig)
         forget_peaks(parts)
@@ -81,7 +91,7 @@ class Stage:
         found = Round(accepted=len(sent.due_at), not_ended=len(missing))
         found.cpu_ms = cpu_ms_each(before, cpu_seconds(parts), max(1, len(ended)))
         found.peak_megabytes = peak_megabytes(parts)
-        found.figures = self._figures(sent, ended, drained) | _lag_figures(lag)
+        found.figures = self._figures(sent, ended, from_seconds, drained) | _lag_figures(lag)
         found.seconds = seconds_of(sent, ended)
         latencies_ms = [(at - sent.due_at[order]) * 1_000 for order, at in ended.items()]
         if latencies_ms:
@@ -94,16 +104,17 @@ class Stage:
             )
         return found
 
-    def _figures(self, sent: Sent, ended: Mapping[str, float], drained: bool) -> dict[str, float]:
-        if not ended or not sent.seconds:
+    def _figures(
+        self, sent: Sent, ended: Mapping[str, float], from_seconds: float, drained: bool
+    ) -> dict[str, float]:
+        if not ended:
             return {}
-        last = max(ended.values())
-        span = (last if drained else sent.end) - sent.begin
+        begin, last = sent.begin + from_seconds, max(ended.values())
         latencies = [at - sent.due_at[order] for order, at in ended.items()]
         cancelled = len(ended.keys() & self.completions.cancelled)
         found = {
-            "accepted_per_second": len(sent.due_at) / sent.seconds,
-            "ended_per_second": sum(at <= sent.begin + span for at in ended.values()) / span,
+            "accepted_per_second": _rate(sent.accepted_at, begin, sent.end),
+            "ended_per_second": _rate(ended.values(), begin, last if drained else sent.end),
             "completed_percent": 100 * (len(ended) - cancelled) / len(ended),
             "cancelled_percent": 100 * cancelled / len(ended),
             "refused_percent": 100 * sent.refused / (sent.refused + len(sent.due_at)),
@@ -135,6 +146,10 @@ async def telling_progress(completions: Completions, say: Say) -> AsyncIterator[
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+def _rate(moments: Iterable[float], begin: float, end: float) -> float:
+    return sum(begin <= at <= end for at in moments) / max(end - begin, 0.001)
 
 
 def seconds_of(sent: Sent, ended: Mapping[str, float]) -> list[Second]:

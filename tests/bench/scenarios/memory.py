@@ -17,6 +17,7 @@ SAMPLE_SECONDS = 10.0
 # Pools, caches and the sandbox's books of recent mail fill at first, and are bounded.
 SETTLED_AFTER_SECONDS = 180.0
 WINDOW_SAMPLES = 6
+TOO_FEW_SAMPLES = 30
 # What a garbage collector and a write-ahead log rise and fall by anyway.
 FLAT_PERCENT, FLAT_MEGABYTES = 10.0, 8.0
 
@@ -43,7 +44,10 @@ async def play(stage: Stage) -> Round:
         with contextlib.suppress(asyncio.CancelledError):
             await task
     found.memory_megabytes = samples
-    grown = {name: growth(taken) for name, taken in samples.items()}
+    grown = {name: growth(taken) for name, taken in samples.items() if len(taken) > TOO_FEW_SAMPLES}
+    if not grown:
+        found.problems.append("there were too few samples to tell whether memory is flat")
+        return found
     found.figures["memory_growth_percent"] = max(percent for percent, _ in grown.values())
     found.problems += [
         f"{name} grew by {megabytes:.0f} MB, {percent:.0f} %, after {SETTLED_AFTER_SECONDS:.0f} s"
@@ -59,8 +63,6 @@ def growth(samples: Samples) -> tuple[float, float]:
     Medians of a minute each: what comes and goes does not count.
     """
     settled = [megabytes for at, megabytes in samples if at >= SETTLED_AFTER_SECONDS]
-    if len(settled) < 2 * WINDOW_SAMPLES:
-        return 0.0, 0.0
     first, last = statistics.median(settled[:WINDOW_SAMPLES]), statistics.median(settled[-WINDOW_SAMPLES:])
     return 100 * (last - first) / max(first, 1.0), last - first
 

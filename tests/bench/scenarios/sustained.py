@@ -26,7 +26,7 @@ async def choose_in_flight(stage: Stage) -> None:
 async def play(stage: Stage) -> Round:
     """With as many orders under way as were asked for, or as serve best."""
     in_flight = int(stage.kept["in_flight"])
-    found = await stage.measure(stage.load.in_flight(in_flight, SECONDS))
+    found = await stage.keep(in_flight, SECONDS)
     found.figures = {"in_flight": in_flight, **found.figures}
     return found
 
@@ -35,7 +35,7 @@ async def best_in_flight(stage: Stage) -> int:
     """Of some numbers of orders under way, the one with which most of them end."""
     rates: dict[int, float] = {}
     for count in TRIED:
-        tried = await stage.measure(stage.load.in_flight(count, TRIAL_SECONDS))
+        tried = await stage.keep(count, TRIAL_SECONDS)
         rates[count] = tried.figures.get("ended_per_second", 0.0)
         stage.say(f"trying {count} in flight: {rates[count]:.0f} sagas ended a second")
     return max(rates, key=lambda count: rates[count])
@@ -57,7 +57,7 @@ async def compare_with_floor(stage: Stage, result: Result) -> None:
 
 async def play_long(stage: Stage) -> Round:
     """Orders of many lines."""
-    return await stage.measure(stage.load.in_flight(LONG_IN_FLIGHT, LONG_SECONDS))
+    return await stage.keep(LONG_IN_FLIGHT, LONG_SECONDS)
 
 
 SCENARIOS = [
