@@ -76,6 +76,8 @@ def _section(result: Result) -> Iterator[str]:
     yield f"<p>{escape(result.title)}; {number_of_rounds(len(result.rounds))}.</p>"
     for problem in result.all_problems:
         yield f'<p class="FAIL">{escape(problem)}</p>'
+    for note in result.notes:
+        yield f"<p>{escape(note)}</p>"
     for number, found in enumerate(result.rounds, 1):
         if found.seconds:
             yield f"<h3>Round {number}: orders a second, and in flight</h3>"

@@ -105,6 +105,11 @@ class Result:
         return most(each.peak_megabytes for each in self.rounds)
 
     @property
+    def notes(self) -> list[str]:
+        """Of all rounds, each once."""
+        return list(dict.fromkeys(note for each in self.rounds for note in each.notes))
+
+    @property
     def all_problems(self) -> list[str]:
         lost = [f"{each.not_ended} accepted orders did not end" for each in self.rounds if each.not_ended]
         return [*lost, *(problem for each in self.rounds for problem in each.problems), *self.problems]

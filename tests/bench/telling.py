@@ -71,7 +71,7 @@ def tell_result(result: Result) -> None:
     if result.peak_megabytes:
         parts = ", ".join(f"{name} {mb:.0f}" for name, mb in sorted(result.peak_megabytes.items()))
         print(f"  peak MB      {parts}")
-    for note in dict.fromkeys(note for each in result.rounds for note in each.notes):
+    for note in result.notes:
         print(f"  {note}")
     for problem in result.all_problems:
         print(f"  FAIL         {problem}")
