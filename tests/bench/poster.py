@@ -1,7 +1,8 @@
 """A cheap HTTP client: the load shares the machine with what it measures.
 
-Some 50 us of CPU for a request, a tenth of what a general client takes: whole requests go out as bytes, one
-at a time on each of a few kept connections, and of the answer only what is asked for is looked at.
+It takes a third of a general client's CPU time at 200 requests a second, and less when there are many at once:
+whole requests go out as bytes, one at a time on each of a few kept connections, and of the answer only what
+is asked for is looked at.
 """
 
 import asyncio
