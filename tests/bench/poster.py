@@ -1,6 +1,6 @@
 """A cheap HTTP client: the load shares the machine with what it measures.
 
-It takes a third of a general client's CPU time at 200 requests a second, and less when there are many at once:
+It takes a third of the CPU time of a general client at 200 requests a second, and less when many are busy:
 whole requests go out as bytes, one at a time on each of a few kept connections, and of the answer only what
 is asked for is looked at.
 """
