@@ -19,11 +19,14 @@ NAME ?= order
 OBSERVED := COMPOSE_PROFILES=observability OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4318 \
 	JAEGER_URL=http://127.0.0.1:$(or $(JAEGER_PORT),18686)
 DRILL_OPTIONS = $(if $(RIG),--rig $(RIG)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
+BENCH_OPTIONS = $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(IN_FLIGHT),--in-flight $(IN_FLIGHT))
+A ?= HEAD~1
+B ?= HEAD
 LINTED := compose events order_svc inventory_svc payment_svc fulfillment_svc notification_svc saga_tracker tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: FORCE help demo up status down logs check map bench bench-tracing drills drill test jaeger lint clean
+.PHONY: FORCE help demo up status down logs check map bench bench-compare bench-tracing drills drill test jaeger lint clean
 .PHONY: compose-up compose-down compose-demo compose-check
 
 help: ## list these commands
@@ -68,8 +71,11 @@ compose-demo: $(READY) ## the demo against the containers, which it starts if th
 compose-check: $(READY) ## check the invariants of the running containers
 	@$(RUN) -m compose.containers check $(if $(CLUSTER),--cluster)
 
-bench: $(READY) ## measure the running system
-	@$(RUN) -m tests.bench
+bench: $(READY) ## measure systems made for it, under load of every kind (ONLY=peak,sustained ROUNDS=1 IN_FLIGHT=300)
+	@$(RUN) -m tests.bench $(BENCH_OPTIONS)
+
+bench-compare: $(READY) ## measure commit A against commit B, in turns (A=HEAD~1 B=HEAD ROUNDS=3 IN_FLIGHT=300)
+	@$(RUN) -m tests.bench.compare $(A) $(B) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(IN_FLIGHT),--in-flight $(IN_FLIGHT))
 
 bench-tracing: $(READY) ## measure what tracing costs, with a real Jaeger (make jaeger)
 	@$(RUN) -m tests.bench.tracing

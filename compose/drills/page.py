@@ -3,29 +3,23 @@
 from collections.abc import Iterator
 from html import escape
 
+from compose.chart import STYLE as CHART_STYLE
 from compose.drills.outcome import Outcome, Report
 from compose.drills.plot import plot_of
 
 PROBLEMS = 50
-STYLE = """
+STYLE = (
+    CHART_STYLE
+    + """
 :root { color-scheme: light dark; --accepted: #2563eb; --ended: #16a34a; --flying: #d97706; --bad: #dc2626; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0; }
-th, td { border-bottom: 1px solid #8883; }
-.number { text-align: right; }
 .pass { color: var(--ended); } .FAIL { color: var(--bad); font-weight: bold; } .skipped { opacity: .6; }
-svg { width: 100%; height: auto; }
-polyline { fill: none; stroke-width: 2; }
 .accepted { stroke: var(--accepted); } .ended { stroke: var(--ended); } .in-flight { stroke: var(--flying); }
 .fault { fill: var(--bad); opacity: .15; } .label { font-size: 10px; fill: var(--bad); }
-.axis { fill: none; stroke: #888; } .tick { font-size: 11px; fill: #888; }
-.middle { text-anchor: middle; } .end { text-anchor: end; }
 .stall { stroke: var(--bad); stroke-width: 3; }
-.key b { display: inline-block; width: 1.5em; border-top: 3px solid; margin: 0 .3em .25em 1em; }
 .key .accepted { border-color: var(--accepted); } .key .ended { border-color: var(--ended); }
 .key .in-flight { border-color: var(--flying); } .key .broken { border-color: var(--bad); }
 """
+)
 KEY = (
     '<p class="key"><b class="accepted"></b>accepted<b class="ended"></b>ended'
     '<b class="in-flight"></b>in flight<b class="broken"></b>red ground: broken; red line: longest stall</p>'

@@ -42,6 +42,7 @@ class Addresses:
     places: Places
     blueprint: Blueprint
     environment: Mapping[str, str]
+    preload: tuple[str, ...] = ()
 
     @property
     def external_postgres(self) -> str | None:
@@ -61,6 +62,7 @@ class Addresses:
             password=self.state.secret(POSTGRES),
             log=self.places.logs / f"{POSTGRES}.log",
             run_as=self.places.run_as,
+            preload=self.preload,
         )
 
     @property

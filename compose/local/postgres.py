@@ -53,6 +53,10 @@ class PostgresBinaries:
     major_version: int
     from_wheel: bool = False
 
+    def has_library(self, name: str) -> bool:
+        """Whether the server could load this library."""
+        return any(self.folder.parent.glob(f"lib/**/{name}.so"))
+
 
 @dataclass(frozen=True, slots=True)
 class PrivatePostgres:
@@ -63,6 +67,8 @@ class PrivatePostgres:
     password: str
     log: Path
     run_as: RunAs | None
+    # Libraries to load at the start, as far as they are installed: the server would not start without.
+    preload: tuple[str, ...] = ()
 
     @property
     def data(self) -> Path:
@@ -81,6 +87,8 @@ class PrivatePostgres:
             self._initialise(binaries, environment)
         self._forget_stale_owner()
         settings = {**SETTINGS, "port": str(self.port)}
+        if libraries := [name for name in self.preload if binaries.has_library(name)]:
+            settings["shared_preload_libraries"] = ",".join(libraries)
         command = [str(binaries.folder / "postgres"), "-D", str(self.data)]
         command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return Launch(command, environment, self.home, self.log, self.run_as)

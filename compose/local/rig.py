@@ -51,7 +51,8 @@ class LocalRig:
 
     Every change holds the folder's lock, so that several commands (and threads) may use one rig. With
     MURMURATION_POSTGRES_URL or MURMURATION_RABBITMQ_URL (administrators' URLs) in `environment`, that
-    server is used instead of a private one, and cannot be started or broken from here.
+    server is used instead of a private one, and cannot be started or broken from here. A private PostgreSQL
+    loads the libraries `preload`, as far as they are installed.
 
     Methods raise RigError for what a person can act on, and KeyError for a name nobody has.
     """
@@ -63,11 +64,13 @@ class LocalRig:
         blueprint: Blueprint | None = None,
         progress: Progress | None = None,
         environment: Mapping[str, str] | None = None,
+        preload: Sequence[str] = (),
     ) -> None:
         self.state_dir = (state_dir or places.DEFAULT_STATE_DIR).absolute()
         self._blueprint = blueprint
         self._progress = progress or Progress()
         self._environment = dict(os.environ if environment is None else environment)
+        self._preload = tuple(preload)
         self._run_as = unprivileged_user()
         self._files = StateFile(self.state_dir)
         self._supervisor = Supervisor(self._files, self._progress)
@@ -232,7 +235,7 @@ class LocalRig:
     def addresses(self) -> Addresses:
         """Every URL, password and path of this rig, as of now."""
         state = self._current(self._supervisor.state)
-        return Addresses(state, self._places(), self.blueprint, self._environment)
+        return Addresses(state, self._places(), self.blueprint, self._environment, self._preload)
 
     def log(self, name: str, *, instance: int = 1) -> Path:
         """The log file of one server or process."""
@@ -253,7 +256,8 @@ class LocalRig:
         prepared = self._places()
         places.prepare(prepared)
         with self._supervisor.changing() as state:
-            where = Addresses(self._current(state), prepared, self.blueprint, self._environment)
+            current = self._current(state)
+            where = Addresses(current, prepared, self.blueprint, self._environment, self._preload)
             where.assign_all()
             if not state.any_running():
                 _move_taken_ports(state)

@@ -1,19 +1,58 @@
-"""How much of the processors each part of the system uses: read from Linux's /proc, before and after."""
+"""How much of the processors and of the memory each part of the system uses: read from Linux's /proc."""
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from compose.local.process_table import family, identify, stat_fields
-from compose.local.rig import ComponentStatus
+from compose.local.process_table import stat_fields
+from compose.local.rig import LocalRig
+from compose.local.servers import NAME_SERVICE, POSTGRES
 
+LOAD = "load"
+"""The name of this very process among the parts."""
 _TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 # Of /proc/PID/stat, counted from what follows the name: user and system time, then those of ended children.
 _OWN, _OF_CHILDREN = slice(11, 13), slice(13, 15)
+_RESET_PEAK = "5"
 
 
-def cpu_seconds(components: Iterable[ComponentStatus]) -> dict[str, float]:
+class Part(Protocol):
+    """A server or process, if it runs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def pid(self) -> int | None: ...
+
+
+class Running(NamedTuple):
+    """One that runs."""
+
+    name: str
+    pid: int | None
+
+
+def running_parts(rig: LocalRig) -> list[Running]:
+    """All that runs of a rig, and this process. Asks nobody, unlike the rig's `status`."""
+    known = rig.addresses.state.processes
+    parts = [
+        Running(name, each.pid) for name, each in known.items() if name != NAME_SERVICE and each.is_running()
+    ]
+    return [*parts, Running(LOAD, os.getpid())]
+
+
+def cpu_seconds(parts: Sequence[Part]) -> dict[str, float]:
     """What each has used since it started, its living and its ended children included."""
-    return {each.name: _of_family(each.pid) for each in components if each.pid is not None}
+    members = _members(parts)
+    return {
+        each.name: sum(_ticks(pid, _OWN) for pid in members[each.name]) * _TICK_SECONDS
+        + (0 if each.name == LOAD else _ticks(each.pid, _OF_CHILDREN) * _TICK_SECONDS)
+        for each in parts
+        if each.pid is not None
+    }
 
 
 def cpu_ms_each(before: Mapping[str, float], after: Mapping[str, float], orders: int) -> dict[str, float]:
@@ -22,11 +61,63 @@ def cpu_ms_each(before: Mapping[str, float], after: Mapping[str, float], orders:
     return dict(sorted(spent.items(), key=lambda item: -item[1]))
 
 
-def _of_family(pid: int) -> float:
-    root = identify(pid)
-    members = family(root) if root is not None else []
-    own = sum(_ticks(member.pid, _OWN) for member in members)
-    return (own + _ticks(pid, _OF_CHILDREN)) * _TICK_SECONDS
+def forget_peaks(parts: Sequence[Part]) -> None:
+    """Have `peak_megabytes` count from now on, where the kernel lets us."""
+    for pid in (pid for pids in _members(parts).values() for pid in pids):
+        try:
+            Path(f"/proc/{pid}/clear_refs").write_text(_RESET_PEAK)
+        except OSError:
+            continue
+
+
+def peak_megabytes(parts: Sequence[Part]) -> dict[str, float]:
+    """The most memory that each had, its children included.
+
+    PostgreSQL's processes share most of theirs, and each one's peak would count that again: of them, what
+    they have now.
+    """
+    sources = {POSTGRES: ("smaps_rollup", "Pss")}
+    return {
+        name: sum(_kilobytes(pid, *sources.get(name, ("status", "VmHWM"))) for pid in pids) / 1_024
+        for name, pids in _members(parts).items()
+    }
+
+
+def own_megabytes(parts: Sequence[Part]) -> dict[str, float]:
+    """What memory each has now that is nobody else's and no file's: what would grow without end in a leak."""
+    return {
+        name: sum(_kilobytes(pid, "smaps_rollup", "Pss_Anon") for pid in pids) / 1_024
+        for name, pids in _members(parts).items()
+    }
+
+
+def _members(parts: Sequence[Part]) -> dict[str, list[int]]:
+    """The pids of each part that runs: its own and all its descendants'.
+
+    This process is without its children, which are parts themselves. One look at all processes serves all:
+    it takes as long as placing a hundred orders.
+    """
+    children: dict[int, list[int]] = {}
+    for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
+        if (fields := stat_fields(pid)) is not None:
+            children.setdefault(int(fields[1]), []).append(pid)
+    found: dict[str, list[int]] = {}
+    for part in parts:
+        if part.pid is not None:
+            found[part.name] = pids = [part.pid]
+            if part.name != LOAD:
+                for pid in pids:  # which grows meanwhile
+                    pids += children.get(pid, [])
+    return found
+
+
+def _kilobytes(pid: int, file: str, field: str) -> int:
+    """0 for a process that has just ended, or that we may not look at."""
+    try:
+        found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/{file}").read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 def _ticks(pid: int, which: slice) -> int:

@@ -23,7 +23,8 @@ from psycopg import sql
 
 from compose.whereabouts import Whereabouts
 from tests.bench.completions import watch
-from tests.bench.load import SKU, stock_up
+from tests.bench.load import stock_up
+from tests.bench.orders import SKU
 
 TRACKER = "tracker"
 # What each order leaves, beside the inboxes. The tracker's, which takes longest, first.

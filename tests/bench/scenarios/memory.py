@@ -1,0 +1,81 @@
+"""Ten minutes of steady load: no process may need more and more memory."""
+
+import asyncio
+import contextlib
+import statistics
+import time
+from collections.abc import Sequence
+
+from tests.bench.cpu import LOAD, own_megabytes, running_parts
+from tests.bench.results import Round
+from tests.bench.scenarios.scenario import Scenario
+from tests.bench.stage import Stage
+
+PER_SECOND = 50.0
+SECONDS = 600.0
+SAMPLE_SECONDS = 10.0
+# Pools, caches and the sandbox's books of recent mail fill at first, and are bounded.
+SETTLED_AFTER_SECONDS = 180.0
+WINDOW_SAMPLES = 6
+TOO_FEW_SAMPLES = 30
+# What a garbage collector and a write-ahead log rise and fall by anyway.
+FLAT_PERCENT, FLAT_MEGABYTES = 10.0, 8.0
+
+Samples = Sequence[tuple[float, float]]
+
+
+async def play(stage: Stage) -> Round:
+    """The load's own memory grows with all it remembers of the orders: it is not asked for."""
+    samples: dict[str, list[tuple[float, float]]] = {}
+    begin = time.monotonic()
+
+    async def sample() -> None:
+        while True:
+            parts = [part for part in running_parts(stage.rig) if part.name != LOAD]
+            for name, megabytes in (await asyncio.to_thread(own_megabytes, parts)).items():
+                samples.setdefault(name, []).append((time.monotonic() - begin, megabytes))
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    task = asyncio.create_task(sample(), name="sample memory")
+    try:
+        found = await stage.measure(stage.load.at_rate(PER_SECOND, SECONDS))
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    found.memory_megabytes = samples
+    grown = {name: growth(taken) for name, taken in samples.items() if len(taken) > TOO_FEW_SAMPLES}
+    if not grown:
+        found.problems.append("there were too few samples to tell whether memory is flat")
+        return found
+    found.figures["memory_growth_percent"] = max(percent for percent, _ in grown.values())
+    found.problems += [
+        f"{name} grew by {megabytes:.0f} MB, {percent:.0f} %, after {SETTLED_AFTER_SECONDS:.0f} s"
+        for name, (percent, megabytes) in grown.items()
+        if percent > FLAT_PERCENT and megabytes > FLAT_MEGABYTES
+    ]
+    return found
+
+
+def growth(samples: Samples) -> tuple[float, float]:
+    """By how many percent, and megabytes, memory grew from when it had settled to the end.
+
+    Medians of a minute each: what comes and goes does not count.
+    """
+    settled = [megabytes for at, megabytes in samples if at >= SETTLED_AFTER_SECONDS]
+    first, last = statistics.median(settled[:WINDOW_SAMPLES]), statistics.median(settled[-WINDOW_SAMPLES:])
+    return 100 * (last - first) / max(first, 1.0), last - first
+
+
+SCENARIOS = [
+    Scenario(
+        "memory",
+        f"{PER_SECOND:.0f} orders a second for {SECONDS / 60:.0f} minutes: is memory flat?",
+        play,
+        about_seconds=SECONDS,
+        rounds=1,
+        counted=False,
+        # Else the books of recent mail go on filling for minutes.
+        settings={"MURMURATION_SANDBOX_SINK_RETENTION": "1000"},
+    )
+]

@@ -1,0 +1,32 @@
+"""Open loop: so many orders a second, whatever becomes of them."""
+
+from tests.bench.results import Round
+from tests.bench.scenarios.scenario import Scenario
+from tests.bench.stage import Stage
+
+# The spec's peak: 200 orders a minute.
+PEAK_PER_SECOND = 200 / 60
+SECONDS = 20.0
+# At few orders a second it takes longer until a percentile means something.
+PEAK_SECONDS = 45.0
+
+
+def at_rate(per_second: float, seconds: float = SECONDS, name: str | None = None) -> Scenario:
+    """The scenario of one rate."""
+
+    async def play(stage: Stage) -> Round:
+        found = await stage.measure(stage.load.at_rate(per_second, seconds))
+        found.figures = {"offered_per_second": per_second, **found.figures}
+        return found
+
+    return Scenario(
+        name or f"{per_second:.0f}",
+        f"{per_second:.3g} orders a second, for {seconds:.0f} s",
+        play,
+        # Beyond what the system can do, it takes longer to end them than to place them.
+        about_seconds=seconds * max(1.0, per_second / 150),
+        statements=True,
+    )
+
+
+SCENARIOS = [at_rate(PEAK_PER_SECOND, PEAK_SECONDS, "peak"), *map(at_rate, (50, 100, 200, 300))]

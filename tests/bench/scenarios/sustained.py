@@ -1,0 +1,80 @@
+"""Closed loop: the most that the system can do, minute after minute."""
+
+import asyncio
+import statistics
+
+from tests.bench.floor.measure import measure_floor
+from tests.bench.orders import Kind
+from tests.bench.results import Result, Round
+from tests.bench.scenarios.scenario import Scenario
+from tests.bench.stage import Stage
+
+SECONDS = 60.0
+TRIED = (150, 300, 600, 1_000)
+TRIAL_SECONDS = 8.0
+LINES = 50
+FLOOR_SECONDS = 15.0
+LONG_SECONDS = 20.0
+LONG_IN_FLIGHT = 100
+
+
+async def choose_in_flight(stage: Stage) -> None:
+    """How many orders to keep under way."""
+    stage.kept["in_flight"] = stage.choices.in_flight or await best_in_flight(stage)
+
+
+async def play(stage: Stage) -> Round:
+    """With as many orders under way as were asked for, or as serve best."""
+    in_flight = int(stage.kept["in_flight"])
+    found = await stage.keep(in_flight, SECONDS)
+    found.figures = {"in_flight": in_flight, **found.figures}
+    return found
+
+
+async def best_in_flight(stage: Stage) -> int:
+    """Of some numbers of orders under way, the one with which most of them end."""
+    rates: dict[int, float] = {}
+    for count in TRIED:
+        tried = await stage.keep(count, TRIAL_SECONDS)
+        rates[count] = tried.figures.get("ended_per_second", 0.0)
+        stage.say(f"trying {count} in flight: {rates[count]:.0f} sagas ended a second")
+    return max(rates, key=lambda count: rates[count])
+
+
+async def compare_with_floor(stage: Stage, result: Result) -> None:
+    """The same messages, rows and commits by bare clients, on the same servers, with nobody else at work."""
+    for spec in stage.rig.blueprint.processes:
+        await asyncio.to_thread(stage.rig.stop, spec.name)
+    in_flight = int(stage.kept["in_flight"])
+    rates = []
+    for _ in result.rounds:
+        floor = await measure_floor(stage.rig, in_flight, FLOOR_SECONDS)
+        stage.say(f"the floor: {floor}")
+        rates.append(floor.sagas_per_second)
+    result.added["floor_per_second"] = rate = statistics.median(rates)
+    result.added["share_of_floor_percent"] = 100 * result.figures["ended_per_second"] / rate
+
+
+async def play_long(stage: Stage) -> Round:
+    """Orders of many lines."""
+    return await stage.keep(LONG_IN_FLIGHT, LONG_SECONDS)
+
+
+SCENARIOS = [
+    Scenario(
+        "sustained",
+        f"as many as it can, for {SECONDS:.0f} s",
+        play,
+        about_seconds=85,
+        about_more_seconds=60,
+        prepare=choose_in_flight,
+        finish=compare_with_floor,
+    ),
+    Scenario(
+        "long-orders",
+        f"orders of {LINES} lines, {LONG_IN_FLIGHT} in flight for {LONG_SECONDS:.0f} s",
+        play_long,
+        about_seconds=25,
+        only=Kind(skus=[f"bench-{number}" for number in range(LINES)]),
+    ),
+]
