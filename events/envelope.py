@@ -8,19 +8,36 @@ timestamp       when it was stated (whole seconds in AMQP; header `stated_at` ha
 headers         causation_id, order_id, stated_at, and the W3C traceparent
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid5
 
 from aio_pika import DeliveryMode, Message
-from aio_pika.abc import AbstractMessage
 from pydantic import ValidationError
 
 from events.facts.base import Fact, SupersededFact, fact_type
 
 CONTENT_TYPE = "application/json"
 PERSISTENT = int(DeliveryMode.PERSISTENT)
+
+
+class Received(Protocol):
+    """What is read of a message that arrived, by aio-pika's names."""
+
+    @property
+    def message_id(self) -> str | None: ...
+    @property
+    def type(self) -> str | None: ...
+    @property
+    def app_id(self) -> str | None: ...
+    @property
+    def timestamp(self) -> datetime | None: ...
+    @property
+    def headers(self) -> Mapping[str, Any]: ...
+    @property
+    def body(self) -> bytes: ...
 
 
 class Unreadable(Exception):
@@ -93,7 +110,7 @@ def fields_of(
     }
 
 
-def decode(message: AbstractMessage, routing_key: str | None) -> Envelope:
+def decode(message: Received, routing_key: str | None) -> Envelope:
     """Read a message; an older version comes back as the newest.
 
     `type` may be left out by an outside publisher: the routing key says the same. It must not say anything
@@ -134,7 +151,7 @@ def known_type(wire_name: str) -> type[Fact]:
     raise Unreadable("unknown_fact", f"no fact is named {wire_name!r}")
 
 
-def stated_at(message: AbstractMessage) -> datetime | None:
+def stated_at(message: Received) -> datetime | None:
     """When a message says it was stated; None if an outside publisher left that out."""
     try:
         said = datetime.fromisoformat(_text(message.headers.get("stated_at")) or "")

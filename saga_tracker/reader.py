@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from aio_pika.abc import AbstractIncomingMessage
-
 from events.runtime.broker import BROKER_AWAY
 from events.runtime.database import AWAY, CONTENTION, Database
 from events.runtime.log import Outage, log
 from saga_tracker import metrics, store
+from saga_tracker.deliveries import Delivery
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.store import AnotherWrites, Position, ReadAnew, ReadBatch, Recorded, UnreadableMessage
 from saga_tracker.stream import Subscription, offset_of, read_batch, storable, unreadable_of
@@ -101,7 +100,7 @@ class Reader:
                     await stream.settle()
                     # Nobody waits for the view: a moment's pause makes one transaction of many facts.
                     if len(messages) < self._settings.batch_size:
-                        await asyncio.sleep(self._settings.pause_seconds)
+                        await stream.gather(self._settings.pause_seconds)
             finally:
                 self._stream = None
                 measuring.cancel()
@@ -136,7 +135,7 @@ class Reader:
             else:
                 return
 
-    async def _record(self, messages: Sequence[AbstractIncomingMessage], reading: int) -> None:
+    async def _record(self, messages: Sequence[Delivery], reading: int) -> None:
         """Commit what these messages say. One that the database will not have is recorded as unreadable."""
         batch = read_batch(messages)
         try:
