@@ -74,7 +74,7 @@ class Deliveries(TransportFactory):
         tls: SSLContextProvider = options.pop("ssl_context_provider")
         context = await tls.get_context() if url.scheme == "amqps" else None
         loop = asyncio.get_running_loop()
-        reader = _Reader(self._receivers)
+        reader = DeliveryReader(self._receivers)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
             transport, _ = await loop.create_connection(
@@ -86,7 +86,7 @@ class Deliveries(TransportFactory):
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
-class _Reader(asyncio.StreamReader):
+class DeliveryReader(asyncio.StreamReader):
     """Passes on to aiormq what is not part of a delivery on one of the chosen channels."""
 
     def __init__(self, receivers: dict[int, Receive]) -> None:

@@ -16,13 +16,16 @@ from typing import Any, Self
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
-from events.envelope import Unreadable, decode, stated_at
+from events.envelope import Envelope, Unreadable, decode, stated_at
 from events.runtime.broker import connection_url
 from events.runtime.promptly import promptly
 from events.service import STREAM
+from events.trace import trace_id
+from saga_tracker.batch import ReadBatch, ReadFact, UnreadableMessage
 from saga_tracker.deliveries import Deliveries, Delivery
+from saga_tracker.projection import HeardFact
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.store import ReadBatch, ReadFact, UnreadableMessage
+from saga_tracker.steps import name_of
 
 MAX_DETAIL_CHARACTERS = 2_000
 # Outside of these a date is a mistake, and the fact counts as undated.
@@ -89,9 +92,7 @@ class Subscription:
 
     async def _consume(self) -> None:
         async with AsyncExitStack() as stack:
-            connection = aiormq.Connection(
-                connection_url(self._settings), transport_factory=self._deliveries
-            )
+            connection = aiormq.Connection(connection_url(self._settings), transport_factory=self._deliveries)
             stack.push_async_callback(connection.close)
             await connection.connect(client_properties={"connection_name": "tracker stream"})
             begin = "first" if self._first_offset is None else self._first_offset
@@ -230,17 +231,38 @@ def unreadable_of(message: Delivery, reason: str, detail: str) -> UnreadableMess
 
 def _fact_of(message: Delivery) -> ReadFact:
     envelope = decode(message, message.routing_key)
-    dated = stated_at(message)
+    fact, said_at = envelope.fact, stated_at(message)
+    dated = said_at is not None and _EARLIEST < said_at < _LATEST
+    at = said_at if said_at is not None and dated else datetime.now(UTC)
+    traceparent = storable(envelope.traceparent)
     return ReadFact(
         stream_offset=offset_of(message),
-        order_id=envelope.fact.order_id,
+        order_id=fact.order_id,
         fact_id=envelope.fact_id,
-        wire_name=envelope.fact.wire_name,
+        wire_name=fact.wire_name,
         stated_by=storable(envelope.stated_by) or "",
         causation_id=envelope.causation_id,
-        stated_at=dated if dated and _EARLIEST < dated < _LATEST else None,
-        traceparent=storable(envelope.traceparent),
-        body=envelope.fact.model_dump_json().replace("\\u0000", "\\ufffd"),
+        stated_at=at,
+        dated=dated,
+        traceparent=traceparent,
+        body=fact.model_dump_json().replace("\\u0000", "\\ufffd"),
+        heard=_heard(envelope, at, dated, trace_id(traceparent)),
+    )
+
+
+def _heard(envelope: Envelope, at: datetime, dated: bool, trace: str | None) -> HeardFact:
+    """As `store.facts_of` has it later."""
+    said = vars(envelope.fact)
+    return HeardFact(
+        fact_id=envelope.fact_id,
+        name=name_of(envelope.fact.wire_name),
+        stated_at=at,
+        dated=dated,
+        reason=storable(said.get("reason", said.get("waiting_for"))),
+        ending=said.get("ending"),
+        trace_id=trace,
+        service=said.get("service"),
+        about=said.get("redriven_id", said.get("because_of_id")) or envelope.causation_id,
     )
 
 
