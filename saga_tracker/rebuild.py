@@ -136,9 +136,10 @@ class _Rebuild:
                 if await _silent(stream):
                     break
             batch = read_batch(await stream.next_batch())
+            # So that the next messages come while these are written.
+            await stream.settle()
             recorded = await self._recorder.record(self._connection, batch, self._reading)
             self._recorder.committed(recorded)
-            await stream.settle()
             self._reached = batch.last_offset
             self._rebuilt.messages += len(batch.facts) + len(batch.unreadable)
             self._rebuilt.unreadable += len(batch.unreadable)
