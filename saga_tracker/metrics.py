@@ -14,8 +14,8 @@ from events.facts import published_facts
 from events.runtime.metrics import REGISTRY
 from saga_tracker.deadlines import Rules
 from saga_tracker.projection import ENDED, project
+from saga_tracker.recorder import Recorded
 from saga_tracker.steps import STEPS, name_of
-from saga_tracker.store import Recorded
 from saga_tracker.taken import Taken, step_taken
 
 # What was stated longer ago than that when it is read says nothing of how the system does now.
@@ -75,11 +75,11 @@ _begin_at_zero()
 def recorded(batch: Recorded, rules: Rules, now: datetime) -> None:
     """Count what a batch brought into the view, once that is committed."""
     since = now - timedelta(seconds=HISTORY_AFTER_SECONDS)
-    for order_id, known in batch.known.items():
-        for fact in known:
-            if fact.stated_at >= since and (order_id, fact.fact_id) in batch.new:
+    for order_id, new in batch.new.items():
+        for fact in new:
+            if fact.stated_at >= since:
                 FACTS.labels(fact.name).inc()
-                taken = step_taken(fact, known)
+                taken = step_taken(fact, batch.known[order_id])
                 if taken is not None:
                     _count(taken, rules)
     for order_id, saga in batch.sagas.items():
@@ -90,7 +90,8 @@ def recorded(batch: Recorded, rules: Rules, now: datetime) -> None:
 
 def _had_ended(order_id: UUID, batch: Recorded) -> bool:
     """Whether the facts that were known before tell of an ended saga."""
-    before = [fact for fact in batch.known[order_id] if (order_id, fact.fact_id) not in batch.new]
+    known = batch.known[order_id]
+    before = known[: len(known) - len(batch.new.get(order_id, ()))]
     return bool(before) and project(before).ended_at is not None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 from events.facts.base import Fact
@@ -58,8 +59,7 @@ class State(StrEnum):
 ENDED = (State.COMPLETED, State.CANCELLED)
 
 
-@dataclass(frozen=True, slots=True)
-class HeardFact:
+class HeardFact(NamedTuple):
     """As much of a fact as the projection needs. `name` has no version, so that versions may move on.
 
     Only an outside publisher's `order.created` may be not `dated`: then `stated_at` is when it was read,
@@ -164,7 +164,7 @@ class _Known:
         once_each = {fact.fact_id: fact for fact in facts}.values()
         earliest_at = min((fact.stated_at for fact in once_each), default=None)
         dated = (
-            fact if fact.dated or earliest_at is None else replace(fact, stated_at=earliest_at)
+            fact if fact.dated or earliest_at is None else fact._replace(stated_at=earliest_at)
             for fact in once_each
         )
         self.all = sorted(dated, key=_when)
@@ -178,8 +178,8 @@ class _Known:
 
     def first(self, *kinds: type[Fact]) -> HeardFact | None:
         """The earliest fact of these kinds."""
-        found = [self._first[_NAMES[kind]] for kind in kinds if _NAMES[kind] in self._first]
-        return min(found, key=_when, default=None)
+        found = [self._first[name] for kind in kinds if (name := _NAMES[kind]) in self._first]
+        return min(found, key=_when) if len(found) > 1 else next(iter(found), None)
 
     def each(self, *kinds: type[Fact]) -> list[HeardFact]:
         """Every fact of these kinds, the earliest first."""
@@ -268,6 +268,8 @@ def _unparked_at(known: _Known) -> datetime | None:
 
 def _noting_lateness(standing: _Standing, known: _Known) -> _Standing:
     """With what the tracker did about late services; one that is overdue is a matter for a person."""
+    if known.first(SagaRedriven, SagaOverdue) is None:
+        return standing
     waits = tuple(map(known.late, standing.waits))
     overdue = [(wait.overdue_at, wait) for wait in waits if wait.overdue_at]
     if not overdue or standing.state is State.NEEDS_MANUAL:

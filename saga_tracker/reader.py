@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from aio_pika.abc import AbstractIncomingMessage
-
 from events.runtime.broker import BROKER_AWAY
 from events.runtime.database import AWAY, CONTENTION, Database
 from events.runtime.log import Outage, log
 from saga_tracker import metrics, store
+from saga_tracker.batch import ReadBatch, UnreadableMessage
+from saga_tracker.deliveries import Delivery
+from saga_tracker.recorder import Recorder
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.store import AnotherWrites, Position, ReadAnew, ReadBatch, Recorded, UnreadableMessage
+from saga_tracker.store import AnotherWrites, Position, ReadAnew
 from saga_tracker.stream import Subscription, offset_of, read_batch, storable, unreadable_of
 
 _LOOK_AGAIN_SECONDS = 0.02
@@ -40,6 +41,7 @@ class Reader:
         self.progress = Progress()
         self._settings = settings
         self._database = database
+        self._recorder = Recorder(settings.deadline_rules, settings.remembered_sagas)
         self._broker_outage = Outage("broker, for reading the stream")
         self._held_up = Outage("the right to write the view")
         self._failure = Outage("the reader's work")
@@ -101,7 +103,7 @@ class Reader:
                     await stream.settle()
                     # Nobody waits for the view: a moment's pause makes one transaction of many facts.
                     if len(messages) < self._settings.batch_size:
-                        await asyncio.sleep(self._settings.pause_seconds)
+                        await stream.gather(self._settings.pause_seconds)
             finally:
                 self._stream = None
                 measuring.cancel()
@@ -136,7 +138,7 @@ class Reader:
             else:
                 return
 
-    async def _record(self, messages: Sequence[AbstractIncomingMessage], reading: int) -> None:
+    async def _record(self, messages: Sequence[Delivery], reading: int) -> None:
         """Commit what these messages say. One that the database will not have is recorded as unreadable."""
         batch = read_batch(messages)
         try:
@@ -156,15 +158,9 @@ class Reader:
 
     async def _commit(self, batch: ReadBatch, reading: int) -> None:
         while True:
-            recorded: Recorded | None = None
             try:
                 async with self._database.transaction() as connection:
-                    position = await store.lock(connection)
-                    if position.reading != reading:
-                        raise ReadAnew
-                    fresh = batch.after(position.stream_offset)
-                    if batch.last_offset > position.stream_offset:
-                        recorded = await store.record(connection, fresh, self._settings.deadline_rules)
+                    recorded = await self._recorder.record(connection, batch, reading)
             except AnotherWrites as error:
                 await self._wait_for_my_turn(error)
                 continue
@@ -173,12 +169,12 @@ class Reader:
             except AWAY as error:
                 await self._database.wait_until_back(error)
                 continue
-            if recorded is not None:
-                metrics.recorded(recorded, self._settings.deadline_rules, datetime.now(UTC))
+            self._recorder.committed(recorded)
+            metrics.recorded(recorded, self._settings.deadline_rules, datetime.now(UTC))
             self._held_up.ended()
             self._failure.ended()
-            self.progress.stream_offset = max(batch.last_offset, position.stream_offset)
-            for message in fresh.unreadable:
+            self.progress.stream_offset = recorded.position.stream_offset
+            for message in recorded.batch.unreadable:
                 _warn_of(message)
             return
 

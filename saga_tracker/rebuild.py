@@ -13,6 +13,7 @@ from events.runtime.broker import BROKER_AWAY
 from events.runtime.database import Connection, connect_options
 from events.runtime.log import Outage, log
 from saga_tracker import store
+from saga_tracker.recorder import Recorder
 from saga_tracker.settings import RebuildSettings
 from saga_tracker.store import AnotherWrites
 from saga_tracker.stream import Subscription, read_batch
@@ -54,8 +55,8 @@ async def rebuild(settings: RebuildSettings, *, forget_missing: bool) -> Rebuilt
         async with connection:
             await _become_writer(connection, settings)
             await connection.execute(_REMEMBER_FACTS)
-            await store.drop_view(connection)
-            rebuilt = await _Rebuild(settings, connection).run()
+            position = await store.drop_view(connection)
+            rebuilt = await _Rebuild(settings, connection, position.reading).run()
             if not forget_missing:
                 await _refuse_to_forget(connection)
             log.info("committing", messages=rebuilt.messages)
@@ -100,9 +101,11 @@ async def _refuse_to_forget(connection: Connection) -> None:
 class _Rebuild:
     """The reading of the whole stream inside the one transaction."""
 
-    def __init__(self, settings: RebuildSettings, connection: Connection) -> None:
+    def __init__(self, settings: RebuildSettings, connection: Connection, reading: int) -> None:
         self._settings = settings
         self._connection = connection
+        self._reading = reading
+        self._recorder = Recorder(settings.deadline_rules, settings.remembered_sagas)
         self._outage = Outage("broker, for reading the stream")
         self._reached = -1
         self._began = self._reported = time.monotonic()
@@ -133,8 +136,10 @@ class _Rebuild:
                 if await _silent(stream):
                     break
             batch = read_batch(await stream.next_batch())
-            await store.record(self._connection, batch, self._settings.deadline_rules)
+            # So that the next messages come while these are written.
             await stream.settle()
+            recorded = await self._recorder.record(self._connection, batch, self._reading)
+            self._recorder.committed(recorded)
             self._reached = batch.last_offset
             self._rebuilt.messages += len(batch.facts) + len(batch.unreadable)
             self._rebuilt.unreadable += len(batch.unreadable)

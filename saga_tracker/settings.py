@@ -24,8 +24,11 @@ class TrackerSettings(ProcessSettings):
     """Where things are, and the bounds of reading the stream."""
 
     batch_size: int = Field(default=1_000, gt=0)
-    pause_seconds: float = Field(default=0.1, ge=0)
+    # Before the next batch, so that it is one of many facts: then each of them costs less.
+    pause_seconds: float = Field(default=0.2, ge=0)
     prefetch: int = Field(default=3_000, gt=0, le=65_535)
+    # Of so many sagas under way the facts are kept in memory, some 4 kB each.
+    remembered_sagas: int = Field(default=5_000, ge=0)
     connect_timeout_seconds: float = Field(default=10.0, gt=0)
     # How long the stream may be silent when asked for a message that it must have.
     stream_answer_seconds: float = Field(default=10.0, gt=0)
@@ -111,7 +114,10 @@ class TrackerSettings(ProcessSettings):
 
 
 class RebuildSettings(TrackerSettings):
-    """The same for `rebuild`, which serves no HTTP."""
+    """The same for `rebuild`, which serves no HTTP, and has many messages to read at once."""
 
     http_port: int = 0
+    # With more, each message costs the broker more: twice as much with 15,000, nine times with 60,000.
+    prefetch: int = Field(default=3_000, gt=0, le=65_535)
+    batch_size: int = Field(default=3_000, gt=0)
     rebuild_lock_timeout_seconds: float = Field(default=30.0, gt=0)

@@ -4,6 +4,7 @@ A test holds this table against the types of the five services' `decide`, so tha
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from events.facts.base import Fact
 from events.facts.fulfillment import (
@@ -28,6 +29,7 @@ from events.facts.payment import (
 from events.facts.saga import ApprovalExpired, RetryRequested, SagaTimedOut, Settled
 
 
+@cache
 def name_of(kind: type[Fact] | str) -> str:
     """A fact's name without its version, as people say it: `payment.captured`. Takes wire names too."""
     wire_name = kind if isinstance(kind, str) else kind.wire_name

@@ -1,32 +1,33 @@
 """Reads the stream of all facts, from any message on.
 
-With aio-pika itself: after a reconnect FastStream's consumer would begin where it once began, not where the
+With aiormq itself: after a reconnect FastStream's consumer would begin where it once began, not where the
 view stands now.
 """
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
-from aiormq.abc import DeliveredMessage
+import aiormq
+from aiormq.abc import AbstractChannel, DeliveredMessage
 
-from events.envelope import Unreadable, decode, stated_at
+from events.envelope import Envelope, Unreadable, decode, stated_at
 from events.runtime.broker import connection_url
 from events.runtime.promptly import promptly
 from events.service import STREAM
+from events.trace import trace_id
+from saga_tracker.batch import ReadBatch, ReadFact, UnreadableMessage
+from saga_tracker.deliveries import Deliveries, Delivery
+from saga_tracker.projection import HeardFact
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.store import ReadBatch, ReadFact, UnreadableMessage
+from saga_tracker.steps import name_of
 
 MAX_DETAIL_CHARACTERS = 2_000
-# How many turns of the event loop lie between bytes in a buffer and `_receive`.
-_TURNS_PER_DELIVERY = 4
 # Outside of these a date is a mistake, and the fact counts as undated.
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
@@ -34,21 +35,22 @@ _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzin
 class Subscription:
     """One consumer of the stream, on a connection of its own; good until anything of it breaks.
 
-    Entering it raises what aio-pika raises when the broker is away.
+    Entering it raises what aiormq raises when the broker is away.
     """
 
     def __init__(self, settings: TrackerSettings, first_offset: int | None) -> None:
         """Read from `first_offset` on, or from the first message that is still there."""
         self._settings = settings
         self._first_offset = first_offset
-        self._arrived: deque[AbstractIncomingMessage] = deque()
-        self._taken: AbstractIncomingMessage | None = None
+        self._arrived: deque[Delivery] = deque()
+        self._taken: Delivery | None = None
         self._received = self._passed_on = self._settled = 0
         self._settle_every = max(1, settings.prefetch // 4)
         self._wake = asyncio.Event()
         self._broken: str | None = None
         self._stack = AsyncExitStack()
-        self._connection: AbstractConnection | None = None
+        self._deliveries = Deliveries()
+        self._connection: aiormq.Connection | None = None
         self._channel: AbstractChannel | None = None
 
     async def __aenter__(self) -> Self:
@@ -62,7 +64,7 @@ class Subscription:
         with contextlib.suppress(TimeoutError, ConnectionError):
             await promptly(self._stack.aclose(), self._settings.connect_timeout_seconds)
 
-    async def peek(self) -> AbstractIncomingMessage:
+    async def peek(self) -> Delivery:
         """The next message, once it has arrived; it stays there. Raises ConnectionError when none will."""
         while not self._arrived:
             if self._broken is not None:
@@ -71,39 +73,36 @@ class Subscription:
             await self._wake.wait()
         return self._arrived[0]
 
-    async def next_batch(self) -> list[AbstractIncomingMessage]:
+    async def next_batch(self) -> list[Delivery]:
         """Whatever has arrived, once something has. Raises ConnectionError when nothing more will."""
         await self.peek()
-        await self._take_in()
         size = min(len(self._arrived), self._settings.batch_size)
         taken = [self._arrived.popleft() for _ in range(size)]
         self._taken = taken[-1]
         self._passed_on += size
         return taken
 
+    async def gather(self, seconds: float) -> None:
+        """For a moment leave what comes in the socket's buffer: read at once it costs less."""
+        self._deliveries.pause()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._deliveries.resume()
+
     async def _consume(self) -> None:
         async with AsyncExitStack() as stack:
-            self._connection = await stack.enter_async_context(
-                await aio_pika.connect(
-                    connection_url(self._settings),
-                    client_properties={"connection_name": "tracker stream"},
-                    timeout=self._settings.connect_timeout_seconds,
-                )
-            )
+            connection = aiormq.Connection(connection_url(self._settings), transport_factory=self._deliveries)
+            stack.push_async_callback(connection.close)
+            await connection.connect(client_properties={"connection_name": "tracker stream"})
             begin = "first" if self._first_offset is None else self._first_offset
-            channel = await _consuming(self._connection, self._settings.prefetch, begin, self._receive)
-            channel.close_callbacks.add(self._closed)
-            self._channel = channel
-            (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(self._closed)
+            channel = await connection.channel(publisher_confirms=False)
+            self._deliveries.on_channel(channel.number, self._receive)
+            channel.closing.add_done_callback(self._closed)
+            channel.on_consumer_cancel_callbacks.add(self._closed)
+            await _consume(channel, self._settings.prefetch, begin, _unused)
+            self._connection, self._channel = connection, channel
             self._stack = stack.pop_all()
-
-    async def _take_in(self) -> None:
-        """Let aio-pika hand over what lies in the connection's buffers: turns of the loop, but no waiting."""
-        idle_turns = 0
-        while len(self._arrived) < self._settings.batch_size and idle_turns < _TURNS_PER_DELIVERY:
-            before = len(self._arrived)
-            await asyncio.sleep(0)
-            idle_turns = 0 if len(self._arrived) > before else idle_turns + 1
 
     async def settle(self) -> None:
         """Let the broker send more in place of the messages taken so far, once they are many.
@@ -112,14 +111,16 @@ class Subscription:
         look into the stream.
         """
         unsettled = self._passed_on - self._settled
-        if self._broken is None and self._taken is not None and unsettled >= self._settle_every:
+        if self._channel is None or self._broken is not None or self._taken is None:
+            return
+        if unsettled >= self._settle_every:
             self._settled = self._passed_on
-            await self._taken.ack(multiple=True)
+            await self._channel.basic_ack(self._taken.delivery_tag, multiple=True)
 
     async def known_end(self) -> int | None:
         """An offset near the stream's end: of the first message in its last chunk. None if it is empty.
 
-        Raises TimeoutError, or what aio-pika raises, when the broker does not answer.
+        Raises TimeoutError, or what aiormq raises, when the broker does not answer.
         """
         if self._connection is None:
             raise ConnectionError("not connected")
@@ -127,11 +128,12 @@ class Subscription:
 
         async def note(delivered: DeliveredMessage) -> None:
             if not found.done():
-                found.set_result(offset_of(aio_pika.IncomingMessage(delivered)))
+                found.set_result(_offset_in(delivered.header.properties.headers or {}))
 
         limit_seconds = self._settings.connect_timeout_seconds
-        channel = await promptly(_consuming(self._connection, 1, "last", note), limit_seconds)
+        channel = await promptly(self._connection.channel(publisher_confirms=False), limit_seconds)
         try:
+            await promptly(_consume(channel, 1, "last", note), limit_seconds)
             return await asyncio.wait_for(found, self._settings.stream_answer_seconds)
         except TimeoutError:
             return None
@@ -142,24 +144,22 @@ class Subscription:
         """The offset of the last message that the broker has sent; -1 if none. None if it waits for room.
 
         Its answer comes behind those messages, so it also shows that the broker lives; silence does not.
-        Raises TimeoutError, or what aio-pika raises, when there is none.
+        Raises TimeoutError, or what aiormq raises, when there is none.
         """
         if self._channel is None:
             raise ConnectionError("not connected")
         settled = self._settled
         # Asks for what is so already: all that counts is the answer.
-        asking = self._channel.set_qos(prefetch_count=self._settings.prefetch)
+        asking = self._channel.basic_qos(prefetch_count=self._settings.prefetch)
         await promptly(asking, self._settings.stream_answer_seconds)
-        for _ in range(2 * _TURNS_PER_DELIVERY):
-            await asyncio.sleep(0)
         if self._received - settled >= self._settings.prefetch:
             return None
         last = self._arrived[-1] if self._arrived else self._taken
         return -1 if last is None else offset_of(last)
 
-    async def _receive(self, delivered: DeliveredMessage) -> None:
+    def _receive(self, delivery: Delivery) -> None:
         self._received += 1
-        self._arrived.append(aio_pika.IncomingMessage(delivered))
+        self._arrived.append(delivery)
         self._wake.set()
 
     def give_up(self, why: BaseException) -> None:
@@ -174,30 +174,33 @@ class Subscription:
         self._wake.set()
 
 
-async def _consuming(
-    connection: AbstractConnection,
+async def _consume(
+    channel: AbstractChannel,
     prefetch: int,
     begin: int | str,
     receive: Callable[[DeliveredMessage], Coroutine[Any, Any, None]],
-) -> AbstractChannel:
-    """A channel on which the stream is consumed, beneath aio-pika's queue: that saves a task per message."""
-    channel = await connection.channel(publisher_confirms=False)
-    await channel.set_qos(prefetch_count=prefetch)
-    underlay = await channel.get_underlay_channel()
-    offset: Any = begin
-    await underlay.basic_consume(STREAM, receive, arguments={"x-stream-offset": offset})
-    return channel
+) -> None:
+    await channel.basic_qos(prefetch_count=prefetch)
+    await channel.basic_consume(STREAM, receive, arguments={"x-stream-offset": begin})
 
 
-def offset_of(message: AbstractIncomingMessage) -> int:
+async def _unused(_: DeliveredMessage) -> None:
+    """For a channel whose deliveries aiormq does not see."""
+
+
+def offset_of(message: Delivery) -> int:
     """Where in the stream a message stands."""
-    offset = message.headers["x-stream-offset"]
+    return _offset_in(message.headers)
+
+
+def _offset_in(headers: Mapping[str, Any]) -> int:
+    offset = headers["x-stream-offset"]
     if not isinstance(offset, int):
         raise TypeError(f"x-stream-offset must be an integer, not {offset!r}")
     return offset
 
 
-def read_batch(messages: Iterable[AbstractIncomingMessage]) -> ReadBatch:
+def read_batch(messages: Iterable[Delivery]) -> ReadBatch:
     """What a non-empty run of messages says."""
     facts: list[ReadFact] = []
     unreadable: list[UnreadableMessage] = []
@@ -214,7 +217,7 @@ def read_batch(messages: Iterable[AbstractIncomingMessage]) -> ReadBatch:
     return ReadBatch(offset_of(message), storable(message.message_id), facts, unreadable)
 
 
-def unreadable_of(message: AbstractIncomingMessage, reason: str, detail: str) -> UnreadableMessage:
+def unreadable_of(message: Delivery, reason: str, detail: str) -> UnreadableMessage:
     """A message that tells of no saga, as it is recorded."""
     return UnreadableMessage(
         stream_offset=offset_of(message),
@@ -226,19 +229,40 @@ def unreadable_of(message: AbstractIncomingMessage, reason: str, detail: str) ->
     )
 
 
-def _fact_of(message: AbstractIncomingMessage) -> ReadFact:
+def _fact_of(message: Delivery) -> ReadFact:
     envelope = decode(message, message.routing_key)
-    dated = stated_at(message)
+    fact, said_at = envelope.fact, stated_at(message)
+    dated = said_at is not None and _EARLIEST < said_at < _LATEST
+    at = said_at if said_at is not None and dated else datetime.now(UTC)
+    traceparent = storable(envelope.traceparent)
     return ReadFact(
         stream_offset=offset_of(message),
-        order_id=envelope.fact.order_id,
+        order_id=fact.order_id,
         fact_id=envelope.fact_id,
-        wire_name=envelope.fact.wire_name,
+        wire_name=fact.wire_name,
         stated_by=storable(envelope.stated_by) or "",
         causation_id=envelope.causation_id,
-        stated_at=dated if dated and _EARLIEST < dated < _LATEST else None,
-        traceparent=storable(envelope.traceparent),
-        body=envelope.fact.model_dump_json().replace("\\u0000", "\\ufffd"),
+        stated_at=at,
+        dated=dated,
+        traceparent=traceparent,
+        body=fact.model_dump_json().replace("\\u0000", "\\ufffd"),
+        heard=_heard(envelope, at, dated, trace_id(traceparent)),
+    )
+
+
+def _heard(envelope: Envelope, at: datetime, dated: bool, trace: str | None) -> HeardFact:
+    """As `store.facts_of` has it later."""
+    said = vars(envelope.fact)
+    return HeardFact(
+        fact_id=envelope.fact_id,
+        name=name_of(envelope.fact.wire_name),
+        stated_at=at,
+        dated=dated,
+        reason=storable(said.get("reason", said.get("waiting_for"))),
+        ending=said.get("ending"),
+        trace_id=trace,
+        service=said.get("service"),
+        about=said.get("redriven_id", said.get("because_of_id")) or envelope.causation_id,
     )
 
 

@@ -1,6 +1,5 @@
 """The projection says where an order stands, whatever order its facts are read in."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -277,7 +276,7 @@ def test_an_order_stated_twice_began_the_first_time() -> None:
 
 def test_an_undated_fact_was_stated_no_later_than_any_other() -> None:
     first, second, third = heard("created reserved captured")
-    undated = replace(first, stated_at=BEGAN + timedelta(hours=1), dated=False)
+    undated = first._replace(stated_at=BEGAN + timedelta(hours=1), dated=False)
     assert project([undated]).started_at == BEGAN + timedelta(hours=1)
     assert project([undated, third]).started_at == third.stated_at
     assert project([third, second, undated]).started_at == second.stated_at

@@ -247,7 +247,7 @@ def heard_late(stage: Stage, stated: Known) -> tuple[HeardFact, ...]:
     By clocks that go backwards, too: where an order stands must not depend on them.
     """
     (heard,) = heard_by_the_tracker(stated)
-    heard = replace(heard, stated_at=datetime.fromtimestamp(MAX_SERIAL - stated.serial, UTC))
+    heard = heard._replace(stated_at=datetime.fromtimestamp(MAX_SERIAL - stated.serial, UTC))
     about_it = [
         HeardFact(
             uuid5(heard.fact_id, kind + ROLES[role]),

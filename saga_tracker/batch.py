@@ -1,0 +1,63 @@
+"""What was read off the stream, before it is in the view."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from saga_tracker.projection import HeardFact
+
+
+class ReadFact(NamedTuple):
+    """A fact as it stood in the stream, and the same as the projection wants it.
+
+    One that is not `dated` does not say when it was stated: then `stated_at` is when it was read.
+    """
+
+    stream_offset: int
+    order_id: UUID
+    fact_id: UUID
+    wire_name: str
+    stated_by: str
+    causation_id: UUID | None
+    stated_at: datetime
+    dated: bool
+    traceparent: str | None
+    body: str
+    heard: HeardFact
+
+    def first_read(self, at: datetime) -> "ReadFact":
+        """The same, known to have been read before."""
+        return self._replace(stated_at=at, heard=self.heard._replace(stated_at=at))
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableMessage:
+    """A message that tells of no saga, and why."""
+
+    stream_offset: int
+    reason: str
+    detail: str
+    message_id: str | None
+    wire_name: str | None
+    stated_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBatch:
+    """What was read off the stream, up to and including one message."""
+
+    last_offset: int
+    last_message_id: str | None
+    facts: Sequence[ReadFact] = ()
+    unreadable: Sequence[UnreadableMessage] = ()
+
+    def after(self, stream_offset: int) -> "ReadBatch":
+        """Without what is known already."""
+        return ReadBatch(
+            self.last_offset,
+            self.last_message_id,
+            [fact for fact in self.facts if fact.stream_offset > stream_offset],
+            [message for message in self.unreadable if message.stream_offset > stream_offset],
+        )

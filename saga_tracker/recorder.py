@@ -1,0 +1,183 @@
+"""Writes what was read off the stream: facts, the sagas they tell of and the position, all at once."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Table, bindparam, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from events.runtime.database import Connection
+from events.runtime.sql import array_of, as_arrays, compiled, rows_of
+from saga_tracker import store
+from saga_tracker.batch import ReadBatch, ReadFact
+from saga_tracker.deadlines import Rules, due
+from saga_tracker.projection import HeardFact, Saga, project
+from saga_tracker.reconciliation.comparisons import COMPARE_LATER, COMPARED_STATES
+from saga_tracker.store import Position, ReadAnew
+from saga_tracker.tables import saga_facts, stream_position, undated_facts, unreadable_messages
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a batch brought into the view, and where the view stands with it.
+
+    Of the orders that the batch was about: the facts that are new, all that are known, and the sagas that
+    these tell of. `batch` is without what was in the view already.
+    """
+
+    position: Position
+    batch: ReadBatch
+    new: Mapping[UUID, Sequence[HeardFact]]
+    known: Mapping[UUID, Sequence[HeardFact]]
+    sagas: Mapping[UUID, Saga]
+
+
+_UNDATED_COLUMNS = list(undated_facts.c)
+_MOVE = compiled(
+    update(stream_position).values(
+        stream_offset=bindparam("stream_offset"), message_id=bindparam("message_id"), moved_at=func.now()
+    )
+)
+
+
+def _insert_new(table: Table) -> bytes:
+    columns = list(table.c)
+    statement = insert(table).from_select([col.name for col in columns], select(*rows_of(columns).c))
+    return compiled(statement.on_conflict_do_nothing())
+
+
+_ENTER_FACTS = _insert_new(saga_facts)
+_ENTER_UNDATED = _insert_new(undated_facts)
+_ENTER_UNREADABLE = _insert_new(unreadable_messages)
+_WHEN_FIRST_READ = compiled(
+    select(*_UNDATED_COLUMNS).where(
+        undated_facts.c.fact_id == array_of("fact_ids", undated_facts.c.fact_id).any_()
+    )
+)
+
+
+class Recorder:
+    """Records batches in one transaction each, and remembers the facts of sagas under way between them.
+
+    What is remembered holds as long as nobody else writes the view, which would have moved the position.
+    It is forgotten when a batch begins, and known again when that is committed.
+    """
+
+    def __init__(self, rules: Rules, max_remembered: int) -> None:
+        self._rules = rules
+        self._max_remembered = max_remembered
+        self._remembered: dict[UUID, Sequence[HeardFact]] = {}
+        self._as_of: Position | None = None
+        self._set_aside: dict[UUID, Sequence[HeardFact]] = {}
+
+    async def record(self, connection: Connection, batch: ReadBatch, reading: int) -> Recorded:
+        """Become the view's writer, enter facts that are new, derive their sagas anew, move the position.
+
+        A constant number of statements in two round trips, whatever the size of the batch; one more when
+        somebody else wrote meanwhile, and one for facts without a date. Raises AnotherWrites, or ReadAnew
+        when this is not that reading any more.
+        """
+        remembered, self._remembered = self._remembered, {}
+        order_ids = {fact.order_id for fact in batch.facts}
+        position, before = await store.lock_and_read(connection, sorted(order_ids - remembered.keys()))
+        if position.reading != reading:
+            raise ReadAnew
+        if position == self._as_of:
+            before |= {order_id: remembered[order_id] for order_id in order_ids & remembered.keys()}
+        else:
+            before |= await store.facts_of(connection, sorted(order_ids & remembered.keys()))
+            remembered = {}
+        self._set_aside = remembered
+        fresh = batch.after(position.stream_offset)
+        if fresh.last_offset <= position.stream_offset:
+            return Recorded(position, fresh, {}, {}, {})
+        facts = await _dated(connection, _new_in(fresh, before))
+        recorded = _told(fresh, reading, before, facts)
+        await self._write(connection, recorded, facts)
+        return recorded
+
+    @property
+    def remembered(self) -> Mapping[UUID, Sequence[HeardFact]]:
+        """By order, the one that nothing was heard of for longest first."""
+        return self._remembered
+
+    def committed(self, recorded: Recorded) -> None:
+        """What `record` wrote is committed: the next batch may build on it."""
+        remembered, self._set_aside = self._set_aside, {}
+        for order_id, facts in recorded.known.items():
+            remembered.pop(order_id, None)
+            if recorded.sagas[order_id].ended_at is None:
+                remembered[order_id] = facts
+        excess = len(remembered) - self._max_remembered
+        for order_id in list(itertools.islice(remembered, max(0, excess))):
+            del remembered[order_id]
+        self._remembered, self._as_of = remembered, recorded.position
+
+    async def _write(self, connection: Connection, recorded: Recorded, facts: Sequence[ReadFact]) -> None:
+        shown = [
+            store.row_of(order_id, saga, due(saga, self._rules)) for order_id, saga in recorded.sagas.items()
+        ]
+        async with connection.pipeline():
+            if facts:
+                await connection.execute(_ENTER_FACTS, _arrays(facts))
+            if shown:
+                await store.show(connection, shown)
+            if recorded.batch.unreadable:
+                rows = [asdict(message) for message in recorded.batch.unreadable]
+                await connection.execute(_ENTER_UNREADABLE, as_arrays(list(unreadable_messages.c), rows))
+            if compared := sorted(row["order_id"] for row in shown if row["state"] in COMPARED_STATES):
+                await connection.execute(COMPARE_LATER, {"order_ids": compared})
+            position = recorded.position
+            await connection.execute(
+                _MOVE, {"stream_offset": position.stream_offset, "message_id": position.message_id}
+            )
+
+
+def _new_in(batch: ReadBatch, before: Mapping[UUID, Sequence[HeardFact]]) -> list[ReadFact]:
+    """The facts that are not known yet; of one fact read twice in a batch, the first."""
+    known = {(order_id, fact.fact_id) for order_id, facts in before.items() for fact in facts}
+    new: dict[tuple[UUID, UUID], ReadFact] = {}
+    for fact in batch.facts:
+        key = fact.order_id, fact.fact_id
+        if key not in known:
+            new.setdefault(key, fact)
+    return list(new.values())
+
+
+def _told(
+    batch: ReadBatch, reading: int, before: Mapping[UUID, Sequence[HeardFact]], facts: Sequence[ReadFact]
+) -> Recorded:
+    new: dict[UUID, list[HeardFact]] = {}
+    for fact in facts:
+        new.setdefault(fact.order_id, []).append(fact.heard)
+    known = {
+        order_id: [*before.get(order_id, ()), *new.get(order_id, ())]
+        for order_id in {fact.order_id for fact in batch.facts}
+    }
+    told = {order_id: project(heard) for order_id, heard in known.items()}
+    return Recorded(Position(batch.last_offset, batch.last_message_id, reading), batch, new, known, told)
+
+
+async def _dated(connection: Connection, facts: list[ReadFact]) -> list[ReadFact]:
+    """Date what does not say when it was stated by when it was first read, today or before a rebuild."""
+    undated = [fact for fact in facts if not fact.dated]
+    if not undated:
+        return facts
+    rows = [
+        {"order_id": fact.order_id, "fact_id": fact.fact_id, "first_read_at": fact.stated_at}
+        for fact in undated
+    ]
+    async with connection.pipeline():
+        await connection.execute(_ENTER_UNDATED, as_arrays(_UNDATED_COLUMNS, rows))
+        cursor = await connection.execute(_WHEN_FIRST_READ, {"fact_ids": [fact.fact_id for fact in undated]})
+        read_at = {(row["order_id"], row["fact_id"]): row["first_read_at"] for row in await cursor.fetchall()}
+    return [fact if fact.dated else fact.first_read(read_at[fact.order_id, fact.fact_id]) for fact in facts]
+
+
+def _arrays(facts: Sequence[ReadFact]) -> dict[str, list[Any]]:
+    """One list per column; bodies are JSON text already."""
+    columns = zip(ReadFact._fields, zip(*facts, strict=True), strict=True)
+    return {name: list(values) for name, values in columns}

@@ -1,0 +1,136 @@
+"""What the recorder remembers between batches never makes the view another one."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg.rows import DictRow, dict_row
+
+from events.envelope import Envelope, encode
+from saga_tracker import store
+from saga_tracker.batch import ReadBatch
+from saga_tracker.deliveries import Delivery
+from saga_tracker.recorder import Recorded, Recorder
+from saga_tracker.store import ReadAnew
+from saga_tracker.stream import read_batch
+from tests.tracker.told import PATHS, envelopes
+from tests.tracker.watch import Watch
+
+
+class Pen:
+    """A recorder with a connection of its own, as one tracker has it."""
+
+    def __init__(self, watch: Watch, connection: psycopg.AsyncConnection[DictRow], remembered: int) -> None:
+        self.recorder = Recorder(watch.settings().deadline_rules, remembered)
+        self.connection = connection
+
+    async def write(self, batch: ReadBatch, *, fails: bool = False) -> Recorded:
+        recorded = await self.recorder.record(self.connection, batch, reading=1)
+        if fails:
+            await self.connection.rollback()
+        else:
+            await self.connection.commit()
+            self.recorder.committed(recorded)
+        return recorded
+
+
+@asynccontextmanager
+async def pen(watch: Watch, remembered: int = 10) -> AsyncIterator[Pen]:
+    async with await psycopg.AsyncConnection.connect(watch.database_url, row_factory=dict_row) as connection:
+        yield Pen(watch, connection, remembered)
+
+
+def batch_of(first_offset: int, facts: Iterable[Envelope]) -> ReadBatch:
+    """These facts, as they would be read from this offset on."""
+    return read_batch([delivery_of(offset, fact) for offset, fact in enumerate(facts, first_offset)])
+
+
+def delivery_of(offset: int, fact: Envelope) -> Delivery:
+    message = encode(fact)
+    headers = {**message.headers, "x-stream-offset": offset}
+    return Delivery(
+        offset, fact.fact.wire_name, message.body, message.message_id, message.type, headers=headers
+    )
+
+
+async def shown(watch: Watch, order_id: UUID) -> tuple[str, int]:
+    (row,) = await watch.rows("SELECT state, fact_count FROM sagas WHERE order_id = %(id)s", id=order_id)
+    return row["state"], row["fact_count"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("remembered", [0, 10])
+async def test_a_fact_at_a_time_shows_what_one_batch_shows(watch: Watch, path: str, remembered: int) -> None:
+    order = uuid4()
+    facts = envelopes(PATHS[path], order)
+    async with pen(watch, remembered) as slow:
+        for offset, fact in enumerate(facts):
+            await slow.write(batch_of(offset, [fact]))
+    one_by_one = await watch.view()
+    await watch.rows("DELETE FROM sagas")
+    await watch.rows("DELETE FROM saga_facts")
+    await watch.rows("UPDATE stream_position SET stream_offset = -1, message_id = NULL")
+    async with pen(watch) as quick:
+        await quick.write(batch_of(0, facts))
+    assert await watch.view() == one_by_one
+
+
+async def test_what_another_tracker_wrote_meanwhile_counts(watch: Watch) -> None:
+    order = uuid4()
+    created, reserved, captured, scheduled = envelopes("created reserved captured scheduled", order)
+    async with pen(watch) as one, pen(watch) as other:
+        await one.write(batch_of(0, [created]))
+        await other.write(batch_of(1, [reserved]))
+        await other.write(batch_of(2, [captured]))
+        recorded = await one.write(batch_of(3, [scheduled]))
+    assert len(recorded.known[order]) == 4
+    assert len(recorded.new[order]) == 1
+    assert await shown(watch, order) == ("PENDING_SHIPMENT", 4)
+
+
+async def test_what_was_rolled_back_is_not_remembered(watch: Watch) -> None:
+    order = uuid4()
+    created, reserved = envelopes("created reserved", order)
+    async with pen(watch) as tracker:
+        await tracker.write(batch_of(0, [created]))
+        await tracker.write(batch_of(1, [reserved]), fails=True)
+        recorded = await tracker.write(batch_of(1, [reserved]))
+    assert len(recorded.new[order]) == 1
+    assert await shown(watch, order) == ("PENDING_PAYMENT", 2)
+
+
+async def test_a_commit_whose_answer_was_lost_is_found_again(watch: Watch) -> None:
+    order = uuid4()
+    created, reserved = envelopes("created reserved", order)
+    async with pen(watch) as tracker:
+        await tracker.recorder.record(tracker.connection, batch_of(0, [created]), reading=1)
+        await tracker.connection.commit()
+        repeated = await tracker.write(batch_of(0, [created]))
+        assert not repeated.new
+        await tracker.write(batch_of(1, [reserved, created]))
+    assert await shown(watch, order) == ("PENDING_PAYMENT", 2)
+
+
+async def test_who_reads_anew_is_not_mistaken(watch: Watch) -> None:
+    created, reserved = envelopes("created reserved", uuid4())
+    async with pen(watch) as tracker:
+        await tracker.write(batch_of(0, [created]))
+        async with pen(watch) as rebuild:
+            await store.drop_view(rebuild.connection)
+            await rebuild.connection.commit()
+        with pytest.raises(ReadAnew):
+            await tracker.write(batch_of(1, [reserved]))
+
+
+async def test_it_remembers_no_more_than_it_may_and_nothing_that_ended(watch: Watch) -> None:
+    async with pen(watch, remembered=3) as tracker:
+        orders = [uuid4() for _ in range(5)]
+        for offset, order in enumerate(orders):
+            await tracker.write(batch_of(offset, envelopes("created", order)))
+        assert list(tracker.recorder.remembered) == orders[2:]
+        await tracker.write(batch_of(5, envelopes(PATHS["completed"], orders[3])))
+        assert list(tracker.recorder.remembered) == [orders[2], orders[4]]
+        await tracker.write(batch_of(12, envelopes("created reserved", orders[0])[1:]))
+    assert await shown(watch, orders[0]) == ("PENDING_PAYMENT", 2)
