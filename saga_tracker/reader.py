@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 from events.runtime.broker import BROKER_AWAY
 from events.runtime.database import AWAY, CONTENTION, Database
+from events.runtime.deliveries import Delivery
 from events.runtime.log import Outage, log
 from saga_tracker import metrics, store
 from saga_tracker.batch import ReadBatch, UnreadableMessage
-from saga_tracker.deliveries import Delivery
 from saga_tracker.recorder import Recorder
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.store import AnotherWrites, Position, ReadAnew

@@ -18,11 +18,11 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from events.envelope import Envelope, Unreadable, decode, stated_at
 from events.runtime.broker import connection_url
+from events.runtime.deliveries import Deliveries, Delivery
 from events.runtime.promptly import promptly
 from events.service import STREAM
 from events.trace import trace_id
 from saga_tracker.batch import ReadBatch, ReadFact, UnreadableMessage
-from saga_tracker.deliveries import Deliveries, Delivery
 from saga_tracker.projection import HeardFact
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import name_of
@@ -97,7 +97,7 @@ class Subscription:
             await connection.connect(client_properties={"connection_name": "tracker stream"})
             begin = "first" if self._first_offset is None else self._first_offset
             channel = await connection.channel(publisher_confirms=False)
-            self._deliveries.on_channel(channel.number, self._receive)
+            self._deliveries.on_channel(channel, self._receive)
             channel.closing.add_done_callback(self._closed)
             channel.on_consumer_cancel_callbacks.add(self._closed)
             await _consume(channel, self._settings.prefetch, begin, _unused)

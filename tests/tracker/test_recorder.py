@@ -2,16 +2,19 @@
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import cast
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from aiormq.abc import AbstractChannel
 from psycopg.rows import DictRow, dict_row
 
 from events.envelope import Envelope, encode
+from events.runtime.deliveries import Delivery
+from events.service import EXCHANGE
 from saga_tracker import store
 from saga_tracker.batch import ReadBatch
-from saga_tracker.deliveries import Delivery
 from saga_tracker.recorder import Recorded, Recorder
 from saga_tracker.store import ReadAnew
 from saga_tracker.stream import read_batch
@@ -51,7 +54,15 @@ def delivery_of(offset: int, fact: Envelope) -> Delivery:
     message = encode(fact)
     headers = {**message.headers, "x-stream-offset": offset}
     return Delivery(
-        offset, fact.fact.wire_name, message.body, message.message_id, message.type, headers=headers
+        channel=cast(AbstractChannel, None),
+        delivery_tag=offset,
+        redelivered=False,
+        exchange=EXCHANGE,
+        routing_key=fact.fact.wire_name,
+        body=message.body,
+        message_id=message.message_id,
+        type=message.type,
+        headers=headers,
     )
 
 

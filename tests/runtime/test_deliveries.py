@@ -1,8 +1,10 @@
 """Deliveries are taken off the bytes as they are, however these are cut; everything else passes through."""
 
 from datetime import UTC, datetime
+from typing import cast
 
 import pytest
+from aiormq.abc import AbstractChannel
 from pamqp import frame
 from pamqp.base import Frame
 from pamqp.body import ContentBody
@@ -11,8 +13,10 @@ from pamqp.common import FieldTable
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
-from saga_tracker.deliveries import Delivery, DeliveryReader
+from events.runtime.deliveries import Delivery, DeliveryReader
 
+# Only carried along.
+CHANNEL = cast(AbstractChannel, None)
 HEADERS: FieldTable = {
     "order_id": "7",
     "x-stream-offset": 2**40,
@@ -51,7 +55,7 @@ def delivered(tag: int, *bodies: bytes, properties: Basic.Properties = PROPERTIE
 async def read(data: bytes, cut_every: int) -> tuple[list[Delivery], bytes]:
     """What is delivered on channel 1, and what is passed on, when the bytes come in pieces."""
     received: list[Delivery] = []
-    reader = DeliveryReader({1: received.append})
+    reader = DeliveryReader({1: (CHANNEL, received.append)})
     for begin in range(0, len(data), cut_every):
         reader.feed_data(data[begin : begin + cut_every])
     reader.feed_eof()
@@ -78,7 +82,8 @@ async def test_every_delivery_is_read_and_nothing_else(cut_every: int) -> None:
 
 async def test_what_has_no_properties_has_none() -> None:
     (one,), _ = await read(delivered(1, b"?", properties=Basic.Properties()), 10_000)
-    assert one == Delivery(1, "order.created.v2", b"?")
+    header = ContentHeader(0, 1, Basic.Properties()).marshal()
+    assert one == Delivery(CHANNEL, 1, False, "facts", "order.created.v2", b"?", header)
 
 
 async def test_a_channel_that_closes_passes_through() -> None:
