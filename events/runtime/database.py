@@ -1,7 +1,7 @@
 """The connections of one process to its database, which may be away at any moment."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -48,6 +48,10 @@ CONTENTION = (
     psycopg.errors.LockNotAvailable,
 )
 
+# For who looks everything up by its key. Plans are kept: one made while a table was small reads all of
+# it, and goes on so while it grows, until there are new statistics.
+BY_KEY = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
+
 # After these, a silent connection counts as lost: 11 seconds.
 KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT = 5, 2, 3
 UNACKNOWLEDGED_MILLISECONDS = 11_000
@@ -62,13 +66,16 @@ def in_words(error: Exception) -> str:
 class Database:
     """A bounded pool that reconnects by itself."""
 
-    def __init__(self, settings: ProcessSettings, application_name: str) -> None:
+    def __init__(
+        self, settings: ProcessSettings, application_name: str, options: Mapping[str, str] | None = None
+    ) -> None:
+        """`options` are PostgreSQL's, for every session."""
         self.outage = Outage("database")
         self._settings = settings
         self._pool: AsyncConnectionPool[Session] = AsyncConnectionPool(
             settings.database_url,
             connection_class=Session,
-            kwargs=connect_options(settings, application_name),
+            kwargs=connect_options(settings, application_name, options),
             min_size=2,
             max_size=settings.database_pool_size,
             timeout=settings.database_timeout_seconds,
@@ -128,7 +135,9 @@ class Database:
         return bool(found[0]["read_only"] == "off")
 
 
-def connect_options(settings: ProcessSettings, application_name: str) -> dict[str, Any]:
+def connect_options(
+    settings: ProcessSettings, application_name: str, options: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """How every connection of a process is made: so that neither side waits long for one that is gone.
 
     A process that hangs within a transaction, or whose machine is gone, must not keep its locks for ever.
@@ -138,6 +147,7 @@ def connect_options(settings: ProcessSettings, application_name: str) -> dict[st
         "tcp_keepalives_idle": KEEPALIVE_IDLE_SECONDS,
         "tcp_keepalives_interval": KEEPALIVE_INTERVAL_SECONDS,
         "tcp_keepalives_count": KEEPALIVE_COUNT,
+        **(options or {}),
     }
     return {
         "options": " ".join(f"-c {name}={value}" for name, value in session.items()),

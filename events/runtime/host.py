@@ -13,7 +13,7 @@ from events.runtime.backlog import read_backlogs
 from events.runtime.batch import Batch, Committed
 from events.runtime.calls import Caller, Gateway
 from events.runtime.consumer import Consumer
-from events.runtime.database import AWAY, Database
+from events.runtime.database import AWAY, BY_KEY, Database
 from events.runtime.dead_letters import DeadLetterOffice
 from events.runtime.instance import Instance
 from events.runtime.log import log
@@ -43,7 +43,7 @@ class Host:
         service = parts.service
         self.service = service
         self.settings = settings
-        self.database = Database(settings, service.name)
+        self.database = Database(settings, service.name, BY_KEY)
         self._gateway = parts.gateway
         self._instance = Instance(settings, service.name)
         self._relay = Relay(settings, self.database, self._instance, service.name)
