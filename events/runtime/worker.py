@@ -201,7 +201,8 @@ class Worker:
                     self._look_in_tables()
                 self._pass_on(committed)
                 self._answer(told, committed)
-                _report(committed)
+                # After what this leads to is on its way.
+                asyncio.get_running_loop().call_soon(_report, committed)
                 break
         return []
 

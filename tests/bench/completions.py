@@ -40,6 +40,8 @@ class Completions:
         self._seen: dict[str, int] = {}
         self._ended: dict[str, float] = {}
         self._changed = asyncio.Event()
+        self.told_at: dict[str, float] = {}
+        """When each order's customer was told, or could not be."""
         self.cancelled: set[str] = set()
         """Those of the ended that ended without effect."""
         self.on_end: Callable[[], None] = lambda: None
@@ -59,6 +61,8 @@ class Completions:
         if wire_name not in _WATCHED:
             self.heard_at.setdefault(wire_name, []).append(time.monotonic())
             return
+        if _WATCHED[wire_name] == _TOLD:
+            self.told_at.setdefault(order_id, time.monotonic())
         before = self._seen.get(order_id, 0)
         now = self._seen[order_id] = before | _WATCHED[wire_name]
         if now & _TOLD and now & (_DISPATCHED | _CANCELLED) and order_id not in self._ended:

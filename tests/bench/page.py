@@ -29,6 +29,8 @@ STYLE = (
 OVERVIEW = (
     "accepted_per_second",
     "ended_per_second",
+    "told_p50_ms",
+    "told_p99_ms",
     "end_to_end_p50_ms",
     "end_to_end_p99_ms",
     "post_p99_ms",

@@ -27,6 +27,8 @@ FIGURES: Mapping[str, Figure] = {
     "ended_per_second": Figure("sagas ended", "/s", 1),
     "share_of_floor_percent": Figure("share of the floor", "%", 1),
     "floor_per_second": Figure("the floor", "/s", 1),
+    "told_p50_ms": Figure("customer told p50", "ms"),
+    "told_p99_ms": Figure("customer told p99", "ms"),
     "end_to_end_p50_ms": Figure("end to end p50", "ms"),
     "end_to_end_p95_ms": Figure("end to end p95", "ms"),
     "end_to_end_p99_ms": Figure("end to end p99", "ms"),

@@ -188,7 +188,7 @@ async def test_while_nobody_can_be_heard_nobody_is_late(watch: Watch) -> None:
 
 
 async def test_whoever_has_caught_up_has_read_all_that_was_published_before(watch: Watch) -> None:
-    tracker = await watch.start(stream_delay_seconds=0.1, batch_size=50, prefetch=100)
+    tracker = await watch.start(stream_delay_seconds=0.1, batch_size=50, prefetch=100, pause_seconds=0)
     published = certain = 0
 
     async def publish() -> None:
