@@ -10,7 +10,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -216,7 +216,9 @@ def rig_folder() -> Iterator[Path]:
     for abandoned in base.iterdir():
         pid, _, started = abandoned.name.split("~")[0].partition("@")
         if not ProcessIdentity(int(pid), started).is_running():
-            LocalRig(abandoned, blueprint=standin_blueprint()).destroy()
+            # Somebody else may be ending it just now.
+            with suppress(FileNotFoundError):
+                LocalRig(abandoned, blueprint=standin_blueprint()).destroy()
     me = identify(os.getpid())
     assert me is not None
     folder = base / f"{me.pid}@{me.started}~{uuid4().hex[:8]}"

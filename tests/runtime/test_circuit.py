@@ -251,8 +251,10 @@ async def test_only_a_few_of_many_probe(stand_in: StandIn) -> None:
         stand_in.status = 200
         stand_in.gate.set()
         answers = await asyncio.gather(*asking)
-        assert sorted(answers) == [("answered", True)] * 2 + [TURNED_AWAY] * 18
-        assert stand_in.asked == asked + 2
+        # One, if it was time for probes only when the last of them asked.
+        probes = stand_in.asked - asked
+        assert probes in (1, 2)
+        assert sorted(answers) == [("answered", True)] * probes + [TURNED_AWAY] * (20 - probes)
 
 
 async def test_a_refusal_is_a_sign_of_life(stand_in: StandIn) -> None:
