@@ -1,8 +1,8 @@
 """What a mail server sees of a mail, and what is made of one that says too much, too little, or nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from email import message_from_bytes
 from email.policy import SMTP
 from email.utils import parsedate_to_datetime
@@ -10,11 +10,9 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from events.runtime.calls import CallFailed
-from events.runtime.circuit import CircuitBreaker
 from events.runtime.outbound import Accepted
-from events.runtime.settings import ServiceSettings
 from notification_svc.mail import Mail, SmtpMailServer
-from tests.gateways.world import settings_for
+from tests.gateways.world import mail_server_that
 
 KEY = "send_email:one"
 
@@ -59,22 +57,8 @@ class Scripted:
                 writer.write(b"421 good night\r\n")
 
 
-@asynccontextmanager
-async def serving(port: int, scripted: Scripted) -> AsyncIterator[SmtpMailServer]:
-    listener = await asyncio.start_server(scripted.talk, "127.0.0.1", port)
-    settings = settings_for(ServiceSettings, None)
-    server = SmtpMailServer(
-        f"smtp://127.0.0.1:{port}",
-        CircuitBreaker("mail_server", settings),
-        sender="shop@shop.example",
-        connections=1,
-        timeout_seconds=0.5,
-    )
-    try:
-        yield server
-    finally:
-        await server.close()
-        listener.close()
+def serving(port: int, scripted: Scripted) -> AbstractAsyncContextManager[SmtpMailServer]:
+    return mail_server_that(scripted.talk, port, connections=1)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from events.runtime.calls import CallFailed
-from events.runtime.circuit import CircuitBreaker
-from events.runtime.settings import ServiceSettings
 from notification_svc.mail import Mail, SmtpMailServer
-from tests.gateways.world import settings_for
+from tests.gateways.world import mail_server_that
 
 MAIL = Mail("ada@shop.example", "Hello", "How are you?")
 GREETING, FINE, GO_AHEAD = b"220 here", b"250 fine", b"354 go ahead"
@@ -38,20 +36,9 @@ async def served(port: int, answers: dict[bytes, bytes]) -> AsyncIterator[SmtpMa
             writer.write(answer + b"\r\n")
         writer.close()
 
-    listener = await asyncio.start_server(talk, "127.0.0.1", port)
-    settings = settings_for(ServiceSettings, None, circuit_opens_after=3, circuit_open_seconds=60)
-    server = SmtpMailServer(
-        f"smtp://127.0.0.1:{port}",
-        CircuitBreaker("mail_server", settings),
-        sender="shop@shop.example",
-        connections=2,
-        timeout_seconds=0.5,
-    )
-    try:
+    opening = {"circuit_opens_after": 3, "circuit_open_seconds": 60}
+    async with mail_server_that(talk, port, connections=2, **opening) as server:
         yield server
-    finally:
-        await server.close()
-        listener.close()
 
 
 async def what_comes_of_it(server: SmtpMailServer) -> str:

@@ -1,10 +1,15 @@
 """What the gateway tests share: settings for a sandbox, and the runtime's way of attempting a call."""
 
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from events.decision import Call, Outcome
 from events.runtime.calls import CallFailed, Gateway
+from events.runtime.circuit import CircuitBreaker
 from events.runtime.settings import ServiceSettings
+from notification_svc.mail import SmtpMailServer
 from tests.sandbox_process import SandboxProcess
 
 # Shorter than the sandbox is slow, longer than it ever needs.
@@ -56,3 +61,26 @@ async def carry_out(
 def told(failures: list[CallFailed]) -> list[tuple[str, bool]]:
     """The failures as (reason, maybe_done)."""
     return [(failure.reason, failure.maybe_done) for failure in failures]
+
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def mail_server_that(
+    talk: Talk, port: int, *, connections: int, **more: Any
+) -> AsyncIterator[SmtpMailServer]:
+    """The client of a mail server that talks like this, with `more` settings of its circuit."""
+    listener = await asyncio.start_server(talk, "127.0.0.1", port)
+    server = SmtpMailServer(
+        f"smtp://127.0.0.1:{port}",
+        CircuitBreaker("mail_server", settings_for(ServiceSettings, None, **more)),
+        sender="shop@shop.example",
+        connections=connections,
+        timeout_seconds=0.5,
+    )
+    try:
+        yield server
+    finally:
+        await server.close()
+        listener.close()
