@@ -26,6 +26,8 @@ from saga_tracker.reconciliation.reconciler import Reconciler
 from saga_tracker.settings import RebuildSettings, TrackerSettings
 
 NAME = "saga_tracker"
+# psycopg prepares a statement that a connection has executed so often.
+PREPARE_THRESHOLD = 5
 ROUTERS = [api.router, manual_api.router, letters_api.router, reconciliation_api.router, pages.router]
 
 
@@ -33,7 +35,7 @@ class Tracker:
     """A running tracker."""
 
     def __init__(self, settings: TrackerSettings) -> None:
-        self.database = Database(settings, "tracker")
+        self.database = Database(settings, "tracker", prepare_threshold=PREPARE_THRESHOLD)
         self.settings = settings
         self.publisher = Publisher(settings, self.database)
         self._ingest = Ingest(settings, self.database)

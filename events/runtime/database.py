@@ -17,7 +17,11 @@ Connection = psycopg.AsyncConnection[DictRow]
 
 
 class Session(Connection):
-    """A connection of the pool. `prepared` names the statements that it has prepared for `Exchange`."""
+    """A connection of the pool. `prepared` names the statements that it has prepared for `Exchange`.
+
+    psycopg must not prepare any on it: when a transaction is rolled back it has PostgreSQL forget all
+    prepared statements of the session, `Exchange`'s among them.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -67,15 +71,26 @@ class Database:
     """A bounded pool that reconnects by itself."""
 
     def __init__(
-        self, settings: ProcessSettings, application_name: str, options: Mapping[str, str] | None = None
+        self,
+        settings: ProcessSettings,
+        application_name: str,
+        options: Mapping[str, str] | None = None,
+        *,
+        prepare_threshold: int | None = None,
     ) -> None:
-        """`options` are PostgreSQL's, for every session."""
+        """`options` are PostgreSQL's, for every session.
+
+        `prepare_threshold` is psycopg's, for a process that prepares nothing by `Exchange` (see `Session`).
+        """
         self.outage = Outage("database")
         self._settings = settings
         self._pool: AsyncConnectionPool[Session] = AsyncConnectionPool(
             settings.database_url,
             connection_class=Session,
-            kwargs=connect_options(settings, application_name, options),
+            kwargs={
+                **connect_options(settings, application_name, options),
+                "prepare_threshold": prepare_threshold,
+            },
             min_size=2,
             max_size=settings.database_pool_size,
             timeout=settings.database_timeout_seconds,

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from psycopg import OperationalError
+from psycopg import Error, OperationalError
 from psycopg.abc import PQGen
 from psycopg.adapt import Transformer
-from psycopg.errors import error_from_result
+from psycopg.errors import InvalidSqlStatementName, error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.waiting import READY_R, WAIT_R, WAIT_RW
@@ -128,11 +128,19 @@ class Exchange:
         libpq.pipeline_sync()
         return preparing
 
+    def _error_in(self, result: PGresult) -> Error:
+        error = error_from_result(result)
+        if isinstance(error, InvalidSqlStatementName):
+            # As by a pooler that gives each transaction another session. One of one's own begins anew.
+            self._connection.pgconn.finish()
+            return OperationalError(f"the session is not as it was left: {error.diag.message_primary}")
+        return error
+
     def _checked(self, results: list[PGresult], preparing: list[Prepared | None]) -> list[PGresult]:
         answers = []
         for result, statement in zip(results, preparing, strict=True):
             if result.status == ExecStatus.FATAL_ERROR:
-                raise error_from_result(result)
+                raise self._error_in(result)
             if statement is None:
                 answers.append(result)
             else:

@@ -29,8 +29,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
 from events.facts.base import Line
-from events.runtime.database import Session
+from events.runtime.database import Database, Session
 from events.runtime.exchange import BEGIN, COMMIT, Exchange, prepared
+from events.runtime.settings import ProcessSettings
 from tests.runtime.eventually import eventually
 from tests.servers import Servers
 
@@ -129,6 +130,34 @@ async def test_an_error_is_the_first_one_and_the_session_goes_on(session: Sessio
     with pytest.raises(psycopg.errors.UndefinedTable):
         await ask(session, prepared("SELECT 1 FROM nowhere"))
     assert await ask(session, prepared("SELECT 2")) == [(2,)]
+
+
+async def test_what_psycopg_does_to_a_session_of_the_pool_leaves_its_statements_alone(
+    servers: Servers,
+) -> None:
+    """Where psycopg had prepared a statement of its own, it would have all forgotten after a rollback."""
+    url = await servers.new_database()
+    database = Database(ProcessSettings(broker_url="", database_url=url, http_port=0), "exchange")
+    statement = prepared("SELECT 2")
+    await database.open()
+    try:
+        async with database.transaction() as connection:
+            for _ in range(10):
+                await connection.execute("SELECT 1")
+            assert await ask(connection, statement) == [(2,)]
+            await connection.rollback()
+            await connection.execute("SELECT 1")
+            assert await ask(connection, statement) == [(2,)]
+    finally:
+        await database.close()
+
+
+async def test_a_session_that_has_lost_its_statements_is_given_up(session: Session) -> None:
+    assert await ask(session, prepared("SELECT 2")) == [(2,)]
+    await session.execute("DEALLOCATE ALL")
+    with pytest.raises(psycopg.OperationalError, match="not as it was left"):
+        await ask(session, prepared("SELECT 2"))
+    assert session.closed
 
 
 async def test_a_session_that_ends_meanwhile_says_so(session: Session) -> None:
