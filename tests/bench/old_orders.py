@@ -71,8 +71,11 @@ _INDEXES = """
     FROM pg_index LEFT JOIN pg_constraint AS own ON own.conindid = indexrelid
     WHERE indrelid = %s::regclass
 """
+# The tracker counts a cancelled order as ended before its customer is told.
 _ENDED = """
     SELECT count(*) FROM sagas WHERE order_id = ANY(%(order_ids)s) AND ended_at IS NOT NULL AND waits = '[]'
+        AND EXISTS (SELECT FROM saga_facts WHERE saga_facts.order_id = sagas.order_id
+            AND stated_by = 'notification')
 """
 
 
