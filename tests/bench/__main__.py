@@ -15,6 +15,7 @@ from tests.bench.results import Run
 from tests.bench.runner import LOCK_FILE, about_seconds, chosen_scenarios, play_all
 from tests.bench.scenarios import SCENARIOS
 from tests.bench.stage import Choices
+from tests.bench.telling import tell_targets
 
 ROUNDS = 3
 
@@ -39,6 +40,7 @@ def main() -> int:
     except RigError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    tell_targets(run)
     print(f"\n{'all accepted orders ended' if run.passed else 'FAIL'}, {run.seconds:.0f} s")
     print(f"reports: {', '.join(map(str, files))}")
     return 0 if run.passed else 1

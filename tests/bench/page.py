@@ -80,6 +80,8 @@ def _section(result: Result) -> Iterator[str]:
         yield f'<p class="FAIL">{escape(problem)}</p>'
     for note in result.notes:
         yield f"<p>{escape(note)}</p>"
+    for target in result.verdicts:
+        yield f'<p class="{"pass" if target.met else "FAIL"}">Target: {escape(target.text)}</p>'
     for number, found in enumerate(result.rounds, 1):
         if found.seconds:
             yield f"<h3>Round {number}: orders a second, and in flight</h3>"

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf, isfinite
 from typing import Any, NamedTuple
 
 
@@ -48,8 +49,35 @@ FIGURES: Mapping[str, Figure] = {
     "facts_per_second": Figure("facts read", "/s"),
     "facts": Figure("facts in the stream", "facts"),
     "share_of_empty_percent": Figure("share of an empty system's rate", "%", 1),
+    "cpu_of_empty_percent": Figure("CPU of an empty system's", "%", 1),
     "memory_growth_percent": Figure("memory growth, the worst process", "%", 1),
 }
+
+
+class Target(NamedTuple):
+    """What a figure is wanted to be: at least, or at most, so much."""
+
+    figure: str
+    at_least: float = -inf
+    at_most: float = inf
+
+    def verdict(self, figures: Mapping[str, float]) -> "Verdict":
+        """What became of it. One whose figure was not measured is missed."""
+        kind = FIGURES[self.figure]
+        bounds = {"at least": self.at_least, "at most": self.at_most}
+        wanted = " and ".join(f"{how} {kind.text(bound)}" for how, bound in bounds.items() if isfinite(bound))
+        value = figures.get(self.figure)
+        if value is None:
+            return Verdict(False, f"{kind.label} {wanted}: MISSED, not measured")
+        met = self.at_least <= value <= self.at_most
+        return Verdict(met, f"{kind.label} {wanted}: {'met' if met else 'MISSED'} with {kind.text(value)}")
+
+
+class Verdict(NamedTuple):
+    """Whether a target was met, and the same in words."""
+
+    met: bool
+    text: str
 
 
 class Second(NamedTuple):
@@ -84,6 +112,7 @@ class Result:
     name: str
     title: str
     rounds: list[Round] = field(default_factory=list)
+    targets: Sequence[Target] = ()
     per_saga: dict[str, dict[str, float]] = field(default_factory=dict)
     """What the servers counted, for one saga, over all rounds; empty where they do not tell."""
     counts: list[str] = field(default_factory=list)
@@ -112,13 +141,20 @@ class Result:
         return list(dict.fromkeys(note for each in self.rounds for note in each.notes))
 
     @property
+    def verdicts(self) -> list[Verdict]:
+        """What became of each target. One that is missed is no failure: it is about this machine, too."""
+        figures = self.figures
+        return [target.verdict(figures) for target in self.targets]
+
+    @property
     def all_problems(self) -> list[str]:
         lost = [f"{each.not_ended} accepted orders did not end" for each in self.rounds if each.not_ended]
         return [*lost, *(problem for each in self.rounds for problem in each.problems), *self.problems]
 
     def as_json(self) -> dict[str, Any]:
         found = {"figures": self.figures, "cpu_ms": self.cpu_ms, "peak_megabytes": self.peak_megabytes}
-        return {**asdict(self), "medians": found, "problems": self.all_problems}
+        targets = [verdict._asdict() for verdict in self.verdicts]
+        return {**asdict(self), "targets": targets, "medians": found, "problems": self.all_problems}
 
 
 @dataclass(slots=True)

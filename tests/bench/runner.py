@@ -64,7 +64,7 @@ def play_all(
     for number, scenario in enumerate(scenarios, 1):
         left = about_seconds(scenarios[number - 1 :], choices)
         announce(scenario, f"{number}/{len(scenarios)}", rounds_of(scenario, choices), left)
-        result = Result(scenario.name, scenario.title)
+        result = Result(scenario.name, scenario.title, targets=scenario.targets)
         run.results.append(result)
         play_one(scenario, choices, result, state_dir / RIG_FOLDER, say)
         run.seconds = time.monotonic() - began

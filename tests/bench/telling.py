@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from tests.bench.cpu import LOAD
-from tests.bench.results import FIGURES, Result, Round, number_of_rounds
+from tests.bench.results import FIGURES, Result, Round, Run, number_of_rounds
 from tests.bench.scenarios.scenario import Scenario
 
 # What stands in a line together, and what introduces it.
@@ -18,7 +18,7 @@ LINES: Mapping[str, Sequence[str]] = {
         "refused",
     ),
     "sagas": ("ended_per_second", "completed_percent", "cancelled_percent"),
-    "floor": ("floor_per_second", "share_of_floor_percent", "share_of_empty_percent"),
+    "floor": ("floor_per_second", "share_of_floor_percent", "share_of_empty_percent", "cpu_of_empty_percent"),
     "told": ("told_p50_ms", "told_p99_ms"),
     "end to end": ("end_to_end_p50_ms", "end_to_end_p95_ms", "end_to_end_p99_ms", "end_to_end_max_ms"),
     "tracker": (
@@ -74,8 +74,19 @@ def tell_result(result: Result) -> None:
         print(f"  peak MB      {parts}")
     for note in result.notes:
         print(f"  {note}")
+    for verdict in result.verdicts:
+        print(f"  target       {verdict.text}")
     for problem in result.all_problems:
         print(f"  FAIL         {problem}")
+
+
+def tell_targets(run: Run) -> None:
+    """Those of all scenarios, in the end."""
+    verdicts = [(result.name, verdict) for result in run.results for verdict in result.verdicts]
+    if verdicts:
+        print(f"\ntargets: {sum(verdict.met for _, verdict in verdicts)} of {len(verdicts)} met")
+    for name, verdict in verdicts:
+        print(f"  {name:<12} {verdict.text}")
 
 
 def _is_dull(name: str, figures: Mapping[str, float]) -> bool:

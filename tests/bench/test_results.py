@@ -11,12 +11,12 @@ from tests.bench.compare import Side, in_turns
 from tests.bench.machine import describe_machine
 from tests.bench.page import page_of
 from tests.bench.reports import write_reports
-from tests.bench.results import FIGURES, Result, Round, Run, Second, medians, percentile
+from tests.bench.results import FIGURES, Result, Round, Run, Second, Target, medians, percentile
 from tests.bench.runner import about_seconds, chosen_scenarios, environment_for
 from tests.bench.scenarios import SCENARIOS
 from tests.bench.scenarios.memory import growth
 from tests.bench.stage import Choices
-from tests.bench.telling import LINES, tell_result
+from tests.bench.telling import LINES, tell_result, tell_targets
 
 
 def made_up_round(rate: float, not_ended: int = 0) -> Round:
@@ -50,6 +50,28 @@ def test_an_order_that_did_not_end_fails_the_run() -> None:
     assert made_up_run(good).passed
     assert not made_up_run(good, bad).passed
     assert bad.all_problems == ["2 accepted orders did not end"]
+
+
+def test_a_target_is_met_or_missed_and_no_failure_either_way(capsys: pytest.CaptureFixture[str]) -> None:
+    fast, slow = Target("ended_per_second", at_least=4), Target("ended_per_second", at_least=5)
+    both = Target("sold", at_least=10, at_most=10)
+    result = Result("peak", "t", [made_up_round(4.0)], targets=[fast, slow, both])
+    assert [verdict.met for verdict in result.verdicts] == [True, False, False]
+    assert made_up_run(result).passed
+    assert [target["met"] for target in result.as_json()["targets"]] == [True, False, False]
+    tell_targets(made_up_run(result))
+    assert capsys.readouterr().out.splitlines() == [
+        "",
+        "targets: 1 of 3 met",
+        "  peak         sagas ended at least 4.0 /s: met with 4.0 /s",
+        "  peak         sagas ended at least 5.0 /s: MISSED with 4.0 /s",
+        "  peak         sold at least 10 units and at most 10 units: MISSED, not measured",
+    ]
+    assert "MISSED with 4.0 /s" in page_of(made_up_run(result))
+
+
+def test_every_target_is_about_a_figure() -> None:
+    assert {target.figure for scenario in SCENARIOS for target in scenario.targets} <= FIGURES.keys()
 
 
 def test_reports_are_json_and_a_page_whose_plots_are_well_formed(tmp_path: Path) -> None:

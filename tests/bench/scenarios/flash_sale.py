@@ -8,7 +8,7 @@ from events.facts.inventory import StockRejected, StockReserved
 from events.topology import PUBLISHER
 from tests.bench.orders import Kind
 from tests.bench.publisher import publish_orders
-from tests.bench.results import Round
+from tests.bench.results import Round, Target
 from tests.bench.scenarios.scenario import PATIENT, Scenario
 from tests.bench.stage import Stage, drained_figures
 
@@ -52,6 +52,10 @@ SCENARIOS = [
         f"{UNITS} units, {BUYERS:,} buyers at once",
         play,
         about_seconds=40,
+        targets=[
+            Target("decided_per_second", at_least=1_000),
+            Target("sold", at_least=UNITS, at_most=UNITS),
+        ],
         settings=PATIENT,
         also=DECISIONS,
     )

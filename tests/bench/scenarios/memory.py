@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from tests.bench.cpu import LOAD, own_megabytes, running_parts
-from tests.bench.results import Round
+from tests.bench.results import Round, Target
 from tests.bench.scenarios.scenario import Scenario
 from tests.bench.stage import Stage
 
@@ -74,6 +74,7 @@ SCENARIOS = [
         play,
         about_seconds=SECONDS,
         rounds=1,
+        targets=[Target("memory_growth_percent", at_most=FLAT_PERCENT)],
         counted=False,
         # Else the books of recent mail go on filling for minutes.
         settings={"MURMURATION_SANDBOX_SINK_RETENTION": "1000"},

@@ -3,7 +3,7 @@
 import statistics
 
 from tests.bench.old_orders import fill
-from tests.bench.results import Round, medians
+from tests.bench.results import Round, Target, medians
 from tests.bench.scenarios.scenario import Scenario
 from tests.bench.stage import Stage
 
@@ -26,6 +26,7 @@ async def play(stage: Stage) -> Round:
     found.not_ended = sum(each.not_ended for each in (*empty, *rounds))
     found.figures["share_of_empty_percent"] = 100 * _rate(rounds) / _rate(empty)
     cpu = [sum(medians(each.cpu_ms for each in some).values()) for some in (empty, rounds)]
+    found.figures["cpu_of_empty_percent"] = 100 * cpu[1] / cpu[0]
     found.notes.append(f"CPU ms a saga, the load's too: {cpu[0]:.2f} empty, {cpu[1]:.2f} filled")
     return found
 
@@ -45,6 +46,7 @@ SCENARIOS = [
         f"as many as it can with {ORDERS:,} finished orders in every database, and with none",
         play,
         about_seconds=600,
+        targets=[Target("share_of_empty_percent", at_least=90), Target("cpu_of_empty_percent", at_most=110)],
         rounds=1,
         # The carrier and the provider know nothing of the old ones.
         judged=False,

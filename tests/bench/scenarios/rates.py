@@ -1,6 +1,8 @@
 """Open loop: so many orders a second, whatever becomes of them."""
 
-from tests.bench.results import Round
+from collections.abc import Sequence
+
+from tests.bench.results import Round, Target
 from tests.bench.scenarios.scenario import Scenario
 from tests.bench.stage import Stage
 
@@ -11,7 +13,9 @@ SECONDS = 20.0
 PEAK_SECONDS = 45.0
 
 
-def at_rate(per_second: float, seconds: float = SECONDS, name: str | None = None) -> Scenario:
+def at_rate(
+    per_second: float, seconds: float = SECONDS, name: str | None = None, targets: Sequence[Target] = ()
+) -> Scenario:
     """The scenario of one rate."""
 
     async def play(stage: Stage) -> Round:
@@ -25,8 +29,20 @@ def at_rate(per_second: float, seconds: float = SECONDS, name: str | None = None
         play,
         # Beyond what the system can do, it takes longer to end them than to place them.
         about_seconds=seconds * max(1.0, per_second / 150),
+        targets=targets,
         statements=True,
     )
 
 
-SCENARIOS = [at_rate(PEAK_PER_SECOND, PEAK_SECONDS, "peak"), *map(at_rate, (50, 100, 200, 300))]
+SCENARIOS = [
+    at_rate(
+        PEAK_PER_SECOND,
+        PEAK_SECONDS,
+        "peak",
+        [Target("told_p50_ms", at_most=40), Target("told_p99_ms", at_most=150)],
+    ),
+    at_rate(50),
+    at_rate(100, targets=[Target("told_p99_ms", at_most=400)]),
+    at_rate(200),
+    at_rate(300),
+]

@@ -16,7 +16,7 @@ from events.envelope import encode
 from events.service import STREAM
 from tests.bench.cpu import cpu_seconds, running_parts
 from tests.bench.publisher import Publishable, publish
-from tests.bench.results import Round
+from tests.bench.results import Round, Target
 from tests.bench.scenarios.scenario import Scenario
 from tests.bench.stage import Stage
 from tests.tracker.told import PATHS, envelopes
@@ -119,6 +119,7 @@ SCENARIOS = [
         play,
         about_seconds=20,
         about_more_seconds=110,
+        targets=[Target("facts_per_second", at_least=10_000)],
         # The services know nothing of these sagas.
         judged=False,
         counted=False,

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.bench.orders import Kind
-from tests.bench.results import Result, Round
+from tests.bench.results import Result, Round, Target
 from tests.bench.stage import Stage
 
 PATIENCE_SECONDS = 900
@@ -40,6 +40,8 @@ class Scenario:
     """How long what comes before and after the rounds takes."""
     rounds: int | None = None
     """None: as many as were asked for."""
+    targets: Sequence[Target] = ()
+    """What its figures are wanted to be on two cores."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """What the processes are told that differs from the defaults."""
     only: Kind | None = None

@@ -5,7 +5,7 @@ import statistics
 
 from tests.bench.floor.measure import measure_floor
 from tests.bench.orders import Kind
-from tests.bench.results import Result, Round
+from tests.bench.results import Result, Round, Target
 from tests.bench.scenarios.scenario import Scenario
 from tests.bench.stage import Stage
 
@@ -67,6 +67,7 @@ SCENARIOS = [
         play,
         about_seconds=85,
         about_more_seconds=60,
+        targets=[Target("ended_per_second", at_least=300), Target("share_of_floor_percent", at_least=60)],
         prepare=choose_in_flight,
         finish=compare_with_floor,
     ),
