@@ -150,9 +150,16 @@ class _Watcher:
         )
         for key in self._keys:
             await channel.queue_bind(self._queue, EXCHANGE, key)
-        await channel.basic_consume(self._queue, self._note, no_ack=True)
+        # What was sent and not read yet when the broker went away comes again.
+        note = self._note_and_acknowledge if self._lasting else self._note
+        await channel.basic_consume(self._queue, note, no_ack=not self._lasting)
         self._completions.connection = connection
         return connection
+
+    async def _note_and_acknowledge(self, message: DeliveredMessage) -> None:
+        await self._note(message)
+        with contextlib.suppress(*BROKER_AWAY):
+            await message.channel.basic_ack(message.delivery_tag or 0)
 
     async def _note(self, message: DeliveredMessage) -> None:
         order_id = message.header.properties.correlation_id

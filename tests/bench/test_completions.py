@@ -1,5 +1,6 @@
 """Ends of sagas are noted as the broker tells of them, and nothing is left on it afterwards."""
 
+import asyncio
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -20,6 +21,7 @@ from tests.runtime.eventually import eventually
 from tests.servers import Servers
 
 RESERVED, TOLD = StockReserved.wire_name, CustomerNotified.wire_name
+MANY = 1_000
 GONE, CANCELLED = ShipmentDispatched.wire_name, OrderCancelled.wire_name
 
 
@@ -77,6 +79,21 @@ async def test_it_watches_again_after_the_connection_was_lost(servers: Servers) 
         await cut(completions.connection)
         await publish(url, [told(CANCELLED, second), told(TOLD, second)])
         await eventually(lambda: str(second) in completions.ended_at)
+
+
+async def test_what_was_on_its_way_when_the_connection_was_lost_comes_again(servers: Servers) -> None:
+    url = await broker_with_exchange(servers)
+    orders = [uuid4() for _ in range(MANY)]
+    async with watch(url, lasting=True) as completions:
+        publishing = asyncio.create_task(
+            publish(url, [told(name, order) for order in orders for name in (GONE, TOLD)])
+        )
+        while not publishing.done():
+            heard = len(completions.ended_at)
+            await eventually(lambda: len(completions.ended_at) > heard or publishing.done())  # noqa: B023
+            await cut(completions.connection)
+        await publishing
+        await eventually(lambda: completions.ended_at.keys() == set(map(str, orders)))
 
 
 async def cut(connection: aiormq.abc.AbstractConnection | None) -> None:
