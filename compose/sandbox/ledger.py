@@ -17,7 +17,7 @@ BUSY_TIMEOUT_SECONDS = 2
 # Small pages: an operation touches a handful of random ones, and each is written whole.
 PAGE_BYTES = 1024
 CHECKPOINT_PAGES = 32_000
-CACHE_KIBIBYTES = 32 * 1024
+CACHE_KIBIBYTES = 8 * 1024
 
 # Ids only grow, as the newest row of a table is never deleted.
 SCHEMA = """
