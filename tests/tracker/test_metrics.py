@@ -121,6 +121,7 @@ async def test_open_sagas_are_there_by_state_and_by_what_they_wait_for(watch: Wa
     tracker = await watch.start()
     for names in ("created reserved", "created reserved", "created reserved held", PATHS["completed"]):
         await watch.say(*just_now(names, uuid4()))
+    await watch.sees_facts(2 + 2 + 3 + 7)
     found = await now(watch, tracker, lambda found: found.of("murmuration_sagas_open") == 3)
     assert found.of("murmuration_sagas_open", state="PENDING_PAYMENT") == 2
     assert found.of("murmuration_sagas_open", state="AWAITING_APPROVAL") == 1
@@ -136,6 +137,7 @@ async def test_open_sagas_are_there_by_state_and_by_what_they_wait_for(watch: Wa
 async def test_a_stuck_saga_shows_its_age(watch: Watch) -> None:
     tracker = await watch.start()
     await watch.say(*envelopes("created reserved", uuid4(), datetime.now(UTC) - timedelta(hours=1)))
+    await watch.sees_facts(2)
     found = await now(watch, tracker, lambda found: found.of("murmuration_sagas_open") == 1)
     assert 3_590 < found.of("murmuration_saga_oldest_seconds", state="PENDING_PAYMENT") < 3_700
 
