@@ -104,6 +104,11 @@ class Round:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def most_in_flight(self) -> int:
+        """How many orders were in flight after the fullest second. Raises ValueError without seconds."""
+        return max(second.in_flight for second in self.seconds)
+
 
 @dataclass(slots=True)
 class Result:

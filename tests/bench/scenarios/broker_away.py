@@ -30,7 +30,7 @@ async def play(stage: Stage) -> Round:
         return sent
 
     found = await stage.measure(loading())
-    found.figures["backlog_max"] = backlog = max(second.in_flight for second in found.seconds)
+    found.figures["backlog_max"] = backlog = found.most_in_flight
     found.figures["drain_seconds"] -= starting_seconds
     found.notes.append(f"the broker took {starting_seconds:.1f} s to start")
     found.figures["drained_per_second"] = backlog / found.figures["drain_seconds"]

@@ -29,14 +29,14 @@ async def play_alone(stage: Stage) -> Round:
 
     found = await stage.measure(loading())
     found.figures = {"offered_per_second": PER_SECOND, **found.figures}
-    found.figures["backlog_max"] = max(second.in_flight for second in found.seconds)
+    found.figures["backlog_max"] = found.most_in_flight
     return found
 
 
 async def play(stage: Stage) -> Round:
     """All are at work on what was accepted meanwhile; it then drains."""
     found = await stage.measure(stage.load.as_accepted(AT_ONCE, SECONDS))
-    found.figures["backlog_max"] = max(second.in_flight for second in found.seconds)
+    found.figures["backlog_max"] = found.most_in_flight
     return found
 
 
@@ -57,7 +57,7 @@ async def play_backpressure(stage: Stage) -> Round:
 
     found = await stage.measure(loading())
     found.figures["refused"] = refused_politely
-    found.figures["backlog_max"] = max(second.in_flight for second in found.seconds)
+    found.figures["backlog_max"] = found.most_in_flight
     if not refused_politely:
         found.problems.append("no POST was refused, although the backlog was at its bound")
     return found
