@@ -36,7 +36,7 @@ from compose.local.errors import RigError
 from compose.local.processes import SANDBOX
 from compose.local.rabbitmq import ADMIN_USER
 from compose.whereabouts import Whereabouts
-from events.topology import RETRY_DELAYS_SECONDS, retry_exchange
+from events.messaging.topology import RETRY_DELAYS_SECONDS, retry_exchange
 
 SERVICES = ("notification", "fulfillment", "payment", "inventory", "order")
 TRACKER = "tracker"

@@ -18,16 +18,16 @@ from aiormq import Channel
 from sqlalchemy import bindparam, delete, not_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
-from events.envelope import fields_of
 from events.facts.base import Fact
-from events.runtime.broker import BROKER_AWAY
+from events.messaging.connection import BROKER_AWAY
+from events.messaging.envelope import fields_of
+from events.messaging.publisher import Publication, publish_confirmed, publishing_channel
+from events.messaging.topology import TRACKER
 from events.runtime.database import AWAY, Connection, Database
 from events.runtime.log import Outage, log
 from events.runtime.promptly import promptly
-from events.runtime.publishing import Publication, publish_confirmed, publishing_channel
 from events.runtime.sql import as_arrays, compiled, rows_of
 from events.service import EXCHANGE
-from events.topology import TRACKER
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.tables import outbox
 

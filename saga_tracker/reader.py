@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from events.runtime.broker import BROKER_AWAY
+from events.messaging.connection import BROKER_AWAY
+from events.messaging.deliveries import Delivery
 from events.runtime.database import AWAY, CONTENTION, Database
-from events.runtime.deliveries import Delivery
 from events.runtime.log import Outage, log
 from saga_tracker import metrics, store
 from saga_tracker.batch import ReadBatch, UnreadableMessage

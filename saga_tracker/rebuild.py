@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from events.runtime.broker import BROKER_AWAY
+from events.messaging.connection import BROKER_AWAY
 from events.runtime.database import Connection, connect_options
 from events.runtime.log import Outage, log
 from saga_tracker import store

@@ -16,9 +16,9 @@ from typing import Any, Self
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
-from events.envelope import Envelope, Unreadable, decode, stated_at
-from events.runtime.broker import connection_url
-from events.runtime.deliveries import Deliveries, Delivery
+from events.messaging.connection import connection_url
+from events.messaging.deliveries import Deliveries, Delivery
+from events.messaging.envelope import Envelope, Unreadable, decode, stated_at
 from events.runtime.promptly import promptly
 from events.service import STREAM
 from events.trace import trace_id

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from compose.demo.shop import Item
 from compose.demo.stage import Act, Scenario, Stage, given_up_after, once
-from events.topology import RETRY_DELAYS_SECONDS
+from events.messaging.topology import RETRY_DELAYS_SECONDS
 
 AUTHORISING_TIMEOUT_SECONDS = 10
 ABOVE_THE_LIMIT_MINOR = 1_080_000

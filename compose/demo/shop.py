@@ -13,7 +13,7 @@ import aiohttp
 from compose.demo.publisher import publish_order_created_v1
 from compose.local.errors import RigError
 from compose.whereabouts import Whereabouts
-from events.topology import PUBLISHER
+from events.messaging.topology import PUBLISHER
 
 TIMEOUT_SECONDS = 15
 POLL_SECONDS = 0.04

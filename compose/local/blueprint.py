@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from compose.local.processes import PROCESSES, Blueprint
 from compose.local.rabbitmq import Definitions
 from compose.system import SERVICES
-from events import topology
+from events.messaging import topology
 from events.runtime.migrations import upgrade
 
 

@@ -17,15 +17,15 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from events.decision import Call, Decision
-from events.envelope import derive_fact_id
 from events.facts import Fact
+from events.messaging.envelope import derive_fact_id
+from events.messaging.relay import OutboxRow
 from events.runtime import metrics
 from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
 from events.runtime.database import Database
 from events.runtime.exchange import BEGIN, COMMIT, Answer, Exchange, prepared
 from events.runtime.instance import Instance
-from events.runtime.relay import OutboxRow
 from events.runtime.sql import array_of, as_columns, insert_rows, rows_of
 from events.runtime.states import AppearedMeanwhile, Store, Workspace, appeared_meanwhile
 from events.runtime.tables import calls, inbox, outbox

@@ -6,9 +6,9 @@ from typing import Self
 
 from opentelemetry.trace import Span, SpanContext, SpanKind
 
+from events.messaging.dead_letters import attempts_before
+from events.messaging.deliveries import Delivery
 from events.runtime import tracing
-from events.runtime.dead_letters import attempts_before
-from events.runtime.deliveries import Delivery
 from events.runtime.told import Told
 from events.runtime.tracing import Attributes, Work
 from events.service import EXCHANGE

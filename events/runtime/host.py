@@ -9,15 +9,15 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from events.decision import Call, Command
+from events.messaging.consumer import Consumer
+from events.messaging.dead_letters import DeadLetterOffice
+from events.messaging.relay import Relay
 from events.runtime.backlog import read_backlogs
 from events.runtime.batch import Batch, Committed
 from events.runtime.calls import Caller, Gateway
-from events.runtime.consumer import Consumer
 from events.runtime.database import AWAY, BY_KEY, Database
-from events.runtime.dead_letters import DeadLetterOffice
 from events.runtime.instance import Instance
 from events.runtime.log import log
-from events.runtime.relay import Relay
 from events.runtime.retention import Retention
 from events.runtime.scrape import LookUp, connections
 from events.runtime.settings import ServiceSettings

@@ -6,7 +6,7 @@ import uvicorn
 import uvloop
 from fastapi import APIRouter, FastAPI, Request
 
-from events.runtime.asyncapi import asyncapi_document
+from events.messaging.asyncapi import asyncapi_document
 from events.runtime.host import Host, Parts
 from events.runtime.http import Runnable, Straight, create_app
 from events.runtime.log import configure_logging

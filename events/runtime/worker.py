@@ -12,17 +12,17 @@ from typing import Any
 from uuid import uuid4
 
 from events.decision import Command, Outcome
-from events.envelope import Unreadable, decode
 from events.facts import Fact
+from events.messaging.connection import broker_user
+from events.messaging.dead_letters import Failure, original_routing_key
+from events.messaging.deliveries import Delivery
+from events.messaging.envelope import Unreadable, decode
 from events.runtime import metrics
 from events.runtime.batch import Batch, Committed
 from events.runtime.batch_trace import BatchTrace
-from events.runtime.broker import broker_user
 from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, in_words
-from events.runtime.dead_letters import Failure, original_routing_key
-from events.runtime.deliveries import Delivery
 from events.runtime.log import log, story
 from events.runtime.settings import ServiceSettings
 from events.runtime.states import AppearedMeanwhile

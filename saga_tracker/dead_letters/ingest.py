@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from events.runtime.broker import BROKER_AWAY
+from events.messaging.connection import BROKER_AWAY
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database
 from events.runtime.log import Outage, log

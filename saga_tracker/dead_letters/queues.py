@@ -14,9 +14,9 @@ import aio_pika
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp.commands import Basic
 
-from events.runtime.broker import lasting_connection_url
+from events.messaging.connection import lasting_connection_url
+from events.messaging.topology import TRACKER
 from events.runtime.promptly import promptly
-from events.topology import TRACKER
 from saga_tracker.cases import SERVICES
 from saga_tracker.settings import TrackerSettings
 

@@ -18,12 +18,12 @@ from uuid import UUID
 import aio_pika
 from aio_pika.abc import AbstractExchange
 
-from events.runtime.broker import BROKER_AWAY, connection_url
+from events.messaging.connection import BROKER_AWAY, connection_url
+from events.messaging.dead_letters import ROUTING_KEY, copy_of
+from events.messaging.topology import TRACKER
 from events.runtime.database import Connection, Database
-from events.runtime.dead_letters import ROUTING_KEY, copy_of
 from events.runtime.promptly import promptly
 from events.service import REDRIVE_EXCHANGE
-from events.topology import TRACKER
 from saga_tracker import audit, cases
 from saga_tracker.audit import Entry
 from saga_tracker.cases import Case

@@ -17,7 +17,7 @@ from aiormq.abc import ArgumentsType, DeliveredMessage
 from events.facts.fulfillment import ShipmentDispatched
 from events.facts.notification import CustomerNotified, NotificationFailed
 from events.facts.order import OrderCancelled
-from events.runtime.broker import BROKER_AWAY
+from events.messaging.connection import BROKER_AWAY
 from events.service import EXCHANGE
 
 RECONNECT_SECONDS = 0.5

@@ -13,8 +13,8 @@ import aiormq
 from aiormq import spec
 from aiormq.channel import Channel
 
-from events.envelope import fields_of
 from events.facts.order import OrderCreated
+from events.messaging.envelope import fields_of
 from events.service import EXCHANGE
 from tests.bench.load import Sent
 from tests.bench.orders import Kind

@@ -9,11 +9,11 @@ import aiormq
 import pytest
 from aiormq.exceptions import PublishError
 
-from events.envelope import fields_of
 from events.facts.fulfillment import ShipmentDispatched
 from events.facts.inventory import StockReserved
 from events.facts.notification import CustomerNotified
 from events.facts.order import OrderCancelled
+from events.messaging.envelope import fields_of
 from events.service import EXCHANGE
 from tests.bench.completions import watch
 from tests.bench.publisher import Publishable, publish

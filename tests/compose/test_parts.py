@@ -25,7 +25,7 @@ from compose.local.errors import RigError
 from compose.local.places import CHECKOUT
 from compose.local.processes import PROCESSES
 from compose.system import SERVICES
-from events import topology
+from events.messaging import topology
 
 
 class Answering(HTTPServer):

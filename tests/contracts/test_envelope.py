@@ -8,9 +8,9 @@ from uuid import UUID
 import pytest
 from aio_pika import DeliveryMode, Message
 
-from events.envelope import Envelope, Unreadable, decode, derive_fact_id, encode
 from events.facts import Fact, Line, SupersededFact
 from events.facts.order import OrderCreated
+from events.messaging.envelope import Envelope, Unreadable, decode, derive_fact_id, encode
 from tests.contracts.published import (
     EXAMPLES,
     ORDER_CREATED_V1,

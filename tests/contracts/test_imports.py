@@ -51,7 +51,7 @@ def test_import_contracts_are_kept() -> None:
     [
         ("order_svc/decide.py", "import time"),
         ("payment_svc/decide.py", "from random import random"),
-        ("fulfillment_svc/decide.py", "import events.envelope"),
+        ("fulfillment_svc/decide.py", "import events.messaging.envelope"),
         ("inventory_svc/decide.py", "from events.runtime import settings"),
         ("saga_tracker/projection.py", "import asyncio"),
         ("notification_svc/service.py", "import order_svc.decide"),

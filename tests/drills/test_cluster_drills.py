@@ -15,7 +15,7 @@ from compose.drills.harness import Harness
 from compose.drills.rig import Deed
 from compose.drills.systems import SETTINGS
 from compose.system import SERVICES
-from events import topology
+from events.messaging import topology
 from tests.containers import containers
 
 SEED = 4

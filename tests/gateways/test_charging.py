@@ -14,12 +14,12 @@ import pytest
 from aiohttp import ClientSession
 from structlog.testing import capture_logs
 
-from events.envelope import Envelope, encode
 from events.facts.base import Line
 from events.facts.inventory import StockReserved
+from events.messaging.envelope import Envelope, encode
+from events.messaging.topology import declare
 from events.runtime.host import Host, Parts
 from events.service import EXCHANGE
-from events.topology import declare
 from payment_svc.gateway import ProviderSettings, gateway_from
 from payment_svc.service import SERVICE
 from payment_svc.store import PAYMENTS

@@ -18,8 +18,9 @@ from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
 
 from compose.drills.proxy import Proxy, proxy_to
-from events.envelope import Envelope, encode
 from events.facts.base import Fact
+from events.messaging.envelope import Envelope, encode
+from events.messaging.topology import declare, queues, retry_exchange
 from events.runtime import tables
 from events.runtime.calls import Gateway
 from events.runtime.host import Host, Parts
@@ -27,7 +28,6 @@ from events.runtime.http import create_app
 from events.runtime.process import uvicorn_server
 from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, STREAM
-from events.topology import declare, queues, retry_exchange
 from tests.runtime.eventually import eventually
 from tests.runtime.toy import store
 from tests.runtime.toy.outside import Outside

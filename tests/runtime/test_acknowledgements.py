@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from events.runtime.consumer import Acknowledgements
-from events.runtime.deliveries import Delivery as Delivered
+from events.messaging.consumer import Acknowledgements
+from events.messaging.deliveries import Delivery as Delivered
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
 from tests.runtime.toy.facts import Bumped

@@ -8,7 +8,7 @@ import aio_pika
 import pytest
 import uvloop
 
-from events.runtime.broker import BROKER_AWAY, lost_means_away
+from events.messaging.connection import BROKER_AWAY, lost_means_away
 
 ATTEMPTS = 20
 

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from events.envelope import derive_fact_id
+from events.messaging.envelope import derive_fact_id
 from events.runtime.crash import CrashPoint
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message

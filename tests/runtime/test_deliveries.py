@@ -13,7 +13,7 @@ from pamqp.common import FieldTable
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
-from events.runtime.deliveries import Delivery, DeliveryReader
+from events.messaging.deliveries import Delivery, DeliveryReader
 
 # Only carried along.
 CHANNEL = cast(AbstractChannel, None)

@@ -15,9 +15,9 @@ from pamqp.commands import Basic
 from pamqp.frame import FrameTypes
 from pamqp.header import ContentHeader
 
-from events.envelope import fields_of
-from events.runtime.deliveries import Delivery, DeliveryReader
-from events.runtime.frames import publish_frames
+from events.messaging.deliveries import Delivery, DeliveryReader
+from events.messaging.envelope import fields_of
+from events.messaging.frames import publish_frames
 
 CHANNEL = 3
 MAX_BODY_BYTES = 50

@@ -17,10 +17,9 @@ from aio_pika.abc import AbstractChannel, AbstractQueue
 from aio_pika.exceptions import AMQPError
 from aiormq.exceptions import ChannelAccessRefused
 
-from events.envelope import fields_of
 from events.facts import published_facts
-from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE, STREAM, Service
-from events.topology import (
+from events.messaging.envelope import fields_of
+from events.messaging.topology import (
     ADMIN,
     PUBLISHER,
     RETRY_DELAYS_SECONDS,
@@ -30,6 +29,7 @@ from events.topology import (
     retry_exchange,
     user_names,
 )
+from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE, STREAM, Service
 from fulfillment_svc.service import SERVICE as FULFILLMENT
 from inventory_svc.service import SERVICE as INVENTORY
 from notification_svc.service import SERVICE as NOTIFICATION

@@ -13,8 +13,8 @@ from compose.demo.sabotage import sabotage_of
 from compose.demo.shop import Item, Refused
 from compose.local.processes import PROCESSES
 from compose.observability.dashboard import Line, panels
+from events.messaging.topology import PUBLISHER
 from events.service import EXCHANGE
-from events.topology import PUBLISHER
 from tests.prometheus import BINARY, Prometheus, running_prometheus
 from tests.runtime.eventually import eventually
 from tests.system.stage import System, until

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import aio_pika
 from fastapi import FastAPI
 
-from events.envelope import Envelope, encode
+from events.messaging.envelope import Envelope, encode
 from events.service import DEAD_LETTER_EXCHANGE
 from tests.runtime.eventually import eventually
 from tests.tracker.told import envelopes

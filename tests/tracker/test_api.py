@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 import pytest
 from fastapi import FastAPI
 
-from events.envelope import encode
 from events.facts.order import OrderWithdrawn
+from events.messaging.envelope import encode
 from saga_tracker.projection import State
 from tests.tracker.told import BEGAN, PATHS, TRACEPARENT, envelopes
 from tests.tracker.watch import Watch, get

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
-from events.envelope import Envelope, decode
 from events.facts.saga import SagaTimedOut
+from events.messaging.envelope import Envelope, decode
 from tests.runtime.eventually import eventually
 from tests.tracker.told import PATHS, envelopes
 from tests.tracker.watch import FIVE, Watch, get

@@ -11,10 +11,10 @@ from aio_pika.abc import AbstractQueue
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from events.envelope import Envelope, decode
 from events.facts import Fact
 from events.facts.saga import RetryRequested, SagaOverdue, Settled
-from events.runtime.dead_letters import original_routing_key
+from events.messaging.dead_letters import original_routing_key
+from events.messaging.envelope import Envelope, decode
 from tests.runtime.eventually import eventually
 from tests.tracker.letters import TOKEN, give_up, sees_letters, unusable
 from tests.tracker.told import envelopes

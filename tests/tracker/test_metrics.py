@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from events.envelope import Envelope
+from events.messaging.envelope import Envelope
 from saga_tracker.overview import OPEN, STEP_NAMES
 from saga_tracker.service import Tracker
 from tests.metrics import Numbers, Since

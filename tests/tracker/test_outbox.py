@@ -5,8 +5,8 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from events.envelope import decode
 from events.facts.saga import SagaRedriven
+from events.messaging.envelope import decode
 from events.service import REDRIVE_EXCHANGE
 from saga_tracker import outbox
 from saga_tracker.outbox import Outgoing

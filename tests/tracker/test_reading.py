@@ -14,7 +14,7 @@ from pamqp import encode as pamqp_encode
 from psycopg.rows import DictRow, dict_row
 from yarl import URL
 
-from events.envelope import Envelope, encode
+from events.messaging.envelope import Envelope, encode
 from saga_tracker.recorder import Recorder
 from saga_tracker.service import Tracker
 from tests.runtime.eventually import eventually

@@ -10,8 +10,8 @@ import pytest
 from aiormq.abc import AbstractChannel
 from psycopg.rows import DictRow, dict_row
 
-from events.envelope import Envelope, encode
-from events.runtime.deliveries import Delivery
+from events.messaging.deliveries import Delivery
+from events.messaging.envelope import Envelope, encode
 from events.service import EXCHANGE
 from saga_tracker import store
 from saga_tracker.batch import ReadBatch

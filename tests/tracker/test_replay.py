@@ -12,9 +12,9 @@ from aio_pika.abc import AbstractIncomingMessage
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from events.envelope import decode
 from events.facts.saga import RetryRequested
-from events.runtime.dead_letters import original_routing_key
+from events.messaging.dead_letters import original_routing_key
+from events.messaging.envelope import decode
 from events.service import REDRIVE_EXCHANGE
 from tests.runtime.eventually import eventually
 from tests.tracker.letters import TOKEN, fail, give_up, let_broker_give_up, sees_letters, unusable

@@ -8,8 +8,8 @@ import aio_pika
 from pydantic import SecretStr
 
 from compose.system import SERVICES
+from events.messaging.topology import ADMIN, TRACKER, definitions, user_names
 from events.service import DEAD_LETTER_EXCHANGE
-from events.topology import ADMIN, TRACKER, definitions, user_names
 from tests.runtime.eventually import eventually
 from tests.servers import Servers
 from tests.tracker.letters import TOKEN, in_queue, reason_of, sees_letters, unusable

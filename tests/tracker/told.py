@@ -3,7 +3,6 @@
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID, uuid5
 
-from events.envelope import Envelope
 from events.facts import Fact, Line
 from events.facts.fulfillment import (
     ShipmentCancelFailed,
@@ -32,6 +31,7 @@ from events.facts.saga import (
     SagaTimedOut,
     Settled,
 )
+from events.messaging.envelope import Envelope
 from events.trace import trace_id
 from saga_tracker.projection import HeardFact
 from saga_tracker.steps import name_of

@@ -16,9 +16,9 @@ from psycopg.rows import dict_row
 
 from compose.drills.proxy import Proxy, proxy_to
 from compose.system import SERVICES
-from events import topology
-from events.envelope import Envelope, encode
 from events.facts import Fact
+from events.messaging import topology
+from events.messaging.envelope import Envelope, encode
 from events.runtime.http import create_app
 from events.service import EXCHANGE, REDRIVE_EXCHANGE, STREAM
 from saga_tracker.rebuild import Rebuilt, rebuild

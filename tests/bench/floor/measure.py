@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from compose.local.places import CHECKOUT
 from compose.local.rig import ComponentStatus, LocalRig
 from compose.local.servers import POSTGRES, RABBITMQ
-from events.topology import TRACKER
+from events.messaging.topology import TRACKER
 from tests.bench.cpu import cpu_ms_each, cpu_seconds
 from tests.bench.floor.places import Places, made_places
 from tests.bench.floor.saga import ENDINGS

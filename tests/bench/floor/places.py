@@ -17,9 +17,9 @@ from aio_pika import ExchangeType
 from psycopg import sql
 
 from compose.system import SERVICES
+from events.messaging.topology import TRACKER, service_queue_arguments, stream_arguments
 from events.runtime.migrations import upgrade
 from events.service import EXCHANGE, STREAM
-from events.topology import TRACKER, service_queue_arguments, stream_arguments
 from tests.bench.floor.saga import SKU
 
 PREFIX = "floor"

@@ -9,7 +9,7 @@ import sys
 
 import uvloop
 
-from events.topology import TRACKER
+from events.messaging.topology import TRACKER
 from tests.bench.floor.service import BareService
 from tests.bench.floor.tracker import BareTracker
 from tests.bench.floor.wiring import Assignment

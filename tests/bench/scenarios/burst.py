@@ -1,6 +1,6 @@
 """Many orders published as facts at once: a backlog in the queues, and how long it takes to drain."""
 
-from events.topology import PUBLISHER
+from events.messaging.topology import PUBLISHER
 from tests.bench.orders import mix
 from tests.bench.publisher import publish_orders
 from tests.bench.results import Round

@@ -5,7 +5,7 @@ from uuid import uuid4
 from aiohttp import ClientSession
 
 from events.facts.inventory import StockRejected, StockReserved
-from events.topology import PUBLISHER
+from events.messaging.topology import PUBLISHER
 from tests.bench.orders import Kind
 from tests.bench.publisher import publish_orders
 from tests.bench.results import Round, Target

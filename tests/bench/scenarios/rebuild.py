@@ -12,7 +12,7 @@ import aiormq
 import psycopg
 
 from compose.local.servers import POSTGRES, RABBITMQ
-from events.envelope import encode
+from events.messaging.envelope import encode
 from events.service import STREAM
 from tests.bench.cpu import cpu_seconds, running_parts
 from tests.bench.publisher import Publishable, publish

@@ -9,8 +9,8 @@ import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp.commands import Queue
 
-from events.runtime.broker import BROKER_AWAY, lasting_connection_url, lost_means_away
-from events.runtime.deliveries import Deliveries, Delivery
+from events.messaging.connection import BROKER_AWAY, lasting_connection_url, lost_means_away
+from events.messaging.deliveries import Deliveries, Delivery
 from events.runtime.log import Outage
 from events.runtime.promptly import promptly
 from events.runtime.settings import ServiceSettings

@@ -11,14 +11,14 @@ from aio_pika.exceptions import PublishError
 from aiormq import Channel
 from sqlalchemy import bindparam, delete, not_, select
 
-from events.envelope import fields_of
-from events.runtime.broker import BROKER_AWAY, broker_user, lost_means_away
+from events.messaging.connection import BROKER_AWAY, broker_user, lost_means_away
+from events.messaging.envelope import fields_of
+from events.messaging.publisher import Publication, publish_confirmed, publishing_channel
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, Database
 from events.runtime.exchange import BEGIN, COMMIT, Exchange, prepared
 from events.runtime.instance import Instance
 from events.runtime.log import Outage, log
-from events.runtime.publishing import Publication, publish_confirmed, publishing_channel
 from events.runtime.settings import ServiceSettings
 from events.runtime.sql import array_of, compiled
 from events.runtime.tables import outbox

@@ -21,7 +21,7 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 from yarl import URL
 
-from events.lenient_amqp import timestamp
+from events.messaging.lenient_pamqp import timestamp
 
 # AMQP 0-9-1, sections 2.3.5 (frames), 2.3.5.2 (content headers) and 4.2.5.1 (strings).
 _FRAME, _FRAME_END_BYTES = struct.Struct(">BHI"), 1

@@ -13,9 +13,9 @@ from aiormq import Channel
 from aiormq.abc import ChannelFrame
 from opentelemetry.trace import SpanKind
 
+from events.messaging.connection import BROKER_AWAY, lasting_connection_url, lost_means_away
+from events.messaging.frames import publish_frames
 from events.runtime import metrics
-from events.runtime.broker import BROKER_AWAY, lasting_connection_url, lost_means_away
-from events.runtime.frames import publish_frames
 from events.runtime.promptly import promptly
 from events.runtime.settings import ProcessSettings
 from events.runtime.tracing import Attributes, Work, work

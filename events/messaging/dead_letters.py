@@ -17,14 +17,14 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractMessage
 from pamqp.encode import encode_table_value, field_table
 
+from events.messaging.connection import BROKER_AWAY, connection_url, lost_means_away
+from events.messaging.deliveries import Delivery
+from events.messaging.topology import RETRY_DELAYS_SECONDS, retry_exchange
 from events.runtime import metrics
-from events.runtime.broker import BROKER_AWAY, connection_url, lost_means_away
-from events.runtime.deliveries import Delivery
 from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
 from events.runtime.tracing import Work, work
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE
-from events.topology import RETRY_DELAYS_SECONDS, retry_exchange
 from events.trace import trace_id
 
 MAX_ATTEMPTS = 1 + len(RETRY_DELAYS_SECONDS)

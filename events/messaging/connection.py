@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from aio_pika.exceptions import AMQPError
 from yarl import URL
 
-from events.lenient_amqp import be_lenient
+from events.messaging.lenient_pamqp import be_lenient
 from events.runtime.settings import ProcessSettings
 
 # Two of aiormq's own: RuntimeError for a channel or connection that was closed under one's hands, and

@@ -1,0 +1,1 @@
+"""How facts travel: topology, envelope, consumer, outbox publisher, retries and dead letters."""
