@@ -1,6 +1,5 @@
 """The tracker, wired: its reader and its HTTP side, and the rebuild of its view."""
 
-import asyncio
 from typing import Any
 
 import uvloop
@@ -8,6 +7,7 @@ from prometheus_client.metrics_core import Metric
 
 from events.runtime.database import AWAY, Database
 from events.runtime.log import configure_logging, log
+from events.runtime.loops import Loops
 from events.runtime.memory import collect_garbage_rarely
 from events.runtime.process import serve
 from events.runtime.scrape import connections
@@ -43,7 +43,7 @@ class Tracker:
         self.reconciler = Reconciler(settings, self.database, lambda: self.progress)
         self.keeper = Keeper(settings, self.database, self.reader, self.publisher)
         self._overview = Overview(settings, self.database, self.reader.progress, self.keeper.name)
-        self._tasks: list[asyncio.Task[None]] = []
+        self.loops = Loops()
 
     @property
     def progress(self) -> Progress:
@@ -53,23 +53,22 @@ class Tracker:
     async def start(self) -> None:
         """Start without waiting for broker or database: they may come later."""
         await self.database.open()
-        running = {
-            "reader": self.reader.run(),
-            "publisher": self.publisher.run(),
-            "keeper": self.keeper.run(),
-            "dead_letters": self._ingest.run(),
-            "cases": self._ingest.close_cases(),
-            "reconciler": self.reconciler.run(),
-        }
-        self._tasks = [asyncio.create_task(task, name=name) for name, task in running.items()]
+        await self.loops.open()
+        self.loops.start(
+            {
+                "reader": self.reader.run,
+                "publisher": self.publisher.run,
+                "keeper": self.keeper.run,
+                "dead_letters": self._ingest.run,
+                "cases": self._ingest.close_cases,
+                "reconciler": self.reconciler.run,
+            }
+        )
         log.info("started")
 
     async def stop(self) -> None:
         """Stop reading; what is not committed yet is read again next time."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self.settings.stop_grace_seconds)
+        await self.loops.close(self.settings.stop_grace_seconds)
         await self.keeper.release()
         await self.database.close()
         log.info("stopped")
@@ -84,7 +83,7 @@ class Tracker:
         return {
             "database": database,
             "broker": self._consuming(),
-            **{task.get_name(): not task.done() for task in self._tasks},
+            **self.loops.running,
             "lag_messages": self.progress.lag,
         }
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from events.runtime.calls import Caller, Gateway
 from events.runtime.database import AWAY, BY_KEY, Database
 from events.runtime.instance import Instance
 from events.runtime.log import log
+from events.runtime.loops import Loop, Loops
 from events.runtime.retention import Retention
 from events.runtime.scrape import LookUp, connections
 from events.runtime.settings import ServiceSettings
@@ -61,7 +61,7 @@ class Host:
         self._caller = self._caller_of(parts.gateway) if parts.gateway else None
         self._retention = Retention(settings, self.database)
         self._backlogs = LookUp(self.database, read_backlogs)
-        self._tasks: list[asyncio.Task[None]] = []
+        self.loops = Loops()
         self._starting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -69,21 +69,17 @@ class Host:
         await self.database.open()
         if self._gateway is not None:
             await self._gateway.open()
-        self._starting = asyncio.create_task(self._start(), name="start")
-        self._starting.add_done_callback(_say_why_it_ended)
+        await self.loops.open()
+        self._starting = self.loops.begin("start", self._start)
 
     async def stop(self) -> None:
         """Take nothing new, finish what has begun within the grace period, let go."""
         if self._starting is not None:
             self._starting.cancel()
         await self._consumer.stop_receiving()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.stop_grace_seconds):
-                while not self._drained():  # noqa: ASYNC110 - several parts drain, in any order
-                    await asyncio.sleep(0.02)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self.loops.failed:
+            await self._drain()
+        await self.loops.close(self.settings.stop_grace_seconds)
         await self._consumer.close()
         if self._gateway is not None:
             await self._gateway.close()
@@ -107,7 +103,7 @@ class Host:
             "database": await self.database.working(),
             "broker": self._relay.connected,
             "consumer": await self._consumer.working(),
-            "runtime": bool(self._tasks) and not any(task.done() for task in self._tasks),
+            "runtime": bool(running := self.loops.running) and all(running.values()),
         }
 
     async def gauges(self) -> list[Metric]:
@@ -123,20 +119,18 @@ class Host:
             except AWAY as error:
                 await self.database.wait_until_back(error)
         await self._relay.adopt()  # before any command is taken: it may be too much already
-        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
-            self._instance.stay,
-            self._relay.run,
-            self._relay.sweep,
-            self._relay.forget,
-            self._worker.run,
-            self._consumer.run,
-            self._retention.run,
-        ]
+        loops: dict[str, Loop] = {
+            "instance": self._instance.stay,
+            "relay": self._relay.run,
+            "relay_sweep": self._relay.sweep,
+            "relay_forget": self._relay.forget,
+            "worker": self._worker.run,
+            "consumer": self._consumer.run,
+            "retention": self._retention.run,
+        }
         if self._caller is not None:
-            loops += [self._caller.run, self._caller.sweep]
-        self._tasks = [asyncio.create_task(loop(), name=loop.__qualname__) for loop in loops]
-        for task in self._tasks:
-            task.add_done_callback(_say_why_it_ended)
+            loops |= {"caller": self._caller.run, "caller_sweep": self._caller.sweep}
+        self.loops.start(loops)
         log.info("started", instance=self._instance.number)
 
     def _caller_of(self, gateway: Gateway[Call]) -> Caller:
@@ -153,11 +147,12 @@ class Host:
         if self._caller is not None:
             self._caller.look_in_table()
 
+    async def _drain(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.stop_grace_seconds):
+                while not self._drained():  # noqa: ASYNC110 - several parts drain, in any order
+                    await asyncio.sleep(0.02)
+
     def _drained(self) -> bool:
         calls_idle = self._caller is None or self._caller.idle
         return self._worker.idle and self._relay.idle and calls_idle
-
-
-def _say_why_it_ended(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.error("runtime_loop_failed", loop=task.get_name(), exc_info=task.exception())

@@ -1,6 +1,8 @@
 """A service as a process: settings, logging, HTTP server, signals."""
 
+import sys
 from collections.abc import Collection
+from typing import Protocol
 
 import uvicorn
 import uvloop
@@ -10,6 +12,7 @@ from events.messaging.asyncapi import asyncapi_document
 from events.runtime.host import Host, Parts
 from events.runtime.http import Runnable, Straight, create_app
 from events.runtime.log import configure_logging
+from events.runtime.loops import EXIT_CODE, Loops, exit_within
 from events.runtime.memory import collect_garbage_rarely
 from events.runtime.metrics import say_what_runs
 from events.runtime.settings import ProcessSettings, ServiceSettings
@@ -19,6 +22,13 @@ from events.runtime.tracing import start_tracing, stop_tracing
 # The last resort: beyond, uvicorn refuses every request, without a word on when to come back.
 MAX_CONNECTIONS = 10_000
 KEEP_ALIVE_SECONDS = 30
+
+
+class Looping(Runnable, Protocol):
+    """What a process runs beside its HTTP server, in loops."""
+
+    @property
+    def loops(self) -> Loops: ...
 
 
 def run_service(
@@ -34,20 +44,32 @@ def serve(
     name: str,
     description: str,
     settings: ProcessSettings,
-    runnable: Runnable,
+    runnable: Looping,
     routers: list[APIRouter],
     straight: Collection[Straight] = (),
 ) -> None:
-    """Run anything with a start, a stop and routes as a process of this system."""
+    """Run anything with a start, a stop and routes as a process of this system, until it is told to stop.
+
+    When one of its loops ends, it stops in order all the same, and exits with EXIT_CODE.
+    """
     configure_logging(name, settings.log_format, settings.log_level, settings.log_lines_per_second)
     start_tracing(name)
     say_what_runs()
     app = create_app(name, description, settings, runnable, routers, straight)
     collect_garbage_rarely()
+    server = uvicorn_server(app, settings)
+
+    def end() -> None:
+        server.should_exit = True
+        exit_within(settings.stop_grace_seconds + settings.stop_margin_seconds)
+
+    runnable.loops.on_failure(end)
     try:
-        uvloop.run(uvicorn_server(app, settings).serve())
+        uvloop.run(server.serve())
     finally:
         stop_tracing()
+    if runnable.loops.failed:
+        sys.exit(EXIT_CODE)
 
 
 def uvicorn_server(app: FastAPI, settings: ProcessSettings) -> uvicorn.Server:

@@ -52,6 +52,8 @@ class ProcessSettings(BaseSettings):
     reconnect_seconds: float = Field(default=0.5, gt=0)
     presumed_dead_after_seconds: int = Field(default=15, gt=0)
     stop_grace_seconds: float = Field(default=8.0, gt=0)
+    # How much longer it may take to stop once a loop has ended, before the process just ends.
+    stop_margin_seconds: float = Field(default=5.0, gt=0)
 
 
 class ServiceSettings(ProcessSettings):

@@ -73,7 +73,8 @@ class Worker:
         self._take_failures = take_failures
         self._waiting: deque[Entry] = deque()
         self._asked: deque[Entry] = deque()
-        self._commands = 0
+        self._promised: set[asyncio.Future[Any]] = set()
+        self._over = False
         self._wake = asyncio.Event()
         self._working = False
         self._uncertain = False
@@ -91,12 +92,12 @@ class Worker:
 
     async def ask(self, command: Command, traceparent: str | None) -> Any:
         """Commit a command; answers the order's state then. Raises Overloaded, or what `decide` raises."""
-        if self._commands >= self._settings.max_pending_commands:
+        if self._over or len(self._promised) >= self._settings.max_pending_commands:
             raise Overloaded
-        self._commands += 1
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # Until it is committed, however long its caller waits for that: the bound is on what is in memory.
-        done.add_done_callback(self._command_settled)
+        self._promised.add(done)
+        done.add_done_callback(self._promised.discard)
         told = Told("command", command.order_id, command, uuid4(), traceparent, done)
         return await self._tell(told, done, self._asked)
 
@@ -107,16 +108,22 @@ class Worker:
         await self._tell(told, done, self._waiting)
 
     async def run(self) -> None:
-        """Work for ever."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting or self._asked:
-                self._working = True
-                try:
-                    await self._work(self._next_batch())
-                finally:
-                    self._working = False
+        """Work for ever. At the end, whoever waits for a command hears that it was not answered in time."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._waiting or self._asked:
+                    self._working = True
+                    try:
+                        await self._work(self._next_batch())
+                    finally:
+                        self._working = False
+        finally:
+            self._over = True
+            for promised in self._promised:
+                if not promised.done():
+                    promised.set_exception(TimeoutError("the service stops"))
 
     def _next_batch(self) -> list[Entry]:
         """Commands first, for somebody waits for the answers; but half at most while anything else waits."""
@@ -133,9 +140,6 @@ class Worker:
         The broker vouches for the user. (Where all processes share one, the relay alone names it.)
         """
         return message.user_id == self._user and message.app_id == self._service
-
-    def _command_settled(self, _: "asyncio.Future[Any]") -> None:
-        self._commands -= 1
 
     async def _tell(self, told: Told, done: "asyncio.Future[Any]", queue: deque[Entry]) -> Any:
         queue.append(Entry(told=told))
@@ -156,6 +160,9 @@ class Worker:
                         heard = trace.enter(read(entry.message, self._hears), entry.message)
                     except Unreadable as error:
                         failures.append(Failure(entry.message, error.reason, str(error), for_good=True))
+                        continue
+                    except Exception as error:  # noqa: BLE001 - one message must not end the service for all
+                        failures.append(_unforeseen(entry.message, error))
                         continue
                     deliveries[id(heard)] = entry.message
                     told.append(heard)
@@ -244,6 +251,12 @@ def _report(committed: Committed) -> None:
                 stated=[fact.wire_name for fact in decision.facts],
                 calls=[call.name for call in decision.calls],
             )
+
+
+def _unforeseen(message: Delivery, error: Exception) -> Failure:
+    """A message that nobody can read for a reason that nobody thought of: a mistake in the program."""
+    log.error("message_broke_reading", message_id=message.message_id, wire_name=message.type, exc_info=error)
+    return Failure(message, type(error).__name__, str(error), for_good=True)
 
 
 def read(message: Delivery, hears: tuple[type[Fact], ...]) -> Told:

@@ -1,6 +1,7 @@
 """The toy as a process of its own, to be killed, frozen and stopped."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from tests.runtime.eventually import eventually
 from tests.runtime.stage import QUICK, Stage
 
 EXIT_SECONDS = 20
+TOY = "tests.runtime.toy"
 
 
 class ToyProcess:
@@ -25,6 +27,7 @@ class ToyProcess:
     def __init__(self, stage: Stage, folder: Path, **settings: Any) -> None:
         self.book = folder / "book.jsonl"
         self.log = folder / "toy.log"
+        self._break_when = folder / "break"
         self._stage = stage
         self._settings = {**QUICK, **settings}
         self._process: Process | None = None
@@ -35,8 +38,8 @@ class ToyProcess:
         assert self._process is not None
         return self._process.pid
 
-    async def start(self, *, crash_at: CrashPoint | None = None) -> None:
-        """Start it, and have it die at a named point."""
+    async def start(self, *, crash_at: CrashPoint | None = None, broken: str = "") -> None:
+        """Start it, and have it die at a named point, or break once told to (see `tests.breaking`)."""
         self.port = free_port()
         given = {
             "broker_url": self._stage.broker_url,
@@ -50,15 +53,25 @@ class ToyProcess:
             name: value for name, value in os.environ.items() if not name.startswith("MURMURATION_")
         }
         environment |= {f"MURMURATION_{name.upper()}": str(value) for name, value in given.items()}
+        environment |= {"BREAK": broken, "BREAK_WHEN": str(self._break_when)}
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.runtime.toy", env=environment, stdout=log, stderr=log
+                *(sys.executable, "-m", "tests.breaking", TOY), env=environment, stdout=log, stderr=log
             )
         self._stage.closing.push_async_callback(self.kill)
 
-    async def start_ready(self) -> None:
-        await self.start()
+    async def start_ready(self, *, broken: str = "") -> None:
+        await self.start(broken=broken)
         await eventually(self.is_ready, why="the toy's process gets ready")
+
+    def break_it(self) -> None:
+        """Now."""
+        self._break_when.touch()
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The lines of its log about an event."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [line for line in lines if line["event"] == event]
 
     async def is_ready(self) -> bool:
         try:
@@ -69,9 +82,13 @@ class ToyProcess:
 
     async def bump(self, order_id: UUID) -> None:
         """Count up, over HTTP."""
+        assert await self.bump_status(order_id) == 200
+
+    async def bump_status(self, order_id: UUID) -> int:
+        """How it answers a wish to count up."""
         url = f"http://127.0.0.1:{self.port}/bumps/{order_id}"
         async with ClientSession() as http, http.post(url, json={}) as answer:
-            assert answer.status == 200
+            return answer.status
 
     async def exit_code(self) -> int:
         """Wait for its end. Fails when it does not come."""
