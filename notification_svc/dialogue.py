@@ -102,7 +102,7 @@ class Dialogue(asyncio.Protocol):
         except BaseException as error:
             # Also after a cancellation: nobody knows what the server would answer next.
             self.close()
-            if not isinstance(error, OSError):
+            if not isinstance(error, ConnectionError | TimeoutError):
                 raise
             raise ReplyLost(on_its_way=self._on_its_way) if begun else Unavailable from None
         if declined is not None:
@@ -137,7 +137,7 @@ class Dialogue(asyncio.Protocol):
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 code = await self._answer_now(b"RSET\r\n")
-        except OSError:
+        except (ConnectionError, TimeoutError):
             pass
         finally:
             if code != DONE:

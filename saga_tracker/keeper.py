@@ -19,11 +19,12 @@ from datetime import datetime, timedelta
 from typing import Any, assert_never
 from uuid import UUID, uuid4, uuid5
 
+import psycopg
 from sqlalchemy import Interval, Text, bindparam, cast, func, or_, select, update
 
 from events.facts.base import Fact
 from events.facts.saga import ApprovalExpired, SagaOverdue, SagaRedriven, SagaTimedOut
-from events.runtime.database import AWAY, CONTENTION, Connection, Database
+from events.runtime.database import AWAY, CONTENTION, Connection, Database, spares_the_row
 from events.runtime.log import Outage, log
 from events.runtime.promptly import promptly
 from events.runtime.sql import compiled
@@ -61,6 +62,20 @@ _DUE = compiled(
 )
 
 
+_LOOK_LATER = compiled(
+    update(sagas).where(sagas.c.order_id == bindparam("order")).values(due_at=bindparam("later"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """The view's clock, since when everybody could be heard, and the database's clock."""
+
+    clock: datetime
+    heard_since: datetime
+    now: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class _Late:
     """A deadline that has passed."""
@@ -71,6 +86,18 @@ class _Late:
     @property
     def because_of(self) -> Key:
         return self.order_id, self.due.wait.because_of_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Aside:
+    """A saga that could not be acted on: how often in a row, and until when it is left alone."""
+
+    times: int
+    until: datetime
+
+
+# A deadline that was acted on, and the fact since which it ran.
+_Acted = tuple[_Late, dict[str, Any]]
 
 
 class Keeper:
@@ -86,20 +113,21 @@ class Keeper:
         self._reader = reader
         self._publisher = publisher
         self._failure = Outage("the keeper's work")
+        self._aside: dict[UUID, _Aside] = {}
         self._clock: datetime | None = None
         self._heard_since: datetime | None = None
 
     async def run(self) -> None:
-        """Keep deadlines for ever; wait for a database that is away."""
+        """Keep deadlines for ever; wait for a database that is away, or is not migrated yet."""
         while True:
             try:
                 await self._tick()
                 self._failure.ended()
-            except AWAY as error:
-                await self._database.wait_until_back(error)
             except (AnotherWrites, *CONTENTION):
                 log.debug("deadlines_wait_for_another_writer")
-            except Exception as error:  # noqa: BLE001 - one saga's trouble must not end all deadlines
+            except AWAY as error:
+                await self._database.wait_until_back(error)
+            except psycopg.Error as error:
                 if not self._failure.ongoing:
                     log.error("keeper_failed", exc_info=error)
                 self._failure.began(error)
@@ -108,7 +136,7 @@ class Keeper:
     async def release(self) -> None:
         """Let another tracker take over at once."""
         releasing = self._database.rows(_RELEASE, me=self.name)
-        with contextlib.suppress(*AWAY):
+        with contextlib.suppress(TimeoutError, ConnectionError, *AWAY):
             await promptly(releasing, self._settings.database_timeout_seconds)
 
     async def _tick(self) -> None:
@@ -138,15 +166,53 @@ class Keeper:
             if position.stream_offset < read_up_to:
                 return False
             order_ids = await self._due(connection, clock)
-            late = await self._look_at(connection, order_ids, clock, heard_since)
-            facts = await redrive.facts_at(connection, [one.because_of for one in late])
-            messages = [message for one in late for message in _traced(one, facts[one.because_of], now)]
-            await outbox.enter(connection, messages)
-        if late:
+            acted = await self._act_on(connection, order_ids, _Moment(clock, heard_since, now))
+        if acted:
             self._publisher.wake()
-            for one in late:
-                _report(one, facts[one.because_of])
+            for one, cause in acted:
+                _report(one, cause)
         return len(order_ids) == self._settings.deadline_batch_size
+
+    async def _act_on(
+        self, connection: Connection, order_ids: Sequence[UUID], at: "_Moment"
+    ) -> "list[_Acted]":
+        """Act on these. One that makes trouble is set aside alone: it must not end all deadlines."""
+        try:
+            async with connection.transaction():
+                late = await self._look_at(connection, order_ids, at.clock, at.heard_since)
+                facts = await redrive.facts_at(connection, [one.because_of for one in late])
+                acted = [(one, facts[one.because_of]) for one in late]
+                messages = [message for one, cause in acted for message in _traced(one, cause, at.now)]
+                await outbox.enter(connection, messages)
+        except Exception as error:
+            if spares_the_row(error) or not order_ids:
+                raise
+            if len(order_ids) > 1:
+                middle = len(order_ids) // 2
+                first = await self._act_on(connection, order_ids[:middle], at)
+                return first + await self._act_on(connection, order_ids[middle:], at)
+            await self._set_aside(connection, order_ids[0], at.clock, error)
+            return []
+        for order_id in self._aside.keys() & set(order_ids):
+            del self._aside[order_id]
+        return acted
+
+    async def _set_aside(
+        self, connection: Connection, order_id: UUID, clock: datetime, error: Exception
+    ) -> None:
+        """Look at it again later, after growing pauses; what is read of it meanwhile ends the pause."""
+        cap_seconds = self._settings.deadline_aside_cap_seconds
+        forgotten = clock - timedelta(seconds=cap_seconds)
+        self._aside = {key: seen for key, seen in self._aside.items() if seen.until > forgotten}
+        times = self._aside[order_id].times + 1 if order_id in self._aside else 1
+        if times == 1 and len(self._aside) >= self._settings.deadline_batch_size:
+            # That is no single saga's trouble any more.
+            raise error
+        pause_seconds = min(self._settings.deadline_revisit_seconds * 2.0 ** (times - 1), cap_seconds)
+        until = clock + timedelta(seconds=pause_seconds)
+        self._aside[order_id] = _Aside(times, until)
+        log.error("deadline_not_kept", order_id=str(order_id), times=times, exc_info=error)
+        await connection.execute(_LOOK_LATER, {"order": order_id, "later": until})
 
     async def _due(self, connection: Connection, clock: datetime) -> list[UUID]:
         limit = self._settings.deadline_batch_size

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from events.messaging.connection import BROKER_AWAY
+import psycopg
+
+from events.messaging.connection import BROKER_AWAY, lost_means_away
 from events.messaging.deliveries import Delivery
-from events.runtime.database import AWAY, CONTENTION, Database
+from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, spares_the_row
 from events.runtime.log import Outage, log
 from saga_tracker import metrics, store
 from saga_tracker.batch import ReadBatch, UnreadableMessage
-from saga_tracker.recorder import Recorder
+from saga_tracker.recorder import Recorded, Recorder
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.store import AnotherWrites, Position, ReadAnew
 from saga_tracker.stream import Subscription, offset_of, read_batch, storable, unreadable_of
@@ -46,24 +48,40 @@ class Reader:
         self._held_up = Outage("the right to write the view")
         self._failure = Outage("the reader's work")
         self._stream: Subscription | None = None
+        self._has_stream = asyncio.Event()
 
     async def run(self) -> None:
-        """Read for ever; wait for a broker or a database that is away."""
+        """Read for ever; wait for a broker or a database that is away, or is not what it should be yet."""
         while True:
             try:
-                await self._read_from(await self._position())
+                with lost_means_away():
+                    await self._read_from(await self._position())
             except ReadAnew:
                 log.info("reading_anew", read_up_to=self.progress.stream_offset)
                 continue
             except BROKER_AWAY as error:
                 self._broker_outage.began(error)
-            except Exception as error:  # noqa: BLE001 - the view must not stand still for good
+            except psycopg.Error as error:
+                # Such as a table that is missing: somebody will migrate.
                 if not self._failure.ongoing:
                     log.error("reader_failed", exc_info=error)
                 self._failure.began(error)
             finally:
                 self.progress.reading = False
             await asyncio.sleep(self._settings.reconnect_seconds)
+
+    async def measure_lag(self) -> None:
+        """Look at the stream's end now and then, for ever; a broker that does not answer is away."""
+        while True:
+            await self._has_stream.wait()
+            if (stream := self._stream) is not None:
+                try:
+                    with lost_means_away():
+                        end = await stream.known_end()
+                    self.progress.known_end = -1 if end is None else end
+                except BROKER_AWAY as error:
+                    stream.give_up(error)
+            await asyncio.sleep(self._settings.lag_probe_seconds)
 
     async def catch_up(self) -> int | None:
         """Wait until all that was published by now is in the view; answers up to which offset that is.
@@ -95,7 +113,7 @@ class Reader:
             self._broker_outage.ended()
             self.progress.reading = True
             self._stream = stream
-            measuring = asyncio.create_task(self._measure_lag(stream), name="measure lag")
+            self._has_stream.set()
             try:
                 while True:
                     messages = await stream.next_batch()
@@ -106,7 +124,7 @@ class Reader:
                         await stream.gather(self._settings.pause_seconds)
             finally:
                 self._stream = None
-                measuring.cancel()
+                self._has_stream.clear()
 
     async def _find_again(self, stream: Subscription, position: Position) -> None:
         """Make sure that this is the stream the view was made from, by the last message that is in it.
@@ -142,41 +160,48 @@ class Reader:
         """Commit what these messages say. One that the database will not have is recorded as unreadable."""
         batch = read_batch(messages)
         try:
-            await self._commit(batch, reading)
+            recorded = await self._commit(batch, reading)
         except ReadAnew:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it may concern one message alone
-            if len(messages) == 1:
-                log.error("unstorable_fact", stream_offset=batch.last_offset, why=repr(error))
-                refused = unreadable_of(messages[0], type(error).__name__, str(error))
-                batch = ReadBatch(batch.last_offset, batch.last_message_id, unreadable=[refused])
-                await self._commit(batch, reading)
+        except Exception as error:
+            if spares_the_row(error):
+                raise
+            if len(messages) > 1:
+                middle = len(messages) // 2
+                await self._record(messages[:middle], reading)
+                await self._record(messages[middle:], reading)
                 return
-            middle = len(messages) // 2
-            await self._record(messages[:middle], reading)
-            await self._record(messages[middle:], reading)
+            log.error("unstorable_fact", stream_offset=batch.last_offset, why=repr(error))
+            refused = unreadable_of(messages[0], type(error).__name__, str(error))
+            batch = ReadBatch(batch.last_offset, batch.last_message_id, unreadable=[refused])
+            recorded = await self._commit(batch, reading)
+        self._note(recorded)
 
-    async def _commit(self, batch: ReadBatch, reading: int) -> None:
+    async def _commit(self, batch: ReadBatch, reading: int) -> Recorded:
         while True:
             try:
                 async with self._database.transaction() as connection:
                     recorded = await self._recorder.record(connection, batch, reading)
             except AnotherWrites as error:
                 await self._wait_for_my_turn(error)
-                continue
+            except BEYOND_LIMITS:
+                raise
             except CONTENTION:
                 continue
             except AWAY as error:
                 await self._database.wait_until_back(error)
-                continue
-            self._recorder.committed(recorded)
-            metrics.recorded(recorded, self._settings.deadline_rules, datetime.now(UTC))
-            self._held_up.ended()
-            self._failure.ended()
-            self.progress.stream_offset = recorded.position.stream_offset
-            for message in recorded.batch.unreadable:
-                _warn_of(message)
-            return
+            else:
+                return recorded
+
+    def _note(self, recorded: Recorded) -> None:
+        """What follows from a commit. A mistake in here is no message's fault."""
+        self._recorder.committed(recorded)
+        metrics.recorded(recorded, self._settings.deadline_rules, datetime.now(UTC))
+        self._held_up.ended()
+        self._failure.ended()
+        self.progress.stream_offset = recorded.position.stream_offset
+        for message in recorded.batch.unreadable:
+            _warn_of(message)
 
     async def _position(self) -> Position:
         while True:
@@ -189,16 +214,6 @@ class Reader:
     async def _wait_for_my_turn(self, why: AnotherWrites) -> None:
         self._held_up.began(why)
         await asyncio.sleep(self._settings.reconnect_seconds)
-
-    async def _measure_lag(self, stream: Subscription) -> None:
-        """Look at the stream's end now and then; a broker that does not answer is away."""
-        try:
-            while True:
-                end = await stream.known_end()
-                self.progress.known_end = -1 if end is None else end
-                await asyncio.sleep(self._settings.lag_probe_seconds)
-        except BROKER_AWAY as error:
-            stream.give_up(error)
 
 
 def _warn_of(message: UnreadableMessage) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psycopg
 
 from events.messaging.connection import BROKER_AWAY
-from events.runtime.database import Connection, connect_options
+from events.runtime.database import AWAY, Connection, connect_options
 from events.runtime.log import Outage, log
 from saga_tracker import store
 from saga_tracker.recorder import Recorder
@@ -60,7 +60,7 @@ async def rebuild(settings: RebuildSettings, *, forget_missing: bool) -> Rebuilt
             if not forget_missing:
                 await _refuse_to_forget(connection)
             log.info("committing", messages=rebuilt.messages)
-    except (psycopg.OperationalError, OSError) as error:
+    except AWAY as error:
         raise RebuildFailed(f"the database is away, the view is as it was: {error}") from error
     return rebuilt
 

@@ -28,6 +28,7 @@ from saga_tracker.settings import RebuildSettings, TrackerSettings
 NAME = "saga_tracker"
 # psycopg prepares a statement that a connection has executed so often.
 PREPARE_THRESHOLD = 5
+LAG = "lag"
 ROUTERS = [api.router, manual_api.router, letters_api.router, reconciliation_api.router, pages.router]
 
 
@@ -57,6 +58,7 @@ class Tracker:
         self.loops.start(
             {
                 "reader": self.reader.run,
+                LAG: self.reader.measure_lag,
                 "publisher": self.publisher.run,
                 "keeper": self.keeper.run,
                 "dead_letters": self._ingest.run,
@@ -83,7 +85,8 @@ class Tracker:
         return {
             "database": database,
             "broker": self._consuming(),
-            **self.loops.running,
+            # That the lag is measured is part of reading.
+            **{name: runs for name, runs in self.loops.running.items() if name != LAG},
             "lag_messages": self.progress.lag,
         }
 

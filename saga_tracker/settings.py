@@ -56,6 +56,8 @@ class TrackerSettings(ProcessSettings):
     interrupted_after_seconds: float = Field(default=5.0, gt=0)
     # When to look again at a saga that was acted on, if nothing has been read of it since.
     deadline_revisit_seconds: float = Field(default=10.0, gt=0)
+    # The longest pause before it looks again at a saga that it could not act on.
+    deadline_aside_cap_seconds: float = Field(default=600.0, gt=0)
     lease_seconds: float = Field(default=5.0, gt=0)
 
     # Of each service's dead letters; a letter may be as large as the broker lets any message be.

@@ -67,4 +67,5 @@ if __name__ == "__main__":
     for what in os.environ["BREAK"].split():
         where, _, how = what.partition("=")
         break_method(where, how, Path(os.environ["BREAK_WHEN"]).exists)
-    runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

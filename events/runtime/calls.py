@@ -149,6 +149,7 @@ class Caller:
         self._waiting: dict[UUID, CallRow] = {}
         self._running: dict[UUID, asyncio.Task[None]] = {}
         self._not_understood: set[UUID] = set()
+        self._aside: dict[UUID, int] = {}
         self._slots = asyncio.Semaphore(settings.call_concurrency)
         self._look_in_table_at: datetime | None = None
         self._wake = asyncio.Event()
@@ -210,7 +211,7 @@ class Caller:
         limit = self._settings.call_memory
         self._look_in_table_at = None
         now = datetime.now(UTC)
-        known = [*self._waiting, *self._running, *self._not_understood]
+        known = [*self._waiting, *self._running, *self._not_understood, *self._aside]
         found = await self._database.rows_when_back(
             _DUE, me=self._instance.number, now=now, known=known, row_limit=limit
         )
@@ -226,13 +227,36 @@ class Caller:
             self._look_in_table_at = instant
 
     def _start(self, row: CallRow) -> None:
-        task = asyncio.create_task(self._attempt(row), name=f"{row.name}:{row.order_id}")
+        task = asyncio.create_task(self._try(row), name=f"{row.name}:{row.order_id}")
         self._running[row.call_id] = task
         task.add_done_callback(lambda _: self._finish(row.call_id))
 
     def _finish(self, call_id: UUID) -> None:
         self._running.pop(call_id, None)
         self._slots.release()
+        self._wake.set()
+
+    async def _try(self, row: CallRow) -> None:
+        """One attempt. Whatever breaks it, such as a table that refuses its row, holds up no other call."""
+        try:
+            await self._attempt(row)
+        except Exception as error:  # noqa: BLE001 - it is logged, and tried again after growing pauses
+            times = self._aside.get(row.call_id, 0) + 1
+            log.error(
+                "call_set_aside", call=row.name, order_id=str(row.order_id), times=times, exc_info=error
+            )
+            pause_seconds = self._schedules["message"].pause_after(times)
+            if len(self._aside) < self._settings.call_memory:
+                self._aside[row.call_id] = times
+                loop = asyncio.get_running_loop()
+                loop.call_later(pause_seconds, self._take_up, replace(row, maybe_done=True))
+            else:
+                self._look_at(datetime.now(UTC) + timedelta(seconds=pause_seconds))
+        else:
+            self._aside.pop(row.call_id, None)
+
+    def _take_up(self, row: CallRow) -> None:
+        self._waiting[row.call_id] = row
         self._wake.set()
 
     async def _attempt(self, row: CallRow) -> None:

@@ -62,6 +62,11 @@ class Circuit:
             self._probe_at = self._clock() + self._open_seconds
             self._enter("open")
 
+    def withdraw(self, permit: int) -> None:
+        """Give a permit back: the request came to nothing that says anything about the party."""
+        if permit == self._era and self.state == "half_open":
+            self._probes_left += 1
+
     def _enter(self, state: CircuitState) -> None:
         self.state = state
         self._era += 1
@@ -71,14 +76,18 @@ class Circuit:
 class Request:
     """One request under way: it counts as failed unless the party gave a sign of life.
 
-    A cancelled request counts as failed too: what cancels it is the time that a call may take.
+    A cancelled request counts as failed too: what cancels it is the time that a call may take. One that ends
+    with any other error than CallFailed does not count: that is a mistake of ours, not of the party.
     """
 
-    __slots__ = ("_permit", "_settle", "alive")
+    __slots__ = ("_permit", "_settle", "_withdraw", "alive")
 
-    def __init__(self, permit: int, settle: Callable[[int, bool], None]) -> None:
+    def __init__(
+        self, permit: int, settle: Callable[[int, bool], None], withdraw: Callable[[int], None]
+    ) -> None:
         self._permit = permit
         self._settle = settle
+        self._withdraw = withdraw
         self.alive = False
 
     def __enter__(self) -> Self:
@@ -87,7 +96,10 @@ class Request:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self._settle(self._permit, self.alive)
+        if isinstance(error, Exception) and not isinstance(error, CallFailed):
+            self._withdraw(self._permit)
+        else:
+            self._settle(self._permit, self.alive)
 
 
 class CircuitBreaker:
@@ -109,7 +121,7 @@ class CircuitBreaker:
         permit = self._circuit.admit()
         if permit is None:
             raise CallFailed(f"{self._party}_circuit_open", maybe_done=False)
-        return Request(permit, self._settle)
+        return Request(permit, self._settle, self._circuit.withdraw)
 
     def _settle(self, permit: int, alive: bool) -> None:
         self._circuit.settle(permit, alive=alive)

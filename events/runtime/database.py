@@ -30,13 +30,13 @@ class Session(Connection):
 
 # What says "the database is away", as opposed to "it does not like this statement". One that only reads is
 # a standby on its way to becoming the primary; a session that idled in a transaction was ended for it.
+# Of what a socket raises psycopg makes an OperationalError: another OSError or TimeoutError is no sign of it.
 AWAY = (
     psycopg.OperationalError,
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.IdleInTransactionSessionTimeout,
     PoolTimeout,
     PoolClosed,
-    OSError,
 )
 # What PostgreSQL cannot hold, now or ever, although psycopg counts it as operational.
 BEYOND_LIMITS = (
@@ -59,6 +59,12 @@ BY_KEY = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 # After these, a silent connection counts as lost: 11 seconds.
 KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT = 5, 2, 3
 UNACKNOWLEDGED_MILLISECONDS = 11_000
+
+
+def spares_the_row(error: Exception) -> bool:
+    """Whether it is about the database as a whole, or its schema, and not about what was to be written."""
+    kinds = (psycopg.ProgrammingError, *AWAY, *CONTENTION)
+    return isinstance(error, kinds) and not isinstance(error, BEYOND_LIMITS)
 
 
 def in_words(error: Exception) -> str:
@@ -142,7 +148,7 @@ class Database:
         """Whether it answers in time, and takes what is written."""
         try:
             return await promptly(self._takes_writes(), self._settings.database_timeout_seconds)
-        except AWAY:
+        except (TimeoutError, ConnectionError, *AWAY):
             return False
 
     async def _takes_writes(self) -> bool:

@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from events.runtime import metrics
-from events.runtime.database import AWAY, Connection, Database
+from events.runtime.database import Connection, Database
 from events.runtime.log import Outage
 from events.runtime.promptly import promptly
 
@@ -77,7 +77,7 @@ class LookUp:
                 try:
                     self._found = await promptly(self._look(), LOOK_UP_SECONDS)
                     self._outage.ended()
-                except (psycopg.Error, *AWAY) as error:
+                except (psycopg.Error, TimeoutError, ConnectionError) as error:
                     self._found = None
                     self._outage.began(error)
                 self._found_at = time.monotonic()

@@ -6,10 +6,13 @@ Several trackers may do so side by side. A letter that comes again after a crash
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from events.messaging.connection import BROKER_AWAY
+import psycopg
+
+from events.messaging.connection import BROKER_AWAY, lost_means_away
 from events.runtime.crash import crash_point
-from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database
+from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, spares_the_row
 from events.runtime.log import Outage, log
 from saga_tracker.dead_letters import store
 from saga_tracker.dead_letters.letter import Letter, bare_letter, read_letter
@@ -20,6 +23,14 @@ from saga_tracker.settings import TrackerSettings
 IDLE_FACTOR = 20
 
 Reader = Callable[[Arrival], Letter]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What came of letters: how many of them were new, and which will not be stored."""
+
+    new: int
+    refused: Sequence[Arrival] = ()
 
 
 class Ingest:
@@ -34,16 +45,18 @@ class Ingest:
         self._closing_failure = Outage("closing cases")
 
     async def run(self) -> None:
-        """Take in letters for ever; wait for a broker or a database that is away."""
+        """Take in letters for ever; wait for a broker or a database that is away, or is not migrated yet."""
         while True:
             try:
-                async with DeadLetterQueues(self._settings) as queues:
-                    self._broker_outage.ended()
-                    self.consuming = True
-                    await self._take_in(queues)
+                with lost_means_away():
+                    async with DeadLetterQueues(self._settings) as queues:
+                        self._broker_outage.ended()
+                        self.consuming = True
+                        await self._take_in(queues)
             except BROKER_AWAY as error:
                 self._broker_outage.began(error)
-            except Exception as error:  # noqa: BLE001 - what is not stored stays on its queue, and is tried again
+            except psycopg.Error as error:
+                # What is not stored stays on its queue, and is tried again.
                 if not self._failure.ongoing:
                     log.error("ingest_failed", exc_info=error)
                 self._failure.began(error)
@@ -61,9 +74,11 @@ class Ingest:
                 self._closing_failure.ended()
                 if closed:
                     log.info("cases_closed", letters=closed)
+            except CONTENTION:
+                log.debug("cases_wait_for_another_writer")
             except AWAY as error:
                 await self._database.wait_until_back(error)
-            except Exception as error:  # noqa: BLE001 - it is tried again anyway
+            except psycopg.Error as error:
                 self._closing_failure.began(error)
             # The many cases of a mail server that is down must not keep the database busy.
             spent_seconds = time.monotonic() - began
@@ -72,23 +87,33 @@ class Ingest:
     async def _take_in(self, queues: DeadLetterQueues) -> None:
         while True:
             batch = await queues.next_batch()
-            new = await self._store(batch, _read)
+            stored = await self._store(batch, _read)
             crash_point("before_ack")
-            await queues.acknowledge(batch)
+            await queues.acknowledge(batch, stored.refused)
             self._failure.ended()
-            log.info("dead_letters_stored", new=new, known=len(batch) - new)
+            known = len(batch) - stored.new - len(stored.refused)
+            log.info("dead_letters_stored", new=stored.new, known=known)
 
-    async def _store(self, batch: Sequence[Arrival], read: Reader) -> int:
-        """Commit letters; of one that the database will not have as it is, only what came. Says how many
-        were new. Raises what the database raises when it will not have that either."""
+    async def _store(self, batch: Sequence[Arrival], read: Reader) -> "_Stored":
+        """Commit letters; of one that will not go in as it is, only what came.
+
+        One that will not go in like that either stays on its queue, for the next connection to try again.
+        """
         try:
-            return await self._commit([read(arrival) for arrival in batch])
+            return _Stored(await self._commit([read(arrival) for arrival in batch]))
         except Exception as error:
+            if spares_the_row(error):
+                raise
             if len(batch) > 1:
                 middle = len(batch) // 2
-                return await self._store(batch[:middle], read) + await self._store(batch[middle:], read)
+                first, second = (
+                    await self._store(batch[:middle], read),
+                    await self._store(batch[middle:], read),
+                )
+                return _Stored(first.new + second.new, [*first.refused, *second.refused])
             if read is not _read:
-                raise
+                log.error("dead_letter_set_aside", service=batch[0].service, exc_info=error)
+                return _Stored(0, batch)
             log.error("unreadable_dead_letter", service=batch[0].service, why=repr(error))
             why = error
         return await self._store(batch, lambda arrival: bare_letter(arrival.delivered, arrival.service, why))

@@ -40,6 +40,7 @@ class DeadLetterQueues:
         self._arrived: deque[Arrival] = deque()
         self._wake = asyncio.Event()
         self._broken: str | None = None
+        self._keeps = False
         self._stack = AsyncExitStack()
         self._channel: AbstractChannel | None = None
 
@@ -70,13 +71,19 @@ class DeadLetterQueues:
             batch.append(self._arrived.popleft())
         return batch
 
-    async def acknowledge(self, batch: Sequence[Arrival]) -> None:
-        """Take a batch, and so all that arrived before it, off the queues."""
-        last = batch[-1].delivered.delivery
-        if self._channel is None or not isinstance(last, Basic.Deliver) or last.delivery_tag is None:
-            raise ConnectionError("not consuming")
-        acknowledging = self._channel.basic_ack(delivery_tag=last.delivery_tag, multiple=True)
-        await promptly(acknowledging, self._settings.connect_timeout_seconds)
+    async def acknowledge(self, batch: Sequence[Arrival], kept: Sequence[Arrival] = ()) -> None:
+        """Take a batch, and so all that arrived before it, off the queues; but not what is `kept` there.
+
+        From the first letter that is kept on, no acknowledgement may cover more than one.
+        """
+        self._keeps = self._keeps or bool(kept)
+        for arrival in batch if self._keeps else batch[-1:]:
+            delivery = arrival.delivered.delivery
+            if self._channel is None or not isinstance(delivery, Basic.Deliver) or not delivery.delivery_tag:
+                raise ConnectionError("not consuming")
+            if not any(arrival is one for one in kept):
+                acknowledging = self._channel.basic_ack(delivery.delivery_tag, multiple=not self._keeps)
+                await promptly(acknowledging, self._settings.connect_timeout_seconds)
 
     async def _consume(self) -> None:
         async with AsyncExitStack() as stack:

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from events.runtime.database import Connection
+from events.runtime.log import log
 from saga_tracker.projection import State
 from saga_tracker.reconciliation.rules import (
     COMPARED,
@@ -164,10 +165,17 @@ async def hurry(connection: Connection, limit: int, recent: int) -> None:
 
 
 async def sagas_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UUID, SeenSaga]:
-    """These orders as the view has them; also those that it does not have."""
+    """These orders as the view has them; also those that it does not have. None that is not understood."""
     rows = await (await connection.execute(_SAGAS, {"order_ids": list(order_ids)})).fetchall()
     seen = {order_id: SeenSaga(order_id, None) for order_id in order_ids}
-    return seen | {row["order_id"]: _seen(row) for row in rows}
+    for row in rows:
+        try:
+            seen[row["order_id"]] = _seen(row)
+        except (KeyError, TypeError, ValueError) as error:
+            # Another version of the tracker wrote it.
+            del seen[row["order_id"]]
+            log.error("saga_not_understood", order_id=str(row["order_id"]), exc_info=error)
+    return seen
 
 
 async def retold(connection: Connection, order_ids: Collection[UUID]) -> frozenset[UUID]:

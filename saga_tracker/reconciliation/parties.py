@@ -184,5 +184,5 @@ class Parties:
             raise NoAnswer("its answer is nothing of the kind that was asked for") from None
         except TimeoutError:
             raise NoAnswer("it does not answer in time") from None
-        except (ClientError, OSError) as error:
+        except (ClientError, ConnectionError) as error:
             raise NoAnswer(str(error) or type(error).__name__) from None

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from events.runtime.database import AWAY, Database
+import psycopg
+
+from events.runtime.database import AWAY, CONTENTION, Database
 from events.runtime.log import Outage, log
 from saga_tracker import store
 from saga_tracker.projection import State
@@ -78,15 +80,17 @@ class Reconciler:
         self._failure = Outage("reconciliation")
 
     async def run(self) -> None:
-        """Compare for ever; whatever goes wrong, there is a next time."""
+        """Compare for ever; wait for a database that is away, or is not migrated yet."""
         async with self.parties:
             while True:
                 try:
                     await self._round()
                     self._failure.ended()
+                except (AnotherWrites, *CONTENTION):
+                    log.debug("comparisons_wait_for_another_writer")
                 except AWAY as error:
                     await self._database.wait_until_back(error)
-                except Exception as error:  # noqa: BLE001 - it must not stop for good
+                except psycopg.Error as error:
                     if not self._failure.ongoing:
                         log.error("reconciliation_failed", exc_info=error)
                     self._failure.began(error)
@@ -148,16 +152,7 @@ class Reconciler:
         if taken is None:
             return 0
         heard = await self._hear(taken, ledger)
-        found = [
-            difference for order_id, saga in heard.sagas.items() for difference in _compared(saga, heard)
-        ]
-        asked = self.parties.asked
-        # One that moves again is left as it is until it ends.
-        compared = [order_id for order_id, saga in heard.sagas.items() if saga.state in (*COMPARED, None)]
-        again = {order_id for order_id, saga in heard.sagas.items() if saga.state is State.NEEDS_MANUAL}
-        if asked - heard.answered:
-            again |= set(compared)
-        outcome = Outcome(compared, found, judged(heard.answered, asked), again)
+        outcome = self._outcome_of(taken, heard)
         async with self._database.transaction() as connection:
             certain = await comparisons.settle(connection, taken, outcome, self._pace)
         for difference in certain:
@@ -171,6 +166,23 @@ class Reconciler:
             )
         return len(taken.order_ids)
 
+    def _outcome_of(self, taken: Taken, heard: _Heard) -> Outcome:
+        """What these orders come to. One that cannot be compared is looked at again later, all others now."""
+        sagas, found, asked = dict(heard.sagas), list[Difference](), self.parties.asked
+        for order_id, saga in heard.sagas.items():
+            try:
+                found += _compared(saga, heard)
+            except Exception as error:  # noqa: BLE001 - one order's trouble must not end all comparisons
+                log.error("order_not_compared", order_id=str(order_id), exc_info=error)
+                del sagas[order_id]
+        # One that moves again is left as it is until it ends.
+        compared = [order_id for order_id, saga in sagas.items() if saga.state in (*COMPARED, None)]
+        again = {order_id for order_id, saga in sagas.items() if saga.state is State.NEEDS_MANUAL}
+        if asked - heard.answered:
+            again |= set(compared)
+        again |= set(taken.order_ids) - sagas.keys()
+        return Outcome(compared, found, judged(heard.answered, asked), again)
+
     async def _hear(self, taken: Taken, ledger: bool) -> _Heard:
         """The view before the services: they may know more than it, and then are looked at again."""
         async with self._database.transaction() as connection:
@@ -180,7 +192,7 @@ class Reconciler:
         sending = {
             order_id
             for order_id, answer in answers.get("notification", {}).items()
-            if answer.status == "sending" and sagas[order_id].state is State.COMPLETED
+            if answer.status == "sending" and order_id in sagas and sagas[order_id].state is State.COMPLETED
         }
         if sending:
             async with self._database.transaction() as connection:

@@ -311,3 +311,19 @@ async def test_an_outcome_that_decide_does_not_accept_is_offered_again(stage: St
     assert stage.outside.book.count("did") == {key(order): 1}
     assert stage.outside.book.count("asked") == {key(order): 1}
     await eventually(stage.drained)
+
+
+async def test_a_call_whose_row_is_refused_is_tried_again_and_holds_up_no_other(
+    stage: Stage, logged: Logged
+) -> None:
+    await stage.start(message_backoff_cap_seconds=0.2)
+    guilty = uuid4()
+    await stage.rows("ALTER TABLE calls ADD CONSTRAINT not_again CHECK (attempts = 0)")
+    await stage.say(RingWanted(order_id=guilty, plan=("fails", "fails", "answers")))
+    await eventually(lambda: len([line for line in logged if line["event"] == "call_set_aside"]) >= 2)
+    await ring(stage, "answers")
+    await eventually(lambda: stage.stated(guilty, kind="answered"))
+    assert await stage.size("calls") == 0
+    aside = [line for line in logged if line["event"] == "call_set_aside"]
+    assert [(line["order_id"], line["times"]) for line in aside] == [(str(guilty), 1), (str(guilty), 2)]
+    assert {type(line["exc_info"]).__name__ for line in aside} == {"CheckViolation"}

@@ -269,3 +269,26 @@ async def test_a_refusal_is_a_sign_of_life(stand_in: StandIn) -> None:
         answers += [(await ask(party))[0] for _ in range(4)]
     failed = "party_answered_500"
     assert answers == [failed, failed, "answered", failed, failed, failed, TURNED_AWAY[0]]
+
+
+async def test_a_mistake_of_our_own_says_nothing_of_the_party(stand_in: StandIn) -> None:
+    async with connected(stand_in.url) as party:
+        for _ in range(10):
+            with pytest.raises(ValueError, match="not one line of text"):
+                await party.post("/deeds", {}, idempotency_key="one\r\ntwo")
+        assert await ask(party) == ("answered", True)
+    assert stand_in.asked == 1
+
+
+def test_a_probe_that_came_to_nothing_is_given_back() -> None:
+    now = 0.0
+    circuit = Circuit(opens_after=1, open_seconds=5, probes=1, clock=lambda: now)
+    permit = circuit.admit()
+    assert permit is not None
+    circuit.settle(permit, alive=False)
+    now = 6.0
+    probe = circuit.admit()
+    assert probe is not None
+    assert circuit.admit() is None
+    circuit.withdraw(probe)
+    assert circuit.admit() == probe

@@ -1,13 +1,16 @@
 """The database may go away at any moment, for any time: the service waits, and nothing is lost or doubled."""
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 import psycopg
+import pytest
 
 from compose.drills.proxy import Proxy
+from events.runtime.batch import Batch, Committed
+from events.runtime.told import Told
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, is_ready, message
 from tests.runtime.toy.decide import RaiseTo
@@ -250,3 +253,24 @@ async def test_several_outages_in_a_row_under_load(stage: Stage) -> None:
     await eventually(stage.drained)
     assert await stage.counts(orders) == dict.fromkeys(orders, 1)
     assert stage.outside.book.count("did") == {f"ring:{order}": 1 for order in orders}
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("a file of ours"), TimeoutError(), RecursionError()])
+async def test_what_is_no_word_of_the_database_does_not_count_as_its_absence(
+    stage: Stage, logged: Logged, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    guilty, innocent = uuid4(), uuid4()
+
+    commit = Batch.commit
+
+    async def commit_badly(batch: Batch, told: Sequence[Told]) -> Committed:
+        if guilty in [one.order_id for one in told]:
+            raise error
+        return await commit(batch, told)
+
+    monkeypatch.setattr(Batch, "commit", commit_badly)
+    await stage.start()
+    await stage.say(Bumped(order_id=guilty), Bumped(order_id=innocent))
+    await eventually(lambda: stage.stated(innocent))
+    await eventually(lambda: stage.dead_letters_are(1))
+    assert outages(logged) == []

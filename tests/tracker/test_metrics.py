@@ -159,8 +159,7 @@ async def test_one_of_two_trackers_keeps_the_deadlines(watch: Watch) -> None:
     assert sorted(keeping) == [0, 1]
     # The clock by which deadlines are kept stands still while nobody reads: then nobody keeps them.
     for tracker in trackers:
-        for task in tracker._tasks:
-            task.cancel()
+        await tracker.loops.close(5)
     await now(watch, trackers[0], lambda found: found.of("murmuration_keeper_present") == 0)
 
 

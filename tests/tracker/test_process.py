@@ -27,8 +27,12 @@ def free_port() -> int:
 
 
 def run(watch: Watch, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    return run_modules(watch, "saga_tracker", *arguments, **environment)
+
+
+def run_modules(watch: Watch, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "saga_tracker", *arguments],
+        [sys.executable, "-m", *arguments],
         env={
             **os.environ,
             "MURMURATION_BROKER_URL": watch.broker_url,
