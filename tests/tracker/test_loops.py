@@ -15,6 +15,7 @@ from aiohttp import ClientError, ClientSession
 from events.runtime.loops import EXIT_CODE
 from saga_tracker import keeper, metrics
 from saga_tracker.dead_letters import ingest
+from saga_tracker.dead_letters.letter import bare_letter
 from saga_tracker.reconciliation import reconciler
 from saga_tracker.reconciliation.rules import Difference, SeenSaga, differences
 from tests.runtime.eventually import eventually
@@ -179,12 +180,13 @@ async def test_one_letter_in_trouble_stays_and_holds_up_no_other(
     def unreadable(*_: Any) -> Any:
         raise RecursionError("as deep as it gets")
 
-    read_bare = ingest.bare_letter
     monkeypatch.setattr(ingest, "read_letter", unreadable)
     monkeypatch.setattr(
         ingest,
         "bare_letter",
-        lambda delivered, *more: unreadable() if b"guilty" in delivered.body else read_bare(delivered, *more),
+        lambda delivered, *more: (
+            unreadable() if b"guilty" in delivered.body else bare_letter(delivered, *more)
+        ),
     )
     before = [unusable() for _ in range(3)]
     await give_up(watch, *before, unusable(body=b"guilty"), *(unusable() for _ in range(3)))
