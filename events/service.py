@@ -13,6 +13,9 @@ EXCHANGE = "facts"
 DEAD_LETTER_EXCHANGE = "dead-letters"
 # By a service's name to that service alone: what is late, or replayed by a person.
 REDRIVE_EXCHANGE = "redrive"
+# Where a dead letter goes that the broker gives up delivering, and the one queue behind it.
+PARKED_EXCHANGE = "parked"
+PARKED_QUEUE = "dead-letters.parked"
 STREAM = "facts.stream"
 
 

@@ -158,7 +158,7 @@ class Reader:
 
     async def _record(self, messages: Sequence[Delivery], reading: int) -> None:
         """Commit what these messages say. One that the database will not have is recorded as unreadable."""
-        batch = read_batch(messages)
+        batch = read_batch(messages, self._settings.max_message_bytes)
         try:
             recorded = await self._commit(batch, reading)
         except ReadAnew:

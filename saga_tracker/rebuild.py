@@ -135,7 +135,7 @@ class _Rebuild:
                 batches_past_end += 1
                 if await _silent(stream):
                     break
-            batch = read_batch(await stream.next_batch())
+            batch = read_batch(await stream.next_batch(), self._settings.max_message_bytes)
             # So that the next messages come while these are written.
             await stream.settle()
             recorded = await self._recorder.record(self._connection, batch, self._reading)

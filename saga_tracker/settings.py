@@ -60,8 +60,9 @@ class TrackerSettings(ProcessSettings):
     deadline_aside_cap_seconds: float = Field(default=600.0, gt=0)
     lease_seconds: float = Field(default=5.0, gt=0)
 
-    # Of each service's dead letters; a letter may be as large as the broker lets any message be.
-    dead_letter_prefetch: int = Field(default=100, gt=0, le=65_535)
+    # Of each service's dead letters. One may be as large as the broker lets any message be: it is kept whole,
+    # to be replayed.
+    dead_letter_prefetch: int = Field(default=10, gt=0, le=65_535)
     dead_letter_batch_size: int = Field(default=200, gt=0)
     dead_letter_batch_bytes: int = Field(default=16_000_000, gt=0)
     close_cases_seconds: float = Field(default=2.0, gt=0)

@@ -200,14 +200,14 @@ def _offset_in(headers: Mapping[str, Any]) -> int:
     return offset
 
 
-def read_batch(messages: Iterable[Delivery]) -> ReadBatch:
+def read_batch(messages: Iterable[Delivery], max_bytes: int) -> ReadBatch:
     """What a non-empty run of messages says."""
     facts: list[ReadFact] = []
     unreadable: list[UnreadableMessage] = []
     message = None
     for message in messages:
         try:
-            facts.append(_fact_of(message))
+            facts.append(_fact_of(message, max_bytes))
         except Unreadable as error:
             unreadable.append(unreadable_of(message, error.reason, str(error)))
         except Exception as error:  # noqa: BLE001 - no message may keep the ones behind it from being read
@@ -229,8 +229,8 @@ def unreadable_of(message: Delivery, reason: str, detail: str) -> UnreadableMess
     )
 
 
-def _fact_of(message: Delivery) -> ReadFact:
-    envelope = decode(message, message.routing_key)
+def _fact_of(message: Delivery, max_bytes: int) -> ReadFact:
+    envelope = decode(message, message.routing_key, max_bytes)
     fact, said_at = envelope.fact, stated_at(message)
     dated = said_at is not None and _EARLIEST < said_at < _LATEST
     at = said_at if said_at is not None and dated else datetime.now(UTC)

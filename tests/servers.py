@@ -20,6 +20,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from compose.containers.env import FOLDER
 from compose.local.process_table import ProcessIdentity, identify
 from compose.local.processes import Blueprint
 from compose.local.rabbitmq import ADMIN_USER, speaks_amqp
@@ -30,6 +31,7 @@ from tests.runtime.standin_system import standin_blueprint
 POSTGRES_IMAGE = "postgres:17"
 RABBITMQ_IMAGE = "rabbitmq:4-management"
 RABBITMQ_PORT = 5672
+CONFIGURATION_INSIDE = "/etc/rabbitmq/conf.d/20-murmuration.conf"
 CONTAINER_START_SECONDS = 120
 MAX_CONNECTIONS = 200
 # Making a vhost takes a call of the command line tool, which takes longer than making several.
@@ -167,6 +169,7 @@ def container_servers() -> Iterator[ContainerServers]:
             .with_exposed_ports(RABBITMQ_PORT)
             .with_env("RABBITMQ_DEFAULT_USER", ADMIN_USER)
             .with_env("RABBITMQ_DEFAULT_PASS", ADMIN_USER)
+            .with_volume_mapping(str(FOLDER / "rabbitmq.conf"), CONFIGURATION_INSIDE, "ro")
         )
         stack.enter_context(rabbitmq)
         host, port = rabbitmq.get_container_host_ip(), rabbitmq.get_exposed_port(RABBITMQ_PORT)

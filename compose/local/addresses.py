@@ -18,7 +18,13 @@ from compose.local.processes import (
     instance_name,
 )
 from compose.local.provision import url_of
-from compose.local.rabbitmq import ADMIN_USER, PrivateRabbit, RabbitPorts
+from compose.local.rabbitmq import (
+    ADMIN_USER,
+    MAX_MESSAGE_BYTES,
+    MAX_MESSAGE_BYTES_VARIABLE,
+    PrivateRabbit,
+    RabbitPorts,
+)
 from compose.local.servers import NAME_SERVICE, POSTGRES, RABBITMQ
 from compose.local.state import RigState
 
@@ -72,7 +78,8 @@ class Addresses:
             name_service=self.state.port(NAME_SERVICE),
             distribution=self.state.port("rabbitmq-distribution"),
         )
-        return PrivateRabbit(self.places.rabbitmq_home, ports, self.places.logs / f"{RABBITMQ}.log")
+        bound = self.environment.get(MAX_MESSAGE_BYTES_VARIABLE) or str(MAX_MESSAGE_BYTES)
+        return PrivateRabbit(self.places.rabbitmq_home, ports, self.places.logs / f"{RABBITMQ}.log", bound)
 
     @property
     def postgres_admin_url(self) -> str:

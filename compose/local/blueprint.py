@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from compose.local.processes import PROCESSES, Blueprint
 from compose.local.rabbitmq import Definitions
 from compose.system import SERVICES
-from events.messaging import topology
+from events.messaging import definitions, topology
 from events.runtime.migrations import upgrade
 
 
@@ -13,7 +13,7 @@ def murmuration() -> Blueprint:
     """The five services, the tracker and the sandbox."""
     return Blueprint(
         processes=PROCESSES,
-        broker_users=tuple(topology.user_names(SERVICES)),
+        broker_users=tuple(definitions.user_names(SERVICES)),
         definitions=_definitions,
         declare=_declare,
         upgrade=upgrade,
@@ -21,7 +21,7 @@ def murmuration() -> Blueprint:
 
 
 def _definitions(passwords: Mapping[str, str]) -> Definitions:
-    return topology.definitions(SERVICES, passwords)
+    return definitions.definitions(SERVICES, passwords)
 
 
 async def _declare(broker_url: str) -> None:

@@ -39,6 +39,9 @@ DISK_FREE_LIMIT = "100MB"
 # The default of 512 MB is meant for servers: here it would only grow the folder and slow a restart.
 WRITE_AHEAD_LOG_BYTES = 64 * 1024 * 1024
 STATISTICS_INTERVAL_MS = 60_000
+# Of a body. Processes go by the same variable.
+MAX_MESSAGE_BYTES = 1_048_576
+MAX_MESSAGE_BYTES_VARIABLE = "MURMURATION_MAX_MESSAGE_BYTES"
 
 Definitions = Mapping[str, Any]
 
@@ -59,12 +62,17 @@ class PrivateRabbit:
     home: Path
     ports: RabbitPorts
     log: Path
+    max_message_bytes: str = str(MAX_MESSAGE_BYTES)
 
     def prepare(self, environment: Mapping[str, str], admin_password: str) -> Launch:
         """Writes the configuration and says how to start the broker; its name service must run.
 
-        Raises RigError when RabbitMQ is not on this machine.
+        Raises RigError when RabbitMQ is not on this machine, or would not start with this bound of a message.
         """
+        if not self.max_message_bytes.isdecimal():
+            raise RigError(
+                f"{MAX_MESSAGE_BYTES_VARIABLE} must be a number of bytes, not {self.max_message_bytes!r}"
+            )
         scripts = find_scripts()
         self._write_files({"rabbitmq.conf": self._configuration(admin_password)})
         return Launch([str(scripts / "rabbitmq-server")], self._environment(environment), self.home, self.log)
@@ -191,6 +199,7 @@ class PrivateRabbit:
             "log.console = true\nlog.console.level = info\nlog.file = false\n"
             f"vm_memory_high_watermark.absolute = {MEMORY_LIMIT}\n"
             f"disk_free_limit.absolute = {DISK_FREE_LIMIT}\n"
+            f"max_message_size = {self.max_message_bytes}\n"
             f"collect_statistics_interval = {STATISTICS_INTERVAL_MS}\n"
             f"raft.wal_max_size_bytes = {WRITE_AHEAD_LOG_BYTES}\n"
         )

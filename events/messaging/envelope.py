@@ -111,13 +111,16 @@ def fields_of(
     }
 
 
-def decode(message: Received, routing_key: str | None) -> Envelope:
+def decode(message: Received, routing_key: str | None, max_bytes: int | None = None) -> Envelope:
     """Read a message; an older version comes back as the newest.
 
     `type` may be left out by an outside publisher: the routing key says the same. It must not say anything
     else, for the broker's permissions go by the routing key. `app_id` and the headers may be left out too.
-    Raises Unreadable: `no_fact_id`, `forged_type`, `unknown_fact`, `unknown_version`, `bad_body`.
+    Raises Unreadable: `too_large`, `no_fact_id`, `forged_type`, `unknown_fact`, `unknown_version` or
+    `bad_body`.
     """
+    if max_bytes is not None and len(message.body) > max_bytes:
+        raise Unreadable("too_large", f"a body has {max_bytes} bytes at most, not {len(message.body)}")
     fact_id = _uuid(message.message_id)
     if fact_id is None:
         raise Unreadable("no_fact_id", f"message_id must be a UUID, not {message.message_id!r}")

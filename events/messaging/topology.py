@@ -1,19 +1,32 @@
-"""What RabbitMQ has to know: exchanges, queues, bindings, users and what each may do.
+"""What RabbitMQ has to know: exchanges, queues and bindings.
 
-Everything derives from the services' types. A broker of our own learns it from `definitions`, one that
+Everything derives from the services' types. A broker of our own learns it from `definitions.py`, one that
 somebody else runs from `declare`.
+
+No queue drops a message, whatever limit it meets. A full one refuses what is published to it. What expires,
+is rejected or is delivered too often is dead-lettered at least once: it stays until the next queue has it.
+The last of these, `dead-letters.parked`, is a classic queue, for only these have no limit of deliveries: that
+of a quorum queue cannot be lifted by an argument, for where a policy sets one too, the smaller one counts.
 """
 
-import hashlib
-import os
-from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import aio_pika
 from aio_pika import ExchangeType
+from aio_pika.abc import AbstractConnection
+from aiormq.exceptions import ChannelPreconditionFailed
 
-from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE, STREAM, Service
+from events.runtime.log import log
+from events.service import (
+    DEAD_LETTER_EXCHANGE,
+    EXCHANGE,
+    PARKED_EXCHANGE,
+    PARKED_QUEUE,
+    REDRIVE_EXCHANGE,
+    STREAM,
+    Service,
+)
 
 MAX_QUEUE_LENGTH = 1_000_000
 MAX_STREAM_BYTES = 20_000_000_000
@@ -43,8 +56,29 @@ def service_queue_arguments(service: Service) -> dict[str, Any]:
     }
 
 
-def dead_letter_queue_arguments() -> dict[str, Any]:
+def dead_letter_queue_arguments(service: Service) -> dict[str, Any]:
+    """A replicated queue whose letters are parked when the broker gives up delivering them."""
+    parking = {f"x-{name}": value for name, value in parking_of(service).items()}
+    return earlier_dead_letter_queue_arguments() | parking
+
+
+def earlier_dead_letter_queue_arguments() -> dict[str, Any]:
+    """As earlier releases declared it. What a queue was declared with cannot be changed."""
     return {"x-queue-type": "quorum", "x-max-length": MAX_QUEUE_LENGTH, "x-overflow": "reject-publish"}
+
+
+def parking_of(service: Service) -> dict[str, str]:
+    """Where its dead letters go when they can stay no longer, in the words of a policy."""
+    return {
+        "dead-letter-exchange": PARKED_EXCHANGE,
+        "dead-letter-routing-key": service.name,
+        "dead-letter-strategy": "at-least-once",
+    }
+
+
+def parked_queue_arguments() -> dict[str, Any]:
+    """A queue that nothing leaves but by acknowledgement."""
+    return {"x-queue-type": "classic", "x-max-length": MAX_QUEUE_LENGTH, "x-overflow": "reject-publish"}
 
 
 def retry_exchange(attempt: int) -> str:
@@ -76,19 +110,19 @@ def queues(
     services: Iterable[Service], retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS
 ) -> dict[str, dict[str, Any]]:
     """Every queue by name, with its arguments. There are as many delays as `RETRY_DELAYS_SECONDS` has."""
-    found: dict[str, dict[str, Any]] = {STREAM: stream_arguments()}
+    found: dict[str, dict[str, Any]] = {STREAM: stream_arguments(), PARKED_QUEUE: parked_queue_arguments()}
     for attempt, delay_seconds in enumerate(retry_delays_seconds, 1):
         found[retry_exchange(attempt)] = retry_queue_arguments(delay_seconds)
     for service in services:
         found[service.queue] = service_queue_arguments(service)
-        found[service.dead_letter_queue] = dead_letter_queue_arguments()
+        found[service.dead_letter_queue] = dead_letter_queue_arguments(service)
     return found
 
 
 def bindings(services: Iterable[Service]) -> list[tuple[str, str, str]]:
     """Every binding: exchange, routing key, queue."""
-    found = [(EXCHANGE, "#", STREAM)]
-    found += [(name, "#", name) for name in _RETRY_EXCHANGES]
+    found = [(EXCHANGE, "#", STREAM), (PARKED_EXCHANGE, "", PARKED_QUEUE)]
+    found += [(name, "#", name) for name in RETRY_EXCHANGES]
     for service in services:
         found += [(EXCHANGE, key, service.queue) for key in service.binding_keys]
         found += [(EXCHANGE, key, service.dead_letter_queue) for key in service.case_keys]
@@ -97,134 +131,43 @@ def bindings(services: Iterable[Service]) -> list[tuple[str, str, str]]:
     return found
 
 
-def user_names(services: Iterable[Service]) -> list[str]:
-    """The users `definitions` wants a password for."""
-    return [ADMIN, *(service.name for service in services), TRACKER, PUBLISHER]
-
-
-def definitions(
-    services: Sequence[Service],
-    passwords: Mapping[str, str],
-    vhost: str = "/",
-    retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS,
-) -> dict[str, Any]:
-    """What `rabbitmqctl import_definitions` takes. `passwords` is by user name."""
-    return {
-        "users": [
-            {
-                "name": name,
-                "password_hash": _password_hash(passwords[name]),
-                "hashing_algorithm": "rabbit_password_hashing_sha256",
-                "tags": ["administrator"] if name == ADMIN else [],
-                "limits": {},
-            }
-            for name in user_names(services)
-        ],
-        "vhosts": [{"name": vhost}],
-        "permissions": [{"vhost": vhost, **entry} for entry in _permissions(services)],
-        "topic_permissions": [{"vhost": vhost, **entry} for entry in _topic_permissions(services)],
-        "exchanges": [
-            {
-                "name": name,
-                "vhost": vhost,
-                "type": kind.value,
-                "durable": True,
-                "auto_delete": False,
-                "internal": False,
-                "arguments": {},
-            }
-            for name, kind in _EXCHANGES.items()
-        ],
-        "queues": [
-            {"name": name, "vhost": vhost, "durable": True, "auto_delete": False, "arguments": arguments}
-            for name, arguments in queues(services, retry_delays_seconds).items()
-        ],
-        "bindings": [
-            {
-                "source": exchange,
-                "vhost": vhost,
-                "destination": queue,
-                "destination_type": "queue",
-                "routing_key": key,
-                "arguments": {},
-            }
-            for exchange, key, queue in bindings(services)
-        ],
-    }
-
-
 async def declare(
     services: Sequence[Service],
     broker_url: str,
     retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS,
 ) -> None:
-    """Declare exchanges, queues and bindings over AMQP, as a user who may configure them."""
+    """Declare exchanges, queues and bindings over AMQP, as a user who may configure them.
+
+    A dead-letter queue that an earlier release declared stays as it is: a warning says which policy it needs.
+    """
+    parkings = {service.dead_letter_queue: parking_of(service) for service in services}
     async with await aio_pika.connect(broker_url) as connection, connection.channel() as channel:
-        exchanges = {
-            name: await channel.declare_exchange(name, kind, durable=True)
-            for name, kind in _EXCHANGES.items()
-        }
-        declared = {
-            name: await channel.declare_queue(name, durable=True, arguments=arguments)
-            for name, arguments in queues(services, retry_delays_seconds).items()
-        }
-        for exchange, key, queue in bindings(services):
-            await declared[queue].bind(exchanges[exchange], routing_key=key)
+        for name, kind in EXCHANGES.items():
+            await channel.declare_exchange(name, kind, durable=True)
+        for name, arguments in queues(services, retry_delays_seconds).items():
+            try:
+                await _declare_queue(connection, name, arguments)
+            except ChannelPreconditionFailed:
+                if name not in parkings:
+                    raise
+                await _declare_queue(connection, name, earlier_dead_letter_queue_arguments())
+                log.warning("dead_letters_need_a_policy", queue=name, policy=parkings[name])
+        for exchange, key, name in bindings(services):
+            await (await channel.get_queue(name, ensure=False)).bind(exchange, key)
 
 
-_RETRY_EXCHANGES = [retry_exchange(attempt) for attempt in range(1, len(RETRY_DELAYS_SECONDS) + 1)]
-_EXCHANGES = {
+async def _declare_queue(connection: AbstractConnection, name: str, arguments: dict[str, Any]) -> None:
+    """On a channel of its own, which is lost when the broker says no."""
+    async with connection.channel() as channel:
+        await channel.declare_queue(name, durable=True, arguments=arguments)
+
+
+RETRY_EXCHANGES = [retry_exchange(attempt) for attempt in range(1, len(RETRY_DELAYS_SECONDS) + 1)]
+EXCHANGES = {
     EXCHANGE: ExchangeType.TOPIC,
     DEAD_LETTER_EXCHANGE: ExchangeType.DIRECT,
+    PARKED_EXCHANGE: ExchangeType.FANOUT,
     REDRIVE_EXCHANGE: ExchangeType.DIRECT,
     # Topic exchanges only because these alone can be told which keys a user may write.
-    **dict.fromkeys(_RETRY_EXCHANGES, ExchangeType.TOPIC),
+    **dict.fromkeys(RETRY_EXCHANGES, ExchangeType.TOPIC),
 }
-
-
-def _permissions(services: Sequence[Service]) -> list[dict[str, str]]:
-    """Who may configure, write and read what: a service reads its own queue and nothing else."""
-    mine = [
-        {
-            "user": service.name,
-            "configure": "^$",
-            "write": rf"^({EXCHANGE}|{DEAD_LETTER_EXCHANGE}|retry\.\d+)$",
-            "read": rf"^{service.name}\.facts$",
-        }
-        for service in services
-    ]
-    stream = STREAM.replace(".", r"\.")
-    return [
-        {"user": ADMIN, "configure": ".*", "write": ".*", "read": ".*"},
-        *mine,
-        {
-            "user": TRACKER,
-            "configure": "^$",
-            "write": f"^({EXCHANGE}|{REDRIVE_EXCHANGE})$",
-            "read": rf"^({stream}|.*\.dead-letters)$",
-        },
-        {"user": PUBLISHER, "configure": "^$", "write": f"^{EXCHANGE}$", "read": "^$"},
-    ]
-
-
-def _topic_permissions(services: Sequence[Service]) -> list[dict[str, str]]:
-    """A service states only its own facts, the tracker only `saga.*`, outsiders only `order.created.*`."""
-    may_state = {service.name: rf"^{service.name}\..*" for service in services}
-    may_state |= {TRACKER: r"^saga\..*", PUBLISHER: r"^order\.created\..*"}
-    stating = [
-        {"user": user, "exchange": EXCHANGE, "write": pattern, "read": ".*"}
-        for user, pattern in may_state.items()
-    ]
-    # Its own messages come back to it later; it must not send any to another.
-    retrying = [
-        {"user": service.name, "exchange": exchange, "write": f"^{service.name}$", "read": ".*"}
-        for service in services
-        for exchange in _RETRY_EXCHANGES
-    ]
-    return stating + retrying
-
-
-def _password_hash(password: str) -> str:
-    """RabbitMQ's salted SHA-256 (its "credentials and passwords" guide)."""
-    salt = os.urandom(4)
-    return b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()

@@ -112,7 +112,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 # database raised for it.
 REASONS = frozenset(
     ["no_fact_id", "forged_type", "unknown_fact", "unknown_version", "bad_body", "not_heard"]
-    + ["AppearedMeanwhile"]
+    + ["too_large", "headers_too_deep", "AppearedMeanwhile"]
     + [
         name
         for module in (builtins, psycopg.errors)

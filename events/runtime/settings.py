@@ -4,12 +4,14 @@ import json
 import sys
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from events.runtime.log import LINES_PER_SECOND
 
 ENV_PREFIX = "MURMURATION_"
+# What brokers of our own are told, too (max_message_size in rabbitmq.conf).
+MAX_MESSAGE_BYTES = 1_048_576
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
@@ -45,6 +47,9 @@ class ProcessSettings(BaseSettings):
     log_lines_per_second: int = Field(default=LINES_PER_SECOND, ge=0)
 
     max_request_bytes: int = Field(default=262_144, gt=0)
+    # Of a body. What is larger is a dead letter at once, where the broker lets it pass. (A broker bounds what
+    # it sends by number alone, so the bodies in memory can come to PREFETCH times this.)
+    max_message_bytes: int = Field(default=MAX_MESSAGE_BYTES, gt=0, validate_default=True)
     max_open_requests: int = Field(default=2_000, gt=0)
     broker_heartbeat_seconds: int = Field(default=5, gt=0)
     database_pool_size: int = Field(default=8, ge=3)
@@ -54,6 +59,14 @@ class ProcessSettings(BaseSettings):
     stop_grace_seconds: float = Field(default=8.0, gt=0)
     # How much longer it may take to stop once a loop has ended, before the process just ends.
     stop_margin_seconds: float = Field(default=5.0, gt=0)
+
+    @field_validator("max_message_bytes")
+    @classmethod
+    def _above_requests(cls, given: int, known: ValidationInfo) -> int:
+        """What a service accepts becomes a message."""
+        if given < 2 * known.data.get("max_request_bytes", 0):
+            raise ValueError(f"must be twice {ENV_PREFIX}MAX_REQUEST_BYTES: a request becomes a message")
+        return given
 
 
 class ServiceSettings(ProcessSettings):

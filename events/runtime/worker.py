@@ -67,6 +67,7 @@ class Worker:
         self._service = service.name
         self._user = broker_user(settings)
         self._hears = service.hears
+        self._max_bytes = settings.max_message_bytes
         self._pass_on = pass_on
         self._look_in_tables = look_in_tables
         self._settle = settle
@@ -157,7 +158,7 @@ class Worker:
                     told.append(trace.enter(entry.told))
                 elif entry.message is not None and not self._stated_here(entry.message):
                     try:
-                        heard = trace.enter(read(entry.message, self._hears), entry.message)
+                        heard = trace.enter(read(entry.message, self._hears, self._max_bytes), entry.message)
                     except Unreadable as error:
                         failures.append(Failure(entry.message, error.reason, str(error), for_good=True))
                         continue
@@ -259,9 +260,9 @@ def _unforeseen(message: Delivery, error: Exception) -> Failure:
     return Failure(message, type(error).__name__, str(error), for_good=True)
 
 
-def read(message: Delivery, hears: tuple[type[Fact], ...]) -> Told:
+def read(message: Delivery, hears: tuple[type[Fact], ...], max_bytes: int) -> Told:
     """A delivery as something told. Raises Unreadable, also for a fact that this service does not hear."""
-    envelope = decode(message, original_routing_key(message))
+    envelope = decode(message, original_routing_key(message), max_bytes)
     if not isinstance(envelope.fact, hears):
         raise Unreadable("not_heard", f"this service does not hear {envelope.fact.wire_name}")
     return Told(

@@ -1,4 +1,4 @@
-"""Consumes every service's dead-letter queue over one channel, so that one acknowledgement covers a batch."""
+"""Consumes every dead-letter queue over one channel, so that one acknowledgement covers a batch."""
 
 import asyncio
 import contextlib
@@ -17,13 +17,15 @@ from pamqp.commands import Basic
 from events.messaging.connection import lasting_connection_url
 from events.messaging.topology import TRACKER
 from events.runtime.promptly import promptly
+from events.service import PARKED_QUEUE
 from saga_tracker.cases import SERVICES
+from saga_tracker.dead_letters.parked import as_before_parking, service_of
 from saga_tracker.settings import TrackerSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A message, and the service whose dead-letter queue it was in."""
+    """A message, and the service whose dead-letter queue it was in, before the broker parked it perhaps."""
 
     service: str
     delivered: DeliveredMessage
@@ -101,11 +103,15 @@ class DeadLetterQueues:
             self._channel.on_consumer_cancel_callbacks.add(self._closed)
             for service in SERVICES:
                 await self._channel.basic_consume(f"{service}.dead-letters", partial(self._receive, service))
+            await self._channel.basic_consume(PARKED_QUEUE, self._receive_parked)
             self._stack = stack.pop_all()
 
     async def _receive(self, service: str, delivered: DeliveredMessage) -> None:
         self._arrived.append(Arrival(service, delivered))
         self._wake.set()
+
+    async def _receive_parked(self, delivered: DeliveredMessage) -> None:
+        await self._receive(service_of(delivered), as_before_parking(delivered))
 
     def _closed(self, *_: Any) -> None:
         self._broken = "the consumer of the dead letters was closed"

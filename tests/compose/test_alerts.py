@@ -14,6 +14,9 @@ from starlette.routing import Route
 
 from compose.containers.env import FOLDER
 from compose.local.processes import PROCESSES, SANDBOX
+from compose.system import SERVICES
+from events.messaging import topology
+from events.service import STREAM
 from saga_tracker.service import ROUTERS
 
 PROMTOOL = shutil.which("promtool")
@@ -111,6 +114,20 @@ CASES = {
         not_before_minutes=1,
         after_minutes=4,
     ),
+    "QueueFilling": Case(
+        {
+            'rabbitmq_detailed_queue_messages{queue="payment.facts",instance="1"}': "0+100000x30",
+            # Of one that led it before.
+            'rabbitmq_detailed_queue_messages{queue="payment.facts",instance="2"}': "7x30",
+        },
+        {
+            'rabbitmq_detailed_queue_messages{queue="order.facts"}': "400000x30",
+            'rabbitmq_detailed_queue_messages{queue="facts.stream"}': "0+100000x30",
+        },
+        labels={"queue": "payment.facts"},
+        after_minutes=8,
+        not_before_minutes=5,
+    ),
     "CallOld": Case(
         {'murmuration_call_oldest_seconds{job="payment"}': "0+60x30"},
         {'murmuration_call_oldest_seconds{job="payment"}': "300x30"},
@@ -172,6 +189,16 @@ def with_series(series: Mapping[str, str], *expected: dict[str, Any]) -> dict[st
 
 def test_every_process_is_missed_when_it_is_gone() -> None:
     assert re.findall(r'label_replace\(vector\(1\), "job", "(\w+)"', PARTS["ProcessDown"]) == WATCHED
+
+
+def test_every_queue_but_the_stream_is_watched_for_its_own_length() -> None:
+    pattern = re.search(r'queue=~"([^"]+)"', PARTS["QueueFilling"])
+    assert pattern
+    watched = {name for name in topology.queues(SERVICES) if re.fullmatch(pattern[1], name)}
+    assert watched == set(topology.queues(SERVICES)) - {STREAM}
+    assert f"/ {topology.MAX_QUEUE_LENGTH} > " in PARTS["QueueFilling"]
+    lengths = {name: given.get("x-max-length") for name, given in topology.queues(SERVICES).items()}
+    assert set(lengths.values()) - {lengths[STREAM]} == {topology.MAX_QUEUE_LENGTH}
 
 
 def test_every_alert_has_a_test() -> None:

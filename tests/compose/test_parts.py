@@ -25,7 +25,7 @@ from compose.local.errors import RigError
 from compose.local.places import CHECKOUT
 from compose.local.processes import PROCESSES
 from compose.system import SERVICES
-from events.messaging import topology
+from events.messaging import definitions
 
 
 class Answering(HTTPServer):
@@ -105,7 +105,7 @@ def test_an_unwritable_place_is_said_in_one_line(tmp_path: Path, capsys: pytest.
 
 
 def test_there_is_a_secret_for_whoever_has_one() -> None:
-    assert set(BROKER_USERS) == set(topology.user_names(SERVICES))
+    assert set(BROKER_USERS) == set(definitions.user_names(SERVICES))
     assert set(DATABASES) == {spec.name for spec in PROCESSES if spec.has_database}
 
 
@@ -133,7 +133,7 @@ def test_a_container_whose_process_does_not_answer_is_not_healthy() -> None:
 
 def test_the_broker_is_told_what_the_code_says_as_soon_as_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provisioning, "PAUSE_SECONDS", 0)
-    told = topology.definitions(SERVICES, dict.fromkeys(BROKER_USERS, "secret"))
+    told = definitions.definitions(SERVICES, dict.fromkeys(BROKER_USERS, "secret"))
     with answering(503, 400, 204, 204) as server:
         teach_broker(Management(server.url, "secret"), told)
     assert [path for path, *_ in server.received] == ["/api/definitions"] * 4

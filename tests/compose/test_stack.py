@@ -5,6 +5,7 @@ Skipped, and says why, where no Docker engine runs or the images of the servers 
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,9 @@ from compose.check import examine
 from compose.containers.rig import NAMES, ContainerRig
 from compose.demo.shop import Item, Shop, open_shop
 from compose.snapshot import Reader, sources_of
+from compose.system import SERVICES
+from events.messaging import topology
+from events.service import STREAM
 from tests.containers import containers, docker
 
 ENDED = {"COMPLETED", "CANCELLED"}
@@ -93,6 +97,16 @@ def test_the_engine_confines_them_as_the_file_says(rig: ContainerRig) -> None:
             assert host["ReadonlyRootfs"], name
             assert host["CapDrop"] == ["ALL"], name
             assert found["Config"]["User"] == "10001:10001", name
+
+
+def test_the_broker_says_how_many_messages_each_queue_holds(rig: ContainerRig) -> None:
+    """To whoever is on its network, as Prometheus is."""
+    script = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
+    [tracker] = [found for found in rig.stack.containers() if found.service == "tracker"]
+    asked = "http://rabbitmq:15692/metrics/detailed?family=queue_coarse_metrics"
+    told = docker("exec", tracker.id, "python", "-c", script, asked)
+    named = set(re.findall(r'^rabbitmq_detailed_queue_messages\{.*queue="([^"]+)"', told, re.MULTILINE))
+    assert set(topology.queues(SERVICES)) - {STREAM} <= named
 
 
 async def test_orders_go_every_way(rig: ContainerRig) -> None:

@@ -58,6 +58,7 @@ def test_every_missing_variable_is_named(
     ("name", "value"),
     [
         ("HTTP_PORT", "eighty"),
+        ("MAX_MESSAGE_BYTES", "300000"),
         ("DATABASE_POOL_SIZE", "1"),
         ("BATCH_SIZE", "0"),
         ("CALL_TIMEOUT_SECONDS", "-1"),

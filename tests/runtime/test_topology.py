@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,9 +15,10 @@ import pytest
 from aio_pika import Message
 from aio_pika.abc import AbstractChannel, AbstractQueue
 from aio_pika.exceptions import AMQPError
-from aiormq.exceptions import ChannelAccessRefused
+from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
 
 from events.facts import published_facts
+from events.messaging.definitions import definitions, user_names
 from events.messaging.envelope import fields_of
 from events.messaging.topology import (
     ADMIN,
@@ -25,11 +26,19 @@ from events.messaging.topology import (
     RETRY_DELAYS_SECONDS,
     TRACKER,
     declare,
-    definitions,
+    earlier_dead_letter_queue_arguments,
+    queues,
     retry_exchange,
-    user_names,
 )
-from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE, STREAM, Service
+from events.service import (
+    DEAD_LETTER_EXCHANGE,
+    EXCHANGE,
+    PARKED_EXCHANGE,
+    PARKED_QUEUE,
+    REDRIVE_EXCHANGE,
+    STREAM,
+    Service,
+)
 from fulfillment_svc.service import SERVICE as FULFILLMENT
 from inventory_svc.service import SERVICE as INVENTORY
 from notification_svc.service import SERVICE as NOTIFICATION
@@ -183,11 +192,18 @@ async def reads(broker: Broker, user: str, queue: str) -> bool:
 
 async def test_who_reads_which_queue(broker: Broker) -> None:
     retries = [retry_exchange(attempt + 1) for attempt in range(len(RETRY_DELAYS_SECONDS))]
-    queues = [STREAM, *retries, *(s.queue for s in SERVICES), *(s.dead_letter_queue for s in SERVICES)]
+    dead = [*(service.dead_letter_queue for service in SERVICES), PARKED_QUEUE]
+    names = [STREAM, *retries, *(service.queue for service in SERVICES), *dead]
+    assert sorted(names) == sorted(queues(SERVICES))
     for service in SERVICES:
-        assert [name for name in queues if await reads(broker, service.name, name)] == [service.queue]
-    allowed = [name for name in queues if await reads(broker, TRACKER, name)]
-    assert allowed == [STREAM, *(service.dead_letter_queue for service in SERVICES)]
+        assert [name for name in names if await reads(broker, service.name, name)] == [service.queue]
+    assert [name for name in names if await reads(broker, TRACKER, name)] == [STREAM, *dead]
+
+
+async def test_nobody_but_the_broker_parks_a_letter(broker: Broker) -> None:
+    for user in [*(service.name for service in SERVICES), TRACKER, PUBLISHER]:
+        with pytest.raises(ChannelAccessRefused):
+            await broker.publish(user, "payment", PARKED_EXCHANGE)
 
 
 async def test_nobody_changes_the_topology_or_goes_around_it(broker: Broker) -> None:
@@ -220,6 +236,68 @@ async def _attempt(channel: AbstractChannel, attempt: Attempt, queue: str) -> No
 async def test_declaring_finds_what_the_definitions_made(broker: Broker) -> None:
     """Both ways to set a broker up agree to the last argument, or this raises."""
     await declare(SERVICES, broker.admin_url)
+
+
+def test_no_limit_of_a_queue_drops_a_message() -> None:
+    """But for the stream, which keeps the last so many bytes of what all have, or had, in queues."""
+    for name, arguments in queues(SERVICES).items():
+        if name == STREAM:
+            continue
+        assert arguments["x-overflow"] == "reject-publish", name
+        # Quorum queues have a limit of deliveries from others than us, and any may be given a time to live.
+        kept = arguments.get("x-dead-letter-strategy") == "at-least-once"
+        assert (kept and "x-dead-letter-exchange" in arguments) or name == PARKED_QUEUE, name
+    # Nothing makes it let go of a message: the broker drops what it would dead-letter in a circle.
+    assert set(queues(SERVICES)[PARKED_QUEUE]) == {"x-queue-type", "x-max-length", "x-overflow"}
+    assert queues(SERVICES)[PARKED_QUEUE]["x-queue-type"] == "classic"
+
+
+@pytest.fixture
+async def earlier_url(servers: Servers) -> str:
+    """A vhost where an earlier release declared payment's dead-letter queue, as it could."""
+    url = await asyncio.to_thread(servers.new_vhost)
+    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+        arguments = earlier_dead_letter_queue_arguments()
+        await channel.declare_queue(PAYMENT.dead_letter_queue, durable=True, arguments=arguments)
+    return url
+
+
+async def test_definitions_park_the_letters_of_a_queue_of_an_earlier_release(
+    servers: Servers, earlier_url: str
+) -> None:
+    parts = urlsplit(earlier_url)
+    passwords = {name: uuid4().hex for name in user_names([PAYMENT])} | {ADMIN: parts.password or ""}
+    told = definitions([PAYMENT], passwords, parts.path.removeprefix("/"))
+    await asyncio.to_thread(servers.import_definitions, told)
+    async with await aio_pika.connect(earlier_url) as connection, connection.channel() as channel:
+        exchange = await channel.get_exchange(DEAD_LETTER_EXCHANGE, ensure=False)
+        # As if it had been delivered too often: it cannot stay in that queue.
+        await exchange.publish(Message(b"{}", expiration=0.001), PAYMENT.name)
+        queue = await channel.get_queue(PARKED_QUEUE, ensure=False)
+        parked = await eventually(lambda: queue.get(fail=False), why="it is parked")
+        assert parked is not None
+        assert parked.routing_key == PAYMENT.name
+
+
+async def test_declaring_leaves_a_queue_of_an_earlier_release_and_says_what_it_needs(
+    earlier_url: str, logged: list[MutableMapping[str, Any]]
+) -> None:
+    await declare([PAYMENT], earlier_url)
+    (warned,) = [line for line in logged if line["log_level"] == "warning"]
+    assert warned["queue"] == PAYMENT.dead_letter_queue
+    assert warned["policy"]["dead-letter-exchange"] == PARKED_EXCHANGE
+    async with await aio_pika.connect(earlier_url) as connection, connection.channel() as channel:
+        for name in queues([PAYMENT]):
+            await channel.declare_queue(name, passive=True)
+
+
+async def test_declaring_takes_no_queue_that_is_anything_else(servers: Servers) -> None:
+    for name in (PAYMENT.dead_letter_queue, PAYMENT.queue):
+        url = await asyncio.to_thread(servers.new_vhost)
+        async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+            await channel.declare_queue(name, durable=True)
+        with pytest.raises(ChannelPreconditionFailed):
+            await declare([PAYMENT], url)
 
 
 async def test_every_fact_reaches_whoever_hears_it(servers: Servers) -> None:

@@ -16,6 +16,7 @@ from pamqp.commands import Basic
 from pydantic import SecretStr
 
 from events.facts.payment import PaymentRefundFailed
+from events.runtime.settings import MAX_MESSAGE_BYTES
 from events.service import DEAD_LETTER_EXCHANGE
 from saga_tracker.dead_letters.properties import as_text, from_text, shown
 from tests.runtime.eventually import eventually
@@ -95,7 +96,7 @@ async def test_what_the_broker_gave_up_is_kept_with_its_word_for_it(watch: Watch
 HOSTILE: list[tuple[str, aio_pika.Message]] = [
     ("nothing at all", aio_pika.Message(b"")),
     ("bytes", aio_pika.Message(b"\xff\x00\xfe" * 1_000, message_id="\x00", type="\x00")),
-    ("a large body", aio_pika.Message(b"x" * 3_000_000)),
+    ("a large body", aio_pika.Message(b"x" * MAX_MESSAGE_BYTES)),
     ("not an object", aio_pika.Message(b"[[]]")),
     ("deep", aio_pika.Message(b"[" * 100_000)),
     ("no reason", aio_pika.Message(b"{}", headers={"dead_letter_reason": ""})),

@@ -23,6 +23,7 @@ from tests.tracker.told import PATHS, envelopes
 from tests.tracker.watch import Watch, is_ready
 
 BURST = 60
+MAX_BYTES = 5_000
 
 
 async def test_a_saga_shows_as_its_facts_are_stated(watch: Watch) -> None:
@@ -190,6 +191,18 @@ async def test_what_cannot_be_read_is_recorded_and_keeps_nobody_waiting(
         "unknown_fact",
     ]
     assert len(_named(logged, "unreadable_in_stream")) == len(found)
+
+
+async def test_what_is_too_large_is_recorded_as_that(watch: Watch) -> None:
+    before, after = envelopes("created reserved", uuid4())
+    large = encode(before)
+    large.body = large.body.ljust(MAX_BYTES + 1)
+    await watch.publish(large, before.fact.wire_name)
+    await watch.say(before, after)
+    await watch.start(max_request_bytes=MAX_BYTES // 2, max_message_bytes=MAX_BYTES)
+    await watch.sees_facts(2)
+    (found,) = await watch.rows("SELECT reason, message_id FROM unreadable_messages")
+    assert found == {"reason": "too_large", "message_id": str(before.fact_id)}
 
 
 async def test_a_message_that_the_amqp_library_chokes_on_is_no_obstacle(

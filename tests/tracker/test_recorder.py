@@ -12,6 +12,7 @@ from psycopg.rows import DictRow, dict_row
 
 from events.messaging.deliveries import Delivery
 from events.messaging.envelope import Envelope, encode
+from events.runtime.settings import MAX_MESSAGE_BYTES
 from events.service import EXCHANGE
 from saga_tracker import store
 from saga_tracker.batch import ReadBatch
@@ -47,7 +48,8 @@ async def pen(watch: Watch, remembered: int = 10) -> AsyncIterator[Pen]:
 
 def batch_of(first_offset: int, facts: Iterable[Envelope]) -> ReadBatch:
     """These facts, as they would be read from this offset on."""
-    return read_batch([delivery_of(offset, fact) for offset, fact in enumerate(facts, first_offset)])
+    messages = [delivery_of(offset, fact) for offset, fact in enumerate(facts, first_offset)]
+    return read_batch(messages, MAX_MESSAGE_BYTES)
 
 
 def delivery_of(offset: int, fact: Envelope) -> Delivery:

@@ -8,7 +8,8 @@ import aio_pika
 from pydantic import SecretStr
 
 from compose.system import SERVICES
-from events.messaging.topology import ADMIN, TRACKER, definitions, user_names
+from events.messaging.definitions import definitions, user_names
+from events.messaging.topology import ADMIN, TRACKER
 from events.service import DEAD_LETTER_EXCHANGE
 from tests.runtime.eventually import eventually
 from tests.servers import Servers
