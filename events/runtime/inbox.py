@@ -82,7 +82,7 @@ def _contradiction(item: Told, order_id: UUID, wire_name: str, content: int | No
     """What speaks against its being the fact that is known under its id; nothing, of a repetition."""
     fact: Fact = item.said
     same_fact = (fact.order_id, _bare(fact.wire_name)) == (order_id, _bare(wire_name))
-    if same_fact and not contradict(content, content_of(fact)):
+    if same_fact and (item.again or not contradict(content, content_of(fact))):
         return ""
     but = ", with other content" if same_fact else ""
     when = heard_at.isoformat()

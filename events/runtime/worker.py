@@ -27,7 +27,7 @@ from events.runtime.log import log, story
 from events.runtime.settings import ServiceSettings
 from events.runtime.states import AppearedMeanwhile
 from events.runtime.told import Told
-from events.service import Service
+from events.service import REDRIVE_EXCHANGE, Service
 from events.trace import trace_id
 
 MAX_CONTENTION_RETRIES = 5
@@ -264,4 +264,5 @@ def read(message: Delivery, hears: tuple[type[Fact], ...]) -> Told:
         envelope.fact,
         envelope.fact_id,
         envelope.traceparent,
+        again=message.exchange == REDRIVE_EXCHANGE,
     )

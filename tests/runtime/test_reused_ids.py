@@ -5,10 +5,12 @@ from uuid import uuid4
 from aio_pika.abc import AbstractIncomingMessage
 
 from events.facts.base import Fact
+from events.service import REDRIVE_EXCHANGE
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
 from tests.runtime.test_dead_letters import raw
 from tests.runtime.toy.facts import Bumped, RingWanted
+from tests.runtime.toy.service import TOY
 
 
 async def says_last(stage: Stage) -> None:
@@ -119,4 +121,18 @@ async def test_what_a_release_with_other_fields_wrote_is_not_compared(stage: Sta
     await says_last(stage)
     assert not await stage.dead_letters()
     await stage.say(Bumped(order_id=uuid4()), fact_id=fact_id)
+    assert str(order) in str((await only_letter(stage)).headers["dead_letter_detail"])
+
+
+async def test_what_an_older_tracker_redrives_with_fewer_fields_is_a_repetition(stage: Stage) -> None:
+    await stage.start()
+    order, fact_id = uuid4(), uuid4()
+    await stage.say(Bumped(order_id=order, label="new"), fact_id=fact_id)
+    await eventually(lambda: stage.stated(order))
+    redrive = await stage.channel.get_exchange(REDRIVE_EXCHANGE, ensure=False)
+    await redrive.publish(message(Bumped(order_id=order), fact_id), TOY.name)
+    await says_last(stage)
+    assert await stage.count_of(order) == 1
+    assert not await stage.dead_letters()
+    await redrive.publish(message(Bumped(order_id=uuid4()), fact_id), TOY.name)
     assert str(order) in str((await only_letter(stage)).headers["dead_letter_detail"])
