@@ -1,4 +1,4 @@
-"""A letter without a usable id is replayed under one of its own, the same for all, and seen by the tracker."""
+"""A letter without a usable id is replayed under one of its own, the same for all; the tracker sees it."""
 
 from collections.abc import Sequence
 from uuid import UUID, uuid4
