@@ -12,7 +12,7 @@ class Told:
 
     A fact counts once by its id; an outcome while its call's row is there; a command always. `cause` is the
     fact's, the call's or the command's id. `done` receives the order's state once it is committed. `again`:
-    it came by way of the tracker, perhaps one of an older release that knows fewer fields of the fact.
+    it came by way of the tracker, as that keeps it: perhaps of an older release, which knows fewer fields.
     """
 
     kind: Literal["fact", "outcome", "command"]
