@@ -87,3 +87,14 @@ class GaveUp(Outcome, Generic[CallT_co]):
 
 class CausalityViolated(Exception):
     """A fact arrived whose own cause this service never committed: data was lost or a fact forged."""
+
+
+class Contradiction(Exception):
+    """A fact that contradicts what is known. No delay makes it true: it is a dead letter at once.
+
+    `reason` is a short code; the text says what it contradicts, and is logged: no amount, no customer.
+    """
+
+    def __init__(self, detail: str, reason: str = "contradicts") -> None:
+        super().__init__(detail)
+        self.reason = reason

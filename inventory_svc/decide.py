@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, Never, assert_never
 from uuid import UUID
 
-from events.decision import CausalityViolated, Decision
+from events.decision import CausalityViolated, Contradiction, Decision
+from events.facts.content import content_of, contradict
 from events.facts.inventory import StockRejected, StockReleased, StockReserved
 from events.facts.order import OrderConfirmed, OrderCreated
 from events.facts.payment import PaymentDeclined, PaymentRefunded
@@ -23,11 +24,15 @@ States = StockReserved | StockRejected | StockReleased
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What one order has set aside. `fenced`: undone before it was done, so never to be reserved."""
+    """What one order has set aside. `fenced`: undone before it was done, so never to be reserved.
+
+    `content` is that of the `order.created` it began with; None where there was none, or of an older release.
+    """
 
     order_id: UUID
     status: Literal["reserved", "rejected", "released", "sold", "fenced"]
     units: Mapping[str, int]
+    content: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,12 @@ def decide(shelf: Shelf, heard: Hears) -> Decision[Shelf, States, Never]:
 
 
 def reserve(shelf: Shelf, order: OrderCreated) -> Decision[Shelf, States, Never]:
-    if shelf.reservation is not None:
+    held, content = shelf.reservation, content_of(order)
+    if held is not None:
+        if contradict(held.content, content):
+            raise Contradiction(
+                f"order {order.order_id} began with another order.created; it is {held.status}"
+            )
         return Decision(shelf)
     wanted: Counter[str] = Counter()
     for line in order.lines:
@@ -80,7 +90,7 @@ def reserve(shelf: Shelf, order: OrderCreated) -> Decision[Shelf, States, Never]
         sku for sku in sorted(wanted) if sku in shelf.stock and shelf.stock[sku].available < wanted[sku]
     )
     if unknown or short:
-        rejected = Reservation(order.order_id, "rejected", {})
+        rejected = Reservation(order.order_id, "rejected", {}, content)
         reason = "unknown_sku" if unknown else "out_of_stock"
         return Decision(
             replace(shelf, reservation=rejected),
@@ -96,7 +106,7 @@ def reserve(shelf: Shelf, order: OrderCreated) -> Decision[Shelf, States, Never]
     )
     stock = {sku: shelf.stock[sku].reserve(quantity) for sku, quantity in wanted.items()}
     return Decision(
-        Shelf(Reservation(order.order_id, "reserved", dict(wanted)), {**shelf.stock, **stock}),
+        Shelf(Reservation(order.order_id, "reserved", dict(wanted), content), {**shelf.stock, **stock}),
         facts=(reserved,),
     )
 

@@ -50,6 +50,7 @@ reservations = Table(
     Column("order_id", Uuid, primary_key=True),
     Column("status", Text, nullable=False),
     Column("units", JSONB, nullable=False),
+    Column("content", BigInteger),
     CheckConstraint("status IN ('reserved', 'rejected', 'released', 'sold', 'fenced')", name="known_status"),
     # A row changes a few times, soon: with room for that in its page, its index does not.
     postgresql_with={"fillfactor": 60},

@@ -7,15 +7,17 @@
     a cancellation,
     saga.timed_out         -> order.withdrawn, unless it is confirmed: the chain runs back
 
-Facts may overtake `order.created` of an outside publisher; they are remembered and applied to it.
+Facts may overtake `order.created` of an outside publisher; they are remembered and applied to it. An order is
+what it began as: a later `order.created` of it that says anything else contradicts that.
 """
 
 from dataclasses import dataclass, replace
 from typing import Literal, Never, assert_never
 from uuid import UUID
 
-from events.decision import Command, Decision
+from events.decision import Command, Contradiction, Decision
 from events.facts.base import Currency, Line, Lines, Token
+from events.facts.content import content_of, contradict
 from events.facts.fulfillment import ShipmentScheduled
 from events.facts.inventory import StockRejected, StockReleased
 from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
@@ -41,7 +43,10 @@ class CancelOrder(Command):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One order. The `early_` states hold what overtook `order.created`; they know nothing else yet."""
+    """One order. The `early_` states hold what overtook `order.created`; they know nothing else yet.
+
+    `content` is that of the `order.created` it began with; None of an order of an older release.
+    """
 
     order_id: UUID
     status: Literal[
@@ -59,6 +64,7 @@ class Order:
     amount_minor: int = 0
     reason: str | None = None
     fingerprint: str | None = None
+    content: int | None = None
 
 
 Answer = Decision[Order | None, States, Never]
@@ -83,28 +89,36 @@ def decide(
 
 
 def place(order: Order | None, wanted: PlaceOrder | OrderCreated) -> Answer:
+    created = wanted if isinstance(wanted, OrderCreated) else created_by(wanted)
+    content = content_of(created)
     if order is not None and not order.status.startswith("early_"):
+        if created is wanted and contradict(order.content, content):
+            raise Contradiction(
+                f"order {order.order_id} began with another order.created; it is {order.status}"
+            )
         return Decision(order)
     placed = Order(
-        order_id=wanted.order_id,
+        order_id=created.order_id,
         status="placed",
-        customer=wanted.customer,
-        currency=wanted.currency,
-        lines=wanted.lines,
-        amount_minor=sum(line.amount_minor for line in wanted.lines),
+        customer=created.customer,
+        currency=created.currency,
+        lines=created.lines,
+        amount_minor=created.amount_minor,
         fingerprint=wanted.fingerprint if isinstance(wanted, PlaceOrder) else None,
+        content=content,
     )
     answer = catch_up(placed, order)
-    if isinstance(wanted, OrderCreated):
-        return answer
-    created = OrderCreated(
+    return answer if created is wanted else replace(answer, facts=(created, *answer.facts))
+
+
+def created_by(wanted: PlaceOrder) -> OrderCreated:
+    return OrderCreated(
         order_id=wanted.order_id,
         customer=wanted.customer,
         currency=wanted.currency,
         payment_token=wanted.payment_token,
         lines=wanted.lines,
     )
-    return replace(answer, facts=(created, *answer.facts))
 
 
 def catch_up(placed: Order, early: Order | None) -> Answer:

@@ -19,6 +19,7 @@ orders = Table(
     Column("amount_minor", BigInteger, nullable=False),
     Column("reason", Text),
     Column("fingerprint", Text),
+    Column("content", BigInteger),
     Column("placed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
     CheckConstraint(

@@ -25,6 +25,7 @@ class ReadFact(NamedTuple):
     dated: bool
     traceparent: str | None
     body: str
+    content: int
     heard: HeardFact
 
     def first_read(self, at: datetime) -> "ReadFact":

@@ -65,7 +65,7 @@ class HeardFact(NamedTuple):
     Only an outside publisher's `order.created` may be not `dated`: then `stated_at` is when it was read,
     and it counts as stated no later than any other fact of its order. What the tracker states names a
     `service`, and by `about` the fact that was redriven, is overdue to be answered, or told of the failure
-    that a person has taken up.
+    that a person has taken up. By its `content` a repetition is told from something else before it gets here.
     """
 
     fact_id: UUID
@@ -77,6 +77,7 @@ class HeardFact(NamedTuple):
     trace_id: str | None = None
     service: str | None = None
     about: UUID | None = None
+    content: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,10 @@ _COUNT_MISSING = """
     SELECT count(*) AS facts, count(DISTINCT order_id) AS orders FROM facts_before AS before
     WHERE NOT EXISTS (
         SELECT FROM saga_facts AS now WHERE (now.order_id, now.fact_id) = (before.order_id, before.fact_id))
+    AND NOT EXISTS (
+        SELECT FROM unreadable_messages AS refused
+        WHERE refused.message_id = before.fact_id::text
+        AND refused.reason IN ('reused_message_id', 'contradicts'))
 """
 
 
@@ -142,7 +146,7 @@ class _Rebuild:
             self._recorder.committed(recorded)
             self._reached = batch.last_offset
             self._rebuilt.messages += len(batch.facts) + len(batch.unreadable)
-            self._rebuilt.unreadable += len(batch.unreadable)
+            self._rebuilt.unreadable += len(recorded.batch.unreadable)
             self._report(end)
 
     def _report(self, end: int) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from saga_tracker.batch import ReadBatch, ReadFact
 from saga_tracker.deadlines import Rules, due
 from saga_tracker.projection import HeardFact, Saga, project
 from saga_tracker.reconciliation.comparisons import COMPARE_LATER, COMPARED_STATES
+from saga_tracker.repetitions import begun_ids, sort_out
 from saga_tracker.store import Position, ReadAnew
 from saga_tracker.tables import saga_facts, stream_position, undated_facts, unreadable_messages
 
@@ -25,7 +26,7 @@ class Recorded:
     """What a batch brought into the view, and where the view stands with it.
 
     Of the orders that the batch was about: the facts that are new, all that are known, and the sagas that
-    these tell of. `batch` is without what was in the view already.
+    these tell of. `batch` is without what was in the view already; what contradicts that is unreadable.
     """
 
     position: Position
@@ -82,7 +83,8 @@ class Recorder:
         """
         remembered, self._remembered = self._remembered, {}
         order_ids = {fact.order_id for fact in batch.facts}
-        position, before = await store.lock_and_read(connection, sorted(order_ids - remembered.keys()))
+        unknown = sorted(order_ids - remembered.keys())
+        position, before, begun = await store.lock_and_read(connection, unknown, begun_ids(batch))
         if position.reading != reading:
             raise ReadAnew
         if position == self._as_of:
@@ -94,7 +96,9 @@ class Recorder:
         fresh = batch.after(position.stream_offset)
         if fresh.last_offset <= position.stream_offset:
             return Recorded(position, fresh, {}, {}, {})
-        facts = await _dated(connection, _new_in(fresh, before))
+        new, refused = sort_out(fresh, before, begun)
+        fresh = replace(fresh, unreadable=[*fresh.unreadable, *refused])
+        facts = await _dated(connection, new)
         recorded = _told(fresh, reading, before, facts)
         await self._write(connection, recorded, facts)
         return recorded
@@ -136,17 +140,6 @@ class Recorder:
             )
 
 
-def _new_in(batch: ReadBatch, before: Mapping[UUID, Sequence[HeardFact]]) -> list[ReadFact]:
-    """The facts that are not known yet; of one fact read twice in a batch, the first."""
-    known = {(order_id, fact.fact_id) for order_id, facts in before.items() for fact in facts}
-    new: dict[tuple[UUID, UUID], ReadFact] = {}
-    for fact in batch.facts:
-        key = fact.order_id, fact.fact_id
-        if key not in known:
-            new.setdefault(key, fact)
-    return list(new.values())
-
-
 def _told(
     batch: ReadBatch, reading: int, before: Mapping[UUID, Sequence[HeardFact]], facts: Sequence[ReadFact]
 ) -> Recorded:
@@ -155,7 +148,7 @@ def _told(
         new.setdefault(fact.order_id, []).append(fact.heard)
     known = {
         order_id: [*before.get(order_id, ()), *new.get(order_id, ())]
-        for order_id in {fact.order_id for fact in batch.facts}
+        for order_id in {fact.order_id for fact in batch.facts} & (before.keys() | new.keys())
     }
     told = {order_id: project(heard) for order_id, heard in known.items()}
     return Recorded(Position(batch.last_offset, batch.last_message_id, reading), batch, new, known, told)

@@ -92,7 +92,21 @@ _FACTS_OF = compiled(
         _said("service"),
         func.coalesce(_said("redriven_id"), _said("because_of_id")),
         saga_facts.c.causation_id,
+        saga_facts.c.content,
     ).where(saga_facts.c.order_id == array_of("order_ids", saga_facts.c.order_id).any_())
+)
+# The orders that began under some ids, by these; looked up as the index has it.
+_begun = (
+    select(func.jsonb_object_agg(saga_facts.c.fact_id, saga_facts.c.order_id))
+    .where(
+        saga_facts.c.fact_id == array_of("begun_ids", saga_facts.c.fact_id).any_(),
+        func.starts_with(saga_facts.c.wire_name, literal_column("'order.created.'")),
+    )
+    .scalar_subquery()
+    .label("begun")
+)
+_POSITION_AND_BEGUN = compiled(
+    select(stream_position.c.stream_offset, stream_position.c.message_id, stream_position.c.reading, _begun)
 )
 
 
@@ -110,20 +124,23 @@ def _position_in(row: dict[str, Any] | None) -> Position:
 
 async def lock(connection: Connection) -> Position:
     """Become the view's one writer for this transaction. Raises AnotherWrites."""
-    return (await lock_and_read(connection, []))[0]
+    return (await lock_and_read(connection, [], []))[0]
 
 
 async def lock_and_read(
-    connection: Connection, order_ids: Sequence[UUID]
-) -> tuple[Position, dict[UUID, Sequence[HeardFact]]]:
-    """The same, and what is known of these orders, in one round trip."""
+    connection: Connection, order_ids: Sequence[UUID], begun_ids: Sequence[UUID]
+) -> tuple[Position, dict[UUID, Sequence[HeardFact]], dict[UUID, UUID]]:
+    """The same, what is known of these orders, and which orders began under these ids, in one round trip."""
     try:
         async with connection.pipeline():
             await connection.execute(_WAIT_BRIEFLY)
             await connection.execute(_LOCK, {"lock": WRITER_LOCK})
-            found = await connection.execute(_POSITION)
+            found = await connection.execute(_POSITION_AND_BEGUN, {"begun_ids": begun_ids})
             known = await facts_of(connection, order_ids)
-            return _position_in(await found.fetchone()), known
+            row = await found.fetchone()
+            begun = (row.pop("begun") if row else None) or {}
+            by_id = {UUID(fact_id): UUID(order_id) for fact_id, order_id in begun.items()}
+            return _position_in(row), known, by_id
     except errors.LockNotAvailable:
         raise AnotherWrites from None
 
@@ -163,7 +180,8 @@ async def facts_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UU
         await cursor.execute(_FACTS_OF, {"order_ids": order_ids})
         rows = await cursor.fetchall()
     heard: dict[UUID, list[HeardFact]] = {}
-    for order_id, fact_id, wire_name, stated_at, dated, reason, ending, trace, service, about, cause in rows:
+    for order_id, fact_id, wire_name, *said, trace, service, about, cause, content in rows:
+        stated_at, dated, reason, ending = said
         fact = HeardFact(
             fact_id=fact_id,
             name=name_of(wire_name),
@@ -174,6 +192,7 @@ async def facts_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UU
             trace_id=trace_id(trace),
             service=service,
             about=UUID(about) if about else cause,
+            content=content,
         )
         heard.setdefault(order_id, []).append(fact)
     return dict(heard)

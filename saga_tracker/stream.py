@@ -16,7 +16,9 @@ from typing import Any, Self
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
+from events.facts.content import content_of
 from events.messaging.connection import connection_url
+from events.messaging.dead_letters import original_routing_key
 from events.messaging.deliveries import Deliveries, Delivery
 from events.messaging.envelope import Envelope, Unreadable, decode, stated_at
 from events.runtime.promptly import promptly
@@ -224,17 +226,19 @@ def unreadable_of(message: Delivery, reason: str, detail: str) -> UnreadableMess
         reason=reason,
         detail=storable(detail[:MAX_DETAIL_CHARACTERS]) or "",
         message_id=storable(message.message_id),
-        wire_name=storable(message.type or message.routing_key),
+        wire_name=storable(message.type or original_routing_key(message)),
         stated_by=storable(message.app_id),
     )
 
 
 def _fact_of(message: Delivery, max_bytes: int) -> ReadFact:
-    envelope = decode(message, message.routing_key, max_bytes)
+    envelope = decode(message, original_routing_key(message), max_bytes)
     fact, said_at = envelope.fact, stated_at(message)
     dated = said_at is not None and _EARLIEST < said_at < _LATEST
     at = said_at if said_at is not None and dated else datetime.now(UTC)
     traceparent = storable(envelope.traceparent)
+    body = fact.model_dump_json()
+    content = content_of(fact, body)
     return ReadFact(
         stream_offset=offset_of(message),
         order_id=fact.order_id,
@@ -245,12 +249,13 @@ def _fact_of(message: Delivery, max_bytes: int) -> ReadFact:
         stated_at=at,
         dated=dated,
         traceparent=traceparent,
-        body=fact.model_dump_json().replace("\\u0000", "\\ufffd"),
-        heard=_heard(envelope, at, dated, trace_id(traceparent)),
+        body=body.replace("\\u0000", "\\ufffd"),
+        content=content,
+        heard=_heard(envelope, at, dated, trace_id(traceparent), content),
     )
 
 
-def _heard(envelope: Envelope, at: datetime, dated: bool, trace: str | None) -> HeardFact:
+def _heard(envelope: Envelope, at: datetime, dated: bool, trace: str | None, content: int) -> HeardFact:
     """As `store.facts_of` has it later."""
     said = vars(envelope.fact)
     return HeardFact(
@@ -263,6 +268,7 @@ def _heard(envelope: Envelope, at: datetime, dated: bool, trace: str | None) -> 
         trace_id=trace,
         service=said.get("service"),
         about=said.get("redriven_id", said.get("because_of_id")) or envelope.causation_id,
+        content=content,
     )
 
 

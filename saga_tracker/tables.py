@@ -61,6 +61,10 @@ saga_facts = Table(
     Column("traceparent", Text),
     Column("stream_offset", BigInteger, nullable=False),
     Column("body", JSONB, nullable=False),
+    # To tell a repetition from something else under its id. NULL where an older release wrote it.
+    Column("content", BigInteger),
+    # Under which ids orders began: only an outside publisher can use one twice.
+    Index("saga_facts_begun", "fact_id", postgresql_where=text("starts_with(wire_name, 'order.created.')")),
     comment="Every fact read, once.",
 )
 

@@ -121,7 +121,7 @@ def decode(message: Received, routing_key: str | None, max_bytes: int | None = N
     """
     if max_bytes is not None and len(message.body) > max_bytes:
         raise Unreadable("too_large", f"a body has {max_bytes} bytes at most, not {len(message.body)}")
-    fact_id = _uuid(message.message_id)
+    fact_id = uuid_in(message.message_id)
     if fact_id is None:
         raise Unreadable("no_fact_id", f"message_id must be a UUID, not {message.message_id!r}")
     if message.type and routing_key and message.type != routing_key:
@@ -139,7 +139,7 @@ def decode(message: Received, routing_key: str | None, max_bytes: int | None = N
         fact=fact,
         stated_by=message.app_id or "unknown",
         stated_at=stated_at(message) or datetime.now(UTC),
-        causation_id=_uuid(message.headers.get("causation_id")),
+        causation_id=uuid_in(message.headers.get("causation_id")),
         traceparent=_text(message.headers.get("traceparent")),
     )
 
@@ -164,7 +164,8 @@ def stated_at(message: Received) -> datetime | None:
     return said if said.tzinfo else said.replace(tzinfo=UTC)
 
 
-def _uuid(value: Any) -> UUID | None:
+def uuid_in(value: Any) -> UUID | None:
+    """The UUID that a property or a header is, if it is one."""
     try:
         return UUID(_text(value) or "")
     except ValueError:

@@ -122,6 +122,8 @@ def queues(
 def bindings(services: Iterable[Service]) -> list[tuple[str, str, str]]:
     """Every binding: exchange, routing key, queue."""
     found = [(EXCHANGE, "#", STREAM), (PARKED_EXCHANGE, "", PARKED_QUEUE)]
+    # What is replayed of a message that the stream has not, or has under an id that is no good.
+    found.append((REDRIVE_EXCHANGE, TRACKER, STREAM))
     found += [(name, "#", name) for name in RETRY_EXCHANGES]
     for service in services:
         found += [(EXCHANGE, key, service.queue) for key in service.binding_keys]

@@ -13,44 +13,40 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import errors
-from sqlalchemy import delete, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy import delete
 
 from events.decision import Call, Decision
 from events.facts import Fact
 from events.messaging.envelope import derive_fact_id
 from events.messaging.relay import OutboxRow
-from events.runtime import metrics
+from events.runtime import inbox, metrics
 from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
 from events.runtime.database import Database
 from events.runtime.exchange import BEGIN, COMMIT, Answer, Exchange, prepared
 from events.runtime.instance import Instance
-from events.runtime.sql import array_of, as_columns, insert_rows, rows_of
+from events.runtime.sql import array_of, as_columns, insert_rows
 from events.runtime.states import AppearedMeanwhile, Store, Workspace, appeared_meanwhile
-from events.runtime.tables import calls, inbox, outbox
+from events.runtime.tables import calls, outbox
 from events.runtime.told import Told
 from events.service import Service
 
 
 @dataclass(slots=True)
 class Committed:
-    """What a batch left behind: rows for the relay and the caller, and what it decided of each thing told."""
+    """What a batch left behind: rows for the relay and the caller, and what it decided of each thing told.
+
+    `refused`: facts that took no effect, for what is known under their ids is something else.
+    """
 
     outbox: list[OutboxRow] = field(default_factory=list)
     calls: list[CallRow] = field(default_factory=list)
     decided: list[tuple[Told, Decision[Any, Any, Any]]] = field(default_factory=list)
+    refused: list[tuple[Told, Exception]] = field(default_factory=list)
 
 
 _OF_CALL = ("call_id", "name", "order_id", "request", "traceparent")
 
-_given = rows_of([inbox.c.fact_id])
-_ENTER_INBOX = prepared(
-    postgresql_insert(inbox)
-    .from_select(["fact_id"], select(*_given.c).order_by(*_given.c))
-    .on_conflict_do_nothing()
-    .returning(inbox.c.fact_id)
-)
 _SETTLE_CALLS = prepared(
     delete(calls)
     .where(calls.c.call_id == array_of("call_ids", calls.c.call_id).any_())
@@ -68,6 +64,7 @@ class Batch:
         self._store = store
         self._database = database
         self._instance = instance
+        self._own = frozenset(service.hears) & frozenset(service.states)
 
     async def commit(self, told: Sequence[Told]) -> Committed:
         """Decide all of it in one transaction.
@@ -85,7 +82,10 @@ class Batch:
             await opening.over()
 
             fresh = {cause for answer in entering for (cause,) in answer.rows}
+            repeated = inbox.repeated(told, fresh)
             committed = self._decide(told, workspace, fresh)
+            if repeated:
+                committed.refused = await inbox.contradictions(connection, repeated)
 
             closing = Exchange(connection)
             workspace.save(closing)
@@ -99,16 +99,16 @@ class Batch:
                     raise AppearedMeanwhile from error
                 raise
         crash_point("after_commit")
-        metrics.batch_committed(len(told), len(committed.decided), began)
+        metrics.batch_committed(len(told) - len(committed.refused), len(committed.decided), began)
         return committed
 
     def _enter(self, exchange: Exchange, told: Sequence[Told]) -> list[Answer]:
         """Enter the inbox and settle the calls; the answers are the causes that count."""
-        facts = [item.cause for item in told if item.kind == "fact"]
+        facts = [(item.cause, item.said) for item in told if item.kind == "fact"]
         outcomes = [item.cause for item in told if item.kind == "outcome"]
         answers = []
         if facts:
-            answers.append(exchange.ask(_ENTER_INBOX, fact_id=facts))
+            answers.append(inbox.enter(exchange, facts))
         if outcomes:
             answers.append(exchange.ask(_SETTLE_CALLS, call_ids=outcomes))
         return answers
@@ -155,3 +155,16 @@ class Batch:
         if committed.outbox:
             arrays = as_columns(committed.outbox, OutboxRow.__slots__)
             exchange.ask(_STATE, owner=[me] * len(committed.outbox), **arrays)
+        if own := self._of_its_own(committed):
+            inbox.enter(exchange, own)
+
+    def _of_its_own(self, committed: Committed) -> list[tuple[UUID, Fact]]:
+        """The facts it publishes that it subscribes to as well: this commit is their effect, here and now."""
+        if not self._own:
+            return []
+        facts = (fact for _, decision in committed.decided for fact in decision.facts)
+        return [
+            (row.fact_id, fact)
+            for row, fact in zip(committed.outbox, facts, strict=True)
+            if type(fact) in self._own
+        ]

@@ -108,11 +108,11 @@ LOOP_LAG_SECONDS = Histogram(
 )
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# Why a message could not be used (`Unreadable`), or the type of the error that `decide`, the store or the
-# database raised for it.
+# Why a message could not be used (`Unreadable`, `Contradiction`), or the type of the error that `decide`, the
+# store or the database raised for it.
 REASONS = frozenset(
     ["no_fact_id", "forged_type", "unknown_fact", "unknown_version", "bad_body", "not_heard"]
-    + ["too_large", "headers_too_deep", "AppearedMeanwhile"]
+    + ["too_large", "headers_too_deep", "reused_message_id", "contradicts", "AppearedMeanwhile"]
     + [
         name
         for module in (builtins, psycopg.errors)

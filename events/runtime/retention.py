@@ -17,7 +17,7 @@ from events.runtime.database import AWAY, Database, in_words
 from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
 
-# Pages of 8 KiB, of some 140 rows each.
+# Pages of 8 KiB, of some 80 rows each.
 PAGES_AT_ONCE = 64
 # Of the time a pass takes, so much is work. The rest is for those who hear facts.
 SHARE_OF_TIME = 0.05

@@ -1,6 +1,7 @@
 """The tables the runtime keeps in every service's database, beside the service's own."""
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -25,6 +26,10 @@ inbox = Table(
     metadata,
     Column("fact_id", Uuid, primary_key=True),
     Column("heard_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # What came under the id, to tell a repetition from something else. NULL where an older release wrote it.
+    Column("order_id", Uuid),
+    Column("wire_name", Text),
+    Column("content", BigInteger),
     comment="Every fact that took effect here, once. Written in the transaction of its effect.",
 )
 

@@ -11,7 +11,8 @@ class Told:
     """A fact heard, an outcome learned, or a command asked, on its way to `decide`.
 
     A fact counts once by its id; an outcome while its call's row is there; a command always. `cause` is the
-    fact's, the call's or the command's id. `done` receives the order's state once it is committed.
+    fact's, the call's or the command's id. `done` receives the order's state once it is committed. `again`:
+    it came by way of the tracker, as that keeps it: perhaps of an older release, which knows fewer fields.
     """
 
     kind: Literal["fact", "outcome", "command"]
@@ -20,6 +21,7 @@ class Told:
     cause: UUID
     traceparent: str | None
     done: "asyncio.Future[Any] | None" = field(default=None, compare=False)
+    again: bool = False
 
     @property
     def name(self) -> str:

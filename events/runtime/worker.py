@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from events.decision import Command, Outcome
+from events.decision import Command, Contradiction, Outcome
 from events.facts import Fact
 from events.messaging.connection import broker_user
 from events.messaging.dead_letters import Failure, original_routing_key
@@ -27,7 +27,7 @@ from events.runtime.log import log, story
 from events.runtime.settings import ServiceSettings
 from events.runtime.states import AppearedMeanwhile
 from events.runtime.told import Told
-from events.service import Service
+from events.service import REDRIVE_EXCHANGE, Service
 from events.trace import trace_id
 
 MAX_CONTENTION_RETRIES = 5
@@ -171,7 +171,7 @@ class Worker:
                 trace.fail(item, f"{type(why).__name__}: {in_words(why)}")
                 message = deliveries.get(id(item))
                 if message is not None:
-                    failures.append(Failure(message, type(why).__name__, in_words(why), for_good=False))
+                    failures.append(_failure(message, why))
                 else:
                     self._tell_why_not(item, why)
         messages = [entry.message for entry in entries if entry.message is not None]
@@ -211,7 +211,7 @@ class Worker:
                 self._answer(told, committed)
                 # After what this leads to is on its way.
                 asyncio.get_running_loop().call_soon(_report, committed)
-                break
+                return committed.refused
         return []
 
     async def _halve(self, told: Sequence[Told], error: Exception) -> list[tuple[Told, Exception]]:
@@ -237,6 +237,13 @@ class Worker:
         for item in told:
             if item.done is not None and not item.done.done():
                 item.done.set_result(states.get(id(item)))
+
+
+def _failure(message: Delivery, why: Exception) -> Failure:
+    """What was not committed comes again later, unless that cannot change anything."""
+    if isinstance(why, Contradiction):
+        return Failure(message, why.reason, str(why), for_good=True)
+    return Failure(message, type(why).__name__, in_words(why), for_good=False)
 
 
 def _report(committed: Committed) -> None:
@@ -271,4 +278,5 @@ def read(message: Delivery, hears: tuple[type[Fact], ...], max_bytes: int) -> To
         envelope.fact,
         envelope.fact_id,
         envelope.traceparent,
+        again=message.exchange == REDRIVE_EXCHANGE,
     )

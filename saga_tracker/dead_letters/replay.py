@@ -1,5 +1,8 @@
 """Sends dead letters back: to the one service that could not use them, confirmed before they are marked.
 
+A fact that the view does not know goes to the stream, too: else an order that nobody could read at first
+would go its way unseen. However many letters there are of it, it counts there once.
+
 The letters are locked from before they are sent until they are marked. Killed in between, this sends a letter
 once more when it is replayed again, which the service's inbox makes harmless.
 
@@ -8,7 +11,8 @@ the replayed one.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -19,21 +23,22 @@ import aio_pika
 from aio_pika.abc import AbstractExchange
 
 from events.messaging.connection import BROKER_AWAY, connection_url
-from events.messaging.dead_letters import ROUTING_KEY, copy_of
 from events.messaging.topology import TRACKER
 from events.runtime.database import Connection, Database
 from events.runtime.promptly import promptly
 from events.service import REDRIVE_EXCHANGE
-from saga_tracker import audit, cases
+from saga_tracker import audit, cases, redrive
 from saga_tracker.audit import Entry
 from saga_tracker.cases import Case
 from saga_tracker.dead_letters import store
-from saga_tracker.dead_letters.letter import REPLAY_OF, LetterKind, LetterState
+from saga_tracker.dead_letters.letter import LetterKind, LetterState
+from saga_tracker.dead_letters.original import fact_in, original_of
 from saga_tracker.dead_letters.properties import from_text
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import name_of
 
-OURS = "dead_letter_"
+# A message, and by name whom it is for.
+Publication = tuple[aio_pika.Message, str]
 
 
 class NotSent(Exception):
@@ -77,7 +82,7 @@ async def _replay_batch(
     letters = await store.take(connection, letter_ids)
     still_open = [letter for letter in letters if letter["state"] == LetterState.OPEN]
     messages = [letter for letter in still_open if letter["kind"] != LetterKind.CASE]
-    await sender.send(messages)
+    await sender.send(await _publications(connection, messages))
     entries = [
         Entry(by, "replayed", note, letter["service"], letter["order_id"], letter["letter_id"])
         for letter in messages
@@ -92,6 +97,29 @@ async def _replay_batch(
     await store.mark(connection, replayed, LetterState.REPLAYED)
     skipped = [letter["letter_id"] for letter in letters if letter["letter_id"] not in set(replayed)]
     return Replayed(replayed, skipped)
+
+
+async def _publications(connection: Connection, letters: Sequence[Mapping[str, Any]]) -> list[Publication]:
+    """Each service's own, and for the tracker what its view does not know."""
+    to_services = [(original_of(letter), str(letter["service"])) for letter in letters]
+    facts: dict[redrive.Key, Mapping[str, Any]] = {}
+    for letter, (original, _) in zip(letters, to_services, strict=True):
+        key = fact_in(letter, original)
+        if key is not None:
+            facts.setdefault(key, letter)
+    known = await redrive.facts_at(connection, list(facts)) if facts else {}
+    to_tracker = [(original_of(letter), TRACKER) for key, letter in facts.items() if key not in known]
+    return to_services + to_tracker
+
+
+def _waves(publications: Sequence[Publication]) -> Iterable[list[Publication]]:
+    """So that no id is in flight twice: aiormq would take one's return for the other's."""
+    waves: dict[int, list[Publication]] = {}
+    sent: Counter[str | None] = Counter()
+    for message, name in publications:
+        waves.setdefault(sent[message.message_id], []).append((message, name))
+        sent[message.message_id] += 1
+    return waves.values()
 
 
 async def _ask_owner(connection: Connection, letter: Mapping[str, Any], *, by: str, note: str | None) -> bool:
@@ -127,20 +155,19 @@ class _Sender:
             # What was confirmed is; a connection that does not answer is ended by its heartbeat.
             return
 
-    async def send(self, letters: Sequence[Mapping[str, Any]]) -> None:
+    async def send(self, publications: Sequence[Publication]) -> None:
         """Publish all of them, confirmed. Raises NotSent."""
-        if not letters:
+        if not publications:
             return
         try:
-            await promptly(self._send(letters), self._settings.replay_timeout_seconds)
+            await promptly(self._send(publications), self._settings.replay_timeout_seconds)
         except BROKER_AWAY as error:
             raise NotSent(str(error) or type(error).__name__) from error
 
-    async def _send(self, letters: Sequence[Mapping[str, Any]]) -> None:
+    async def _send(self, publications: Sequence[Publication]) -> None:
         exchange = self._exchange or await self._connect()
-        await asyncio.gather(
-            *(exchange.publish(original_of(letter), letter["service"], mandatory=True) for letter in letters)
-        )
+        for wave in _waves(publications):
+            await asyncio.gather(*(exchange.publish(message, name, mandatory=True) for message, name in wave))
 
     async def _connect(self) -> AbstractExchange:
         connection = await self._stack.enter_async_context(
@@ -153,15 +180,3 @@ class _Sender:
         channel = await connection.channel(on_return_raises=True)
         self._exchange = await channel.get_exchange(REDRIVE_EXCHANGE, ensure=False)
         return self._exchange
-
-
-def original_of(letter: Mapping[str, Any]) -> aio_pika.Message:
-    """The message a letter was, with headers that name the letter and the key it was first sent with."""
-    properties = from_text(letter["properties"])
-    headers = {name: value for name, value in properties.pop("headers").items() if not name.startswith(OURS)}
-    for name in ("delivery_mode", "expiration", "user_id", "cluster_id"):
-        properties.pop(name, None)
-    added = {REPLAY_OF: str(letter["letter_id"])}
-    if letter["routing_key"]:
-        added[ROUTING_KEY] = letter["routing_key"]
-    return copy_of(aio_pika.Message(letter["body"], headers=headers, **properties), added)

@@ -120,6 +120,17 @@ def asked_of_others(service: str) -> tuple[Fact, ...]:
 
 
 ORDER_CREATED = order_created()
+# The same order with something else in it, each time.
+CONTRADICTING = tuple(
+    ORDER_CREATED.model_copy(update=other)
+    for other in (
+        {"lines": LINES[:1]},
+        {"lines": (LINES[0].model_copy(update={"amount_minor": 301}), LINES[1])},
+        {"customer": "cust_eve"},
+        {"currency": "USD"},
+        {"payment_token": "tok_other"},
+    )
+)
 ORDER_CONFIRMED = order.OrderConfirmed(
     order_id=ORDER, customer=CUSTOMER, amount_minor=AMOUNT_MINOR, currency=CURRENCY
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from events.decision import Call, CausalityViolated, Decision, GaveUp
+from events.decision import Call, CausalityViolated, Contradiction, Decision, GaveUp
 from events.facts import Fact
 from inventory_svc.decide import Shelf
 
@@ -21,22 +21,23 @@ Decide = Callable[[Any, Any], Decision[Any, Any, Any]]
 
 @dataclass(frozen=True)
 class Row:
-    """One line: exactly this decision, or, where `decision` is None, CausalityViolated."""
+    """One line: exactly this decision, or, where `decision` is None, what is raised instead."""
 
     state: Any
     heard: Any
     decision: Decision[Any, Any, Any] | None
+    raises: type[CausalityViolated | Contradiction] = CausalityViolated
 
     def check(self, decide: Decide) -> None:
         if self.decision is None:
-            with pytest.raises(CausalityViolated):
+            with pytest.raises(self.raises):
                 decide(self.state, self.heard)
         else:
             assert decide(self.state, self.heard) == self.decision
 
     def __str__(self) -> str:
         if self.decision is None:
-            then = "causality violated"
+            then = _name(self.raises)
         elif self.decision == Decision(self.state):
             then = "nothing"
         else:
@@ -61,6 +62,9 @@ class When:
 
     def violates_causality(self) -> list[Row]:
         return [Row(was, heard, None) for was, heard in self._combinations]
+
+    def contradicts(self) -> list[Row]:
+        return [Row(was, heard, None, Contradiction) for was, heard in self._combinations]
 
     @property
     def _combinations(self) -> Iterable[tuple[Any, Any]]:
@@ -101,6 +105,8 @@ def _name(thing: Any) -> str:
     match thing:
         case None:
             return "none"
+        case type():
+            return re.sub(r"(?<!^)(?=[A-Z])", " ", thing.__name__).lower()
         case Fact():
             return thing.wire_name.rpartition(".")[0]
         case Call():

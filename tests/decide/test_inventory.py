@@ -3,8 +3,11 @@
 from dataclasses import replace
 
 from events.facts import Line
+from events.facts.content import content_of
+from events.facts.order import OrderCreated
 from inventory_svc.decide import Reservation, Shelf, Stock, decide
 from tests.decide.given import (
+    CONTRADICTING,
     ORDER,
     ORDER_CONFIRMED,
     ORDER_CREATED,
@@ -24,7 +27,8 @@ UNITS = {"apple": 2, "pear": 1}
 def shelf(status: str | None, *, apples: tuple[int, int, int], pears: tuple[int, int, int]) -> Shelf:
     """The order's reservation in this status, and so many available, reserved and sold units."""
     units = UNITS if status in ("reserved", "released", "sold") else {}
-    reservation = Reservation(ORDER, status, units) if status else None  # type: ignore[arg-type]
+    content = None if status == "fenced" else content_of(ORDER_CREATED)
+    reservation = Reservation(ORDER, status, units, content) if status else None  # type: ignore[arg-type]
     return Shelf(reservation, {"apple": Stock("apple", *apples), "pear": Stock("pear", *pears)})
 
 
@@ -43,13 +47,20 @@ BOTH_SHORT = shelf(None, apples=(1, 4, 0), pears=(0, 0, 3))
 NO_PEARS_KNOWN = replace(NEW, stock={"apple": NEW.stock["apple"]})
 
 
-def refused(was: Shelf) -> Shelf:
-    return replace(was, reservation=Reservation(ORDER, "rejected", {}))
+def refused(was: Shelf, order: OrderCreated = ORDER_CREATED) -> Shelf:
+    return replace(was, reservation=Reservation(ORDER, "rejected", {}, content_of(order)))
+
+
+def of_older_release(was: Shelf) -> Shelf:
+    assert was.reservation is not None
+    return replace(was, reservation=replace(was.reservation, content=None))
 
 
 def of_apples(*quantities: int) -> tuple[Line, ...]:
     return tuple(Line(sku="apple", quantity=quantity, amount_minor=100) for quantity in quantities)
 
+
+FIVE_AND_FIVE = order_created(lines=of_apples(5, 5))
 
 RESERVING = rows(
     given(NEW).when(ORDER_CREATED).then(RESERVED, STOCK_RESERVED),
@@ -62,10 +73,10 @@ RESERVING = rows(
     .when(ORDER_CREATED)
     .then(refused(NO_PEARS_KNOWN), stock_rejected("unknown_sku", "pear")),
     # Two lines of one SKU are wanted together: five and five are not had from nine.
-    given(NEW)
-    .when(order_created(lines=of_apples(5, 5)))
-    .then(refused(NEW), stock_rejected("out_of_stock", "apple")),
+    given(NEW).when(FIVE_AND_FIVE).then(refused(NEW, FIVE_AND_FIVE), stock_rejected("out_of_stock", "apple")),
     given(RESERVED, REJECTED, RELEASED, SOLD).when(ORDER_CREATED).nothing(),
+    given(RESERVED, REJECTED, RELEASED, SOLD).when(*CONTRADICTING).contradicts(),
+    given(of_older_release(RESERVED)).when(*CONTRADICTING).nothing(),
     # The undo overtook the creation: a late creation must not set anything aside.
     given(FENCED).when(ORDER_CREATED).nothing(),
 )

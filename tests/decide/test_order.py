@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+from events.facts.content import content_of
 from order_svc.decide import CancelOrder, Order, PlaceOrder, decide
 from tests.decide.given import (
     AMOUNT_MINOR,
+    CONTRADICTING,
     CURRENCY,
     CUSTOMER,
     LINES,
@@ -32,7 +34,15 @@ CANCEL = CancelOrder(order_id=ORDER)
 EARLY_SCHEDULED = Order(ORDER, "early_scheduled")
 EARLY_TIMED_OUT = Order(ORDER, "early_timed_out")
 EARLY_UNDONE = Order(ORDER, "early_undone", reason="card_declined")
-PLACED = Order(ORDER, "placed", customer=CUSTOMER, currency=CURRENCY, lines=LINES, amount_minor=AMOUNT_MINOR)
+PLACED = Order(
+    ORDER,
+    "placed",
+    customer=CUSTOMER,
+    currency=CURRENCY,
+    lines=LINES,
+    amount_minor=AMOUNT_MINOR,
+    content=content_of(ORDER_CREATED),
+)
 CONFIRMED = replace(PLACED, status="confirmed")
 WITHDRAWN = replace(PLACED, status="withdrawn", reason="timed_out")
 CANCELLED = replace(PLACED, status="cancelled", reason="timed_out")
@@ -47,6 +57,10 @@ BEGINNING = rows(
     given(None).when(ORDER_CREATED).then(PLACED),
     given(PLACED, CONFIRMED, WITHDRAWN, CANCELLED).when(POST, ORDER_CREATED).nothing(),
     given(posted(PLACED)).when(POST, ORDER_CREATED).nothing(),
+    given(PLACED, posted(PLACED), CONFIRMED, WITHDRAWN, CANCELLED).when(*CONTRADICTING).contradicts(),
+    # A customer's key tells whether it is the same POST; what an older release placed tells nothing.
+    given(posted(PLACED)).when(POST.model_copy(update={"lines": LINES[:1]})).nothing(),
+    given(replace(PLACED, content=None)).when(*CONTRADICTING).nothing(),
 )
 
 TURNING = rows(

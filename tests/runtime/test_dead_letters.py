@@ -49,6 +49,7 @@ BODY = b'{"order_id": "%s"}' % str(uuid4()).encode()
 # What comes in, and the reason it gets.
 UNUSABLE: list[tuple[str, aio_pika.Message, str]] = [
     ("decide raises", poison("decide"), "ArithmeticError"),
+    ("decide finds a contradiction", poison("contradicts"), "contradicts"),
     ("the database refuses its state", poison("store"), "CheckViolation"),
     ("the database cannot hold its state", poison("too_long_for_the_index"), "ProgramLimitExceeded"),
     ("not JSON", raw(b"\xff\x00 not json", message_id=GOOD_ID), "bad_body"),
@@ -60,8 +61,8 @@ UNUSABLE: list[tuple[str, aio_pika.Message, str]] = [
     ("message_id is no UUID", raw(BODY, message_id="7"), "no_fact_id"),
     ("nothing this service hears", message(Counted(order_id=uuid4(), count=1), uuid4()), "not_heard"),
 ]
-# What no delay makes readable is a dead letter at once.
-UNREADABLE = {"bad_body", "unknown_version", "unknown_fact", "no_fact_id", "not_heard"}
+# What no delay makes readable, or true, is a dead letter at once.
+UNREADABLE = {"bad_body", "unknown_version", "unknown_fact", "no_fact_id", "not_heard", "contradicts"}
 
 
 @pytest.mark.parametrize(("sent", "reason"), [pytest.param(*row[1:], id=row[0]) for row in UNUSABLE])

@@ -203,6 +203,10 @@ class Watch:
 
         await eventually(enough, why=f"{count} facts are seen", within_seconds=30)
 
+    async def sees_order(self, order_id: UUID) -> None:
+        """Wait until an order has a saga."""
+        await eventually(lambda: self.state_of(order_id), why=f"order {order_id} is seen", within_seconds=30)
+
 
 async def is_ready(tracker: Tracker) -> bool:
     parts = await tracker.ready()

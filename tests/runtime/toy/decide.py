@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 from uuid import UUID
 
-from events.decision import Call, Command, Decision, GaveUp, Outcome
+from events.decision import Call, Command, Contradiction, Decision, GaveUp, Outcome
 from tests.runtime.toy.facts import Answered, Behaviour, Bumped, Counted, Poisoned, RingWanted
 
 LONGER_THAN_AN_INDEX_ENTRY = 50_000
@@ -88,6 +88,8 @@ def suffer(tally: Tally | None, poison: Poisoned) -> Decision[Tally | None, Coun
     match poison.how:
         case "decide":
             raise ArithmeticError("this fact makes no sense")
+        case "contradicts":
+            raise Contradiction("something else is known of this order")
         case "store":
             return Decision(replace(before, count=-1))
         case "too_long_for_the_index":

@@ -26,7 +26,7 @@ class Bumped(Fact, wire="toy.bumped.v1"):
 class Poisoned(Fact, wire="toy.poisoned.v1"):
     """A fact that cannot be handled: `decide` raises, or the database refuses its state or cannot hold it."""
 
-    how: Literal["decide", "store", "too_long_for_the_index"]
+    how: Literal["decide", "contradicts", "store", "too_long_for_the_index"]
 
 
 class RingWanted(Fact, wire="toy.ring_wanted.v1"):

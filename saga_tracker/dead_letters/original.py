@@ -1,0 +1,55 @@
+"""The message that a dead letter was, ready to be sent again.
+
+A letter whose message has no id that is any good (none, or one that another fact has) gets one of its own
+when it is replayed. It is derived from what no service, broker or tracing changes on the way: the key it was
+first sent with, and its body, which names the order and all that subscribers go by. So the letters of all who
+could not use the message get the same id, and one that is replayed again keeps it. The id that such a letter
+has says nothing: where there is none, aiormq makes one up for each service that sends the message on.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID, uuid5
+
+import aio_pika
+
+from events.messaging.dead_letters import ROUTING_KEY, copy_of
+from events.messaging.envelope import Unreadable, decode, uuid_in
+from saga_tracker.dead_letters.letter import REPLAY_OF
+from saga_tracker.dead_letters.properties import from_text
+
+WITHOUT_GOOD_ID = ("no_fact_id", "reused_message_id")
+
+_OURS = "dead_letter_"
+_NEW_IDS = UUID("8f0c1f0e-6a59-5d0b-9f57-1c5f8f1f7a21")
+
+
+def original_of(letter: Mapping[str, Any]) -> aio_pika.Message:
+    """The message a letter was, with headers that name the letter and the key it was first sent with."""
+    properties = from_text(letter["properties"])
+    headers = {name: value for name, value in properties.pop("headers").items() if not name.startswith(_OURS)}
+    for name in ("delivery_mode", "expiration", "user_id", "cluster_id"):
+        properties.pop(name, None)
+    added = {REPLAY_OF: str(letter["letter_id"])}
+    if letter["routing_key"]:
+        added[ROUTING_KEY] = letter["routing_key"]
+    original = copy_of(aio_pika.Message(letter["body"], headers=headers, **properties), added)
+    if letter["reason"] in WITHOUT_GOOD_ID or uuid_in(original.message_id) is None:
+        original.message_id = str(_new_id(letter))
+    return original
+
+
+def fact_in(letter: Mapping[str, Any], original: aio_pika.Message) -> tuple[UUID, UUID] | None:
+    """The ids of the order and the fact that it tells of, if it can be read here."""
+    try:
+        envelope = decode(original, letter["routing_key"])
+    except Unreadable:
+        return None
+    return envelope.fact.order_id, envelope.fact_id
+
+
+def _new_id(letter: Mapping[str, Any]) -> UUID:
+    sent_as = letter["routing_key"] or letter["wire_name"] or ""
+    digest = hashlib.sha256(sent_as.encode(errors="replace") + b"\n" + letter["body"])
+    return uuid5(_NEW_IDS, digest.hexdigest())
