@@ -168,7 +168,7 @@ class Keeper:
             order_ids = await self._due(connection, clock)
             acted = await self._act_on(connection, order_ids, _Moment(clock, heard_since, now))
         if acted:
-            self._publisher.wake()
+            self._publisher.look_in_table()
             for one, cause in acted:
                 _report(one, cause)
         return len(order_ids) == self._settings.deadline_batch_size

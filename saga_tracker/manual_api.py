@@ -62,7 +62,7 @@ async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> Redri
         sent = await _send_again(connection, order_id, saga["waits"], act)
         if not asked and not sent:
             raise _nothing_to_do(order_id, saga, "redriven")
-    tracker.publisher.wake()
+    tracker.publisher.look_in_table()
     return RedriveOutcome(order_id=order_id, tries_again=_asked(asked), sent_again=sent)
 
 
@@ -78,7 +78,7 @@ async def settle_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> Settle
         settled = [case for case in failed if await cases.settle(connection, case, by=act.by, note=act.note)]
         if not settled:
             raise _nothing_to_do(order_id, saga, "settled")
-    tracker.publisher.wake()
+    tracker.publisher.look_in_table()
     return SettleOutcome(order_id=order_id, settled=_asked(settled))
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psycopg
+from aio_pika.abc import AbstractIncomingMessage
 
 from events.messaging.connection import BROKER_AWAY, lost_means_away
-from events.messaging.deliveries import Delivery
 from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, spares_the_row
 from events.runtime.log import Outage, log
 from saga_tracker import metrics, store
@@ -121,7 +121,7 @@ class Reader:
                     await stream.settle()
                     # Nobody waits for the view: a moment's pause makes one transaction of many facts.
                     if len(messages) < self._settings.batch_size:
-                        await stream.gather(self._settings.pause_seconds)
+                        await asyncio.sleep(self._settings.pause_seconds)
             finally:
                 self._stream = None
                 self._has_stream.clear()
@@ -156,7 +156,7 @@ class Reader:
             else:
                 return
 
-    async def _record(self, messages: Sequence[Delivery], reading: int) -> None:
+    async def _record(self, messages: Sequence[AbstractIncomingMessage], reading: int) -> None:
         """Commit what these messages say. One that the database will not have is recorded as unreadable."""
         batch = read_batch(messages, self._settings.max_message_bytes)
         try:

@@ -17,7 +17,7 @@ from saga_tracker import api, manual_api, pages
 from saga_tracker.dead_letters import api as letters_api
 from saga_tracker.dead_letters.ingest import Ingest
 from saga_tracker.keeper import Keeper
-from saga_tracker.outbox import Publisher
+from saga_tracker.outbox import publisher_of
 from saga_tracker.overview import Overview
 from saga_tracker.reader import Progress, Reader
 from saga_tracker.rebuild import RebuildFailed, rebuild
@@ -38,7 +38,7 @@ class Tracker:
     def __init__(self, settings: TrackerSettings) -> None:
         self.database = Database(settings, "tracker", prepare_threshold=PREPARE_THRESHOLD)
         self.settings = settings
-        self.publisher = Publisher(settings, self.database)
+        self.publisher = publisher_of(settings, self.database)
         self._ingest = Ingest(settings, self.database)
         self.reader = Reader(settings, self.database)
         self.reconciler = Reconciler(settings, self.database, lambda: self.progress)
@@ -60,6 +60,8 @@ class Tracker:
                 "reader": self.reader.run,
                 LAG: self.reader.measure_lag,
                 "publisher": self.publisher.run,
+                "publisher_sweep": self.publisher.sweep,
+                "publisher_forget": self.publisher.forget,
                 "keeper": self.keeper.run,
                 "dead_letters": self._ingest.run,
                 "cases": self._ingest.close_cases,

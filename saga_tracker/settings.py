@@ -34,10 +34,8 @@ class TrackerSettings(ProcessSettings):
     stream_answer_seconds: float = Field(default=10.0, gt=0)
     lag_probe_seconds: float = Field(default=5.0, gt=0)
 
-    outbox_in_flight: int = Field(default=200, gt=0)
-    outbox_memory: int = Field(default=5_000, gt=0)
-    outbox_sweep_seconds: float = Field(default=1.0, gt=0)
-    publish_timeout_seconds: float = Field(default=10.0, gt=0)
+    # How often the outbox is looked into for what another tracker has left there.
+    sweep_seconds: float = Field(default=1.0, gt=0)
 
     # By service, or by service and the fact that it heard: {"payment:inventory.stock_reserved": 9}.
     step_deadline_seconds: Annotated[dict[str, PositiveFloat], NoDecode, FromJson] = Field(

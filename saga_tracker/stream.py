@@ -1,26 +1,25 @@
 """Reads the stream of all facts, from any message on.
 
-With aiormq itself: after a reconnect FastStream's consumer would begin where it once began, not where the
+By aio-pika itself: after a reconnect FastStream's consumer would begin where it once began, not where the
 view stands now.
 """
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-import aiormq
-from aiormq.abc import AbstractChannel, DeliveredMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from events.facts.content import content_of
-from events.messaging.connection import connection_url
-from events.messaging.dead_letters import original_routing_key
-from events.messaging.deliveries import Deliveries, Delivery
+from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
 from events.messaging.envelope import Envelope, Unreadable, decode, stated_at
+from events.messaging.retries import original_routing_key
 from events.runtime.promptly import promptly
 from events.service import STREAM
 from events.trace import trace_id
@@ -37,36 +36,36 @@ _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzin
 class Subscription:
     """One consumer of the stream, on a connection of its own; good until anything of it breaks.
 
-    Entering it raises what aiormq raises when the broker is away.
+    Entering it raises one of BROKER_AWAY when the broker is away.
     """
 
     def __init__(self, settings: TrackerSettings, first_offset: int | None) -> None:
         """Read from `first_offset` on, or from the first message that is still there."""
         self._settings = settings
         self._first_offset = first_offset
-        self._arrived: deque[Delivery] = deque()
-        self._taken: Delivery | None = None
+        self._arrived: deque[AbstractIncomingMessage] = deque()
+        self._taken: AbstractIncomingMessage | None = None
         self._received = self._passed_on = self._settled = 0
         self._settle_every = max(1, settings.prefetch // 4)
         self._wake = asyncio.Event()
         self._broken: str | None = None
         self._stack = AsyncExitStack()
-        self._deliveries = Deliveries()
-        self._connection: aiormq.Connection | None = None
+        self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
 
     async def __aenter__(self) -> Self:
-        await promptly(self._consume(), self._settings.connect_timeout_seconds)
+        with closed_means_away(), lost_means_away():
+            await promptly(self._consume(), self._settings.connect_timeout_seconds)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # A connection that does not answer any more is left to itself: its heartbeat will end it.
-        with contextlib.suppress(TimeoutError, ConnectionError):
+        with contextlib.suppress(*BROKER_AWAY), closed_means_away():
             await promptly(self._stack.aclose(), self._settings.connect_timeout_seconds)
 
-    async def peek(self) -> Delivery:
+    async def peek(self) -> AbstractIncomingMessage:
         """The next message, once it has arrived; it stays there. Raises ConnectionError when none will."""
         while not self._arrived:
             if self._broken is not None:
@@ -75,7 +74,7 @@ class Subscription:
             await self._wake.wait()
         return self._arrived[0]
 
-    async def next_batch(self) -> list[Delivery]:
+    async def next_batch(self) -> list[AbstractIncomingMessage]:
         """Whatever has arrived, once something has. Raises ConnectionError when nothing more will."""
         await self.peek()
         size = min(len(self._arrived), self._settings.batch_size)
@@ -84,28 +83,6 @@ class Subscription:
         self._passed_on += size
         return taken
 
-    async def gather(self, seconds: float) -> None:
-        """For a moment leave what comes in the socket's buffer: read at once it costs less."""
-        self._deliveries.pause()
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            self._deliveries.resume()
-
-    async def _consume(self) -> None:
-        async with AsyncExitStack() as stack:
-            connection = aiormq.Connection(connection_url(self._settings), transport_factory=self._deliveries)
-            stack.push_async_callback(connection.close)
-            await connection.connect(client_properties={"connection_name": "tracker stream"})
-            begin = "first" if self._first_offset is None else self._first_offset
-            channel = await connection.channel(publisher_confirms=False)
-            self._deliveries.on_channel(channel, self._receive)
-            channel.closing.add_done_callback(self._closed)
-            channel.on_consumer_cancel_callbacks.add(self._closed)
-            await _consume(channel, self._settings.prefetch, begin, _unused)
-            self._connection, self._channel = connection, channel
-            self._stack = stack.pop_all()
-
     async def settle(self) -> None:
         """Let the broker send more in place of the messages taken so far, once they are many.
 
@@ -113,60 +90,81 @@ class Subscription:
         look into the stream.
         """
         unsettled = self._passed_on - self._settled
-        if self._channel is None or self._broken is not None or self._taken is None:
+        if self._broken is not None or self._taken is None:
             return
         if unsettled >= self._settle_every:
             self._settled = self._passed_on
-            await self._channel.basic_ack(self._taken.delivery_tag, multiple=True)
+            with closed_means_away(), lost_means_away():
+                await self._taken.ack(multiple=True)
 
     async def known_end(self) -> int | None:
         """An offset near the stream's end: of the first message in its last chunk. None if it is empty.
 
-        Raises TimeoutError, or what aiormq raises, when the broker does not answer.
+        Raises one of BROKER_AWAY when the broker does not answer.
         """
         if self._connection is None:
             raise ConnectionError("not connected")
         found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-        async def note(delivered: DeliveredMessage) -> None:
+        async def note(message: AbstractIncomingMessage) -> None:
             if not found.done():
-                found.set_result(_offset_in(delivered.header.properties.headers or {}))
+                found.set_result(offset_of(message))
 
         limit_seconds = self._settings.connect_timeout_seconds
-        channel = await promptly(self._connection.channel(publisher_confirms=False), limit_seconds)
-        try:
-            await promptly(_consume(channel, 1, "last", note), limit_seconds)
-            return await asyncio.wait_for(found, self._settings.stream_answer_seconds)
-        except TimeoutError:
-            return None
-        finally:
-            await promptly(channel.close(), limit_seconds)
+        with closed_means_away(), lost_means_away():
+            channel = self._connection.channel(publisher_confirms=False)
+            await promptly(channel.initialize(), limit_seconds)
+            try:
+                await promptly(_consume(channel, 1, "last", note), limit_seconds)
+                return await asyncio.wait_for(found, self._settings.stream_answer_seconds)
+            except TimeoutError:
+                return None
+            finally:
+                await promptly(channel.close(), limit_seconds)
 
     async def sent_by_now(self) -> int | None:
         """The offset of the last message that the broker has sent; -1 if none. None if it waits for room.
 
         Its answer comes behind those messages, so it also shows that the broker lives; silence does not.
-        Raises TimeoutError, or what aiormq raises, when there is none.
+        Raises one of BROKER_AWAY when there is none.
         """
         if self._channel is None:
             raise ConnectionError("not connected")
         settled = self._settled
         # Asks for what is so already: all that counts is the answer.
-        asking = self._channel.basic_qos(prefetch_count=self._settings.prefetch)
-        await promptly(asking, self._settings.stream_answer_seconds)
+        with closed_means_away(), lost_means_away():
+            asking = self._channel.set_qos(prefetch_count=self._settings.prefetch)
+            await promptly(asking, self._settings.stream_answer_seconds)
         if self._received - settled >= self._settings.prefetch:
             return None
         last = self._arrived[-1] if self._arrived else self._taken
         return -1 if last is None else offset_of(last)
 
-    def _receive(self, delivery: Delivery) -> None:
-        self._received += 1
-        self._arrived.append(delivery)
-        self._wake.set()
-
     def give_up(self, why: BaseException) -> None:
         """Have `next_batch` raise: this connection is no good any more."""
         self._break(f"the broker does not answer: {why}")
+
+    async def _consume(self) -> None:
+        async with AsyncExitStack() as stack:
+            # Reading it is no step of any order: no spans for what comes over this connection.
+            with suppress_instrumentation():
+                connection = await stack.enter_async_context(
+                    connected(self._settings, "tracker stream", self._settings.connect_timeout_seconds)
+                )
+            channel = connection.channel(publisher_confirms=False)
+            await channel.initialize()
+            channel.close_callbacks.add(self._closed)
+            beneath = await channel.get_underlay_channel()
+            beneath.on_consumer_cancel_callbacks.add(self._closed)
+            begin = "first" if self._first_offset is None else self._first_offset
+            await _consume(channel, self._settings.prefetch, begin, self._receive)
+            self._connection, self._channel = connection, channel
+            self._stack = stack.pop_all()
+
+    async def _receive(self, message: AbstractIncomingMessage) -> None:
+        self._received += 1
+        self._arrived.append(message)
+        self._wake.set()
 
     def _closed(self, *_: Any) -> None:
         self._break("the consumer of the stream was closed")
@@ -180,17 +178,14 @@ async def _consume(
     channel: AbstractChannel,
     prefetch: int,
     begin: int | str,
-    receive: Callable[[DeliveredMessage], Coroutine[Any, Any, None]],
+    receive: Callable[[AbstractIncomingMessage], Awaitable[None]],
 ) -> None:
-    await channel.basic_qos(prefetch_count=prefetch)
-    await channel.basic_consume(STREAM, receive, arguments={"x-stream-offset": begin})
+    await channel.set_qos(prefetch_count=prefetch)
+    queue = await channel.get_queue(STREAM, ensure=False)
+    await queue.consume(receive, arguments={"x-stream-offset": begin})
 
 
-async def _unused(_: DeliveredMessage) -> None:
-    """For a channel whose deliveries aiormq does not see."""
-
-
-def offset_of(message: Delivery) -> int:
+def offset_of(message: AbstractIncomingMessage) -> int:
     """Where in the stream a message stands."""
     return _offset_in(message.headers)
 
@@ -202,7 +197,7 @@ def _offset_in(headers: Mapping[str, Any]) -> int:
     return offset
 
 
-def read_batch(messages: Iterable[Delivery], max_bytes: int) -> ReadBatch:
+def read_batch(messages: Iterable[AbstractIncomingMessage], max_bytes: int) -> ReadBatch:
     """What a non-empty run of messages says."""
     facts: list[ReadFact] = []
     unreadable: list[UnreadableMessage] = []
@@ -219,7 +214,7 @@ def read_batch(messages: Iterable[Delivery], max_bytes: int) -> ReadBatch:
     return ReadBatch(offset_of(message), storable(message.message_id), facts, unreadable)
 
 
-def unreadable_of(message: Delivery, reason: str, detail: str) -> UnreadableMessage:
+def unreadable_of(message: AbstractIncomingMessage, reason: str, detail: str) -> UnreadableMessage:
     """A message that tells of no saga, as it is recorded."""
     return UnreadableMessage(
         stream_offset=offset_of(message),
@@ -231,7 +226,7 @@ def unreadable_of(message: Delivery, reason: str, detail: str) -> UnreadableMess
     )
 
 
-def _fact_of(message: Delivery, max_bytes: int) -> ReadFact:
+def _fact_of(message: AbstractIncomingMessage, max_bytes: int) -> ReadFact:
     envelope = decode(message, original_routing_key(message), max_bytes)
     fact, said_at = envelope.fact, stated_at(message)
     dated = said_at is not None and _EARLIEST < said_at < _LATEST

@@ -115,6 +115,10 @@ outbox = Table(
     Column("causation_id", Uuid),
     Column("traceparent", Text),
     Column("entered_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    # What the broker refused is set aside until then, with what it said.
+    Column("refusals", Integer, nullable=False, server_default="0"),
+    Column("due_at", DateTime(timezone=True)),
+    Column("last_error", Text),
     Index("outbox_by_entry", "entered_at"),
     comment="What the tracker has to publish, until the broker confirms it.",
 )

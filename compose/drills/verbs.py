@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from compose.drills.rig import SANDBOX, DrillRig, Machinery, Server
 from compose.local.rabbitmq import ADMIN_USER
 from compose.whereabouts import Whereabouts
-from events.messaging.dead_letters import copy_of
+from events.messaging.copies import copy_of
 from events.service import EXCHANGE
 
 # Marks what was published a second time, which must not be published a third time.

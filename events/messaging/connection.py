@@ -1,19 +1,34 @@
-"""Where the broker is, what says that it is away, and AMQP as this process reads it."""
+"""Where the broker is, what says that it is away, and connections by aio-pika."""
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
-from aio_pika.exceptions import AMQPError
+import aio_pika
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import AMQPChannelError, AMQPConnectionError, ChannelInvalidStateError
 from yarl import URL
 
 from events.messaging.lenient_pamqp import be_lenient
+from events.runtime.promptly import promptly
 from events.runtime.settings import ProcessSettings
 
-# Two of aiormq's own: RuntimeError for a channel or connection that was closed under one's hands, and
-# StopAsyncIteration for a connection that ends before its handshake.
-BROKER_AWAY = (AMQPError, OSError, TimeoutError, RuntimeError, StopAsyncIteration)
+# The broker cannot be reached, does not answer, or has closed the connection or the channel: that may pass.
+# Neither a message that it refuses is among them, nor what a mistake in a program raises.
+BROKER_AWAY = (
+    AMQPConnectionError,
+    AMQPChannelError,
+    ChannelInvalidStateError,
+    ConnectionError,
+    TimeoutError,
+)
+# An orderly end takes milliseconds.
+CLOSE_TIMEOUT_SECONDS = 2.0
+
+# A message with malformed properties must not end the connection, and with it every message behind.
+be_lenient()
 
 
 @contextmanager
@@ -31,8 +46,46 @@ def lost_means_away() -> Iterator[None]:
         raise ConnectionError("closed before the answer came") from error
 
 
-# A message with malformed properties must not end the connection, and with it every message behind.
-be_lenient()
+@contextmanager
+def closed_means_away() -> Iterator[None]:
+    """Raises ConnectionError for the bare RuntimeError and StopAsyncIteration of aiormq and aio-pika.
+
+    They raise these for a connection that was closed under one's hands, or ends before its handshake. Put
+    around a call of theirs and nothing else: a RecursionError is a RuntimeError, too, and passes.
+    """
+    try:
+        yield
+    except StopAsyncIteration as error:
+        raise ConnectionError("closed during the handshake") from error
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:
+            raise
+        raise ConnectionError(str(error)) from error
+
+
+@asynccontextmanager
+async def connected(
+    settings: ProcessSettings, connection_name: str, timeout_seconds: float
+) -> AsyncIterator[AbstractConnection]:
+    """A connection of its own, for as long as the context lasts or the broker lets it.
+
+    Raises one of BROKER_AWAY when there is none to be had.
+    """
+    with closed_means_away():
+        connection = await promptly(
+            aio_pika.connect(
+                lasting_connection_url(settings),
+                client_properties={"connection_name": connection_name},
+                timeout=timeout_seconds,
+            ),
+            timeout_seconds,
+        )
+    try:
+        yield connection
+    finally:
+        # A connection that does not answer any more is left to itself: its heartbeat will end it.
+        with contextlib.suppress(*BROKER_AWAY), closed_means_away():
+            await promptly(connection.close(), CLOSE_TIMEOUT_SECONDS)
 
 
 def connection_url(settings: ProcessSettings) -> str:

@@ -1,156 +1,145 @@
-"""What becomes of a delivery that failed: it comes again later, or ends as a dead letter with the reason.
+"""What becomes of a message that failed: it comes again later, or ends as a dead letter with the reason.
 
-Later means through one of the queues `retry.<n>`, which hold a message for longer each time and then send it
-to the exchange `redrive`, which leads back to this service's own queue. Nothing waits behind it meanwhile.
-What cannot be read is a dead letter at once, for no delay makes it readable.
+Later means through one of the queues `retry.<n>` (see `retries.py`). What cannot be read is a dead letter at
+once, for no delay makes it readable. Nothing waits behind either: a message that failed stays unacknowledged
+until the broker has confirmed its copy, while those behind it are handled and acknowledged.
 """
 
 import asyncio
-import contextlib
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from time import monotonic
+from typing import Any
 
-import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractMessage
-from pamqp.encode import encode_table_value, field_table
+from aio_pika import IncomingMessage
+from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import ChannelInvalidStateError, DeliveryError
 
-from events.messaging.connection import BROKER_AWAY, connection_url, lost_means_away
-from events.messaging.deliveries import Delivery
-from events.messaging.topology import RETRY_DELAYS_SECONDS, retry_exchange
+from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
+from events.messaging.copies import bare_copy_of, copy_of
+from events.messaging.retries import (
+    DEAD_ROUTING_KEY,
+    MAX_ATTEMPTS,
+    History,
+    history_after,
+    of_retry,
+)
+from events.messaging.topology import retry_exchange
 from events.runtime import metrics
+from events.runtime.crash import crash_point
 from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
 from events.runtime.tracing import Work, work
-from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE
+from events.service import DEAD_LETTER_EXCHANGE
 from events.trace import trace_id
 
-MAX_ATTEMPTS = 1 + len(RETRY_DELAYS_SECONDS)
 MAX_DETAIL_CHARACTERS = 2_000
-SHORT_STRING_BYTES = 255
-# Headers must fit into one frame, of 131,072 bytes by default, with what is added to them here and later.
-MAX_HEADER_BYTES = 100_000
-CUT = "headers_cut"
-
-ATTEMPTS, FIRST_AT, ROUTING_KEY = "retry_attempts", "retry_first_at", "retry_routing_key"
-DEAD_ROUTING_KEY = "dead_letter_routing_key"
-# Those of a retry are in the dead letter under its own names. The others are the broker's: addresses for
-# copies, which it would send once more, and its notes about deliveries. One such note, which anybody can
-# forge, has it believe that the message goes round in a circle, and hold it in `retry.<n>` for ever.
-_NOT_KEPT = (ATTEMPTS, FIRST_AT, ROUTING_KEY, "CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count")
-_NOT_KEPT_PREFIXES = ("x-first-death-", "x-last-death-")
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A delivery that failed: a short `reason` code, a `detail` for a person, whether it will fail again."""
+    """A message that failed: a short `reason` code, a `detail` for a person, whether it will fail again."""
 
-    message: Delivery
+    message: IncomingMessage
     reason: str
     detail: str
     for_good: bool
 
 
-@dataclass(frozen=True, slots=True)
-class History:
-    """What is known of a failed message: how often it was tried, since when, and its first routing key."""
+@dataclass(slots=True)
+class _Held:
+    """A failure whose copy is not confirmed yet, and when to send that, by `time.monotonic`."""
 
-    attempts: int
-    first_at: str
-    routing_key: str
-
-
-class Routed(Protocol):
-    """What is read of a message that came by way of an exchange."""
-
-    @property
-    def exchange(self) -> str | None: ...
-    @property
-    def routing_key(self) -> str | None: ...
-    @property
-    def headers(self) -> Mapping[str, Any]: ...
+    failure: Failure
+    refusals: int = 0
+    due: float = 0.0
 
 
-def original_routing_key(message: Routed) -> str | None:
-    """The key it was first published with, by which the broker judged whether its publisher may state it.
+class DeadLetterPublisher:
+    """Sends copies of what failed where they belong, confirmed, before the originals are acknowledged.
 
-    None for what a person put on the queue. The headers count only where the broker lets nobody but the
-    tracker write, and this service through its own delays: anybody can put headers on a fact.
+    Killed in between, the service handles a message twice at most, which the inbox makes harmless.
     """
-    if message.exchange == EXCHANGE:
-        return message.routing_key
-    if message.exchange == REDRIVE_EXCHANGE:
-        key = message.headers.get(ROUTING_KEY) or message.headers.get(DEAD_ROUTING_KEY)
-        return key if isinstance(key, str) else None
-    return None
 
-
-def attempts_before(message: Routed) -> int:
-    """How often this service has failed at it before."""
-    before = message.headers.get(ATTEMPTS) if message.exchange == REDRIVE_EXCHANGE else None
-    return before if isinstance(before, int) else 0
-
-
-def history_after(message: Routed, now: datetime) -> History:
-    """Its history, the attempt that has just failed included."""
-    headers = message.headers if message.exchange == REDRIVE_EXCHANGE else {}
-    first_at = headers.get(FIRST_AT)
-    return History(
-        attempts=1 + attempts_before(message),
-        first_at=first_at if isinstance(first_at, str) else now.isoformat(),
-        routing_key=original_routing_key(message) or "",
-    )
-
-
-class DeadLetterOffice:
-    """Sends what failed where it belongs, confirmed, before the original message is acknowledged."""
-
-    def __init__(self, settings: ServiceSettings, service: str) -> None:
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        service: str,
+        acknowledge: Callable[[Sequence[IncomingMessage]], Awaitable[None]],
+    ) -> None:
         self._settings = settings
         self._service = service
+        self._acknowledge = acknowledge
+        self._held: list[_Held] = []
+        self._wake = asyncio.Event()
 
-    async def take(self, failures: Sequence[Failure]) -> list[Delivery]:
-        """Send them on; what cannot be sent now goes back on the queue, to come again at once.
+    @property
+    def idle(self) -> bool:
+        return not self._held
 
-        Answers the messages that were put back. The others may be acknowledged; killed before that, this
-        service handles one twice at most, which the inbox makes harmless.
-        """
-        unsent = await self._send(failures)
-        if unsent:
-            await asyncio.sleep(self._settings.reconnect_seconds)
-            with contextlib.suppress(*BROKER_AWAY):
-                for message in unsent:
-                    await message.whole().nack(requeue=True)
-        return unsent
+    def take(self, failures: Sequence[Failure]) -> None:
+        """Send these on. The broker's prefetch bounds how many wait."""
+        self._held += [_Held(failure) for failure in failures]
+        self._wake.set()
 
-    async def _send(self, failures: Sequence[Failure]) -> list[Delivery]:
-        """Publish all, each time on a short connection of its own, for they are rare.
+    async def run(self) -> None:
+        """Send for ever: over a short connection each time, for failures are rare."""
+        while True:
+            self._wake.clear()
+            # What came on a channel that is closed is delivered again: it is for that delivery to fail.
+            self._held = [held for held in self._held if _is_there(held.failure.message)]
+            now = monotonic()
+            if due := [held for held in self._held if held.due <= now]:
+                await self._send(due)
+                continue
+            next_due = min((held.due for held in self._held), default=None)
+            await self._sleep(None if next_due is None else next_due - now)
 
-        Answers what was not confirmed.
-        """
-        timeout_seconds = self._settings.publish_timeout_seconds
-        url = connection_url(self._settings)
+    async def _sleep(self, seconds: float | None) -> None:
         try:
-            with lost_means_away():
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _send(self, due: Sequence[_Held]) -> None:
+        """Publish all, and acknowledge those that are confirmed; the others are tried again after a pause."""
+        timeout_seconds = self._settings.publish_timeout_seconds
+        results: list[BaseException | None]
+        try:
+            with lost_means_away(), closed_means_away():
                 async with (
+                    connected(self._settings, f"{self._service} dead letters", timeout_seconds) as connection,
                     asyncio.timeout(timeout_seconds),
-                    await aio_pika.connect(url, timeout=timeout_seconds) as connection,
                     connection.channel(on_return_raises=True) as channel,
                 ):
                     results = await asyncio.gather(
-                        *(self._send_one(channel, failure) for failure in failures), return_exceptions=True
+                        *(self._send_one(channel, held.failure) for held in due), return_exceptions=True
                     )
         except BROKER_AWAY as error:
-            results = [error] * len(failures)
-        reasons = [result for result in results if result is not None]
-        for reason in reasons:
-            if not isinstance(reason, BROKER_AWAY):
-                raise reason
-        if reasons:
-            log.warning("failures_not_sent", count=len(reasons), why=str(reasons[0]) or repr(reasons[0]))
-        return [failure.message for failure, result in zip(failures, results, strict=True) if result]
+            results = [error] * len(due)
+        sent = []
+        for held, result in zip(due, results, strict=True):
+            if result is None:
+                self._held.remove(held)
+                sent.append(held.failure.message)
+            else:
+                held.due = monotonic() + self._pause_after(held, result)
+        if reasons := [result for result in results if result is not None]:
+            why = str(reasons[0]) or repr(reasons[0])
+            log.warning("failures_not_sent", count=len(reasons), why=why)
+        if sent:
+            crash_point("before_ack")
+            await self._acknowledge(sent)
+
+    def _pause_after(self, held: _Held, why: BaseException) -> float:
+        """Short while the broker is away; longer each time when it refuses this very message."""
+        if isinstance(why, BROKER_AWAY):
+            return self._settings.reconnect_seconds
+        held.refusals += 1
+        pause = self._settings.refused_pause_seconds * 2.0 ** min(held.refusals - 1, 30)
+        return min(pause, self._settings.refused_pause_cap_seconds)
 
     async def _send_one(self, channel: AbstractChannel, failure: Failure) -> None:
         now = datetime.now(UTC)
@@ -158,10 +147,16 @@ class DeadLetterOffice:
         if failure.for_good or history.attempts >= MAX_ATTEMPTS:
             exchange, headers = DEAD_LETTER_EXCHANGE, self._of_dead_letter(failure, history, now)
         else:
-            exchange, headers = retry_exchange(history.attempts), _of_retry(history)
+            exchange, headers = retry_exchange(history.attempts), of_retry(history)
+        where = await channel.get_exchange(exchange, ensure=False)
         with self._span_of(failure, exchange) as span, span.current(), lost_means_away():
-            where = await channel.get_exchange(exchange, ensure=False)
-            await where.publish(copy_of(failure.message.whole(), headers), self._service, mandatory=True)
+            try:
+                await where.publish(copy_of(failure.message, headers), self._service, mandatory=True)
+            except (*BROKER_AWAY, DeliveryError):
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever nobody thought of, it must not stop the others
+                log.error("copy_without_properties", exc_info=error, fact_id=failure.message.message_id)
+                await where.publish(bare_copy_of(failure.message, headers), self._service, mandatory=True)
         metrics.message_failed(failure.reason, dead=exchange == DEAD_LETTER_EXCHANGE)
         self._report(failure, history, exchange)
 
@@ -213,64 +208,9 @@ class DeadLetterOffice:
             log.warning("retry_later", through=exchange, **said)
 
 
-def _of_retry(history: History) -> dict[str, Any]:
-    return {ATTEMPTS: history.attempts, FIRST_AT: history.first_at, ROUTING_KEY: history.routing_key}
-
-
-def copy_of(original: AbstractMessage, headers: dict[str, Any]) -> aio_pika.Message:
-    """The original body and properties, untouched, with `headers` beside its own.
-
-    Without its expiration, which would end its waiting early, and without the user that RabbitMQ verified,
-    as whom nobody else may publish.
-    """
-    kept = {
-        _short(name): _header_value(value)
-        for name, value in original.headers.items()
-        if name not in _NOT_KEPT and not name.startswith(_NOT_KEPT_PREFIXES)
-    }
-    return aio_pika.Message(
-        body=original.body,
-        headers=_fitting(kept) | headers,
-        content_type=_short(original.content_type),
-        content_encoding=_short(original.content_encoding),
-        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        priority=original.priority,
-        correlation_id=_short(original.correlation_id),
-        reply_to=_short(original.reply_to),
-        message_id=_short(original.message_id),
-        timestamp=original.timestamp,
-        type=_short(original.type),
-        app_id=_short(original.app_id),
-    )
-
-
-def _fitting(headers: dict[str, Any]) -> dict[str, Any]:
-    """As many of these as fit, the small ones first, and how many do not."""
-    fitting: dict[str, Any] = {}
-    room = MAX_HEADER_BYTES
-    for name, value in sorted(headers.items(), key=_encoded_bytes):
-        room -= _encoded_bytes((name, value))
-        if room < 0:
-            return fitting | {CUT: len(headers) - len(fitting)}
-        fitting[name] = value
-    return fitting
-
-
-def _encoded_bytes(header: tuple[str, Any]) -> int:
-    return len(field_table(dict([header])))
-
-
-def _header_value(value: Any) -> Any:
-    """A header as this library can write it: it reads more than it writes, such as what is not UTF-8."""
+def _is_there(message: IncomingMessage) -> bool:
+    """Whether the channel that it came on is still open."""
     try:
-        encode_table_value(value)
-    except (TypeError, ValueError, OverflowError, struct.error):
-        return repr(value)[:MAX_DETAIL_CHARACTERS]
-    return value
-
-
-def _short(value: Any) -> Any:
-    """A property as AMQP takes it: what was not UTF-8 has been read as something longer than it was."""
-    if not isinstance(value, str):
-        return value
-    return value.encode(errors="replace")[:SHORT_STRING_BYTES].decode(errors="ignore")
+        return not message.channel.is_closed
+    except ChannelInvalidStateError:
+        return False

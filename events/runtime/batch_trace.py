@@ -4,10 +4,10 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from aio_pika import IncomingMessage
 from opentelemetry.trace import Span, SpanContext, SpanKind
 
-from events.messaging.dead_letters import attempts_before
-from events.messaging.deliveries import Delivery
+from events.messaging.retries import attempts_before
 from events.runtime import tracing
 from events.runtime.told import Told
 from events.runtime.tracing import Attributes, Work
@@ -23,7 +23,7 @@ class BatchTrace:
         self._works: dict[int, Work] = {}
         self._batch: Span | None = None
 
-    def enter(self, told: Told, message: Delivery | None = None) -> Told:
+    def enter(self, told: Told, message: IncomingMessage | None = None) -> Told:
         """Begin its span. Answers the same as something that descends from that span."""
         self._told += 1
         name, kind = f"process {told.name}", SpanKind.CONSUMER
@@ -67,7 +67,7 @@ class BatchTrace:
     def _of(self, told: Told) -> dict[str, str | int]:
         return {"saga.order_id": str(told.order_id), "saga.cause_id": str(told.cause)}
 
-    def _of_delivery(self, message: Delivery, fact_name: str) -> dict[str, str | int]:
+    def _of_delivery(self, message: IncomingMessage, fact_name: str) -> dict[str, str | int]:
         """OpenTelemetry's conventions for messaging, and this system's own words."""
         return {
             "messaging.system": "rabbitmq",

@@ -9,8 +9,8 @@ from prometheus_client.metrics_core import Metric
 
 from events.decision import Call, Command
 from events.messaging.consumer import Consumer
-from events.messaging.dead_letters import DeadLetterOffice
-from events.messaging.relay import Relay
+from events.messaging.dead_letters import DeadLetterPublisher
+from events.messaging.relay import relay_of
 from events.runtime.backlog import read_backlogs
 from events.runtime.batch import Batch, Committed
 from events.runtime.calls import Caller, Gateway
@@ -46,7 +46,10 @@ class Host:
         self.database = Database(settings, service.name, BY_KEY)
         self._gateway = parts.gateway
         self._instance = Instance(settings, service.name)
-        self._relay = Relay(settings, self.database, self._instance, service.name)
+        self._relay = relay_of(settings, self.database, self._instance, service.name)
+        self._dead_letters = DeadLetterPublisher(
+            settings, service.name, lambda messages: self._consumer.acknowledge(messages)
+        )
         self._worker = Worker(
             settings,
             self.database,
@@ -54,8 +57,8 @@ class Host:
             service,
             pass_on=self._pass_on,
             look_in_tables=self._look_in_tables,
-            settle=lambda messages, returned: self._consumer.settle(messages, returned),
-            take_failures=DeadLetterOffice(settings, service.name).take,
+            acknowledge=lambda messages: self._consumer.acknowledge(messages),
+            take_failures=self._dead_letters.take,
         )
         self._consumer = Consumer(settings, service, self._worker.receive)
         self._caller = self._caller_of(parts.gateway) if parts.gateway else None
@@ -80,7 +83,6 @@ class Host:
         if not self.loops.failed:
             await self._drain()
         await self.loops.close(self.settings.stop_grace_seconds)
-        await self._consumer.close()
         if self._gateway is not None:
             await self._gateway.close()
         await self._instance.leave()
@@ -97,9 +99,11 @@ class Host:
         async with asyncio.timeout(self.settings.command_timeout_seconds):
             return await self._worker.ask(command, current_traceparent() or traceparent)
 
-    async def ready(self) -> dict[str, bool]:
-        """What this instance needs, and whether it really has it now."""
+    async def ready(self) -> dict[str, Any]:
+        """What this instance needs and whether it really has it now; and what the broker refuses."""
+        refused = {"refused_messages": self._relay.set_aside} if self._relay.set_aside else {}
         return {
+            **refused,
             "database": await self.database.working(),
             "broker": self._relay.connected,
             "consumer": await self._consumer.working(),
@@ -126,6 +130,7 @@ class Host:
             "relay_forget": self._relay.forget,
             "worker": self._worker.run,
             "consumer": self._consumer.run,
+            "dead_letters": self._dead_letters.run,
             "retention": self._retention.run,
         }
         if self._caller is not None:
@@ -155,4 +160,4 @@ class Host:
 
     def _drained(self) -> bool:
         calls_idle = self._caller is None or self._caller.idle
-        return self._worker.idle and self._relay.idle and calls_idle
+        return self._worker.idle and self._dead_letters.idle and self._relay.idle and calls_idle

@@ -57,6 +57,17 @@ class ProcessSettings(BaseSettings):
     reconnect_seconds: float = Field(default=0.5, gt=0)
     presumed_dead_after_seconds: int = Field(default=15, gt=0)
     stop_grace_seconds: float = Field(default=8.0, gt=0)
+
+    # Publishing the outbox: how many messages at once, and how many are kept in memory.
+    relay_in_flight: int = Field(default=200, gt=0)
+    relay_memory: int = Field(default=5_000, gt=0)
+    forget_after_seconds: float = Field(default=0.25, gt=0)
+    publish_timeout_seconds: float = Field(default=10.0, gt=0)
+    broker_connect_timeout_seconds: float = Field(default=5.0, gt=0)
+    sweep_seconds: float = Field(default=3.0, gt=0)
+    # What the broker refuses is tried again after a pause, twice as long each time, up to the cap.
+    refused_pause_seconds: float = Field(default=2.0, gt=0)
+    refused_pause_cap_seconds: float = Field(default=300.0, gt=0)
     # How much longer it may take to stop once a loop has ended, before the process just ends.
     stop_margin_seconds: float = Field(default=5.0, gt=0)
 
@@ -82,12 +93,6 @@ class ServiceSettings(ProcessSettings):
     inbox_retention_days: int = Field(default=30, ge=0, le=36_500)
     inbox_walk_seconds: float = Field(default=21_600.0, gt=0)
 
-    relay_in_flight: int = Field(default=200, gt=0)
-    relay_memory: int = Field(default=5_000, gt=0)
-    forget_after_seconds: float = Field(default=0.25, gt=0)
-    publish_timeout_seconds: float = Field(default=10.0, gt=0)
-    broker_connect_timeout_seconds: float = Field(default=5.0, gt=0)
-    sweep_seconds: float = Field(default=3.0, gt=0)
     heartbeat_seconds: float = Field(default=2.0, gt=0)
 
     call_concurrency: int = Field(default=64, gt=0)

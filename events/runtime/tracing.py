@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.aio_pika import AioPikaInstrumentor
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.propagators.textmap import CarrierT, Getter, default_getter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -29,6 +31,7 @@ from opentelemetry.trace import (
     TraceFlags,
     Tracer,
 )
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
 from events.runtime.log import Outage
@@ -64,6 +67,21 @@ class Export(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
+class _Tolerant(TraceContextTextMapPropagator):
+    """W3C's trace context, where a header that is no text is no context, instead of an error."""
+
+    def extract(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        getter: Getter[CarrierT] = default_getter,
+    ) -> Context:
+        try:
+            return super().extract(carrier, context, getter)
+        except (TypeError, ValueError, AttributeError):
+            return Context() if context is None else context
+
+
 class _Recording:
     """What makes spans in this process; two tracers over one exporter."""
 
@@ -96,7 +114,8 @@ def start_tracing(process: str, exporter: SpanExporter | None = None) -> None:
         return
     os.environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", str(EXPORT_TIMEOUT_SECONDS))
     _recording = _Recording(process, exporter or OTLPSpanExporter())
-    # For what is rare and goes through aio-pika's own publishing: retries, dead letters, replays.
+    # Anybody can put anything where a trace context is looked for.
+    propagate.set_global_textmap(_Tolerant())
     AioPikaInstrumentor().instrument(tracer_provider=_recording.provider)
 
 
@@ -185,7 +204,7 @@ def work(
         traceparent = None
     if _recording is None:
         return Work(traceparent or begin_trace())
-    if traceparent and not int(traceparent[-2:], 16) & TraceFlags.SAMPLED:
+    if traceparent and not is_sampled(traceparent):
         return Work(traceparent)
     context = Context()
     if traceparent:
@@ -203,6 +222,25 @@ def unordered(name: str, attributes: Attributes | None = None) -> Span | None:
     if _recording is None:
         return None
     return _recording.for_certain.start_span(name, Context(), attributes=attributes)
+
+
+@contextmanager
+def in_trace_of(traceparent: str | None) -> Iterator[None]:
+    """Inside, what instrumentations of libraries trace descends from `traceparent`, if that is recorded."""
+    if _recording is None:
+        yield
+    elif trace_id(traceparent) is None or not is_sampled(traceparent):
+        with suppress_instrumentation():
+            yield
+    else:
+        span = NonRecordingSpan(_span_context(traceparent or ""))
+        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+            yield
+
+
+def is_sampled(traceparent: str | None) -> bool:
+    """Whether a well-formed traceparent says that its trace is recorded."""
+    return bool(traceparent and int(traceparent[-2:], 16) & TraceFlags.SAMPLED)
 
 
 def note_on_current(attributes: Attributes) -> None:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from aio_pika import IncomingMessage
+
 from events.decision import Command, Contradiction, Outcome
 from events.facts import Fact
 from events.messaging.connection import broker_user
-from events.messaging.dead_letters import Failure, original_routing_key
-from events.messaging.deliveries import Delivery
+from events.messaging.dead_letters import Failure
 from events.messaging.envelope import Unreadable, decode
+from events.messaging.retries import original_routing_key
 from events.runtime import metrics
 from events.runtime.batch import Batch, Committed
 from events.runtime.batch_trace import BatchTrace
@@ -42,7 +44,7 @@ class Overloaded(Exception):
 class Entry:
     """What waits for the next batch: a delivery, decoded when its batch begins, or something told."""
 
-    message: Delivery | None = None
+    message: IncomingMessage | None = None
     told: Told | None = None
 
 
@@ -58,8 +60,8 @@ class Worker:
         *,
         pass_on: Callable[[Committed], None],
         look_in_tables: Callable[[], None],
-        settle: Callable[[Sequence[Delivery], Sequence[Delivery]], Awaitable[None]],
-        take_failures: Callable[[Sequence[Failure]], Awaitable[list[Delivery]]],
+        acknowledge: Callable[[Sequence[IncomingMessage]], Awaitable[None]],
+        take_failures: Callable[[Sequence[Failure]], None],
     ) -> None:
         self._settings = settings
         self._database = database
@@ -70,7 +72,7 @@ class Worker:
         self._max_bytes = settings.max_message_bytes
         self._pass_on = pass_on
         self._look_in_tables = look_in_tables
-        self._settle = settle
+        self._acknowledge = acknowledge
         self._take_failures = take_failures
         self._waiting: deque[Entry] = deque()
         self._asked: deque[Entry] = deque()
@@ -84,11 +86,12 @@ class Worker:
     def idle(self) -> bool:
         return not self._waiting and not self._asked and not self._working
 
-    def receive(self, message: Delivery) -> None:
-        """Take a delivery. The broker's prefetch bounds how many wait."""
-        if message.redelivered:
-            metrics.REDELIVERIES.inc()
-        self._waiting.append(Entry(message=message))
+    def receive(self, messages: Sequence[IncomingMessage]) -> None:
+        """Take what was delivered. The broker's prefetch bounds how much waits."""
+        for message in messages:
+            if message.redelivered:
+                metrics.REDELIVERIES.inc()
+            self._waiting.append(Entry(message=message))
         self._wake.set()
 
     async def ask(self, command: Command, traceparent: str | None) -> Any:
@@ -135,7 +138,7 @@ class Worker:
             self._waiting.popleft() for _ in range(others)
         ]
 
-    def _stated_here(self, message: Delivery) -> bool:
+    def _stated_here(self, message: IncomingMessage) -> bool:
         """Whether it comes from this service's own outbox: then its effect was committed before it was sent.
 
         The broker vouches for the user. (Where all processes share one, the relay alone names it.)
@@ -152,7 +155,7 @@ class Worker:
         failures: list[Failure] = []
         with BatchTrace(self._service) as trace:
             told: list[Told] = []
-            deliveries: dict[int, Delivery] = {}
+            deliveries: dict[int, IncomingMessage] = {}
             for entry in entries:
                 if entry.told is not None:
                     told.append(trace.enter(entry.told))
@@ -174,11 +177,13 @@ class Worker:
                     failures.append(_failure(message, why))
                 else:
                     self._tell_why_not(item, why)
+        failed = {id(failure.message) for failure in failures}
+        if failures:
+            self._take_failures(failures)
         messages = [entry.message for entry in entries if entry.message is not None]
-        returned = await self._take_failures(failures) if failures else []
-        if messages:
+        if done := [message for message in messages if id(message) not in failed]:
             crash_point("before_ack")
-            await self._settle(messages, returned)
+            await self._acknowledge(done)
 
     async def _commit(self, told: Sequence[Told]) -> list[tuple[Told, Exception]]:
         """Commit all that can be; answers what cannot, alone, with the reason.
@@ -239,7 +244,7 @@ class Worker:
                 item.done.set_result(states.get(id(item)))
 
 
-def _failure(message: Delivery, why: Exception) -> Failure:
+def _failure(message: IncomingMessage, why: Exception) -> Failure:
     """What was not committed comes again later, unless that cannot change anything."""
     if isinstance(why, Contradiction):
         return Failure(message, why.reason, str(why), for_good=True)
@@ -261,13 +266,13 @@ def _report(committed: Committed) -> None:
             )
 
 
-def _unforeseen(message: Delivery, error: Exception) -> Failure:
+def _unforeseen(message: IncomingMessage, error: Exception) -> Failure:
     """A message that nobody can read for a reason that nobody thought of: a mistake in the program."""
     log.error("message_broke_reading", message_id=message.message_id, wire_name=message.type, exc_info=error)
     return Failure(message, type(error).__name__, str(error), for_good=True)
 
 
-def read(message: Delivery, hears: tuple[type[Fact], ...], max_bytes: int) -> Told:
+def read(message: IncomingMessage, hears: tuple[type[Fact], ...], max_bytes: int) -> Told:
     """A delivery as something told. Raises Unreadable, also for a fact that this service does not hear."""
     envelope = decode(message, original_routing_key(message), max_bytes)
     if not isinstance(envelope.fact, hears):

@@ -171,7 +171,7 @@ async def _replay(tracker: Desk, letter_ids: list[UUID], act: Act) -> Replayed:
         raise _busy(done) from None
     finally:
         if done.replayed:
-            tracker.publisher.wake()
+            tracker.publisher.look_in_table()
     return done
 
 

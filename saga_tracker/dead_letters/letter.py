@@ -18,8 +18,8 @@ import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 from aiormq.abc import DeliveredMessage
 
-from events.messaging.dead_letters import DEAD_ROUTING_KEY, ROUTING_KEY
 from events.messaging.envelope import Envelope, Unreadable, decode
+from events.messaging.retries import DEAD_ROUTING_KEY, ROUTING_KEY
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE
 from saga_tracker.dead_letters.properties import as_text, properties_of
 from saga_tracker.stream import storable

@@ -14,8 +14,9 @@ from uuid import UUID, uuid5
 
 import aio_pika
 
-from events.messaging.dead_letters import ROUTING_KEY, copy_of
+from events.messaging.copies import copy_of
 from events.messaging.envelope import Unreadable, decode, uuid_in
+from events.messaging.retries import ROUTING_KEY
 from saga_tracker.dead_letters.letter import REPLAY_OF
 from saga_tracker.dead_letters.properties import from_text
 

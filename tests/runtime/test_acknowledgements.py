@@ -1,16 +1,16 @@
-"""Acknowledging many deliveries at once never covers one that is not settled."""
+"""Acknowledging many deliveries at once never covers one that is not done with."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
 from uuid import UUID, uuid4
 
+from aio_pika.exceptions import ChannelInvalidStateError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from events.messaging.consumer import Acknowledgements
-from events.messaging.deliveries import Delivery as Delivered
+from events.messaging.acknowledgements import Acknowledgements
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
 from tests.runtime.toy.facts import Bumped
@@ -21,98 +21,113 @@ class BrokersChannel:
     """The broker's side: what it has delivered on a channel and not heard of again."""
 
     unacknowledged: set[int]
-    settled: set[int] = field(default_factory=set)
+    done: set[int] = field(default_factory=set)
     frames: int = 0
 
-    async def basic_ack(self, delivery_tag: int, multiple: bool) -> None:
-        assert multiple
+    def acknowledged(self, delivery_tag: int, multiple: bool) -> None:
         assert delivery_tag in self.unacknowledged, "the broker closes the channel: unknown delivery tag"
-        covered = {tag for tag in self.unacknowledged if tag <= delivery_tag}
-        assert covered <= self.settled, "acknowledged before it was settled"
+        covered = {tag for tag in self.unacknowledged if tag <= delivery_tag} if multiple else {delivery_tag}
+        assert covered <= self.done, "acknowledged before it was done with"
         self.unacknowledged -= covered
         self.frames += 1
 
 
 @dataclass(frozen=True)
 class Delivery:
-    channel: BrokersChannel
+    on: BrokersChannel
     delivery_tag: int
+    closed: bool = False
+
+    @property
+    def channel(self) -> BrokersChannel:
+        if self.closed:
+            raise ChannelInvalidStateError
+        return self.on
+
+    async def ack(self, multiple: bool = False) -> None:
+        self.on.acknowledged(self.delivery_tag, multiple)
+
+
+Groups = tuple[int, list[list[int]]]
 
 
 @st.composite
-def _settling(draw: st.DrawFn) -> tuple[int, list[list[int]], set[int]]:
-    """So many deliveries, settled in any order and any groups, some of them by giving them back."""
+def _groups(draw: st.DrawFn) -> Groups:
+    """So many deliveries, done with in any order and any groups."""
     count = draw(st.integers(1, 40))
     order = draw(st.permutations(range(1, count + 1)))
     cuts = sorted(draw(st.sets(st.integers(1, count - 1)))) if count > 1 else []
-    groups = [list(order[a:b]) for a, b in zip([0, *cuts], [*cuts, count], strict=True)]
-    return count, groups, draw(st.sets(st.sampled_from(order)))
+    return count, [list(order[a:b]) for a, b in zip([0, *cuts], [*cuts, count], strict=True)]
 
 
-async def _settle(
-    acknowledgements: Acknowledgements, channel: BrokersChannel, group: list[int], returned: set[int]
+async def _acknowledge(
+    acknowledgements: Acknowledgements, channel: BrokersChannel, group: Sequence[int]
 ) -> None:
-    back = [tag for tag in group if tag in returned]
-    channel.unacknowledged -= set(back)
-    channel.settled |= set(group)
-    await acknowledgements.settle(
-        cast("list[Delivered]", [Delivery(channel, tag) for tag in group]),
-        cast("list[Delivered]", [Delivery(channel, tag) for tag in back]),
-    )
+    channel.done |= set(group)
+    await acknowledgements.acknowledge([Delivery(channel, tag) for tag in group])
 
 
 @settings(deadline=None)
-@given(_settling())
-def test_in_any_order_none_is_acknowledged_early_and_all_are_in_the_end(
-    settling: tuple[int, list[list[int]], set[int]],
-) -> None:
-    count, groups, returned = settling
+@given(_groups())
+def test_in_any_order_each_is_acknowledged_at_once_and_none_early(groups: Groups) -> None:
+    count, done = groups
     channel = BrokersChannel(set(range(1, count + 1)))
 
-    async def settle_all() -> None:
+    async def acknowledge_all() -> None:
         acknowledgements = Acknowledgements()
-        for group in groups:
-            await _settle(acknowledgements, channel, group, returned)
+        for group in done:
+            await _acknowledge(acknowledgements, channel, group)
+            assert not channel.done & channel.unacknowledged
 
-    asyncio.run(settle_all())
+    asyncio.run(acknowledge_all())
     assert not channel.unacknowledged
 
 
 @settings(deadline=None)
-@given(_settling(), _settling(), st.data())
+@given(_groups(), _groups(), st.data())
 def test_a_new_channel_counts_from_one_again_whatever_was_open_on_the_old_one(
-    first: tuple[int, list[list[int]], set[int]],
-    second: tuple[int, list[list[int]], set[int]],
-    data: st.DataObject,
+    first: Groups, second: Groups, data: st.DataObject
 ) -> None:
     old = BrokersChannel(set(range(1, first[0] + 1)))
     new = BrokersChannel(set(range(1, second[0] + 1)))
-    settled_on_old = data.draw(st.integers(0, len(first[1])))
+    done_on_old = data.draw(st.integers(0, len(first[1])))
 
-    async def settle_all() -> None:
+    async def acknowledge_all() -> None:
         acknowledgements = Acknowledgements()
-        for group in first[1][:settled_on_old]:
-            await _settle(acknowledgements, old, group, first[2])
+        for group in first[1][:done_on_old]:
+            await _acknowledge(acknowledgements, old, group)
         for group in second[1]:
-            await _settle(acknowledgements, new, group, second[2])
+            await _acknowledge(acknowledgements, new, group)
 
-    asyncio.run(settle_all())
+    asyncio.run(acknowledge_all())
     assert not new.unacknowledged
 
 
 def test_a_batch_from_before_and_after_a_reconnect_acknowledges_only_the_new_channel() -> None:
-    old, new = BrokersChannel({1, 2}), BrokersChannel({1, 2, 3}, settled={1, 2})
-    batch: list[Any] = [Delivery(old, 1), Delivery(old, 2), Delivery(new, 1), Delivery(new, 2)]
-    asyncio.run(Acknowledgements().settle(batch))
+    old, new = BrokersChannel({1, 2}), BrokersChannel({1, 2, 3}, done={1, 2})
+    batch = [Delivery(old, 1, closed=True), Delivery(old, 2, closed=True), Delivery(new, 1), Delivery(new, 2)]
+    asyncio.run(Acknowledgements().acknowledge(batch))
     assert new.unacknowledged == {3}
     assert old.unacknowledged == {1, 2}
 
 
 def test_one_frame_covers_a_whole_batch() -> None:
     channel = BrokersChannel(set(range(1, 101)))
-    asyncio.run(_settle(Acknowledgements(), channel, list(range(1, 101)), set()))
+    asyncio.run(_acknowledge(Acknowledgements(), channel, range(1, 101)))
     assert channel.frames == 1
     assert not channel.unacknowledged
+
+
+def test_one_that_is_set_aside_keeps_none_behind_it() -> None:
+    channel = BrokersChannel(set(range(1, 11)))
+
+    async def acknowledge_all_but_the_third() -> None:
+        acknowledgements = Acknowledgements()
+        await _acknowledge(acknowledgements, channel, (1, 2, 4, 5))
+        await _acknowledge(acknowledgements, channel, range(6, 11))
+
+    asyncio.run(acknowledge_all_but_the_third())
+    assert channel.unacknowledged == {3}
 
 
 async def test_a_connection_lost_during_a_commit_redelivers_and_counts_once(stage: Stage) -> None:

@@ -12,7 +12,7 @@ import aio_pika
 import pamqp.encode
 import pytest
 
-from events.messaging.dead_letters import MAX_ATTEMPTS
+from events.messaging.retries import MAX_ATTEMPTS
 from events.service import REDRIVE_EXCHANGE
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message, new_stage

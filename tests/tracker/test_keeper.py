@@ -26,7 +26,7 @@ def impatient(**step_seconds: float) -> dict[str, Any]:
         "overdue_after_seconds": 0.8,
         "deadline_tick_seconds": 0.05,
         "stream_delay_seconds": 0.1,
-        "outbox_sweep_seconds": 0.1,
+        "sweep_seconds": 0.1,
         "lease_seconds": 1.0,
     }
 

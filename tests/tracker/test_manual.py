@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from events.facts import Fact
 from events.facts.saga import RetryRequested, SagaOverdue, Settled
-from events.messaging.dead_letters import original_routing_key
 from events.messaging.envelope import Envelope, decode
+from events.messaging.retries import original_routing_key
 from tests.runtime.eventually import eventually
 from tests.tracker.letters import TOKEN, give_up, sees_letters, unusable
 from tests.tracker.told import envelopes
@@ -29,7 +29,7 @@ FAILURES = [
     pytest.param(f"{WITHDRAWN} cancel_failed", "fulfillment", "COMPENSATING", id="cancellation"),
     pytest.param(UNDISPATCHED, "fulfillment", "COMPLETING", id="dispatch"),
 ]
-QUICK = {"admin_token": SecretStr(TOKEN), "outbox_sweep_seconds": 0.2, "close_cases_seconds": 0.1}
+QUICK = {"admin_token": SecretStr(TOKEN), "sweep_seconds": 0.2, "close_cases_seconds": 0.1}
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.runtime.eventually import eventually
 from tests.tracker.told import BEGAN, TRACEPARENT, envelopes
 from tests.tracker.watch import Watch
 
-QUICK_SWEEP = {"outbox_sweep_seconds": 0.1}
+QUICK_SWEEP = {"sweep_seconds": 0.1}
 
 
 def redriven(to: str) -> Outgoing:
@@ -50,7 +50,7 @@ def own() -> Outgoing:
 async def enter(tracker: Tracker, *messages: Outgoing) -> None:
     async with tracker.database.transaction() as connection:
         await outbox.enter(connection, messages)
-    tracker.publisher.wake()
+    tracker.publisher.look_in_table()
 
 
 async def is_empty(watch: Watch) -> bool:
@@ -95,7 +95,7 @@ async def test_what_is_for_one_service_is_as_it_was_stated(watch: Watch) -> None
 async def test_what_nobody_takes_holds_up_nobody_and_stays(
     watch: Watch, logged: list[MutableMapping[str, Any]]
 ) -> None:
-    tracker = await watch.start(outbox_in_flight=1, **QUICK_SWEEP)
+    tracker = await watch.start(relay_in_flight=1, **QUICK_SWEEP)
     await enter(tracker, redriven("nobody"), own(), own())
     await watch.sees_facts(2)
     left = await watch.rows("SELECT routing_key FROM outbox")
@@ -103,7 +103,7 @@ async def test_what_nobody_takes_holds_up_nobody_and_stays(
     redrives = await watch.hear_redrives("nobody")
     await eventually(lambda: is_empty(watch))
     assert await redrives.get(timeout=5) is not None
-    assert len([line for line in logged if line["event"] == "untaken_message"]) == 1
+    assert len([line for line in logged if line["event"] == "unroutable_fact"]) == 1
 
 
 async def test_a_broker_and_a_database_that_are_away_are_waited_for(watch: Watch) -> None:

@@ -7,10 +7,12 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from aiormq.abc import AbstractChannel
+from aio_pika import IncomingMessage
+from aiormq.abc import AbstractChannel, DeliveredMessage
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 from psycopg.rows import DictRow, dict_row
 
-from events.messaging.deliveries import Delivery
 from events.messaging.envelope import Envelope, encode
 from events.runtime.settings import MAX_MESSAGE_BYTES
 from events.service import EXCHANGE
@@ -52,20 +54,12 @@ def batch_of(first_offset: int, facts: Iterable[Envelope]) -> ReadBatch:
     return read_batch(messages, MAX_MESSAGE_BYTES)
 
 
-def delivery_of(offset: int, fact: Envelope) -> Delivery:
+def delivery_of(offset: int, fact: Envelope) -> IncomingMessage:
     message = encode(fact)
-    headers = {**message.headers, "x-stream-offset": offset}
-    return Delivery(
-        channel=cast(AbstractChannel, None),
-        delivery_tag=offset,
-        redelivered=False,
-        exchange=EXCHANGE,
-        routing_key=fact.fact.wire_name,
-        body=message.body,
-        message_id=message.message_id,
-        type=message.type,
-        headers=headers,
-    )
+    message.headers["x-stream-offset"] = offset
+    delivery = Basic.Deliver("reader", offset, False, EXCHANGE, fact.fact.wire_name)
+    header = ContentHeader(0, len(message.body), message.properties)
+    return IncomingMessage(DeliveredMessage(delivery, header, message.body, cast(AbstractChannel, None)))
 
 
 async def shown(watch: Watch, order_id: UUID) -> tuple[str, int]:

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from events.facts.saga import RetryRequested
-from events.messaging.dead_letters import original_routing_key
 from events.messaging.envelope import decode
+from events.messaging.retries import original_routing_key
 from events.service import REDRIVE_EXCHANGE
 from tests.runtime.eventually import eventually
 from tests.tracker.letters import TOKEN, fail, give_up, let_broker_give_up, sees_letters, unusable
@@ -26,7 +26,7 @@ ANNA = {"by": "anna", "note": "fixed the parser"}
 @pytest.fixture
 async def app(watch: Watch) -> FastAPI:
     """The HTTP side of a running tracker."""
-    return watch.app(await watch.start(admin_token=SecretStr(TOKEN), outbox_sweep_seconds=0.2))
+    return watch.app(await watch.start(admin_token=SecretStr(TOKEN), sweep_seconds=0.2))
 
 
 async def act(app: FastAPI, path: str, body: Any = ANNA) -> Answer:

@@ -10,8 +10,8 @@ import pytest
 from psycopg.sql import SQL
 
 from events.facts.order import OrderCreated
-from events.messaging.dead_letters import ROUTING_KEY
 from events.messaging.envelope import Envelope, encode
+from events.messaging.retries import ROUTING_KEY
 from events.service import REDRIVE_EXCHANGE
 from saga_tracker import store
 from tests.tracker.told import LINES, PATHS, envelopes

@@ -9,7 +9,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from compose.demo.shop import Refused
 from compose.local.errors import RigError
-from events.messaging.dead_letters import copy_of
+from events.messaging.copies import copy_of
 from events.runtime.crash import CrashPoint
 from events.service import EXCHANGE
 from tests.system.burst import Burst, new_burst

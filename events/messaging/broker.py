@@ -1,0 +1,92 @@
+"""A service on FastStream: its broker, with subscriber and publishers from the types of its `decide`."""
+
+from collections.abc import Callable
+from typing import Any, Union
+
+from aio_pika import IncomingMessage
+from faststream.rabbit import Channel, ExchangeType, RabbitExchange, RabbitQueue
+from faststream.rabbit.schemas import QueueType
+from yarl import URL
+
+from events.facts.base import Fact, SupersededFact, published_facts
+from events.messaging.batch_subscriber import BatchBroker, BatchSubscriber
+from events.messaging.connection import lasting_connection_url
+from events.messaging.envelope import CONTENT_TYPE
+from events.runtime.settings import ServiceSettings
+from events.service import EXCHANGE, Service
+
+Receive = Callable[[tuple[IncomingMessage, ...]], None]
+FACTS = RabbitExchange(EXCHANGE, type=ExchangeType.TOPIC, durable=True, declare=False)
+
+
+class ServiceBroker(BatchBroker):
+    """One service's broker, on one connection. Nothing is declared on the server: that is provisioned.
+
+    The queue's messages go to `receive`, a tuple at a time. A connection that is lost is not to be used any
+    more: whoever runs this starts another, perhaps on another node.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        service: Service,
+        receive: Receive,
+        *,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        url = URL(lasting_connection_url(settings)).update_query(name=f"{service.name} consumer")
+        self.channel = Channel(prefetch_count=settings.prefetch, publisher_confirms=False)
+        super().__init__(
+            url,
+            app_id=service.name,
+            default_channel=self.channel,
+            on_close=[lambda *_: on_lost()],
+            timeout=settings.broker_connect_timeout_seconds,
+            reconnect_interval=settings.reconnect_seconds,
+            graceful_timeout=settings.reconnect_seconds,
+            # A batch is decoded, judged and logged by the worker, message by message.
+            apply_types=False,
+            logger=None,
+        )
+        self.facts_subscriber = self._subscribe(service, receive)
+        for fact in service.states:
+            self._publishes(fact)
+
+    def _subscribe(self, service: Service, receive: Receive) -> BatchSubscriber:
+        async def decide(fact: Any) -> None:
+            """Decode, decide, commit with its batch, acknowledge."""
+            receive(fact)
+
+        decide.__annotations__["fact"] = Union[_with_old_versions(service.hears)]  # noqa: UP007 - of a tuple
+        subscriber = self.batch_subscriber(
+            RabbitQueue(service.queue, queue_type=QueueType.QUORUM, durable=True, declare=False),
+            FACTS,
+            self.channel,
+            title=service.queue,
+            description=f"Bound to {', '.join(service.binding_keys)}.",
+        )
+        subscriber(decide)
+        return subscriber
+
+    def _publishes(self, fact: type[Fact]) -> None:
+        self.publisher(
+            routing_key=fact.wire_name,
+            exchange=FACTS,
+            persist=True,
+            mandatory=True,
+            content_type=CONTENT_TYPE,
+            message_type=fact.wire_name,
+            title=fact.wire_name,
+            description=fact.__doc__,
+            schema=fact,
+        )
+
+
+def _with_old_versions(facts: tuple[type[Fact], ...]) -> tuple[type[Fact], ...]:
+    """These, and what old publishers still send in place of one of them."""
+    names = {fact.wire_name.rpartition(".")[0] for fact in facts}
+    return facts + tuple(
+        fact
+        for name, fact in sorted(published_facts().items())
+        if issubclass(fact, SupersededFact) and name.rpartition(".")[0] in names
+    )
