@@ -18,10 +18,13 @@ from compose.local.errors import RigError
 from compose.local.interruptions import ending_in_order
 from compose.local.places import DEFAULT_STATE_DIR
 from compose.local.progress import Progress
-from compose.local.rig import ComponentStatus, LocalRig
+from compose.local.rig import LocalRig
 from compose.local.servers import NAME_SERVICE, POSTGRES, RABBITMQ
+from compose.local.status import ComponentStatus
+from compose.local.supervise import supervise, up_supervised
 
 STATE_DIR_VARIABLE = "MURMURATION_STATE_DIR"
+SUPERVISE = "supervise"
 FOLLOW_SECONDS = 0.2
 REPORT_WIDTH = 100
 
@@ -49,11 +52,11 @@ def rig_of(context: typer.Context, progress: Progress | None = None) -> LocalRig
 
 @app.command()
 def up(context: typer.Context) -> None:
-    """Start everything that does not run yet, and leave it running."""
+    """Start everything that does not run yet, and leave it running; what ends by itself is started again."""
     started = time.monotonic()
     with ConsoleProgress() as progress:
         rig = rig_of(context, progress)
-        names = rig.up()
+        names = rig.up() if rig.is_supervised else _up_supervised(rig.state_dir)
     if names:
         console.print(f"up after {time.monotonic() - started:.1f} s")
     else:
@@ -61,6 +64,21 @@ def up(context: typer.Context) -> None:
     console.print(status_table(rig.status()))
     hint = "logs: make logs NAME=order   URLs with passwords: make status URLS=1   stop: make down"
     console.print(hint, soft_wrap=True)
+
+
+def _up_supervised(state_dir: Path) -> list[str]:
+    command = [sys.executable, "-m", "compose", f"--state-dir={state_dir}", SUPERVISE]
+    started = up_supervised(command)
+    if isinstance(started, int):
+        raise typer.Exit(started)  # it has said why
+    return started
+
+
+@app.command(SUPERVISE, hidden=True)
+def stay_and_supervise(context: typer.Context) -> None:
+    """What `up` leaves behind: starts everything, and starts again what ends by itself."""
+    with ConsoleProgress() as progress:
+        supervise(rig_of(context, progress))
 
 
 @app.command()
@@ -81,6 +99,8 @@ def status(
         console.print("nothing is running (make up starts it)")
         return
     console.print(status_table(found))
+    if not rig.is_supervised:
+        console.print("nothing starts again what ends by itself (make up does)")
     if urls:
         print_urls(rig)
     if any(component.condition != "ready" for component in found):
@@ -209,14 +229,15 @@ def report_console() -> Console:
 
 def status_table(found: list[ComponentStatus]) -> Table:
     """What runs, where, and how it is."""
-    table = Table("", "condition", "pid", "address", box=None, padding=(0, 2, 0, 0))
+    table = Table("", "condition", "pid", "address", "restarts", box=None, padding=(0, 2, 0, 0))
     colours = {"ready": "green", "stopped": "dim"}
     for component in found:
         colour = colours.get(component.condition, "red")
         condition = f"[{colour}]{component.condition}[/]"
         if component.problem:
             condition += f" ({escape(component.problem)})"
-        table.add_row(component.name, condition, str(component.pid or ""), component.address)
+        restarts = f"{component.restarts}; {component.ended}" if component.ended else ""
+        table.add_row(component.name, condition, str(component.pid or ""), component.address, restarts)
     return table
 
 

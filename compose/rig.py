@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from compose.local.rig import ComponentStatus
+from compose.local.status import ComponentStatus
 from compose.whereabouts import Whereabouts
 
 

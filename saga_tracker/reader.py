@@ -12,6 +12,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from events.messaging.connection import BROKER_AWAY, lost_means_away
 from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, spares_the_row
 from events.runtime.log import Outage, log
+from events.runtime.promptly import promptly
 from saga_tracker import metrics, store
 from saga_tracker.batch import ReadBatch, UnreadableMessage
 from saga_tracker.recorder import Recorded, Recorder
@@ -76,12 +77,17 @@ class Reader:
             await self._has_stream.wait()
             if (stream := self._stream) is not None:
                 try:
-                    with lost_means_away():
-                        end = await stream.known_end()
+                    # So that a stop does not wait for the answer.
+                    end = await promptly(stream.known_end(), self._probe_seconds)
                     self.progress.known_end = -1 if end is None else end
                 except BROKER_AWAY as error:
                     stream.give_up(error)
             await asyncio.sleep(self._settings.lag_probe_seconds)
+
+    @property
+    def _probe_seconds(self) -> float:
+        """Longer than a look at the stream's end takes by its own bounds."""
+        return 3 * self._settings.connect_timeout_seconds + self._settings.stream_answer_seconds
 
     async def catch_up(self) -> int | None:
         """Wait until all that was published by now is in the view; answers up to which offset that is.

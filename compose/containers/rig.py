@@ -17,8 +17,8 @@ from compose.local.interruptions import uninterrupted
 from compose.local.ports import LOOPBACK
 from compose.local.processes import PROCESSES, what_readyz_lacks
 from compose.local.rabbitmq import speaks_amqp
-from compose.local.rig import ComponentStatus
 from compose.local.servers import POSTGRES, RABBITMQ
+from compose.local.status import ComponentStatus
 
 HTTP_PORT = 8000
 POSTGRES_PORT = 5432

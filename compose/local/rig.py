@@ -4,9 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from compose.local import places, provision, rabbitmq
 from compose.local.addresses import Addresses, given_servers
@@ -21,29 +19,19 @@ from compose.local.servers import (
     NAME_SERVICE,
     POSTGRES,
     RABBITMQ,
+    SERVERS,
     NameServiceComponent,
     PostgresComponent,
     RabbitComponent,
 )
 from compose.local.state import RigState, StateFile, exclusive
+from compose.local.status import ComponentStatus, status_of
 from compose.local.supervisor import Component, Interrupted, Supervisor
 from compose.local.system_packages import NotProvided, provide
 
-SERVERS = (POSTGRES, RABBITMQ, NAME_SERVICE)
 MAX_INSTANCES = 9
 
 Task = Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ComponentStatus:
-    """How one server or process is."""
-
-    name: str
-    condition: Literal["ready", "not ready", "died", "stopped"]
-    pid: int | None
-    address: str
-    problem: str = ""
 
 
 class LocalRig:
@@ -101,7 +89,7 @@ class LocalRig:
         When that fails or is interrupted, what it started is stopped again.
         """
         self.prepare()
-        with self._changing() as where, self._undone_on_failure() as started:
+        with self.changing() as where, self._undone_on_failure() as started:
             self._demand_same_servers(where.state)
             specs = self.blueprint.processes
             # Some need neither server. The rest would wait for a broker that is away, but their logs
@@ -116,7 +104,7 @@ class LocalRig:
     def up_servers(self) -> list[str]:
         """Starts the database and the broker alone, with no databases in it but PostgreSQL's own."""
         self.prepare()
-        with self._changing() as where, self._undone_on_failure() as started:
+        with self.changing() as where, self._undone_on_failure() as started:
             self._together([lambda: self._start_postgres(where), lambda: self._start_broker(where)])
             return list(started)
 
@@ -124,18 +112,21 @@ class LocalRig:
         """Stops everything, processes before servers, and leaves no process behind."""
         if not self.state_dir.is_dir():
             return
-        with uninterrupted(), self._changing() as where:
+        with uninterrupted(), self.changing() as where:
+            self._supervisor.dismiss()
             names = list(where.state.processes)
             instances = [name for name in names if name not in SERVERS and name != SANDBOX]
             self._supervisor.stop(self._components(where, instances))
             self._supervisor.stop(self._components(where, [SANDBOX] if SANDBOX in names else []))
             self._supervisor.stop(self._components(where, [name for name in SERVERS if name in names]))
             self._supervisor.sweep()
+            where.state.restarts.clear()
 
     def destroy(self) -> None:
         """Kills everything at once and deletes all data, even when the state cannot be understood."""
         if self.state_dir.is_dir():
             with uninterrupted(), suppress(RigError), self._supervisor.changing():
+                self._supervisor.dismiss()
                 self._supervisor.sweep()
         places.remove_places(self.state_dir)
 
@@ -171,7 +162,18 @@ class LocalRig:
         components = self._components(where, names)
         # At the same time: each may take its time to say that it is not well.
         with ThreadPoolExecutor(len(components)) as threads:
-            return list(threads.map(lambda component: self._status_of(where, component), components))
+            return list(threads.map(lambda component: status_of(where, component), components))
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether somebody starts again what ends by itself."""
+        supervisor = self._supervisor.state.supervisor
+        return supervisor is not None and supervisor.is_running()
+
+    @property
+    def state(self) -> RigState:
+        """What is on record now."""
+        return self._supervisor.state
 
     # -- one server or process -----------------------------------------------------------------------
 
@@ -187,17 +189,24 @@ class LocalRig:
         """Starts one server (`postgres`, `rabbitmq`) or one instance of a process, unless it runs."""
         if not 1 <= instance <= MAX_INSTANCES:
             raise RigError(f"an instance is a number from 1 to {MAX_INSTANCES}")
-        with self._changing() as where:
-            if name == RABBITMQ:
-                self._start_and_wait(self._component(where, NAME_SERVICE))
+        with self.changing() as where:
             component = self._component(where, name, instance, extra_environment)
-            if not is_free(component.port) and where.state.running(component.name) is None:
-                raise RigError(f"port {component.port} of {component.name} is taken by another program")
-            self._supervisor.start(component)
+            self._start_alone(where, component)
+            where.state.extra_environments[component.name] = dict(extra_environment or {})
             if wait_ready:
                 self._supervisor.wait_ready(component, timeout_seconds)
                 if name == RABBITMQ:
                     self._teach_broker(where)
+
+    def start_again(self, name: str) -> None:
+        """Starts what ended by itself, in the environment that it had; does not wait until it is ready."""
+        with self.changing() as where:
+            told = where.state.extra_environments.get(name)
+            self._start_alone(where, self._by_full_name(where, name, told))
+
+    def how_ended(self, name: str) -> str:
+        """How something that is on record, and does not run, ended; its exit code if it is known here."""
+        return self._supervisor.how_ended(name)
 
     def wait_ready(self, name: str, *, instance: int = 1, timeout_seconds: float | None = None) -> None:
         """Waits until a started server or process does its work."""
@@ -206,22 +215,22 @@ class LocalRig:
 
     def stop(self, name: str, *, instance: int = 1, grace_seconds: float | None = None) -> None:
         """Asks it to end; kills it when it does not within `grace_seconds`."""
-        with self._changing() as where:
+        with self.changing() as where:
             self._supervisor.stop([self._component(where, name, instance)], grace_seconds)
 
     def kill(self, name: str, *, instance: int = 1) -> None:
         """Ends it as a power failure would, children included (SIGKILL)."""
-        with self._changing():
+        with self.changing():
             self._supervisor.kill(instance_name(name, instance))
 
     def pause(self, name: str, *, instance: int = 1) -> None:
         """Freezes it, children included (SIGSTOP): it keeps its connections and answers nothing."""
-        with self._changing():
+        with self.changing():
             self._supervisor.pause(instance_name(name, instance))
 
     def resume(self, name: str, *, instance: int = 1) -> None:
         """Lets a frozen one go on (SIGCONT)."""
-        with self._changing():
+        with self.changing():
             self._supervisor.resume(instance_name(name, instance))
 
     def pid(self, name: str, *, instance: int = 1) -> int | None:
@@ -252,7 +261,8 @@ class LocalRig:
         return places.places_of(self.state_dir, self._run_as)
 
     @contextmanager
-    def _changing(self) -> Iterator[Addresses]:
+    def changing(self) -> Iterator[Addresses]:
+        """Holds the rig's lock; what is changed of the state inside is kept."""
         prepared = self._places()
         places.prepare(prepared)
         with self._supervisor.changing() as state:
@@ -310,6 +320,13 @@ class LocalRig:
         definitions = self.blueprint.definitions(passwords)
         where.rabbitmq.learn(where.server_environment(), definitions, passwords)
 
+    def _start_alone(self, where: Addresses, component: Component) -> None:
+        if component.name == RABBITMQ:
+            self._start_and_wait(self._component(where, NAME_SERVICE))
+        if not is_free(component.port) and where.state.running(component.name) is None:
+            raise RigError(f"port {component.port} of {component.name} is taken by another program")
+        self._supervisor.start(component)
+
     def _start_and_wait(self, component: Component) -> None:
         if self._supervisor.start(component):
             self._started_here.append(component.name)
@@ -337,12 +354,14 @@ class LocalRig:
                 raise failures[0]
 
     def _components(self, where: Addresses, names: Sequence[str] | Iterator[str]) -> list[Component]:
-        found = []
-        for name in names:
-            kind, _, number = name.rpartition("-")
-            known = number.isdigit() and kind
-            found.append(self._component(where, kind, int(number)) if known else self._component(where, name))
-        return found
+        return [self._by_full_name(where, name) for name in names]
+
+    def _by_full_name(
+        self, where: Addresses, name: str, extra_environment: Mapping[str, str] | None = None
+    ) -> Component:
+        kind, _, number = name.rpartition("-")
+        instance = (kind, int(number)) if number.isdigit() and kind else (name, 1)
+        return self._component(where, *instance, extra_environment)
 
     def _component(
         self,
@@ -367,20 +386,8 @@ class LocalRig:
         return external | ({RABBITMQ, NAME_SERVICE} if where.external_rabbitmq else set())
 
     def _stop_by_full_name(self, name: str) -> None:
-        with self._changing() as where:
+        with self.changing() as where:
             self._supervisor.stop(self._components(where, [name]))
-
-    def _status_of(self, where: Addresses, component: Component) -> ComponentStatus:
-        address = (
-            where.http(component.name) if component.name not in SERVERS else f"127.0.0.1:{component.port}"
-        )
-        identity = where.state.running(component.name)
-        if identity is None:
-            died = component.name in where.state.processes
-            return ComponentStatus(component.name, "died" if died else "stopped", None, address)
-        problem = component.not_ready()
-        condition: Literal["ready", "not ready"] = "ready" if problem is None else "not ready"
-        return ComponentStatus(component.name, condition, identity.pid, address, problem or "")
 
 
 def _move_taken_ports(state: RigState) -> None:

@@ -12,6 +12,7 @@ from compose.local.rabbitmq import PrivateRabbit
 POSTGRES = "postgres"
 RABBITMQ = "rabbitmq"
 NAME_SERVICE = "epmd"
+SERVERS = (POSTGRES, RABBITMQ, NAME_SERVICE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,14 @@ SECRET_BYTES = 24
 
 
 @dataclass(slots=True)
+class Restarts:
+    """How often something was started again since the system came up, and how it ended last."""
+
+    times: int = 0
+    last_end: str = ""
+
+
+@dataclass(slots=True)
 class RigState:
     """The memory of one rig. `rig_id` also marks the environment of every process the rig starts."""
 
@@ -28,6 +36,11 @@ class RigState:
     processes: dict[str, ProcessIdentity] = field(default_factory=dict)
     given_servers: dict[str, str] = field(default_factory=dict)
     """URLs of servers that are not ours, by kind, as of the start of what runs now."""
+    extra_environments: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What a process was told at its start beyond what every one is, to be told again."""
+    restarts: dict[str, Restarts] = field(default_factory=dict)
+    supervisor: ProcessIdentity | None = None
+    """Who starts again what ends by itself, if anybody does."""
 
     def any_running(self) -> bool:
         """Whether anything of this rig runs."""
@@ -80,6 +93,9 @@ class StateFile:
             secrets=content["secrets"],
             processes={name: ProcessIdentity(**known) for name, known in content["processes"].items()},
             given_servers=content.get("given_servers", {}),
+            extra_environments=content.get("extra_environments", {}),
+            restarts={name: Restarts(**known) for name, known in content.get("restarts", {}).items()},
+            supervisor=ProcessIdentity(**found) if (found := content.get("supervisor")) else None,
         )
 
     def save(self, state: RigState) -> None:

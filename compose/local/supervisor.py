@@ -22,6 +22,8 @@ from compose.local.state import RigState, StateFile
 MARK_VARIABLE = "MURMURATION_RIG"
 POLL_SECONDS = 0.05
 KILL_GRACE_SECONDS = 10.0
+# It waits for nothing but the rig's lock, and does not have it while somebody else changes the rig.
+DISMISS_GRACE_SECONDS = 5.0
 
 
 class Component(Protocol):
@@ -181,6 +183,19 @@ class Supervisor:
     def resume(self, name: str) -> None:
         """Lets it and all its descendants go on."""
         process_table.send(process_table.family(self._running(name)), signal.SIGCONT)
+
+    def how_ended(self, name: str) -> str:
+        """How something on record that does not run any more ended, as far as this process can know."""
+        return str(self._ended(name))
+
+    def dismiss(self) -> None:
+        """Ends the rig's supervisor, so that nothing is started again."""
+        if (known := self.state.supervisor) is not None:
+            process_table.send([known], signal.SIGTERM)
+            if process_table.wait_gone([known], DISMISS_GRACE_SECONDS):
+                self._end([known])
+            self.state.supervisor = None
+            self._save()
 
     def sweep(self) -> None:
         """Ends whatever still carries this rig's mark, recorded or not."""

@@ -99,6 +99,20 @@ CASES = {
         not_before_minutes=5,
         labels={"job": "order"},
     ),
+    "ProcessRestarts": Case(
+        {
+            'process_start_time_seconds{job="order",instance="1"}': "0+60x30",
+            'process_start_time_seconds{job="order",instance="2"}': "7x30",
+        },
+        {
+            # Each replica was rolled out twice.
+            'process_start_time_seconds{job="order",instance="1"}': "7x5 400x5 800x30",
+            'process_start_time_seconds{job="order",instance="2"}': "9x5 500x5 900x30",
+        },
+        labels={"job": "order"},
+        after_minutes=6,
+        not_before_minutes=3,
+    ),
     "ProcessCutOff": Case(
         {'murmuration_connected{job="order",to="broker"}': "1 0x30"},
         {

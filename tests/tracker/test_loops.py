@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+import time
 from collections.abc import AsyncIterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -248,3 +249,12 @@ async def waiting(watch: Watch, count: int) -> bool:
 
 def named(logged: Logged, event: str) -> Logged:
     return [line for line in logged if line["event"] == event]
+
+
+async def test_a_stop_does_not_wait_for_what_the_broker_still_has_to_answer(watch: Watch) -> None:
+    """An empty stream says nothing about its end, for as long as one listens."""
+    tracker = await watch.start(stream_answer_seconds=10, connect_timeout_seconds=10, lag_probe_seconds=0.01)
+    began = time.monotonic()
+    await watch.stop(tracker)
+    assert time.monotonic() - began < 4
+    assert not any(tracker.loops.running.values())

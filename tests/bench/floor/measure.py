@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field
 from uuid import UUID, uuid4
 
 from compose.local.places import CHECKOUT
-from compose.local.rig import ComponentStatus, LocalRig
+from compose.local.rig import LocalRig
 from compose.local.servers import POSTGRES, RABBITMQ
+from compose.local.status import ComponentStatus
 from events.messaging.topology import TRACKER
 from tests.bench.cpu import cpu_ms_each, cpu_seconds
 from tests.bench.floor.places import Places, made_places
