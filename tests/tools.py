@@ -92,11 +92,14 @@ def ask_compose() -> str | None:
 
 
 def ask_images() -> str | None:
-    for image in BASE_IMAGES:
-        here, _ = answer_of("docker", "images", "--quiet", image)
-        if not here and answer_of("docker", "pull", "--quiet", image, seconds=PULL_SECONDS)[1]:
-            return f"{image} is not here and cannot be pulled"
-    return None
+    missing = (image for image in BASE_IMAGES if not image_is_here(image))
+    return next((f"{image} is not here and cannot be pulled" for image in missing), None)
+
+
+def image_is_here(image: str) -> bool:
+    """Whether the engine has an image, pulled now if need be."""
+    here, _ = answer_of("docker", "images", "--quiet", image)
+    return bool(here) or answer_of("docker", "pull", "--quiet", image, seconds=PULL_SECONDS)[1] is None
 
 
 def ask_jaeger() -> str | None:
