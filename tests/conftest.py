@@ -7,9 +7,29 @@ import pytest
 import pytest_asyncio
 
 from tests.servers import Servers, running_servers
+from tests.tools import require, summary
 
 CANCEL_AGAIN_AFTER_SECONDS = 0.2
 CANCEL_FOR_SECONDS = 10.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*tools): skipped where one of these tools cannot be used")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture: a system need not start for a test that is skipped."""
+    for mark in item.iter_markers("needs"):
+        require(*mark.args)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was skipped for want of a tool, and how to get it: a line a tool."""
+    skipped = (report.longrepr for report in terminalreporter.getreports("skipped"))
+    reasons = (why[2].removeprefix("Skipped: ") for why in skipped if isinstance(why, tuple))
+    for line in summary(reasons):
+        terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.fixture(scope="session")

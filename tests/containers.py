@@ -6,19 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-import pytest
-
 from compose.containers import cluster, private
-from compose.containers.engine import engine_problem
 from compose.containers.rig import ContainerRig
+from tests.tools import COMPOSE, ENGINE, IMAGES, require
 
-BASE_IMAGES = ("postgres:17", "rabbitmq:4-management", "python:3.13-slim")
 
-
-def docker(*arguments: str, check: bool = True) -> str:
-    """What one call of it prints; of one that fails nothing, or the test fails."""
+def docker(*arguments: str) -> str:
+    """What one call of it prints. Fails when that does."""
     answer = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=300)
-    assert answer.returncode == 0 or not check, answer.stderr
+    assert answer.returncode == 0, answer.stderr
     return answer.stdout
 
 
@@ -30,11 +26,7 @@ def containers(
 
     Skips the test, and says why, where no engine runs or the images of the servers cannot be had.
     """
-    if (problem := engine_problem()) is not None:
-        pytest.skip(f"no containers can run here: {problem}")
-    for image in BASE_IMAGES:
-        if not (docker("images", "--quiet", image) or docker("pull", "--quiet", image, check=False)):
-            pytest.skip(f"the image {image} is not here and cannot be pulled")
+    require(ENGINE, COMPOSE, IMAGES)
     folder, project = folder / "containers", f"murmuration-test-{uuid4().hex[:8]}"
     stack = cluster.private_cluster(folder, project) if clustered else private.private_stack(folder, project)
     try:

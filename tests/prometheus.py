@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,7 +14,6 @@ from aiohttp import ClientSession
 from tests.runtime.eventually import eventually
 from tests.runtime.toy_process import free_port
 
-BINARY = shutil.which("prometheus")
 STOP_SECONDS = 10
 
 
@@ -46,7 +44,6 @@ class Prometheus:
 @asynccontextmanager
 async def running_prometheus(folder: Path, jobs: Mapping[str, str], rules: Path) -> AsyncIterator[Prometheus]:
     """One that asks these jobs, by name and address, every second. `folder` is its own."""
-    assert BINARY is not None
     port = free_port()
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
@@ -64,7 +61,7 @@ async def running_prometheus(folder: Path, jobs: Mapping[str, str], rules: Path)
     ]
     with (folder / "prometheus.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            BINARY, *arguments, stdout=log, stderr=subprocess.STDOUT
+            "prometheus", *arguments, stdout=log, stderr=subprocess.STDOUT
         )
     try:
         async with ClientSession() as http:

@@ -27,6 +27,7 @@ from compose.local.rabbitmq import ADMIN_USER, speaks_amqp
 from compose.local.rig import LocalRig
 from events.runtime.migrations import upgrade
 from tests.runtime.standin_system import standin_blueprint
+from tests.tools import image_is_here
 
 POSTGRES_IMAGE = "postgres:17"
 RABBITMQ_IMAGE = "rabbitmq:4-management"
@@ -155,8 +156,12 @@ def container_servers() -> Iterator[ContainerServers]:
     # Imported here because importing them looks for a Docker engine's settings.
     from docker.errors import DockerException  # type: ignore[import-untyped]
     from testcontainers.community.postgres import PostgresContainer
+    from testcontainers.core.config import testcontainers_config
     from testcontainers.core.container import DockerContainer
 
+    # It removes what a killed session leaves; its image is not on a machine without a way to the registry.
+    if not image_is_here(testcontainers_config.ryuk_image):
+        testcontainers_config.ryuk_disabled = True
     with ExitStack() as stack:
         try:
             postgres = PostgresContainer(POSTGRES_IMAGE, driver=None)

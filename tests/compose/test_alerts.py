@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,8 +17,8 @@ from compose.system import SERVICES
 from events.messaging import topology
 from events.service import STREAM
 from saga_tracker.service import ROUTERS
+from tests.tools import PROMETHEUS, needs
 
-PROMTOOL = shutil.which("promtool")
 OBSERVABILITY = FOLDER / "observability"
 ALERTS = OBSERVABILITY / "alerts.yaml"
 RULES = ALERTS.read_text()
@@ -28,10 +27,6 @@ NAMES = re.findall(r"^ +- alert: (\w+)$", RULES, re.MULTILINE)
 # Where there is no sandbox, nobody misses it.
 WATCHED = [spec.name for spec in PROCESSES if spec.name != SANDBOX]
 PARTS = dict(re.findall(r"^ +- alert: (\w+)\n((?:(?! +- alert:).*\n?)+)", RULES, re.MULTILINE))
-
-needs_promtool = pytest.mark.skipif(
-    PROMTOOL is None, reason="promtool is not installed (Debian: apt-get install prometheus)"
-)
 
 
 @dataclass(frozen=True)
@@ -243,7 +238,7 @@ def test_what_they_tell_to_ask_for_can_be_asked_for() -> None:
     assert len(named) > 5
 
 
-@needs_promtool
+@needs(PROMETHEUS)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_fires_when_it_should_and_only_then(name: str, tmp_path: Path) -> None:
     case = CASES[name]
@@ -257,15 +252,15 @@ def test_it_fires_when_it_should_and_only_then(name: str, tmp_path: Path) -> Non
     }
     file = tmp_path / "alerts.json"
     file.write_text(json.dumps(content))
-    assert PROMTOOL is not None
-    ran = subprocess.run([PROMTOOL, "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        ["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-@needs_promtool
+@needs(PROMETHEUS)
 @pytest.mark.parametrize("what", [("rules", "alerts.yaml"), ("config", "prometheus.yaml")], ids=str)
 def test_prometheus_takes_them(what: tuple[str, str]) -> None:
-    assert PROMTOOL is not None
-    command = [PROMTOOL, "check", what[0], str(OBSERVABILITY / what[1])]
+    command = ["promtool", "check", what[0], str(OBSERVABILITY / what[1])]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr

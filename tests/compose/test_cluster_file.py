@@ -5,7 +5,6 @@ Skipped, and says why, where there is none that is new enough.
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from compose.containers.env import FOLDER, SECRETS, broker_variable, read_env, write_missing
 from compose.local.processes import PROCESSES, ProcessSpec
+from tests.tools import COMPOSE, require
 
 NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
 CLUSTER_FILE = FOLDER / "cluster.yaml"
@@ -25,13 +25,10 @@ Service = dict[str, Any]
 
 
 def merged(env_file: Path) -> dict[str, Any]:
-    if shutil.which("docker") is None:
-        pytest.skip("docker is not installed")
+    require(COMPOSE)
     files = ["--file", str(FOLDER / "compose.yaml"), "--file", str(CLUSTER_FILE)]
     command = ["docker", "compose", "--env-file", str(env_file), *files, "config", "--format", "json"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    if answer.returncode != 0 and "!override" in answer.stderr:
-        pytest.skip("this docker compose is older than 2.24.4")
     assert answer.returncode == 0, answer.stderr
     found: dict[str, Any] = json.loads(answer.stdout)
     return found

@@ -1,7 +1,6 @@
 """What the client makes of everything that a connection can bring, byte by byte."""
 
 import asyncio
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ import pytest
 
 from events.runtime import http_client
 from events.runtime.http_client import Answer, AnswerLost, AnswerTooLarge, HttpClient, Unreachable
+from tests.tools import OPENSSL, needs
 
 LIMIT_BYTES = 1_000
 FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"
@@ -273,7 +273,7 @@ async def test_closing_ends_the_connections(server: Server) -> None:
     assert await post(client) == Answer(200, b"fine")
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+@needs(OPENSSL)
 async def test_tls_is_checked(unused_tcp_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     made = [

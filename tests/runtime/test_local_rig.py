@@ -16,13 +16,13 @@ import aio_pika
 import psycopg
 import pytest
 
-from compose.local import rabbitmq
 from compose.local.errors import RigError
 from compose.local.process_table import marked
 from compose.local.rig import LocalRig
 from compose.local.supervisor import MARK_VARIABLE
 from tests.runtime.standin_system import standin_blueprint
 from tests.servers import Servers, clean_environment, rig_folder, rig_on
+from tests.tools import RABBITMQ, require
 
 QUICK_START_SECONDS = 15  # 4 on an idle machine
 # Of the processes on the session's servers, which may have a real system on them too.
@@ -36,8 +36,8 @@ def new_rig(folder: Path, **environment: str) -> LocalRig:
 @pytest.fixture(scope="module")
 def private_servers() -> None:
     """Asks for servers that are started on this machine, whatever else the tests run against."""
-    if os.environ.get("INFRA") == "docker" and not rabbitmq.is_installed():
-        pytest.skip("RabbitMQ is not installed on this machine")
+    if os.environ.get("INFRA") == "docker":
+        require(RABBITMQ)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """What a service counts is what happened, and its series are few and well named."""
 
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,9 +18,9 @@ from tests.metrics import Numbers, Since
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage
 from tests.runtime.toy.facts import Bumped, Poisoned, RingWanted
+from tests.tools import PROMETHEUS, needs
 
 Scrape = Callable[[], Awaitable[Numbers]]
-PROMTOOL = shutil.which("promtool")
 
 
 @pytest.fixture
@@ -233,7 +232,7 @@ async def test_more_orders_make_no_more_series(stage: Stage, http: ClientSession
     assert not [series for series in many if {"instance", "job"} & {*series}]
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: apt-get install prometheus)")
+@needs(PROMETHEUS)
 async def test_names_are_as_prometheus_wants_them(stage: Stage, http: ClientSession) -> None:
     metrics.say_what_runs()
     _, scrape = await scraper(stage, http, await stage.start())
@@ -243,10 +242,9 @@ async def test_names_are_as_prometheus_wants_them(stage: Stage, http: ClientSess
 
 def check_names(text: str) -> None:
     """Fails with what promtool says of these metrics."""
-    assert PROMTOOL is not None
     ours = "".join(line for line in text.splitlines(keepends=True) if "murmuration_" in line)
     checked = subprocess.run(
-        [PROMTOOL, "check", "metrics"], input=ours.encode(), capture_output=True, check=False
+        ["promtool", "check", "metrics"], input=ours.encode(), capture_output=True, check=False
     )
     assert (checked.returncode, checked.stderr) == (0, b"")
 

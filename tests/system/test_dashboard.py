@@ -15,13 +15,12 @@ from compose.local.processes import PROCESSES
 from compose.observability.dashboard import Line, panels
 from events.messaging.topology import PUBLISHER
 from events.service import EXCHANGE
-from tests.prometheus import BINARY, Prometheus, running_prometheus
+from tests.prometheus import Prometheus, running_prometheus
 from tests.runtime.eventually import eventually
 from tests.system.stage import System, until
+from tests.tools import PROMETHEUS, needs
 
-pytestmark = pytest.mark.skipif(
-    BINARY is None, reason="prometheus is not installed (Debian: apt-get install prometheus)"
-)
+pytestmark = needs(PROMETHEUS)
 ALERTS = FOLDER / "observability" / "alerts.yaml"
 LINES = [pytest.param(line, id=f"{panel.title}: {line.legend}") for panel in panels() for line in panel.lines]
 METRICS = sorted(set(re.findall(r"\bmurmuration_\w+", ALERTS.read_text())))

@@ -16,6 +16,7 @@ from compose.local.rig import LocalRig
 from tests.jaeger import Jaeger, find_program, running_jaeger
 from tests.servers import rig_folder
 from tests.system.stage import System, until
+from tests.tools import JAEGER, require
 
 SERVICES = {"order_svc", "inventory_svc", "payment_svc", "fulfillment_svc", "notification_svc"}
 LAST = "publish notification.customer_notified.v1"
@@ -32,8 +33,9 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(scope="module")
 def jaeger() -> Iterator[Jaeger]:
-    if (program := find_program()) is None:
-        pytest.skip("Jaeger is not on this machine: make jaeger builds it, where Go is installed")
+    require(JAEGER)
+    program = find_program()
+    assert program is not None
     with running_jaeger(program) as running:
         yield running
 

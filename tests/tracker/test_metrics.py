@@ -1,6 +1,5 @@
 """What the tracker counts is what happened, once and lately; and what it looks up is what is open."""
 
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -13,6 +12,7 @@ from saga_tracker.service import Tracker
 from tests.metrics import Numbers, Since
 from tests.runtime.eventually import eventually
 from tests.runtime.test_metrics import check_names
+from tests.tools import PROMETHEUS, needs
 from tests.tracker.letters import fail, give_up, unusable
 from tests.tracker.told import PATHS, envelopes
 from tests.tracker.watch import FIVE, Watch, get
@@ -207,6 +207,6 @@ async def test_a_million_ended_sagas_cost_nothing(watch: Watch) -> None:
     await eventually(looked_up)
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (package prometheus)")
+@needs(PROMETHEUS)
 async def test_names_are_as_prometheus_wants_them(watch: Watch) -> None:
     check_names((await numbers_of(watch, await watch.start())).text)
