@@ -78,13 +78,15 @@ class Tracker:
         log.info("stopped")
 
     async def ready(self) -> dict[str, Any]:
-        """What the tracker needs and whether it has it, and about how many messages it is behind."""
+        """What the tracker needs and whether it has it; how far it is behind, and what the broker refuses."""
         database = True
         try:
             await self.database.rows(b"SELECT 1")
         except AWAY:
             database = False
+        refused = {"refused_messages": self.publisher.set_aside} if self.publisher.set_aside else {}
         return {
+            **refused,
             "database": database,
             "broker": self._consuming(),
             # That the lag is measured is part of reading.
