@@ -172,11 +172,12 @@ ROWS = (
                 "ops",
             ),
             Panel(
-                "Away: circuits open, connections lost",
+                "Away: circuits open, connections lost, messages refused",
                 (
                     Line("max by (job, party) (murmuration_circuit_open)", "{{job}}: {{party}}"),
                     Line("1 - min by (job, to) (murmuration_connected)", "{{job}}: {{to}}"),
                     Line("1 - min by (job) (up)", "{{job}}"),
+                    Line("max by (job) (murmuration_outbox_refused)", "{{job}}: messages refused"),
                 ),
             ),
         ),

@@ -123,6 +123,20 @@ CASES = {
         not_before_minutes=1,
         after_minutes=4,
     ),
+    "MessagesRefused": Case(
+        {
+            'murmuration_outbox_refused{job="order",instance="1"}': "0x4 3x30",
+            'murmuration_outbox_refused{job="order",instance="2"}': "0x4 3x30",
+        },
+        {
+            # One that is refused for a moment, and nothing.
+            'murmuration_outbox_refused{job="order"}': "0x4 2 0x4 1 0x30",
+            'murmuration_outbox_refused{job="tracker"}': "0x40",
+        },
+        labels={"job": "order", "severity": "page"},
+        not_before_minutes=5,
+        after_minutes=7,
+    ),
     "QueueFilling": Case(
         {
             'rabbitmq_detailed_queue_messages{queue="payment.facts",instance="1"}': "0+100000x30",
