@@ -32,7 +32,7 @@ from saga_tracker.audit import Entry
 from saga_tracker.cases import Case
 from saga_tracker.dead_letters import store
 from saga_tracker.dead_letters.letter import LetterKind, LetterState
-from saga_tracker.dead_letters.original import fact_in, original_of
+from saga_tracker.dead_letters.original import fact_in, for_view, original_of
 from saga_tracker.dead_letters.properties import from_text
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import name_of
@@ -108,7 +108,7 @@ async def _publications(connection: Connection, letters: Sequence[Mapping[str, A
         if key is not None:
             facts.setdefault(key, letter)
     known = await redrive.facts_at(connection, list(facts)) if facts else {}
-    to_tracker = [(original_of(letter), TRACKER) for key, letter in facts.items() if key not in known]
+    to_tracker = [(for_view(letter), TRACKER) for key, letter in facts.items() if key not in known]
     return to_services + to_tracker
 
 
