@@ -8,7 +8,12 @@ from contextlib import asynccontextmanager, contextmanager
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import AMQPChannelError, AMQPConnectionError, ChannelInvalidStateError
+from aio_pika.exceptions import (
+    AMQPChannelError,
+    AMQPConnectionError,
+    ChannelInvalidStateError,
+    InvalidFrameError,
+)
 from yarl import URL
 
 from events.messaging.lenient_pamqp import be_lenient
@@ -21,6 +26,8 @@ BROKER_AWAY = (
     AMQPConnectionError,
     AMQPChannelError,
     ChannelInvalidStateError,
+    # What answers does not speak AMQP.
+    InvalidFrameError,
     ConnectionError,
     TimeoutError,
 )

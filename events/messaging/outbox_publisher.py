@@ -149,6 +149,9 @@ class OutboxPublisher(Generic[RowT]):
         if results.confirmed:
             self._confirmed += [row.key for row in results.confirmed]
             self._some_confirmed.set()
+        if self._adopt is None:
+            # Who enters the same message again wants it sent again, which it is once its row is gone.
+            await self._forget_confirmed()
         await self._note_in_table(refused, released)
         if results.lost is not None:
             raise results.lost
