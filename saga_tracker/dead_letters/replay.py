@@ -21,8 +21,9 @@ from uuid import UUID
 
 import aio_pika
 from aio_pika.abc import AbstractExchange
+from aio_pika.exceptions import DeliveryError
 
-from events.messaging.connection import BROKER_AWAY, connection_url
+from events.messaging.connection import BROKER_AWAY, closed_means_away, connection_url, lost_means_away
 from events.messaging.topology import TRACKER
 from events.runtime.database import Connection, Database
 from events.runtime.promptly import promptly
@@ -160,8 +161,9 @@ class _Sender:
         if not publications:
             return
         try:
-            await promptly(self._send(publications), self._settings.replay_timeout_seconds)
-        except BROKER_AWAY as error:
+            with lost_means_away(), closed_means_away():
+                await promptly(self._send(publications), self._settings.replay_timeout_seconds)
+        except (*BROKER_AWAY, DeliveryError) as error:
             raise NotSent(str(error) or type(error).__name__) from error
 
     async def _send(self, publications: Sequence[Publication]) -> None:
