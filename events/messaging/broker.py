@@ -1,22 +1,28 @@
 """A service on FastStream: its broker, with subscriber and publishers from the types of its `decide`."""
 
 from collections.abc import Callable
-from typing import Any, Union
+from typing import Any, Union, cast
 
 from aio_pika import IncomingMessage
 from faststream.rabbit import Channel, ExchangeType, RabbitExchange, RabbitQueue
 from faststream.rabbit.schemas import QueueType
+from faststream.rabbit.schemas.queue import QuorumQueueArgs
+from faststream.security import SASLPlaintext
 from yarl import URL
 
 from events.facts.base import Fact, SupersededFact, published_facts
 from events.messaging.batch_subscriber import BatchBroker, BatchSubscriber
 from events.messaging.connection import lasting_connection_url
 from events.messaging.envelope import CONTENT_TYPE
+from events.messaging.topology import service_queue_arguments
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE, Service
 
 Receive = Callable[[tuple[IncomingMessage, ...]], None]
 FACTS = RabbitExchange(EXCHANGE, type=ExchangeType.TOPIC, durable=True, declare=False)
+# What the document says instead of where the broker is, which is not for everybody.
+BROKER_SOMEWHERE = "amqp://{broker}/"
+_GUEST = "guest"
 
 
 class ServiceBroker(BatchBroker):
@@ -35,6 +41,8 @@ class ServiceBroker(BatchBroker):
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         url = URL(lasting_connection_url(settings)).update_query(name=f"{service.name} consumer")
+        self.service = service
+        self.subscribes = _with_old_versions(service.hears)
         self.channel = Channel(prefetch_count=settings.prefetch, publisher_confirms=False)
         super().__init__(
             url,
@@ -44,6 +52,12 @@ class ServiceBroker(BatchBroker):
             timeout=settings.broker_connect_timeout_seconds,
             reconnect_interval=settings.reconnect_seconds,
             graceful_timeout=settings.reconnect_seconds,
+            security=SASLPlaintext(url.user or _GUEST, url.password or _GUEST),
+            specification_url=BROKER_SOMEWHERE,
+            description=(
+                "RabbitMQ. Each service and each outside publisher has a user of its own, who may publish "
+                "its own facts and no others. The virtual host is `/` unless the operator says otherwise."
+            ),
             # A batch is decoded, judged and logged by the worker, message by message.
             apply_types=False,
             logger=None,
@@ -57,9 +71,15 @@ class ServiceBroker(BatchBroker):
             """Decode, decide, commit with its batch, acknowledge."""
             receive(fact)
 
-        decide.__annotations__["fact"] = Union[_with_old_versions(service.hears)]  # noqa: UP007 - of a tuple
+        decide.__annotations__["fact"] = Union[self.subscribes]  # noqa: UP007 - of a tuple
         subscriber = self.batch_subscriber(
-            RabbitQueue(service.queue, queue_type=QueueType.QUORUM, durable=True, declare=False),
+            RabbitQueue(
+                service.queue,
+                queue_type=QueueType.QUORUM,
+                durable=True,
+                declare=False,
+                arguments=cast(QuorumQueueArgs, service_queue_arguments(service)),
+            ),
             FACTS,
             self.channel,
             title=service.queue,

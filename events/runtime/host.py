@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from events.decision import Call, Command
+from events.messaging.broker import ServiceBroker
 from events.messaging.consumer import Consumer
 from events.messaging.dead_letters import DeadLetterPublisher
 from events.messaging.relay import relay_of
@@ -69,6 +70,11 @@ class Host:
         self._backlogs = LookUp(self.database, read_backlogs)
         self.loops = Loops()
         self._starting: asyncio.Task[None] | None = None
+
+    @property
+    def broker(self) -> ServiceBroker:
+        """What it subscribes and publishes by, on FastStream."""
+        return self._consumer.broker
 
     async def start(self) -> None:
         """Start without waiting for broker or database: they may come later."""

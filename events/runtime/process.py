@@ -36,7 +36,7 @@ def run_service(
 ) -> None:
     """Run one service until SIGTERM or SIGINT. `straight`: see `create_app`."""
     host = Host(parts, settings)
-    routers = [*routers, states_router(parts.store), _asyncapi_router(parts)]
+    routers = [*routers, states_router(parts.store), _asyncapi_router(host)]
     serve(parts.service.package, _purpose(parts), settings, host, routers, straight)
 
 
@@ -90,13 +90,13 @@ def uvicorn_server(app: FastAPI, settings: ProcessSettings) -> uvicorn.Server:
     )
 
 
-def _asyncapi_router(parts: Parts) -> APIRouter:
+def _asyncapi_router(host: Host) -> APIRouter:
     router = APIRouter(tags=["documents"])
-    document = asyncapi_document(parts.service)
+    document = asyncapi_document(host.broker)
 
     @router.get("/asyncapi.json")
     async def asyncapi(_: Request) -> dict[str, object]:
-        """The facts this service hears and states."""
+        """The facts this service subscribes to and publishes."""
         return document
 
     return router

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import aiohttp
@@ -124,12 +125,16 @@ async def test_every_service_is_alive_ready_and_documented(system: System, servi
         ("notification", ["notification.customer_notified.v1", "OrderConfirmed", "notification.facts"]),
     ],
 )
-async def test_asyncapi_tells_what_a_service_hears_and_states(
+async def test_asyncapi_tells_what_a_service_subscribes_to_and_publishes(
     system: System, service: str, words: list[str]
 ) -> None:
     document = await system.shop.ask(service, "GET", "/asyncapi.json")
     assert str(document["asyncapi"]).startswith("3.")
-    assert [word for word in words if word not in str(document)] == []
+    assert [word for word in [*words, "quorum", "topic"] if word not in str(document)] == []
+    broker = urlsplit(system.rig.addresses.broker_url(service))
+    assert f":{broker.password}@" not in str(document)
+    assert f"{broker.hostname}:{broker.port}" not in str(document)
+    assert str(broker.hostname) not in str(document["servers"])
 
 
 async def test_a_placed_order_is_seen_by_everybody(system: System) -> None:
