@@ -35,6 +35,8 @@ from events.service import DEAD_LETTER_EXCHANGE
 from events.trace import trace_id
 
 MAX_DETAIL_CHARACTERS = 2_000
+# Of so many bytes of bodies there are copies in memory at once.
+MAX_BYTES_AT_ONCE = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Failure:
     for_good: bool
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Held:
     """A failure whose copy is not confirmed yet, and when to look at it again, by `time.monotonic`."""
 
@@ -114,7 +116,7 @@ class DeadLetterPublisher:
             self._held.remove(held)
         self._handle_again([held.failure.message for held in again])
         if send := [held for held in due if held in self._held]:
-            await self._send(send)
+            await self._send(_some_of(send))
 
     async def _send(self, due: Sequence[_Held]) -> None:
         """Publish all, and acknowledge those that are confirmed; the others are tried again after a pause."""
@@ -141,8 +143,11 @@ class DeadLetterPublisher:
             else:
                 held.due = monotonic() + self._pause_after(held, result)
         if reasons := [result for result in results if result is not None]:
-            why = str(reasons[0]) or repr(reasons[0])
-            log.warning("failures_not_sent", count=len(reasons), why=why)
+            unforeseen = next(
+                (why for why in reasons if not isinstance(why, (*BROKER_AWAY, DeliveryError))), None
+            )
+            why = str(unforeseen or reasons[0]) or repr(reasons[0])
+            log.warning("failures_not_sent", count=len(reasons), why=why, exc_info=unforeseen)
         if sent:
             crash_point("before_ack")
             await self._acknowledge(sent)
@@ -221,6 +226,18 @@ class DeadLetterPublisher:
             log.error("dead_letter", **said)
         else:
             log.warning("retry_later", through=exchange, **said)
+
+
+def _some_of(due: Sequence[_Held]) -> list[_Held]:
+    """The first of these, at least one, whose bodies together are not too large."""
+    some: list[_Held] = []
+    size_bytes = 0
+    for held in due:
+        size_bytes += len(held.failure.message.body)
+        if some and size_bytes > MAX_BYTES_AT_ONCE:
+            break
+        some.append(held)
+    return some
 
 
 def _is_there(message: IncomingMessage) -> bool:
