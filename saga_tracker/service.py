@@ -87,7 +87,9 @@ class Tracker:
             await self.database.rows(b"SELECT 1")
         except AWAY:
             database = False
+        refused = {"refused_messages": self.publisher.set_aside} if self.publisher.set_aside else {}
         return {
+            **refused,
             "database": database,
             "broker": self._consuming(),
             **{name: runs for name, runs in self.loops.running.items() if name not in PARTS_OF_OTHERS},

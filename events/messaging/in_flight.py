@@ -75,7 +75,8 @@ class InFlight(Generic[RowT]):
         results = Results[RowT]()
         for sent, error in taken:
             if isinstance(error, BROKER_AWAY):
-                results.lost = results.lost or error
+                # One that says why is better than one that says only that the connection is no more.
+                results.lost = error if isinstance(error, AMQPChannelError) else results.lost or error
             elif self._sent.get(sent.row.key) is sent:
                 self._done_with(sent.row)
                 if error is None:
