@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from events.runtime.database import Connection, Database
-from events.runtime.scrape import LookUp, Values, backlog, gauge
+from events.runtime.scrape import LookUp, Values, backlog, gauge, refused
 from saga_tracker.cases import SERVICES
 from saga_tracker.dead_letters.letter import LetterKind
 from saga_tracker.projection import ENDED, State
@@ -39,7 +39,9 @@ _QUERIES = {
         GROUP BY service, kind
     """,
     "outbox": b"""
-        SELECT count(*) AS waiting, extract(epoch FROM now() - min(entered_at))::float8 AS age FROM outbox
+        SELECT count(*) AS waiting, extract(epoch FROM now() - min(entered_at))::float8 AS age,
+            count(due_at) AS refused
+        FROM outbox
     """,
     "lease": b"SELECT holder FROM lease WHERE expires_at > clock_timestamp()",
 }
@@ -75,6 +77,7 @@ class Overview:
             *backlog(
                 "outbox", "Messages of the tracker that the broker has not confirmed", found["outbox"][0]
             ),
+            refused(found["outbox"][0]["refused"]),
             *self._keeper([row["holder"] for row in found["lease"]]),
             gauge(
                 "murmuration_reconciliation_differences",

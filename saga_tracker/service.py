@@ -81,7 +81,7 @@ class Tracker:
         log.info("stopped")
 
     async def ready(self) -> dict[str, Any]:
-        """What the tracker needs and whether it has it, and about how many messages it is behind."""
+        """What the tracker needs and whether it has it; how far it is behind, and what the broker refuses."""
         database = True
         try:
             await self.database.rows(b"SELECT 1")

@@ -8,20 +8,24 @@ of the oldest, for it would cost every fact something, so no more than so many r
 from prometheus_client.metrics_core import Metric
 
 from events.runtime.database import Connection
-from events.runtime.scrape import backlog
+from events.runtime.scrape import backlog, refused
 
 MAX_ROWS = 10_000
 _READ = b"""
-    SELECT 'outbox' AS what, count(*) AS waiting, extract(epoch FROM now() - min(stated_at))::float8 AS age
-    FROM (SELECT stated_at FROM outbox LIMIT %(max_rows)s) AS first
+    SELECT 'outbox' AS what, count(*) AS waiting, extract(epoch FROM now() - min(stated_at))::float8 AS age,
+        count(due_at) AS refused
+    FROM (SELECT stated_at, due_at FROM outbox LIMIT %(max_rows)s) AS first
     UNION ALL
-    SELECT 'calls', count(*), extract(epoch FROM now() - min(asked_at))::float8
+    SELECT 'calls', count(*), extract(epoch FROM now() - min(asked_at))::float8, 0
     FROM (SELECT asked_at FROM calls LIMIT %(max_rows)s) AS first
 """
 
 
 async def read_backlogs(connection: Connection) -> list[Metric]:
-    """The backlogs of the outbox and of the calls. Of very many, the oldest may be missed by a little."""
+    """The backlogs of the outbox and of the calls, and how much of the first is set aside.
+
+    Of very many, the oldest may be missed by a little.
+    """
     cursor = await connection.execute(_READ, {"max_rows": MAX_ROWS})
     found = {row["what"]: row for row in await cursor.fetchall()}
     return [
@@ -30,6 +34,7 @@ async def read_backlogs(connection: Connection) -> list[Metric]:
             f"Facts that are committed and not confirmed by the broker, of all instances, up to {MAX_ROWS}",
             found["outbox"],
         ),
+        refused(found["outbox"]["refused"]),
         *backlog(
             "call",
             f"Calls to the outside whose outcome is not committed, of all instances, up to {MAX_ROWS}",

@@ -108,6 +108,15 @@ def backlog(name: str, what: str, found: Mapping[str, Any]) -> list[Metric]:
     ]
 
 
+def refused(count: int) -> Metric:
+    """How much of an outbox is set aside."""
+    return gauge(
+        "murmuration_outbox_refused",
+        "Committed messages that the broker refused, and that are tried again after growing pauses.",
+        count,
+    )
+
+
 class NotingStatus:
     """Sends what an app answers, and notes the status: that of a failure, as long as there is none."""
 

@@ -11,9 +11,10 @@ from events.service import REDRIVE_EXCHANGE
 from saga_tracker import outbox
 from saga_tracker.outbox import Outgoing
 from saga_tracker.service import Tracker
+from tests.metrics import Numbers
 from tests.runtime.eventually import eventually
 from tests.tracker.told import BEGAN, TRACEPARENT, envelopes
-from tests.tracker.watch import Watch
+from tests.tracker.watch import Watch, get
 
 QUICK_SWEEP = {"sweep_seconds": 0.1}
 
@@ -100,10 +101,20 @@ async def test_what_nobody_takes_holds_up_nobody_and_stays(
     await watch.sees_facts(2)
     left = await watch.rows("SELECT routing_key FROM outbox")
     assert left == [{"routing_key": "nobody"}]
+
+    async def shown() -> bool:
+        readiness = await get(watch.app(tracker), "/readyz")
+        return readiness.status == 200 and readiness.json().get("refused_messages") == 1
+
+    await eventually(shown)
+    numbers = await get(watch.app(tracker), "/metrics")
+    assert Numbers(numbers.text)["murmuration_outbox_refused"] == 1
     redrives = await watch.hear_redrives("nobody")
     await eventually(lambda: is_empty(watch))
     assert await redrives.get(timeout=5) is not None
     assert len([line for line in logged if line["event"] == "unroutable_fact"]) == 1
+    await eventually(lambda: not tracker.publisher.set_aside)
+    assert "refused_messages" not in await tracker.ready()
 
 
 async def test_a_broker_and_a_database_that_are_away_are_waited_for(watch: Watch) -> None:
