@@ -5,7 +5,7 @@ import re
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 _IDS = RandomIdGenerator()
-_TRACEPARENT = re.compile(r"^00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$")
+_TRACEPARENT = re.compile(r"^00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 
 def begin_trace() -> str:

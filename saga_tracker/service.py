@@ -29,6 +29,9 @@ NAME = "saga_tracker"
 # psycopg prepares a statement that a connection has executed so often.
 PREPARE_THRESHOLD = 5
 LAG = "lag"
+SWEEP, FORGET = "publisher_sweep", "publisher_forget"
+# Loops that are not told of by themselves: that the lag is measured is part of reading, and so on.
+PARTS_OF_OTHERS = (LAG, SWEEP, FORGET)
 ROUTERS = [api.router, manual_api.router, letters_api.router, reconciliation_api.router, pages.router]
 
 
@@ -60,8 +63,8 @@ class Tracker:
                 "reader": self.reader.run,
                 LAG: self.reader.measure_lag,
                 "publisher": self.publisher.run,
-                "publisher_sweep": self.publisher.sweep,
-                "publisher_forget": self.publisher.forget,
+                SWEEP: self.publisher.sweep,
+                FORGET: self.publisher.forget,
                 "keeper": self.keeper.run,
                 "dead_letters": self._ingest.run,
                 "cases": self._ingest.close_cases,
@@ -89,8 +92,7 @@ class Tracker:
             **refused,
             "database": database,
             "broker": self._consuming(),
-            # That the lag is measured is part of reading.
-            **{name: runs for name, runs in self.loops.running.items() if name != LAG},
+            **{name: runs for name, runs in self.loops.running.items() if name not in PARTS_OF_OTHERS},
             "lag_messages": self.progress.lag,
         }
 

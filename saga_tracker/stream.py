@@ -18,7 +18,9 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from events.facts.content import content_of
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
+from events.messaging.copies import cut
 from events.messaging.envelope import Envelope, Unreadable, decode, stated_at
+from events.messaging.lenient_pamqp import SHORT_STRING_BYTES
 from events.messaging.retries import original_routing_key
 from events.runtime.promptly import promptly
 from events.service import STREAM
@@ -231,7 +233,6 @@ def _fact_of(message: AbstractIncomingMessage, max_bytes: int) -> ReadFact:
     fact, said_at = envelope.fact, stated_at(message)
     dated = said_at is not None and _EARLIEST < said_at < _LATEST
     at = said_at if said_at is not None and dated else datetime.now(UTC)
-    traceparent = storable(envelope.traceparent)
     body = fact.model_dump_json()
     content = content_of(fact, body)
     return ReadFact(
@@ -239,14 +240,15 @@ def _fact_of(message: AbstractIncomingMessage, max_bytes: int) -> ReadFact:
         order_id=fact.order_id,
         fact_id=envelope.fact_id,
         wire_name=fact.wire_name,
-        stated_by=storable(envelope.stated_by) or "",
+        # It is published again under this name: what is put in place of a NUL must not make it too long.
+        stated_by=cut(storable(envelope.stated_by) or "", SHORT_STRING_BYTES),
         causation_id=envelope.causation_id,
         stated_at=at,
         dated=dated,
-        traceparent=traceparent,
+        traceparent=envelope.traceparent,
         body=body.replace("\\u0000", "\\ufffd"),
         content=content,
-        heard=_heard(envelope, at, dated, trace_id(traceparent), content),
+        heard=_heard(envelope, at, dated, trace_id(envelope.traceparent), content),
     )
 
 

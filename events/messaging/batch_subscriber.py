@@ -41,13 +41,19 @@ class BatchSubscriber(RabbitSubscriber):
             return
         self._handing_on = True
         try:
-            # What came in the same piece of the socket's data is here before the next line runs.
-            await asyncio.sleep(0)
             while self._arrived:
+                await self._gather()
                 batch, self._arrived = tuple(self._arrived), []
                 await super().consume(cast(IncomingMessage, batch))
         finally:
             self._handing_on = False
+
+    async def _gather(self) -> None:
+        """Wait as long as each turn of the event loop brings more: what the socket had is one batch."""
+        before = 0
+        while len(self._arrived) > before:
+            before = len(self._arrived)
+            await asyncio.sleep(0)
 
 
 class BatchBroker(RabbitBroker):

@@ -3,12 +3,18 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from types import TracebackType
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import AMQPChannelError, AMQPConnectionError, ChannelInvalidStateError
+from aio_pika.exceptions import (
+    AMQPChannelError,
+    AMQPConnectionError,
+    ChannelInvalidStateError,
+    InvalidFrameError,
+)
 from yarl import URL
 
 from events.messaging.lenient_pamqp import be_lenient
@@ -21,6 +27,8 @@ BROKER_AWAY = (
     AMQPConnectionError,
     AMQPChannelError,
     ChannelInvalidStateError,
+    # What answers does not speak AMQP.
+    InvalidFrameError,
     ConnectionError,
     TimeoutError,
 )
@@ -31,36 +39,54 @@ CLOSE_TIMEOUT_SECONDS = 2.0
 be_lenient()
 
 
-@contextmanager
-def lost_means_away() -> Iterator[None]:
+class _LostMeansAway:
+    """See `lost_means_away`. A class, for it is entered for every message that is published."""
+
+    def __enter__(self) -> None:
+        """Nothing yet."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                raise ConnectionError("closed before the answer came") from error
+
+
+class _ClosedMeansAway:
+    """See `closed_means_away`."""
+
+    def __enter__(self) -> None:
+        """Nothing yet."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if kind is StopAsyncIteration:
+            raise ConnectionError("closed during the handshake") from error
+        if kind is RuntimeError:
+            raise ConnectionError(str(error)) from error
+
+
+_LOST, _CLOSED = _LostMeansAway(), _ClosedMeansAway()
+
+
+def lost_means_away() -> AbstractContextManager[None]:
     """Raises ConnectionError where aiormq cancels what was asked of a channel that has ended.
 
     Only who is cancelled from outside is to end: no loop that waits for the broker must end with a channel.
     """
-    try:
-        yield
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise ConnectionError("closed before the answer came") from error
+    return _LOST
 
 
-@contextmanager
-def closed_means_away() -> Iterator[None]:
+def closed_means_away() -> AbstractContextManager[None]:
     """Raises ConnectionError for the bare RuntimeError and StopAsyncIteration of aiormq and aio-pika.
 
     They raise these for a connection that was closed under one's hands, or ends before its handshake. Put
-    around a call of theirs and nothing else: a RecursionError is a RuntimeError, too, and passes.
+    around a call of theirs and nothing else. A RecursionError, which is a RuntimeError, passes.
     """
-    try:
-        yield
-    except StopAsyncIteration as error:
-        raise ConnectionError("closed during the handshake") from error
-    except RuntimeError as error:
-        if type(error) is not RuntimeError:
-            raise
-        raise ConnectionError(str(error)) from error
+    return _CLOSED
 
 
 @asynccontextmanager

@@ -32,7 +32,7 @@ def copy_of(original: AbstractMessage, headers: dict[str, Any]) -> aio_pika.Mess
     as whom nobody else may publish.
     """
     kept = {
-        _cut(name, HEADER_NAME_BYTES): _header_value(value)
+        cut(name, HEADER_NAME_BYTES): _header_value(value)
         for name, value in original.headers.items()
         if name not in _NOT_KEPT and not name.startswith(_NOT_KEPT_PREFIXES)
     }
@@ -92,8 +92,9 @@ def _header_value(value: Any) -> Any:
 
 def _short(value: Any) -> Any:
     """A property as AMQP takes it."""
-    return _cut(value, SHORT_STRING_BYTES) if isinstance(value, str) else value
+    return cut(value, SHORT_STRING_BYTES) if isinstance(value, str) else value
 
 
-def _cut(text: str, max_bytes: int) -> str:
+def cut(text: str, max_bytes: int) -> str:
+    """As much of a text as its first so many bytes hold."""
     return text.encode(errors="replace")[:max_bytes].decode(errors="ignore")

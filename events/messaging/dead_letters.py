@@ -35,6 +35,8 @@ from events.service import DEAD_LETTER_EXCHANGE
 from events.trace import trace_id
 
 MAX_DETAIL_CHARACTERS = 2_000
+# Of so many bytes of bodies there are copies in memory at once.
+MAX_BYTES_AT_ONCE = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,12 @@ class Failure:
     for_good: bool
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Held:
-    """A failure whose copy is not confirmed yet, and when to send that, by `time.monotonic`."""
+    """A failure whose copy is not confirmed yet, and when to look at it again, by `time.monotonic`."""
 
     failure: Failure
-    refusals: int = 0
+    refused: bool = False
     due: float = 0.0
 
 
@@ -66,11 +68,15 @@ class DeadLetterPublisher:
         self,
         settings: ServiceSettings,
         service: str,
+        *,
         acknowledge: Callable[[Sequence[IncomingMessage]], Awaitable[None]],
+        handle_again: Callable[[Sequence[IncomingMessage]], None],
     ) -> None:
         self._settings = settings
         self._service = service
         self._acknowledge = acknowledge
+        self._handle_again = handle_again
+        self._refusals = 0
         self._held: list[_Held] = []
         self._wake = asyncio.Event()
 
@@ -91,7 +97,7 @@ class DeadLetterPublisher:
             self._held = [held for held in self._held if _is_there(held.failure.message)]
             now = monotonic()
             if due := [held for held in self._held if held.due <= now]:
-                await self._send(due)
+                await self._look_at(due)
                 continue
             next_due = min((held.due for held in self._held), default=None)
             await self._sleep(None if next_due is None else next_due - now)
@@ -102,6 +108,15 @@ class DeadLetterPublisher:
                 await self._wake.wait()
         except TimeoutError:
             return
+
+    async def _look_at(self, due: Sequence[_Held]) -> None:
+        """Send; but what the broker would not keep for later has waited here, and is handled once more."""
+        again = [held for held in due if held.refused and not held.failure.for_good]
+        for held in again:
+            self._held.remove(held)
+        self._handle_again([held.failure.message for held in again])
+        if send := [held for held in due if held in self._held]:
+            await self._send(_some_of(send))
 
     async def _send(self, due: Sequence[_Held]) -> None:
         """Publish all, and acknowledge those that are confirmed; the others are tried again after a pause."""
@@ -124,21 +139,26 @@ class DeadLetterPublisher:
             if result is None:
                 self._held.remove(held)
                 sent.append(held.failure.message)
+                self._refusals = 0
             else:
                 held.due = monotonic() + self._pause_after(held, result)
         if reasons := [result for result in results if result is not None]:
-            why = str(reasons[0]) or repr(reasons[0])
-            log.warning("failures_not_sent", count=len(reasons), why=why)
+            unforeseen = next(
+                (why for why in reasons if not isinstance(why, (*BROKER_AWAY, DeliveryError))), None
+            )
+            why = str(unforeseen or reasons[0]) or repr(reasons[0])
+            log.warning("failures_not_sent", count=len(reasons), why=why, exc_info=unforeseen)
         if sent:
             crash_point("before_ack")
             await self._acknowledge(sent)
 
     def _pause_after(self, held: _Held, why: BaseException) -> float:
-        """Short while the broker is away; longer each time when it refuses this very message."""
-        if isinstance(why, BROKER_AWAY):
+        """Short while the broker is away; longer each time when it is there, and refuses."""
+        held.refused = not isinstance(why, BROKER_AWAY)
+        if not held.refused:
             return self._settings.reconnect_seconds
-        held.refusals += 1
-        pause = self._settings.refused_pause_seconds * 2.0 ** min(held.refusals - 1, 30)
+        pause = self._settings.reconnect_seconds * 2.0 ** min(self._refusals, 30)
+        self._refusals += 1
         return min(pause, self._settings.refused_pause_cap_seconds)
 
     async def _send_one(self, channel: AbstractChannel, failure: Failure) -> None:
@@ -206,6 +226,18 @@ class DeadLetterPublisher:
             log.error("dead_letter", **said)
         else:
             log.warning("retry_later", through=exchange, **said)
+
+
+def _some_of(due: Sequence[_Held]) -> list[_Held]:
+    """The first of these, at least one, whose bodies together are not too large."""
+    some: list[_Held] = []
+    size_bytes = 0
+    for held in due:
+        size_bytes += len(held.failure.message.body)
+        if some and size_bytes > MAX_BYTES_AT_ONCE:
+            break
+        some.append(held)
+    return some
 
 
 def _is_there(message: IncomingMessage) -> bool:

@@ -19,6 +19,8 @@ from aio_pika import DeliveryMode, Message
 from pydantic import ValidationError
 
 from events.facts.base import Fact, SupersededFact, fact_type
+from events.messaging.lenient_pamqp import MAX_DEPTH, CutHeaders
+from events.trace import trace_id
 
 CONTENT_TYPE = "application/json"
 PERSISTENT = int(DeliveryMode.PERSISTENT)
@@ -97,7 +99,7 @@ def fields_of(
     headers = {"order_id": order, "stated_at": stated_at.isoformat()}
     if causation_id is not None:
         headers["causation_id"] = str(causation_id)
-    if traceparent is not None:
+    if traceparent is not None and trace_id(traceparent):
         headers["traceparent"] = traceparent
     return {
         "content_type": CONTENT_TYPE,
@@ -116,9 +118,13 @@ def decode(message: Received, routing_key: str | None, max_bytes: int | None = N
 
     `type` may be left out by an outside publisher: the routing key says the same. It must not say anything
     else, for the broker's permissions go by the routing key. `app_id` and the headers may be left out too.
-    Raises Unreadable: `too_large`, `no_fact_id`, `forged_type`, `unknown_fact`, `unknown_version` or
-    `bad_body`.
+    Raises Unreadable: `headers_too_deep`, `too_large`, `no_fact_id`, `forged_type`, `unknown_fact`,
+    `unknown_version` or `bad_body`.
     """
+    if isinstance(message.headers, CutHeaders):
+        raise Unreadable(
+            "headers_too_deep", f"headers nest {MAX_DEPTH} deep at most, and are of AMQP's types"
+        )
     if max_bytes is not None and len(message.body) > max_bytes:
         raise Unreadable("too_large", f"a body has {max_bytes} bytes at most, not {len(message.body)}")
     fact_id = uuid_in(message.message_id)
@@ -140,7 +146,7 @@ def decode(message: Received, routing_key: str | None, max_bytes: int | None = N
         stated_by=message.app_id or "unknown",
         stated_at=stated_at(message) or datetime.now(UTC),
         causation_id=uuid_in(message.headers.get("causation_id")),
-        traceparent=_text(message.headers.get("traceparent")),
+        traceparent=_traceparent(message.headers.get("traceparent")),
     )
 
 
@@ -176,6 +182,12 @@ def _text(value: Any) -> str | None:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value if isinstance(value, str) else None
+
+
+def _traceparent(value: Any) -> str | None:
+    """A trace context, if it is one: what else is in that header must not travel on with other messages."""
+    text = _text(value)
+    return text if trace_id(text) else None
 
 
 def _place(location: tuple[int | str, ...]) -> str:

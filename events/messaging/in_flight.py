@@ -12,7 +12,7 @@ from aio_pika.exceptions import AMQPChannelError
 
 from events.messaging.connection import BROKER_AWAY
 from events.messaging.outbox import RowT
-from events.messaging.publisher import PublishingChannel, Refused
+from events.messaging.publisher import PublishingChannels, Refused
 
 Key = tuple[Any, ...]
 
@@ -54,7 +54,7 @@ class InFlight(Generic[RowT]):
     def __contains__(self, key: Key) -> bool:
         return key in self.waiting or key in self._sent
 
-    def send(self, channel: PublishingChannel, limit: int) -> None:
+    def send(self, channels: PublishingChannels, limit: int) -> None:
         """As many as may be in flight; of what may have closed a channel one at a time, and alone."""
         if self._suspects:
             room = 0 if self._sent else 1
@@ -66,7 +66,7 @@ class InFlight(Generic[RowT]):
             if row.message_id not in self._ids:
                 self._ids.add(row.message_id)
                 del self.waiting[row.key]
-                task = asyncio.create_task(self._publish(channel, row), name=f"publish {row.wire_name}")
+                task = asyncio.create_task(self._publish(channels, row), name=f"publish {row.wire_name}")
                 self._sent[row.key] = _Sent(row, task, monotonic())
 
     def take_results(self) -> Results[RowT]:
@@ -75,7 +75,8 @@ class InFlight(Generic[RowT]):
         results = Results[RowT]()
         for sent, error in taken:
             if isinstance(error, BROKER_AWAY):
-                results.lost = results.lost or error
+                # One that says why is better than one that says only that the connection is no more.
+                results.lost = error if isinstance(error, AMQPChannelError) else results.lost or error
             elif self._sent.get(sent.row.key) is sent:
                 self._done_with(sent.row)
                 if error is None:
@@ -107,10 +108,10 @@ class InFlight(Generic[RowT]):
         self._ids.clear()
         self._results.clear()
 
-    async def _publish(self, channel: PublishingChannel, row: RowT) -> None:
+    async def _publish(self, channels: PublishingChannels, row: RowT) -> None:
         result: Exception | None = None
         try:
-            await channel.publish(row)
+            await channels.publish(row)
         except Exception as error:  # noqa: BLE001 - a message that nobody can publish must not stop the others
             result = error
         self._results.append((self._sent[row.key], result))

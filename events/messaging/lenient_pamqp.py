@@ -113,7 +113,7 @@ class _Reader:
             try:
                 return text.decode()
             except UnicodeDecodeError:
-                return bytearray(text)
+                return text
         if kind == b"T":
             at = timestamp(self._data[begin:stop])[1]
             return at if at is not None else _UNSIGNED_LONG_LONG.unpack_from(self._data, begin)[0]

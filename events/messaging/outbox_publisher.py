@@ -13,7 +13,7 @@ from aio_pika.exceptions import AMQPChannelError
 from events.messaging.connection import BROKER_AWAY, lost_means_away
 from events.messaging.in_flight import InFlight, Key
 from events.messaging.outbox import OutboxTable, RowT
-from events.messaging.publisher import PublishingChannel, Refused, Unroutable, publishing_channel
+from events.messaging.publisher import PublishingChannels, Refused, Unroutable, publishing_channels
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY
 from events.runtime.log import Outage, log
@@ -83,10 +83,10 @@ class OutboxPublisher(Generic[RowT]):
         while True:
             try:
                 with lost_means_away():
-                    async with publishing_channel(self._settings, self._name, self._user) as channel:
+                    async with publishing_channels(self._settings, self._name, self._user) as channels:
                         self.connected = True
                         self._outage.ended()
-                        await self._publish_for_ever(channel)
+                        await self._publish_for_ever(channels)
             except BROKER_AWAY as error:
                 self._outage.began(error)
             finally:
@@ -122,22 +122,22 @@ class OutboxPublisher(Generic[RowT]):
             self._some_confirmed.clear()
             await self._forget_confirmed()
 
-    async def _publish_for_ever(self, channel: PublishingChannel) -> None:
+    async def _publish_for_ever(self, channels: PublishingChannels) -> None:
         """Until the channel is lost, be it while idle. Raises one of BROKER_AWAY then."""
-        channel.on_close(self._wake.set)
+        channels.on_close(self._wake.set)
         self._wake.set()  # for what the connection before this one left unconfirmed
         while True:
             await self._wake.wait()
             self._wake.clear()
             await self._take_results()
-            if channel.is_closed:
+            if channels.is_closed:
                 raise ConnectionError("connection lost")
             if self._some_due:
                 await self._probe()
-            self._in_flight.send(channel, self._settings.relay_in_flight)
+            self._in_flight.send(channels, self._settings.relay_in_flight)
             while self._more_in_table and not self._in_flight:
                 await self._refill()
-                self._in_flight.send(channel, self._settings.relay_in_flight)
+                self._in_flight.send(channels, self._settings.relay_in_flight)
 
     async def _take_results(self) -> None:
         """Note what is confirmed, and set aside what is refused. Raises when the channel is no good."""
@@ -149,6 +149,9 @@ class OutboxPublisher(Generic[RowT]):
         if results.confirmed:
             self._confirmed += [row.key for row in results.confirmed]
             self._some_confirmed.set()
+        if self._adopt is None:
+            # Who enters the same message again wants it sent again, which it is once its row is gone.
+            await self._forget_confirmed()
         await self._note_in_table(refused, released)
         if results.lost is not None:
             raise results.lost

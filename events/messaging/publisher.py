@@ -2,11 +2,12 @@
 
 import struct
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from itertools import cycle
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractExchange
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from aio_pika.exceptions import DeliveryError, PublishError
 
 from events.messaging.connection import closed_means_away, connected, lost_means_away
@@ -15,8 +16,10 @@ from events.messaging.outbox import OutgoingMessage
 from events.runtime import metrics
 from events.runtime.promptly import promptly
 from events.runtime.settings import ProcessSettings
-from events.runtime.tracing import in_trace_of
+from events.runtime.tracing import in_trace_of, is_tracing
 from events.service import EXCHANGE, STREAM
+
+_UNTRACED = nullcontext()
 
 
 class Refused(Exception):
@@ -27,22 +30,27 @@ class Unroutable(Refused):
     """Nobody's queue is bound to its routing key."""
 
 
-class PublishingChannel:
-    """A channel on which what nobody takes is refused; good until it or its connection is closed."""
+class PublishingChannels:
+    """Channels of one connection on which what nobody takes is refused; good until any of them is closed.
 
-    def __init__(self, channel: AbstractChannel, user: str | None, max_bytes: int) -> None:
-        self._channel = channel
+    aiormq writes to the socket message by message on each channel, and together what several have.
+    """
+
+    def __init__(self, channels: Sequence[AbstractChannel], user: str | None, max_bytes: int) -> None:
+        self._channels = channels
+        self._turns = cycle(channels)
         self._user = user
         self._max_bytes = max_bytes
-        self._exchanges: dict[str, AbstractExchange] = {}
+        self._exchanges: dict[tuple[AbstractChannel, str], AbstractExchange] = {}
 
     @property
     def is_closed(self) -> bool:
-        return self._channel.is_closed
+        return any(channel.is_closed for channel in self._channels)
 
     def on_close(self, react: Callable[[], None]) -> None:
-        """Have `react` called once the channel is closed."""
-        self._channel.close_callbacks.add(lambda *_: react())
+        """Have `react` called once a channel is closed."""
+        for channel in self._channels:
+            channel.close_callbacks.add(lambda *_: react())
 
     async def publish(self, message: OutgoingMessage) -> None:
         """Publish one message, and return once the broker has it on disk wherever it is routed to.
@@ -52,10 +60,12 @@ class PublishingChannel:
         """
         if len(message.body) > self._max_bytes:
             raise Refused(f"the body has more than {self._max_bytes} bytes")
-        exchange = self._exchanges.get(message.exchange) or await self._exchange(message.exchange)
+        where = next(self._turns), message.exchange
+        exchange = self._exchanges.get(where) or await self._exchange(*where)
         began = time.perf_counter()
         try:
-            with in_trace_of(message.traceparent), lost_means_away(), closed_means_away():
+            tracing = in_trace_of(message.traceparent) if is_tracing() else _UNTRACED
+            with tracing, lost_means_away(), closed_means_away():
                 await exchange.publish(self._encoded(message), message.routing_key, mandatory=True)
         except PublishError as error:
             raise Unroutable(str(error)) from error
@@ -78,27 +88,29 @@ class PublishingChannel:
         )
         return aio_pika.Message(message.body.encode(), user_id=self._user, **fields)
 
-    async def _exchange(self, name: str) -> AbstractExchange:
-        exchange = self._exchanges[name] = await self._channel.get_exchange(name, ensure=False)
+    async def _exchange(self, channel: AbstractChannel, name: str) -> AbstractExchange:
+        exchange = self._exchanges[channel, name] = await channel.get_exchange(name, ensure=False)
         return exchange
 
 
 @asynccontextmanager
-async def publishing_channel(
+async def publishing_channels(
     settings: ProcessSettings, connection_name: str, user: str | None
-) -> AsyncIterator[PublishingChannel]:
-    """A channel on a connection of its own. Raises one of BROKER_AWAY when there is none to be had."""
+) -> AsyncIterator[PublishingChannels]:
+    """Channels on a connection of their own. Raises one of BROKER_AWAY when there is none to be had."""
     limit_seconds = settings.broker_connect_timeout_seconds
     async with connected(settings, connection_name, limit_seconds) as connection:
         with lost_means_away(), closed_means_away():
-            channel = await promptly(_open(connection.channel(on_return_raises=True)), limit_seconds)
-        yield PublishingChannel(channel, user, settings.max_message_bytes)
+            channels = await promptly(_open(connection, settings.relay_channels), limit_seconds)
+        yield PublishingChannels(channels, user, settings.max_message_bytes)
 
 
-async def _open(channel: AbstractChannel) -> AbstractChannel:
-    await channel.initialize()
-    await channel.get_exchange(EXCHANGE, ensure=True)
+async def _open(connection: AbstractConnection, count: int) -> list[AbstractChannel]:
+    channels = [connection.channel(on_return_raises=True) for _ in range(count)]
+    for channel in channels:
+        await channel.initialize()
+    await channels[0].get_exchange(EXCHANGE, ensure=True)
     # A broker that has just started takes publishes, and confirms them, before it has found its streams
     # again: what it routes until then is missing there. Then this raises.
-    await channel.declare_queue(STREAM, passive=True)
-    return channel
+    await channels[0].declare_queue(STREAM, passive=True)
+    return channels

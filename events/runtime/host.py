@@ -49,7 +49,10 @@ class Host:
         self._instance = Instance(settings, service.name)
         self._relay = relay_of(settings, self.database, self._instance, service.name)
         self._dead_letters = DeadLetterPublisher(
-            settings, service.name, lambda messages: self._consumer.acknowledge(messages)
+            settings,
+            service.name,
+            acknowledge=lambda messages: self._consumer.acknowledge(messages),
+            handle_again=lambda messages: self._worker.receive(messages),
         )
         self._worker = Worker(
             settings,

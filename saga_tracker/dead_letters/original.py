@@ -23,6 +23,7 @@ from saga_tracker.dead_letters.properties import from_text
 WITHOUT_GOOD_ID = ("no_fact_id", "reused_message_id")
 
 _OURS = "dead_letter_"
+_VIEWED = ("order_id", "stated_at", "causation_id", "traceparent", REPLAY_OF, ROUTING_KEY)
 _NEW_IDS = UUID("8f0c1f0e-6a59-5d0b-9f57-1c5f8f1f7a21")
 
 
@@ -38,6 +39,17 @@ def original_of(letter: Mapping[str, Any]) -> aio_pika.Message:
     original = copy_of(aio_pika.Message(letter["body"], headers=headers, **properties), added)
     if letter["reason"] in WITHOUT_GOOD_ID or uuid_in(original.message_id) is None:
         original.message_id = str(_new_id(letter))
+    return original
+
+
+def for_view(letter: Mapping[str, Any]) -> aio_pika.Message:
+    """The same with no more headers than the view is made from: a stream cannot hold every type of them.
+
+    RabbitMQ 3.10 ends the connection over a decimal, and so every replay of that letter.
+    """
+    original = original_of(letter)
+    headers = original.headers.items()
+    original.headers = {name: value for name, value in headers if name in _VIEWED and isinstance(value, str)}
     return original
 
 

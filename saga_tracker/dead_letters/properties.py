@@ -10,7 +10,14 @@ from typing import Any
 
 from pamqp.commands import Basic
 
+from events.messaging.lenient_pamqp import MAX_DEPTH
+
+# The headers, which are nested up to MAX_DEPTH, are a table within that of the properties.
+MAX_TEXT_DEPTH = MAX_DEPTH + 1
+MAX_SHOWN_CHARACTERS = 2_000
+
 # JSON has no such things. Every object in the text is one of these, tables (of headers) included.
+_TABLE = "table"
 _TAGS: dict[str, tuple[tuple[type, ...], Callable[[Any], Any], Callable[[Any], Any]]] = {
     "bytes": (
         (bytes, bytearray),
@@ -19,11 +26,6 @@ _TAGS: dict[str, tuple[tuple[type, ...], Callable[[Any], Any], Callable[[Any], A
     ),
     "timestamp": ((datetime,), datetime.isoformat, datetime.fromisoformat),
     "decimal": ((Decimal,), str, Decimal),
-    "table": (
-        (dict,),
-        lambda table: {name: _tagged(value) for name, value in table.items()},
-        lambda table: {name: _untagged(value) for name, value in table.items()},
-    ),
 }
 
 
@@ -33,8 +35,11 @@ def as_text(properties: Mapping[str, Any]) -> str:
 
 
 def from_text(text: str) -> dict[str, Any]:
-    """The properties that `as_text` was given; bytes come back as a bytearray."""
-    properties: dict[str, Any] = _untagged(json.loads(text))
+    """The properties that `as_text` was given; bytes come back as a bytearray.
+
+    An earlier release read tables to any depth: what is nested deeper than now is there as text.
+    """
+    properties: dict[str, Any] = _untagged(json.loads(text), depth=1)
     return properties
 
 
@@ -67,16 +72,23 @@ def shown(value: Any) -> Any:
 def _tagged(value: Any) -> Any:
     if isinstance(value, list):
         return [_tagged(each) for each in value]
+    if isinstance(value, dict):
+        return {_TABLE: {name: _tagged(each) for name, each in value.items()}}
     for tag, (kinds, to_json, _) in _TAGS.items():
         if isinstance(value, kinds):
             return {tag: to_json(value)}
     return value
 
 
-def _untagged(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_untagged(each) for each in value]
+def _untagged(value: Any, depth: int) -> Any:
     if isinstance(value, dict):
         ((tag, inner),) = value.items()
-        return _TAGS[tag][2](inner)
-    return value
+        if tag != _TABLE:
+            return _TAGS[tag][2](inner)
+        if depth <= MAX_TEXT_DEPTH:
+            return {name: _untagged(each, depth + 1) for name, each in inner.items()}
+    elif not isinstance(value, list):
+        return value
+    elif depth <= MAX_TEXT_DEPTH:
+        return [_untagged(each, depth + 1) for each in value]
+    return json.dumps(value)[:MAX_SHOWN_CHARACTERS]

@@ -21,8 +21,9 @@ from uuid import UUID
 
 import aio_pika
 from aio_pika.abc import AbstractExchange
+from aio_pika.exceptions import DeliveryError
 
-from events.messaging.connection import BROKER_AWAY, connection_url
+from events.messaging.connection import BROKER_AWAY, closed_means_away, connection_url, lost_means_away
 from events.messaging.topology import TRACKER
 from events.runtime.database import Connection, Database
 from events.runtime.promptly import promptly
@@ -32,7 +33,7 @@ from saga_tracker.audit import Entry
 from saga_tracker.cases import Case
 from saga_tracker.dead_letters import store
 from saga_tracker.dead_letters.letter import LetterKind, LetterState
-from saga_tracker.dead_letters.original import fact_in, original_of
+from saga_tracker.dead_letters.original import fact_in, for_view, original_of
 from saga_tracker.dead_letters.properties import from_text
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import name_of
@@ -108,7 +109,7 @@ async def _publications(connection: Connection, letters: Sequence[Mapping[str, A
         if key is not None:
             facts.setdefault(key, letter)
     known = await redrive.facts_at(connection, list(facts)) if facts else {}
-    to_tracker = [(original_of(letter), TRACKER) for key, letter in facts.items() if key not in known]
+    to_tracker = [(for_view(letter), TRACKER) for key, letter in facts.items() if key not in known]
     return to_services + to_tracker
 
 
@@ -160,8 +161,9 @@ class _Sender:
         if not publications:
             return
         try:
-            await promptly(self._send(publications), self._settings.replay_timeout_seconds)
-        except BROKER_AWAY as error:
+            with lost_means_away(), closed_means_away():
+                await promptly(self._send(publications), self._settings.replay_timeout_seconds)
+        except (*BROKER_AWAY, DeliveryError) as error:
             raise NotSent(str(error) or type(error).__name__) from error
 
     async def _send(self, publications: Sequence[Publication]) -> None:

@@ -4,11 +4,11 @@ import asyncio
 import socket
 import threading
 
-import aio_pika
 import pytest
 import uvloop
 
-from events.messaging.connection import BROKER_AWAY, lost_means_away
+from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
+from events.runtime.settings import ProcessSettings
 
 ATTEMPTS = 20
 
@@ -32,6 +32,24 @@ async def test_who_is_cancelled_ends() -> None:
         await waiting
 
 
+def settings_of(port: int) -> ProcessSettings:
+    return ProcessSettings(
+        broker_url=f"amqp://127.0.0.1:{port}/", database_url="postgresql://nowhere", http_port=0
+    )
+
+
+@pytest.mark.parametrize("mistake", [RecursionError, KeyError, TypeError, AttributeError, RuntimeError])
+def test_a_mistake_in_the_program_is_not_away(mistake: type[Exception]) -> None:
+    assert not issubclass(mistake, BROKER_AWAY)
+
+
+def test_a_recursion_without_end_passes_where_the_libraries_bare_errors_do_not() -> None:
+    with pytest.raises(RecursionError), closed_means_away():
+        raise RecursionError
+    with pytest.raises(ConnectionError), closed_means_away():
+        raise RuntimeError("connection closed")
+
+
 def test_who_hangs_up_before_the_handshake_is_away() -> None:
     """As a proxy does before a broker that is away: what aiormq raises then depends on who is quicker."""
 
@@ -42,7 +60,8 @@ def test_who_hangs_up_before_the_handshake_is_away() -> None:
     async def attempt(port: int) -> None:
         for _ in range(ATTEMPTS):
             with pytest.raises(BROKER_AWAY):
-                await aio_pika.connect(f"amqp://127.0.0.1:{port}/", timeout=10)
+                async with connected(settings_of(port), "test", timeout_seconds=10):
+                    pytest.fail("nobody is there")
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=hang_up, args=(listener,), daemon=True).start()

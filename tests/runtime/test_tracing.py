@@ -75,9 +75,9 @@ async def test_a_fact_is_a_child_of_its_publisher_and_linked_to_its_batch(
     order, outside = uuid4(), begin_trace()
     await say(stage, Bumped(order_id=order), outside)
     await eventually(lambda: stage.stated(order))
-    await eventually(lambda: "publish toy.counted.v1" in spans_of(exported, outside))
+    await eventually(lambda: "facts,toy.counted.v1 send" in spans_of(exported, outside))
     spans = spans_of(exported, outside)
-    process, publish = spans["process toy.bumped.v1"], spans["publish toy.counted.v1"]
+    process, publish = spans["process toy.bumped.v1"], spans["facts,toy.counted.v1 send"]
     assert process.parent is not None
     assert f"{process.parent.span_id:016x}" == outside.split("-")[2]
     assert follows(publish, process)
@@ -102,14 +102,14 @@ async def test_every_attempt_of_a_call_is_in_the_trace_and_a_failed_one_is_an_er
     await stage.start()
     order, outside = uuid4(), begin_trace()
     await say(stage, RingWanted(order_id=order, plan=("fails", "answers")), outside)
-    await eventually(lambda: "publish toy.answered.v1" in spans_of(exported, outside))
+    await eventually(lambda: "facts,toy.answered.v1 send" in spans_of(exported, outside))
     attempts = [span for span in exported.get_finished_spans() if span.name == "call ring"]
     assert [span.status.status_code for span in attempts] == [StatusCode.ERROR, StatusCode.UNSET]
     assert [span.attributes and span.attributes["saga.attempt"] for span in attempts] == [1, 2]
     spans = spans_of(exported, outside)
     assert all(follows(attempt, spans["process toy.ring_wanted.v1"]) for attempt in attempts)
     assert follows(spans["decide Rang"], attempts[-1])
-    assert follows(spans["publish toy.answered.v1"], spans["decide Rang"])
+    assert follows(spans["facts,toy.answered.v1 send"], spans["decide Rang"])
 
 
 async def test_a_fact_that_is_late_for_good_ends_its_trace_with_an_error(
@@ -143,7 +143,7 @@ async def test_the_trace_goes_on_after_a_crash(stage: Stage, exported: InMemoryS
     )
     await stage.start()
     await eventually(lambda: stage.stated(order))
-    await eventually(lambda: "publish toy.counted.v1" in spans_of(exported, outside))
+    await eventually(lambda: "facts,toy.counted.v1 send" in spans_of(exported, outside))
 
 
 async def test_what_is_not_sampled_makes_no_span_and_keeps_its_trace(
@@ -171,7 +171,7 @@ async def test_a_trace_that_begins_here_is_sampled_as_configured(
         traceparent = str(heard_about(stage, order).headers["traceparent"])
         assert trace_id(traceparent)
         assert traceparent.endswith("-00")
-        assert not [name for name in spans_of(exporter) if name.startswith(("process", "publish", "commit"))]
+        assert not [name for name in spans_of(exporter) if name.startswith(("process", "facts", "commit"))]
     finally:
         tracing.stop_tracing()
 
@@ -190,9 +190,9 @@ async def test_a_command_goes_on_from_the_request(stage: Stage, exported: InMemo
     host = await stage.start()
     order, outside = uuid4(), begin_trace()
     await host.ask(Bump(order_id=order), outside)
-    await eventually(lambda: "publish toy.counted.v1" in spans_of(exported, outside))
+    await eventually(lambda: "facts,toy.counted.v1 send" in spans_of(exported, outside))
     spans = spans_of(exported, outside)
-    assert follows(spans["publish toy.counted.v1"], spans["decide Bump"])
+    assert follows(spans["facts,toy.counted.v1 send"], spans["decide Bump"])
 
 
 async def test_a_collector_that_is_away_is_logged_once_and_holds_nothing_up(

@@ -19,7 +19,7 @@ from tests.system.stage import System, until
 from tests.tools import JAEGER, require
 
 SERVICES = {"order_svc", "inventory_svc", "payment_svc", "fulfillment_svc", "notification_svc"}
-LAST = "publish notification.customer_notified.v1"
+LAST = "facts,notification.customer_notified.v1 send"
 # So that being late is soon over.
 SETTINGS = {
     "MURMURATION_STEP_DEADLINE_SECONDS": '{"payment": 2}',
@@ -97,7 +97,7 @@ async def test_a_completed_saga_is_one_connected_trace_with_all_services_in_it(
     orders = {tags["saga.order_id"] for span in spans if "saga.order_id" in (tags := tags_of(span))}
     assert orders == {str(order_id)}
     named = {span["operationName"] for span in spans}
-    assert {"process inventory.stock_reserved.v1", "call capture", "publish payment.captured.v1"} <= named
+    assert {"process inventory.stock_reserved.v1", "call capture", "facts,payment.captured.v1 send"} <= named
     assert not any(tags_of(span).get("error") for span in spans)
     [asked] = [span for span in spans if span["operationName"] == "call capture"]
     assert tags_of(asked)["http.response.status_code"] == 201
