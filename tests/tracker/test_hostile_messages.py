@@ -1,0 +1,115 @@
+"""Whatever a message has for properties and headers: the tracker reads on, every dead letter can be acted on.
+
+Without decimals: RabbitMQ 3.10 cannot hold them in a stream, and ends the connection of whoever sends one.
+The services get the message then, and the tracker does not. Of tables and arrays its streams keep nothing.
+"""
+
+from collections.abc import MutableMapping
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from fastapi import FastAPI
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from events.facts.order import OrderCreated
+from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE
+from tests import raw_amqp
+from tests.hostile_messages import Hostile, hostile, texts
+from tests.runtime.eventually import eventually
+from tests.tracker.letters import TOKEN, letters
+from tests.tracker.told import facts_of
+from tests.tracker.watch import Watch, get, post
+
+Logged = list[MutableMapping[str, Any]]
+CREATED = OrderCreated.wire_name
+ANNA = {"by": "anna", "note": "looked at it"}
+# Each example is a run of messages. No shrinking: the broker is a slow oracle.
+MESSAGES, EXAMPLES = 12, 5
+generated = settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+UNREADABLE = {"headers_too_deep", "forged_type"}
+UNHEARD_OF = ("outage_began", "unreadable_dead_letter", "dead_letter_set_aside", "unstorable_fact")
+
+Sent = list[tuple[Hostile, bytes | None]]
+
+
+@pytest.fixture
+async def app(watch: Watch) -> FastAPI:
+    """The HTTP side of a running tracker."""
+    return watch.app(await watch.start(admin_token=SecretStr(TOKEN)))
+
+
+def runs(*, decimals: bool) -> st.SearchStrategy[Sent]:
+    """Messages, and what each says of its type, if anything."""
+    said = st.none() | st.just(CREATED.encode()) | texts()
+    one = st.tuples(hostile(decimals=decimals), said)
+    return st.lists(one, min_size=MESSAGES, max_size=MESSAGES)
+
+
+async def publish(
+    watch: Watch, exchange: str, key: str, one: Hostile, said: bytes | None, message_id: UUID
+) -> None:
+    known = {} if said is None else {"message_type": raw_amqp.short(said)}
+    body = facts_of(uuid4())["created"].model_dump_json().encode()
+    await raw_amqp.publish(watch.channel, exchange, key, one.properties(message_id, **known), body)
+
+
+async def seen(watch: Watch, message_ids: list[UUID]) -> bool:
+    """Each once: as a fact, or as a message that cannot be read."""
+    facts = await watch.rows("SELECT fact_id FROM saga_facts WHERE fact_id = ANY(%(ids)s)", ids=message_ids)
+    others = await watch.rows(
+        "SELECT message_id, reason FROM unreadable_messages WHERE message_id = ANY(%(ids)s)",
+        ids=[str(message_id) for message_id in message_ids],
+    )
+    assert {row["reason"] for row in others} <= UNREADABLE
+    found = [row["fact_id"] for row in facts] + [UUID(row["message_id"]) for row in others]
+    return sorted(found) == sorted(message_ids)
+
+
+@generated
+@given(sent=runs(decimals=False))
+async def test_each_in_the_stream_is_a_fact_or_unreadable(
+    watch: Watch, app: FastAPI, logged: Logged, sent: Sent
+) -> None:
+    message_ids = [uuid4() for _ in sent]
+    for message_id, (one, said) in zip(message_ids, sent, strict=True):
+        await publish(watch, EXCHANGE, CREATED, one, said, message_id)
+    await eventually(lambda: seen(watch, message_ids))
+    assert [line for line in logged if line["event"] in UNHEARD_OF] == []
+
+
+async def taken_in(app: FastAPI, count: int) -> list[dict[str, Any]]:
+    found = await letters(app, "state=open&limit=500")
+    assert len(found) <= count
+    return found if len(found) == count else []
+
+
+@generated
+@given(sent=runs(decimals=True))
+async def test_each_dead_letter_is_shown_and_replayed_or_discarded(
+    watch: Watch, app: FastAPI, logged: Logged, sent: Sent
+) -> None:
+    heard = await watch.hear_redrives("inventory")
+    message_ids = [uuid4() for _ in sent]
+    for message_id, (one, said) in zip(message_ids, sent, strict=True):
+        await publish(watch, DEAD_LETTER_EXCHANGE, "inventory", one, said, message_id)
+    found = await eventually(lambda: taken_in(app, len(sent)))
+    for number, letter in enumerate(found):
+        path = f"/dead-letters/{letter['letter_id']}"
+        assert (await get(app, path, token=TOKEN)).status == 200
+        answer = await post(app, f"{path}/{('replay', 'discard')[number % 2]}", ANNA, token=TOKEN)
+        assert answer.status == 200, answer.text
+    replayed = {letter["message_id"] for letter in found[::2]}
+    again = [await eventually(lambda: heard.get(fail=False, no_ack=True)) for _ in replayed]
+    assert {one.message_id for one in again if one is not None} == replayed
+    assert [line for line in logged if line["event"] in UNHEARD_OF] == []
+    await heard.delete(if_empty=False)
