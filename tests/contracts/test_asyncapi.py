@@ -165,7 +165,7 @@ def test_what_is_sent_beside_a_body_is_told_and_nothing_else(document: Json, ser
         stated_by=service.name,
         stated_at=datetime.now(UTC),
         causation_id=UUID(int=3),
-        traceparent="00-1-2-01",
+        traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     )
     told = document["components"]["schemas"][PROPERTIES]["properties"]
     headers = {name for name, about in told.items() if about["description"].startswith("AMQP header")}
