@@ -113,7 +113,7 @@ class Subscription:
                 found.set_result(offset_of(message))
 
         limit_seconds = self._settings.connect_timeout_seconds
-        with closed_means_away(), lost_means_away():
+        with closed_means_away(), lost_means_away(), suppress_instrumentation():
             channel = self._connection.channel(publisher_confirms=False)
             await promptly(channel.initialize(), limit_seconds)
             try:
@@ -148,13 +148,13 @@ class Subscription:
 
     async def _consume(self) -> None:
         async with AsyncExitStack() as stack:
-            # Reading it is no step of any order: no spans for what comes over this connection.
+            # Reading it is no step of any order: no spans for what comes over this channel.
             with suppress_instrumentation():
                 connection = await stack.enter_async_context(
                     connected(self._settings, "tracker stream", self._settings.connect_timeout_seconds)
                 )
-            channel = connection.channel(publisher_confirms=False)
-            await channel.initialize()
+                channel = connection.channel(publisher_confirms=False)
+                await channel.initialize()
             channel.close_callbacks.add(self._closed)
             beneath = await channel.get_underlay_channel()
             beneath.on_consumer_cancel_callbacks.add(self._closed)

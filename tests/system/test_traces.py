@@ -89,7 +89,7 @@ async def test_a_completed_saga_is_one_connected_trace_with_all_services_in_it(
     saga = await traced.shop.saga(order_id)
     assert saga is not None
     assert saga["trace_url"] == f"{jaeger.query_url}/trace/{saga['trace_id']}"
-    spans = await spans_until(jaeger, saga["trace_id"], LAST, "publish fulfillment.shipment_dispatched.v2")
+    spans = await spans_until(jaeger, saga["trace_id"], LAST, "facts,fulfillment.shipment_dispatched.v2 send")
     assert {span["service"] for span in spans} == SERVICES
     demand_connected(spans, roots=1)
     [root] = [span for span in spans if not parents_of(span)]
@@ -116,10 +116,10 @@ async def test_an_outside_publishers_trace_goes_on(traced: System, jaeger: Jaege
     [outside] = [span.context for span in exporter.get_finished_spans()]
     spans = await spans_until(jaeger, f"{outside.trace_id:032x}", LAST)
     assert {span["service"] for span in spans} == SERVICES
-    # Both that heard it are children of the publisher's span, which is not here.
-    demand_connected(spans, roots=2)
+    # Both that got it received and processed it: children of the publisher's span, which is not here.
+    demand_connected(spans, roots=4)
     first = [span["operationName"] for span in spans if f"{outside.span_id:016x}" in parents_of(span)]
-    assert first == ["process order.created.v2"] * 2
+    assert sorted(first) == ["facts receive"] * 2 + ["process order.created.v2"] * 2
 
 
 async def test_a_stuck_saga_is_found_by_what_it_waits_for(traced: System, jaeger: Jaeger) -> None:
