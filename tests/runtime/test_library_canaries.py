@@ -1,0 +1,222 @@
+"""What is leaned on of libraries beyond what they promise. A test that fails is named after what has changed.
+
+Two files do so: events/messaging/lenient_pamqp.py and events/messaging/batch_subscriber.py.
+"""
+
+import dataclasses
+import inspect
+import struct
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec, module_from_spec
+from typing import Any
+from uuid import uuid4
+
+import aio_pika
+import pytest
+from aio_pika import IncomingMessage
+from faststream._internal.endpoint.subscriber import SubscriberUsecase
+from faststream._internal.endpoint.subscriber.call_item import CallsCollection
+from faststream.middlewares import AckPolicy
+from faststream.rabbit import Channel, RabbitBroker, RabbitExchange, RabbitQueue
+from faststream.rabbit.broker.registrator import RabbitRegistrator
+from faststream.rabbit.schemas import QueueType
+from faststream.rabbit.subscriber.config import RabbitSubscriberConfig, RabbitSubscriberSpecificationConfig
+from faststream.rabbit.subscriber.specification import RabbitSubscriberSpecification
+from faststream.rabbit.subscriber.usecase import RabbitSubscriber
+from packaging.requirements import Requirement
+from pamqp import decode, frame
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
+
+from compose.local.places import CHECKOUT
+from events.messaging import lenient_pamqp
+from events.messaging.batch_subscriber import BatchBroker, BatchSubscriber
+from tests import raw_amqp
+from tests.runtime.eventually import eventually
+from tests.runtime.stage import Stage, message
+from tests.runtime.toy.facts import Bumped
+from tests.runtime.toy.service import TOY
+
+BEFORE_2106 = 2**32 - 1
+REPLACED: dict[str, Callable[[bytes], Any]] = {
+    "shortstr": lenient_pamqp.short_string,
+    "timestamp": lenient_pamqp.timestamp,
+    "table": lenient_pamqp.table,
+}
+
+
+@pytest.mark.parametrize("library", ["pamqp", "faststream"])
+def test_the_library_is_pinned_to_the_release_that_this_was_written_for(library: str) -> None:
+    content = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    (wanted,) = (one for one in map(Requirement, content["project"]["dependencies"]) if one.name == library)
+    assert [one.operator for one in wanted.specifier] == ["~="]
+    assert wanted.specifier.contains(version(library))
+
+
+# ---- pamqp
+
+
+def test_pamqp_looks_its_decoders_up_by_these_names() -> None:
+    assert {name: decode.METHODS[name] for name in REPLACED} == REPLACED
+    # As it is before anything of it is replaced.
+    spec = find_spec(decode.__name__)
+    assert spec is not None
+    assert spec.loader is not None
+    unchanged = module_from_spec(spec)
+    spec.loader.exec_module(unchanged)
+    assert REPLACED.keys() <= unchanged.METHODS.keys()
+
+
+def test_pamqp_types_the_properties_by_these_names() -> None:
+    types = {name: Basic.Properties.amqp_type(name) for name in Basic.Properties.attributes()}
+    assert types == {
+        **dict.fromkeys(types, "shortstr"),
+        "headers": "table",
+        "timestamp": "timestamp",
+        "delivery_mode": "octet",
+        "priority": "octet",
+    }
+
+
+def unmarshalled(properties: raw_amqp.RawProperties) -> Any:
+    """As aiormq has them of a frame that arrives."""
+    header = frame.marshal(ContentHeader(body_size=2, properties=properties), 1)
+    consumed, channel, found = frame.unmarshal(header)
+    assert (consumed, channel) == (len(header), 1)
+    assert isinstance(found, ContentHeader)
+    return found.properties
+
+
+def test_pamqp_reads_properties_by_the_decoders_that_replace_its_own() -> None:
+    lenient_pamqp.be_lenient()
+    found = unmarshalled(
+        raw_amqp.properties(
+            [(b"\xff", raw_amqp.long_string(b"\xff")), (b"deep", raw_amqp.deep(5_000, "FA"))],
+            content_type=raw_amqp.short(b"\xff" * 255),
+            priority=b"\x09",
+            timestamp=struct.pack(">Q", 2**64 - 1),
+            app_id=raw_amqp.short(b"behind all of these"),
+        )
+    )
+    assert found.content_type == "\ufffd" * 85
+    assert isinstance(found.headers, lenient_pamqp.CutHeaders)
+    assert found.headers["\ufffd"] == bytearray(b"\xff")
+    assert (found.priority, found.timestamp, found.app_id) == (9, None, "behind all of these")
+
+
+def test_pamqp_still_reads_a_value_of_a_header_by_its_letter() -> None:
+    values = [b"t\1", b"b\xff", b"B\xff", b"s\xff\xff", b"u\xff\xff", b"I" + b"\xff" * 4, b"i" + b"\xff" * 4]
+    values += [b"l" + b"\xff" * 8, b"f\0\0\0\0", b"d" + b"\0" * 8, b"D\2\0\0\0\7", b"V"]
+    values += [raw_amqp.long_string(b"\xff", b"x"), b"T" + struct.pack(">Q", BEFORE_2106)]
+    for value in values:
+        consumed, read = decode.embedded_value(value)
+        assert (consumed, type(read)) == (len(value), type(lenient_of(value))), value
+
+
+def lenient_of(value: bytes) -> Any:
+    return lenient_pamqp.table(raw_amqp.table([(b"h", value)]))[1]["h"]
+
+
+def test_aio_pika_keeps_headers_as_the_object_that_was_read() -> None:
+    headers = lenient_pamqp.CutHeaders({"deep": bytearray(b"x")})
+    assert aio_pika.Message(b"", headers=headers).headers is headers
+
+
+# ---- FastStream
+
+
+def parameters(callable_: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(callable_).parameters)
+
+
+def test_faststream_subscribers_take_messages_by_consume_and_process_message() -> None:
+    assert parameters(SubscriberUsecase.consume) == ["self", "msg"]
+    assert parameters(SubscriberUsecase.process_message) == ["self", "msg"]
+    assert "consume" not in vars(RabbitSubscriber)
+    assert "self.consume" in inspect.getsource(RabbitSubscriber.start)
+    assert "process_message" in inspect.getsource(SubscriberUsecase.consume)
+
+
+def test_faststream_subscribers_are_made_of_these_parts() -> None:
+    assert {"config", "specification", "calls"} == {*parameters(RabbitSubscriber.__init__)} - {"self"}
+    fields = {field.name for field in dataclasses.fields(RabbitSubscriberConfig)}
+    assert {"no_reply", "channel", "queue", "exchange", "_ack_policy", "_outer_config"} <= fields
+    specification = {field.name for field in dataclasses.fields(RabbitSubscriberSpecificationConfig)}
+    assert {"title_", "description_", "include_in_schema", "queue", "exchange"} == specification
+    wanted = {"_outer_config", "specification_config", "calls"}
+    assert wanted == {*parameters(RabbitSubscriberSpecification.__init__)} - {"self"}
+    assert list(CallsCollection[Any]()) == []
+
+
+def test_faststream_brokers_register_a_subscriber_by_the_base_of_the_registrator() -> None:
+    assert issubclass(RabbitBroker, RabbitRegistrator)
+    assert parameters(super(RabbitRegistrator, RabbitRegistrator).subscriber) == [
+        "self",
+        "subscriber",
+        "persistent",
+    ]
+    assert {"parser_", "decoder_", "dependencies_"} <= {*parameters(SubscriberUsecase.add_call)}
+
+
+def batch_subscriber(broker: BatchBroker) -> BatchSubscriber:
+    queue = RabbitQueue(TOY.queue, queue_type=QueueType.QUORUM, durable=True, declare=False)
+    exchange = RabbitExchange("facts", declare=False)
+    channel = Channel(prefetch_count=10, publisher_confirms=False)
+    return broker.batch_subscriber(queue, exchange, channel, title="toy", description="")
+
+
+def test_faststream_leaves_acknowledging_to_whoever_says_manual() -> None:
+    assert batch_subscriber(BatchBroker()).ack_policy is AckPolicy.MANUAL
+
+
+def five_messages() -> list[aio_pika.Message]:
+    return [message(Bumped(order_id=number), number) for number in (uuid4() for _ in range(5))]
+
+
+async def test_faststream_hands_on_what_arrives_at_once_in_order_and_unacknowledged(stage: Stage) -> None:
+    sent = five_messages()
+    await stage.publish(*sent)
+    await eventually(lambda: stage.waiting_in_queue_is(len(sent)))
+    batches: list[tuple[IncomingMessage, ...]] = []
+    broker = BatchBroker(stage.broker_url, logger=None, apply_types=False)
+    subscriber = batch_subscriber(broker)
+
+    @subscriber
+    async def receive(arrived: Any) -> None:
+        batches.append(arrived)
+
+    await broker.start()
+    try:
+        await eventually(lambda: sum(map(len, batches)) == len(sent))
+        assert {type(batch) for batch in batches} == {tuple}
+        arrived = [one for batch in batches for one in batch]
+        assert [one.message_id for one in arrived] == [one.message_id for one in sent]
+        assert not any(one.processed for one in arrived)
+        await arrived[-1].ack(multiple=True)
+    finally:
+        await broker.stop()
+    await eventually(lambda: stage.waiting_in_queue_is(0))
+
+
+async def test_faststream_gives_back_what_was_not_acknowledged(stage: Stage) -> None:
+    """Neither an end of the handler nor an exception out of it acknowledges anything."""
+    sent = five_messages()
+    broker = BatchBroker(stage.broker_url, logger=None, apply_types=False)
+    subscriber = batch_subscriber(broker)
+    received: list[IncomingMessage] = []
+
+    @subscriber
+    async def receive(arrived: Any) -> None:
+        received.extend(arrived)
+        raise ArithmeticError("this handler cannot")
+
+    await broker.start()
+    try:
+        await stage.publish(*sent)
+        await eventually(lambda: len(received) == len(sent))
+        assert subscriber.running
+    finally:
+        await broker.stop()
+    await eventually(lambda: stage.waiting_in_queue_is(len(sent)))
