@@ -62,7 +62,7 @@ class ProcessSettings(BaseSettings):
     relay_in_flight: int = Field(default=200, gt=0)
     relay_memory: int = Field(default=5_000, gt=0)
     relay_channels: int = Field(default=8, gt=0, le=64)
-    forget_after_seconds: float = Field(default=0.25, gt=0)
+    forget_after_seconds: float = Field(default=0.5, gt=0)
     publish_timeout_seconds: float = Field(default=10.0, gt=0)
     broker_connect_timeout_seconds: float = Field(default=5.0, gt=0)
     sweep_seconds: float = Field(default=3.0, gt=0)

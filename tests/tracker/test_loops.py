@@ -170,7 +170,9 @@ async def test_trouble_with_every_saga_ends_the_tracker(
         raise KeyError("a mistake in the program")
 
     monkeypatch.setattr(keeper, "_traced", stumble)
-    tracker = await watch.start(**impatient(payment=0.3), deadline_batch_size=4)
+    # The tracebacks of all of them take their time within the transaction, which the lease bounds.
+    alone = {"deadline_batch_size": 4, "lease_seconds": 30.0}
+    tracker = await watch.start(**impatient(payment=0.3) | alone)
     await watch.say(*(fact for _ in range(8) for fact in just_now("created reserved", uuid4())))
     await eventually(lambda: tracker.loops.failed)
 
