@@ -130,9 +130,14 @@ class _Watcher:
                 connection = await self._reconnect()
         finally:
             with contextlib.suppress(*BROKER_AWAY):
-                if self._lasting:
-                    await (await connection.channel()).queue_delete(self._queue)
-                await connection.close()
+                await self._leave(connection)
+
+    async def _leave(self, connection: aiormq.Connection) -> None:
+        """Leave nothing behind: over a connection of its own, for the one at hand may be lost."""
+        await connection.close()
+        if self._lasting:
+            async with aiormq.Connection(self._url) as last, await last.channel() as channel:
+                await channel.queue_delete(self._queue)
 
     async def _reconnect(self) -> aiormq.Connection:
         while True:
