@@ -4,32 +4,34 @@ from collections.abc import Callable
 from typing import Any, Union, cast
 
 from aio_pika import IncomingMessage
-from faststream.rabbit import Channel, ExchangeType, RabbitExchange, RabbitQueue
+from faststream.message import StreamMessage
+from faststream.middlewares import AckPolicy
+from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
 from faststream.rabbit.schemas import QueueType
 from faststream.rabbit.schemas.queue import QuorumQueueArgs
+from faststream.rabbit.subscriber.usecase import RabbitSubscriber
 from faststream.security import SASLPlaintext
 from yarl import URL
 
 from events.facts.base import Fact, SupersededFact, published_facts
-from events.messaging.batch_subscriber import BatchBroker, BatchSubscriber
 from events.messaging.connection import lasting_connection_url
 from events.messaging.envelope import CONTENT_TYPE
 from events.messaging.topology import service_queue_arguments
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE, Service
 
-Receive = Callable[[tuple[IncomingMessage, ...]], None]
+Receive = Callable[[IncomingMessage], None]
 FACTS = RabbitExchange(EXCHANGE, type=ExchangeType.TOPIC, durable=True, declare=False)
 # What the document says instead of where the broker is, which is not for everybody.
 BROKER_SOMEWHERE = "amqp://{broker}/"
 _GUEST = "guest"
 
 
-class ServiceBroker(BatchBroker):
+class ServiceBroker(RabbitBroker):
     """One service's broker, on one connection. Nothing is declared on the server: that is provisioned.
 
-    The queue's messages go to `receive`, a tuple at a time. A connection that is lost is not to be used any
-    more: whoever runs this starts another, perhaps on another node.
+    The queue's messages go to `receive`, one at a time, which has them acknowledged later. A connection that
+    is lost is not used any more: whoever runs this starts another, perhaps on another node.
     """
 
     def __init__(
@@ -66,13 +68,13 @@ class ServiceBroker(BatchBroker):
         for fact in service.states:
             self._publishes(fact)
 
-    def _subscribe(self, service: Service, receive: Receive) -> BatchSubscriber:
+    def _subscribe(self, service: Service, receive: Receive) -> RabbitSubscriber:
         async def decide(fact: Any) -> None:
             """Decode, decide, commit with its batch, acknowledge."""
             receive(fact)
 
         decide.__annotations__["fact"] = Union[self.subscribes]  # noqa: UP007 - of a tuple
-        subscriber = self.batch_subscriber(
+        subscriber = self.subscriber(
             RabbitQueue(
                 service.queue,
                 queue_type=QueueType.QUORUM,
@@ -81,7 +83,11 @@ class ServiceBroker(BatchBroker):
                 arguments=cast(QuorumQueueArgs, service_queue_arguments(service)),
             ),
             FACTS,
-            self.channel,
+            channel=self.channel,
+            ack_policy=AckPolicy.MANUAL,
+            parser=_parse,
+            decoder=_decode,
+            no_reply=True,
             title=service.queue,
             description=f"Bound to {', '.join(service.binding_keys)}.",
         )
@@ -100,6 +106,15 @@ class ServiceBroker(BatchBroker):
             description=fact.__doc__,
             schema=fact,
         )
+
+
+async def _parse(message: IncomingMessage) -> StreamMessage[IncomingMessage]:
+    """A message in FastStream's terms. What is in it is for the worker to read."""
+    return StreamMessage(raw_message=message, body=b"", message_id="", correlation_id="")
+
+
+async def _decode(message: StreamMessage[IncomingMessage]) -> IncomingMessage:
+    return message.raw_message
 
 
 def _with_old_versions(facts: tuple[type[Fact], ...]) -> tuple[type[Fact], ...]:

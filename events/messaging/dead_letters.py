@@ -70,7 +70,7 @@ class DeadLetterPublisher:
         service: str,
         *,
         acknowledge: Callable[[Sequence[IncomingMessage]], Awaitable[None]],
-        handle_again: Callable[[Sequence[IncomingMessage]], None],
+        handle_again: Callable[[IncomingMessage], None],
     ) -> None:
         self._settings = settings
         self._service = service
@@ -114,7 +114,8 @@ class DeadLetterPublisher:
         again = [held for held in due if held.refused and not held.failure.for_good]
         for held in again:
             self._held.remove(held)
-        self._handle_again([held.failure.message for held in again])
+        for held in again:
+            self._handle_again(held.failure.message)
         if send := [held for held in due if held in self._held]:
             await self._send(_some_of(send))
 

@@ -52,7 +52,7 @@ class Host:
             settings,
             service.name,
             acknowledge=lambda messages: self._consumer.acknowledge(messages),
-            handle_again=lambda messages: self._worker.receive(messages),
+            handle_again=lambda message: self._worker.receive(message),
         )
         self._worker = Worker(
             settings,

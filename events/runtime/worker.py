@@ -86,12 +86,11 @@ class Worker:
     def idle(self) -> bool:
         return not self._waiting and not self._asked and not self._working
 
-    def receive(self, messages: Sequence[IncomingMessage]) -> None:
+    def receive(self, message: IncomingMessage) -> None:
         """Take what was delivered. The broker's prefetch bounds how much waits."""
-        for message in messages:
-            if message.redelivered:
-                metrics.REDELIVERIES.inc()
-            self._waiting.append(Entry(message=message))
+        if message.redelivered:
+            metrics.REDELIVERIES.inc()
+        self._waiting.append(Entry(message=message))
         self._wake.set()
 
     async def ask(self, command: Command, traceparent: str | None) -> Any:
@@ -116,6 +115,7 @@ class Worker:
         try:
             while True:
                 await self._wake.wait()
+                await self._gather()
                 self._wake.clear()
                 while self._waiting or self._asked:
                     self._working = True
@@ -128,6 +128,13 @@ class Worker:
             for promised in self._promised:
                 if not promised.done():
                     promised.set_exception(TimeoutError("the service stops"))
+
+    async def _gather(self) -> None:
+        """Wait as long as each turn of the event loop brings more: what the socket had is one batch."""
+        before = 0
+        while len(self._waiting) > before:
+            before = len(self._waiting)
+            await asyncio.sleep(0)
 
     def _next_batch(self) -> list[Entry]:
         """Commands first, for somebody waits for the answers; but half at most while anything else waits."""

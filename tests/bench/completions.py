@@ -136,8 +136,8 @@ class _Watcher:
         """Leave nothing behind: over a connection of its own, for the one at hand may be lost."""
         await connection.close()
         if self._lasting:
-            async with aiormq.Connection(self._url) as last, await last.channel() as channel:
-                await channel.queue_delete(self._queue)
+            async with aiormq.Connection(self._url) as last:
+                await (await last.channel()).queue_delete(self._queue)
 
     async def _reconnect(self) -> aiormq.Connection:
         while True:

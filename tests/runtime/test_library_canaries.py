@@ -1,10 +1,8 @@
 """What is leaned on of libraries beyond what they promise. A test that fails is named after what has changed.
 
-Two files do so: events/messaging/lenient_pamqp.py and events/messaging/batch_subscriber.py.
+One file does so: events/messaging/lenient_pamqp.py. Of FastStream, what is documented and matters most.
 """
 
-import dataclasses
-import inspect
 import struct
 import tomllib
 from collections.abc import Callable
@@ -16,14 +14,10 @@ from uuid import uuid4
 import aio_pika
 import pytest
 from aio_pika import IncomingMessage
-from faststream._internal.endpoint.subscriber import SubscriberUsecase
-from faststream._internal.endpoint.subscriber.call_item import CallsCollection
+from faststream.message import StreamMessage
 from faststream.middlewares import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker, RabbitExchange, RabbitQueue
-from faststream.rabbit.broker.registrator import RabbitRegistrator
 from faststream.rabbit.schemas import QueueType
-from faststream.rabbit.subscriber.config import RabbitSubscriberConfig, RabbitSubscriberSpecificationConfig
-from faststream.rabbit.subscriber.specification import RabbitSubscriberSpecification
 from faststream.rabbit.subscriber.usecase import RabbitSubscriber
 from packaging.requirements import Requirement
 from pamqp import decode, frame
@@ -32,7 +26,6 @@ from pamqp.header import ContentHeader
 
 from compose.local.places import CHECKOUT
 from events.messaging import lenient_pamqp
-from events.messaging.batch_subscriber import BatchBroker, BatchSubscriber
 from tests import raw_amqp
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
@@ -127,71 +120,36 @@ def test_aio_pika_keeps_headers_as_the_object_that_was_read() -> None:
 # ---- FastStream
 
 
-def parameters(callable_: Callable[..., Any]) -> list[str]:
-    return list(inspect.signature(callable_).parameters)
-
-
-def test_faststream_subscribers_take_messages_by_consume_and_process_message() -> None:
-    assert parameters(SubscriberUsecase.consume) == ["self", "msg"]
-    assert parameters(SubscriberUsecase.process_message) == ["self", "msg"]
-    assert "consume" not in vars(RabbitSubscriber)
-    assert "self.consume" in inspect.getsource(RabbitSubscriber.start)
-    assert "process_message" in inspect.getsource(SubscriberUsecase.consume)
-
-
-def test_faststream_subscribers_are_made_of_these_parts() -> None:
-    assert {"config", "specification", "calls"} == {*parameters(RabbitSubscriber.__init__)} - {"self"}
-    fields = {field.name for field in dataclasses.fields(RabbitSubscriberConfig)}
-    assert {"no_reply", "channel", "queue", "exchange", "_ack_policy", "_outer_config"} <= fields
-    specification = {field.name for field in dataclasses.fields(RabbitSubscriberSpecificationConfig)}
-    assert {"title_", "description_", "include_in_schema", "queue", "exchange"} == specification
-    wanted = {"_outer_config", "specification_config", "calls"}
-    assert wanted == {*parameters(RabbitSubscriberSpecification.__init__)} - {"self"}
-    assert list(CallsCollection[Any]()) == []
-
-
-def test_faststream_brokers_register_a_subscriber_by_the_base_of_the_registrator() -> None:
-    assert issubclass(RabbitBroker, RabbitRegistrator)
-    assert parameters(super(RabbitRegistrator, RabbitRegistrator).subscriber) == [
-        "self",
-        "subscriber",
-        "persistent",
-    ]
-    assert {"parser_", "decoder_", "dependencies_"} <= {*parameters(SubscriberUsecase.add_call)}
-
-
-def batch_subscriber(broker: BatchBroker) -> BatchSubscriber:
+def subscriber_of(broker: RabbitBroker) -> RabbitSubscriber:
     queue = RabbitQueue(TOY.queue, queue_type=QueueType.QUORUM, durable=True, declare=False)
     exchange = RabbitExchange("facts", declare=False)
     channel = Channel(prefetch_count=10, publisher_confirms=False)
-    return broker.batch_subscriber(queue, exchange, channel, title="toy", description="")
-
-
-def test_faststream_leaves_acknowledging_to_whoever_says_manual() -> None:
-    assert batch_subscriber(BatchBroker()).ack_policy is AckPolicy.MANUAL
+    return broker.subscriber(queue, exchange, channel=channel, ack_policy=AckPolicy.MANUAL, no_reply=True)
 
 
 def five_messages() -> list[aio_pika.Message]:
     return [message(Bumped(order_id=number), number) for number in (uuid4() for _ in range(5))]
 
 
-async def test_faststream_hands_on_what_arrives_at_once_in_order_and_unacknowledged(stage: Stage) -> None:
+async def raw(message: StreamMessage[IncomingMessage]) -> IncomingMessage:
+    return message.raw_message
+
+
+async def test_faststream_hands_on_what_arrives_in_order_and_unacknowledged(stage: Stage) -> None:
     sent = five_messages()
     await stage.publish(*sent)
     await eventually(lambda: stage.waiting_in_queue_is(len(sent)))
-    batches: list[tuple[IncomingMessage, ...]] = []
-    broker = BatchBroker(stage.broker_url, logger=None, apply_types=False)
-    subscriber = batch_subscriber(broker)
+    arrived: list[IncomingMessage] = []
+    broker = RabbitBroker(stage.broker_url, logger=None, apply_types=False, decoder=raw)
+    subscriber = subscriber_of(broker)
 
     @subscriber
-    async def receive(arrived: Any) -> None:
-        batches.append(arrived)
+    async def receive(message: Any) -> None:
+        arrived.append(message)
 
     await broker.start()
     try:
-        await eventually(lambda: sum(map(len, batches)) == len(sent))
-        assert {type(batch) for batch in batches} == {tuple}
-        arrived = [one for batch in batches for one in batch]
+        await eventually(lambda: len(arrived) == len(sent))
         assert [one.message_id for one in arrived] == [one.message_id for one in sent]
         assert not any(one.processed for one in arrived)
         await arrived[-1].ack(multiple=True)
@@ -203,13 +161,13 @@ async def test_faststream_hands_on_what_arrives_at_once_in_order_and_unacknowled
 async def test_faststream_gives_back_what_was_not_acknowledged(stage: Stage) -> None:
     """Neither an end of the handler nor an exception out of it acknowledges anything."""
     sent = five_messages()
-    broker = BatchBroker(stage.broker_url, logger=None, apply_types=False)
-    subscriber = batch_subscriber(broker)
+    broker = RabbitBroker(stage.broker_url, logger=None, apply_types=False, decoder=raw)
+    subscriber = subscriber_of(broker)
     received: list[IncomingMessage] = []
 
     @subscriber
     async def receive(arrived: Any) -> None:
-        received.extend(arrived)
+        received.append(arrived)
         raise ArithmeticError("this handler cannot")
 
     await broker.start()

@@ -199,8 +199,7 @@ async def test_of_an_instance_that_dies_another_adopts_what_is_set_aside(stage: 
     living = await stage.start(**SOON)
     orders = [uuid4() for _ in range(4)]
     async with nobody_there(stage):
-        left = await leave_behind(stage, DEAD, *orders)
-        await stage.rows("UPDATE outbox SET refusals = 7, due_at = now() + interval '1 day'")
+        left = await leave_behind(stage, DEAD, *orders, refusals=7)
         await eventually(is_shown_by(living, len(left)))
         assert {row["refusals"] for row in await aside(stage)} == {7}
         assert not stage.stated(*orders)

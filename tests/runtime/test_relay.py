@@ -19,14 +19,20 @@ Logged = list[MutableMapping[str, Any]]
 DEAD, LIVING = 90_001, 90_002
 
 
-async def leave_behind(stage: Stage, owner: int, *orders: UUID) -> list[str]:
-    """Committed and not published: what a killed instance leaves in its outbox."""
+async def leave_behind(stage: Stage, owner: int, *orders: UUID, refusals: int = 0) -> list[str]:
+    """Committed and not published: what a killed instance leaves in its outbox.
+
+    What was refused before is due in a day.
+    """
     ids = [uuid4() for _ in orders]
     for fact_id, order in zip(ids, orders, strict=True):
         await stage.rows(
-            "INSERT INTO outbox (owner, fact_id, wire_name, order_id, body, stated_at, causation_id)"
-            " VALUES (%(owner)s, %(fact_id)s, 'toy.counted.v1', %(order)s, %(body)s, %(now)s, %(cause)s)",
+            "INSERT INTO outbox (owner, fact_id, wire_name, order_id, body, stated_at, causation_id,"
+            " refusals, due_at)"
+            " VALUES (%(owner)s, %(fact_id)s, 'toy.counted.v1', %(order)s, %(body)s, %(now)s, %(cause)s,"
+            " %(refusals)s, CASE WHEN %(refusals)s > 0 THEN now() + interval '1 day' END)",
             owner=owner,
+            refusals=refusals,
             fact_id=fact_id,
             order=order,
             body=Counted(order_id=order, count=1).model_dump_json(),
