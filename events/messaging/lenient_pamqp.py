@@ -4,12 +4,16 @@ pamqp raises on a string that is not UTF-8, on a timestamp beyond the calendar, 
 table in a table in a table. That ends the connection, and so would every redelivery: one such message would
 keep everything behind it from being read. There is no hook, so three of its decoders are replaced. Whether
 pamqp is still what this file takes it for, tests/runtime/test_library_canaries.py says.
+
+RabbitMQ 4 passes on any delivery mode, and aio-pika raises on what is neither 1 nor 2 before anybody gets the
+message: nobody could ever acknowledge it. Its enumeration is told what such a value means.
 """
 
 import struct
 from datetime import datetime
 from typing import Any
 
+from aio_pika import DeliveryMode
 from pamqp import decode
 
 # Facts nest nothing, the broker's own notes are four deep. Each level takes three of Python's frames.
@@ -38,6 +42,12 @@ def be_lenient() -> None:
     decode.METHODS["shortstr"] = short_string
     decode.METHODS["timestamp"] = timestamp
     decode.METHODS["table"] = table
+    DeliveryMode._missing_ = classmethod(_persistent)  # type: ignore[assignment]
+
+
+def _persistent(kinds: type[DeliveryMode], _: object) -> DeliveryMode:
+    """What an unknown delivery mode counts as: nothing is lost by taking it for the careful one."""
+    return kinds.PERSISTENT
 
 
 def short_string(value: bytes) -> tuple[int, str]:

@@ -109,8 +109,6 @@ async def all_retried(stage: Stage) -> bool:
 
 
 REFUSED: dict[str, dict[str, Any]] = {
-    "delivery mode 0": {"delivery_mode": b"\0"},
-    "delivery mode 3": {"delivery_mode": b"\3"},
     "an expiration that is no number": {"expiration": raw_amqp.short(b"soon")},
     "somebody else": {"user_id": raw_amqp.short(b"root")},
     "copies to no array": {"headers": [(b"CC", b"V")]},
@@ -129,3 +127,21 @@ async def test_what_no_message_here_can_have_for_the_broker_refuses_it(stage: St
         with pytest.raises(AMQPError):
             await raw_amqp.publish(channel, EXCHANGE, "toy.bumped.v1", properties, b"{}")
     assert await stage.waiting_in_queue() == 0
+
+
+@pytest.mark.parametrize("mode", [b"\0", b"\3", b"\xff"])
+async def test_a_delivery_mode_that_amqp_has_not_is_refused_or_counts_as_persistent(
+    toy: Host, stage: Stage, mode: bytes
+) -> None:
+    """RabbitMQ 3 refuses it, 4 passes it on."""
+    order, fact_id = uuid4(), raw_amqp.short(str(uuid4()).encode())
+    properties = raw_amqp.properties(message_id=fact_id, delivery_mode=mode)
+    body = b'{"order_id": "%s"}' % str(order).encode()
+    async with await aio_pika.connect(stage.broker_url) as connection:
+        channel = await connection.channel()
+        try:
+            await raw_amqp.publish(channel, EXCHANGE, "toy.bumped.v1", properties, body)
+        except AMQPError:
+            return
+    await eventually(lambda: counted(stage, [order]))
+    await eventually(stage.drained)

@@ -112,6 +112,11 @@ def lenient_of(value: bytes) -> Any:
     return lenient_pamqp.table(raw_amqp.table([(b"h", value)]))[1]["h"]
 
 
+def test_aio_pika_takes_any_delivery_mode() -> None:
+    lenient_pamqp.be_lenient()
+    assert [aio_pika.DeliveryMode(mode) for mode in (0, 1, 2, 3, 255)] == [2, 1, 2, 2, 2]
+
+
 def test_aio_pika_keeps_headers_as_the_object_that_was_read() -> None:
     headers = lenient_pamqp.CutHeaders({"deep": bytearray(b"x")})
     assert aio_pika.Message(b"", headers=headers).headers is headers
