@@ -12,6 +12,7 @@ from compose.drills.harness import Harness
 from compose.drills.rig import ONE_NODE, POSTGRES, RABBITMQ, Deed
 from compose.drills.stage import Drill
 from compose.drills.systems import SETTINGS
+from compose.drills.victims import Victims
 from compose.local.errors import RigError
 from tests.containers import containers
 
@@ -44,7 +45,7 @@ async def test_a_service_is_killed(rig: ContainerDrillRig) -> None:
 
 
 async def test_a_service_is_cut_off_from_the_broker(rig: ContainerDrillRig) -> None:
-    await demand_pass(rig, cutting_off({"order": AWAY_SECONDS}))
+    await demand_pass(rig, cutting_off(Victims({"order": AWAY_SECONDS})))
 
 
 async def test_conditions_are_as_of_now(rig: ContainerDrillRig) -> None:

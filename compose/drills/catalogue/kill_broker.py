@@ -6,7 +6,7 @@ from compose.drills.rig import RABBITMQ, Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import killed
 
-AWAY_SECONDS = 5.0
+AWAY_SECONDS = 10.0
 
 
 async def strike(stage: Stage) -> None:

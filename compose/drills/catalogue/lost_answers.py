@@ -7,7 +7,7 @@ from compose.drills.verbs import misbehaving
 
 LOSE_ANSWER_RATE = 0.5
 FAIL_RATE = 0.1
-FAULT_SECONDS = 15.0
+FAULT_SECONDS = 20.0
 SEEDS = 1_000_000
 
 

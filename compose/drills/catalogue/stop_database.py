@@ -1,4 +1,4 @@
-"""PostgreSQL is stopped in an orderly way, away for longer than a step may take, and started again."""
+"""PostgreSQL is stopped in an orderly way, away for longer than any step may take, and started again."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from compose.drills.rig import POSTGRES, Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import stopped
 
-AWAY_SECONDS = 10.0
+AWAY_SECONDS = 15.0
 
 
 async def strike(stage: Stage) -> None:

@@ -1,0 +1,27 @@
+"""Which services a fault befalls, one after the other: some always, and one more that the seed draws."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from random import Random
+
+from compose.drills.rig import SERVICES
+
+
+@dataclass(frozen=True, slots=True)
+class Victims:
+    """`always` says of each for how many seconds, of the drawn one `drawn_seconds` does; 0: none is drawn."""
+
+    always: Mapping[str, float] = field(default_factory=dict)
+    drawn_seconds: float = 0.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everybody whom it may befall."""
+        return SERVICES if self.drawn_seconds else tuple(self.always)
+
+    def in_turn(self, random: Random) -> Iterator[tuple[str, float]]:
+        """Who, and for how long."""
+        yield from self.always.items()
+        if self.drawn_seconds:
+            others = [name for name in SERVICES if name not in self.always]
+            yield random.choice(others), self.drawn_seconds
