@@ -41,7 +41,7 @@ async def demand_pass(rig: ContainerDrillRig, drill: Drill) -> None:
 
 
 async def test_a_service_is_killed(rig: ContainerDrillRig) -> None:
-    await demand_pass(rig, killing(["payment"]))
+    await demand_pass(rig, killing(["payment"], {}))
 
 
 async def test_a_service_is_cut_off_from_the_broker(rig: ContainerDrillRig) -> None:

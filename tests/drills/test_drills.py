@@ -27,7 +27,7 @@ from compose.invariants import INVARIANTS
 
 SEED = 4
 SHORT_DRILLS = (
-    kill_broker.DRILL,
+    kill_broker.killing(5.0),
     cutting_off(Victims({"order": 6.0})),
     lost_answers.DRILL,
     everything_twice.DRILL,
@@ -65,7 +65,7 @@ async def fences_forgotten(rig: LocalDrillRig) -> AsyncIterator[None]:
 async def test_a_service_is_killed_and_the_report_says_how_that_went(
     rig: LocalDrillRig, tmp_path: Path
 ) -> None:
-    outcome = await harness_on(rig).run(killing(["payment"]))
+    outcome = await harness_on(rig).run(killing(["payment"], {}))
     assert outcome.result == "pass", outcome.problems
     assert outcome.accepted == sum(outcome.ends.values()) > 0
     assert {rule.sentence for rule in INVARIANTS} <= {check.sentence for check in outcome.checks}

@@ -1,26 +1,26 @@
 """kill -9 of each service, one after the other, two of them for long."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from compose.drills.rig import SERVICES, Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import killed
 
-# Longer than any step, the second telling and the grace after it take; the others are started again soon.
-AWAY_SECONDS = {"payment": 20.0, "inventory": 8.0}
+# Longer than any step, the second telling and the grace after it take.
+AWAY_SECONDS: Mapping[str, float] = {"payment": 20.0, "inventory": 8.0}
 AWAY_SOON_SECONDS = (0.0, 2.0)
 
 
-def killing(names: Sequence[str]) -> Drill:
-    """The drill for some services."""
+def killing(names: Sequence[str], away_seconds: Mapping[str, float] = AWAY_SECONDS) -> Drill:
+    """The drill for some services. Who is not in `away_seconds` is started again soon."""
 
     async def strike(stage: Stage) -> None:
         for name in names:
             with stage.broken(f"{name} dead"):
                 async with killed(stage.rig, name):
                     soon = stage.random.uniform(*AWAY_SOON_SECONDS)
-                    await asyncio.sleep(AWAY_SECONDS.get(name, soon))
+                    await asyncio.sleep(away_seconds.get(name, soon))
             await stage.caught_up()
 
     return Drill(
