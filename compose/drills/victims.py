@@ -19,6 +19,11 @@ class Victims:
         """Everybody whom it may befall."""
         return SERVICES if self.drawn_seconds else tuple(self.always)
 
+    @property
+    def longest_seconds(self) -> float:
+        """How long it lasts for whom it lasts longest."""
+        return max(self.drawn_seconds, *self.always.values())
+
     def in_turn(self, random: Random) -> Iterator[tuple[str, float]]:
         """Who, and for how long."""
         yield from self.always.items()

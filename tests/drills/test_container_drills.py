@@ -15,6 +15,7 @@ from compose.drills.systems import SETTINGS
 from compose.drills.victims import Victims
 from compose.local.errors import RigError
 from tests.containers import containers
+from tests.drills.servers import look_at_both
 
 SEED = 4
 LIMIT_SECONDS = 90.0
@@ -46,6 +47,11 @@ async def test_a_service_is_killed(rig: ContainerDrillRig) -> None:
 
 async def test_a_service_is_cut_off_from_the_broker(rig: ContainerDrillRig) -> None:
     await demand_pass(rig, cutting_off(Victims({"order": AWAY_SECONDS})))
+
+
+async def test_an_alarm_and_read_only_are_there_and_gone_again(rig: ContainerDrillRig) -> None:
+    await rig.start_all()
+    await look_at_both(rig)
 
 
 async def test_conditions_are_as_of_now(rig: ContainerDrillRig) -> None:

@@ -16,5 +16,8 @@ async def strike(stage: Stage) -> None:
 
 
 DRILL = Drill(
-    "alarm-broker", "the broker's memory alarm is set and cleared", strike, (Deed("alarm", RABBITMQ),)
+    "alarm-broker",
+    f"the broker's memory alarm is set for {BLOCKED_SECONDS:.0f} s",
+    strike,
+    (Deed("alarm", RABBITMQ),),
 )

@@ -24,7 +24,7 @@ def cutting_off(victims: Victims) -> Drill:
 
     return Drill(
         "cut-off-from-broker",
-        "a service is cut off from the broker, not from its database",
+        f"a service is cut off from the broker for up to {victims.longest_seconds:.0f} s",
         strike,
         tuple(Deed("cut_off", name, RABBITMQ) for name in victims.names),
     )

@@ -21,7 +21,7 @@ async def strike(stage: Stage) -> None:
 
 DRILL = Drill(
     "cut-off-from-database",
-    "a service is cut off from its database, not from the broker",
+    f"a service is cut off from its database for up to {VICTIMS.longest_seconds:.0f} s",
     strike,
     tuple(Deed("cut_off", name, POSTGRES) for name in VICTIMS.names),
 )

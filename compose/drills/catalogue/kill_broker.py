@@ -17,7 +17,12 @@ def killing(away_seconds: float) -> Drill:
             async with killed(stage.rig, RABBITMQ):
                 await asyncio.sleep(away_seconds)
 
-    return Drill("kill-broker", "kill -9 of the broker", strike, (Deed("kill", RABBITMQ),))
+    return Drill(
+        "kill-broker",
+        f"kill -9 of the broker, away for {away_seconds:.0f} s",
+        strike,
+        (Deed("kill", RABBITMQ),),
+    )
 
 
 DRILL = killing(AWAY_SECONDS)

@@ -23,4 +23,4 @@ async def strike(stage: Stage) -> None:
             await asyncio.sleep(FAULT_SECONDS)
 
 
-DRILL = Drill("lost-answers", "the provider charges and loses the answers", strike)
+DRILL = Drill("lost-answers", f"the provider charges and loses answers for {FAULT_SECONDS:.0f} s", strike)

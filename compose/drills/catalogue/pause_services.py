@@ -23,7 +23,7 @@ def pausing(victims: Victims) -> Drill:
 
     return Drill(
         "pause-services",
-        "a service is frozen, and goes on",
+        f"a service is frozen for up to {victims.longest_seconds:.0f} s, and goes on",
         strike,
         tuple(Deed("pause", name) for name in victims.names),
     )

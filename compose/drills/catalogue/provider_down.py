@@ -14,4 +14,4 @@ async def strike(stage: Stage) -> None:
             await asyncio.sleep(DOWN_SECONDS)
 
 
-DRILL = Drill("provider-down", "the payment provider is down", strike)
+DRILL = Drill("provider-down", f"the payment provider is down for {DOWN_SECONDS:.0f} s", strike)

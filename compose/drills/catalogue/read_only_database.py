@@ -15,4 +15,9 @@ async def strike(stage: Stage) -> None:
             await asyncio.sleep(READ_ONLY_SECONDS)
 
 
-DRILL = Drill("read-only-database", "PostgreSQL is read-only", strike, (Deed("make_read_only", POSTGRES),))
+DRILL = Drill(
+    "read-only-database",
+    f"PostgreSQL is read-only for {READ_ONLY_SECONDS:.0f} s",
+    strike,
+    (Deed("make_read_only", POSTGRES),),
+)

@@ -15,4 +15,9 @@ async def strike(stage: Stage) -> None:
             await asyncio.sleep(AWAY_SECONDS)
 
 
-DRILL = Drill("stop-database", "PostgreSQL is stopped and away", strike, (Deed("stop", POSTGRES),))
+DRILL = Drill(
+    "stop-database",
+    f"PostgreSQL is stopped for {AWAY_SECONDS:.0f} s",
+    strike,
+    (Deed("stop", POSTGRES),),
+)
