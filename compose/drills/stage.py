@@ -16,9 +16,9 @@ from compose.drills.timeline import Timeline
 
 # What a drill finds wrong, over and above what is asked after every drill.
 Problems = list[str]
-# Between two faults: how little is under way once the system has caught up, and how long that may take.
+# Before a fault: how little is under way once the system has caught up, and how long that may take.
 CAUGHT_UP_SECONDS_OF_LOAD = 3.0
-CATCHING_UP_SECONDS = 20.0
+CATCHING_UP_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Stage:
             yield
 
     async def caught_up(self) -> None:
-        """Between two faults: wait until little is under way, so that each meets a system at work as usual.
+        """Before a fault: wait until little is under way, so that each meets a system at work as usual.
 
         Not for ever: where the machine is too slow for the load, the next one comes all the same.
         """

@@ -1,4 +1,4 @@
-"""Which services a fault befalls, one after the other: some always, and one more that the seed draws."""
+"""Which services a fault befalls, one after the other: one that the seed draws, and then some always."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Victims:
 
     def in_turn(self, random: Random) -> Iterator[tuple[str, float]]:
         """Who, and for how long."""
-        yield from self.always.items()
         if self.drawn_seconds:
             others = [name for name in SERVICES if name not in self.always]
             yield random.choice(others), self.drawn_seconds
+        yield from self.always.items()

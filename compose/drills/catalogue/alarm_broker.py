@@ -6,7 +6,7 @@ from compose.drills.rig import RABBITMQ, Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import alarmed
 
-BLOCKED_SECONDS = 20.0
+BLOCKED_SECONDS = 15.0
 
 
 async def strike(stage: Stage) -> None:

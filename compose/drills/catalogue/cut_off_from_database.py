@@ -7,16 +7,16 @@ from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import cut_off
 from compose.drills.victims import Victims
 
-# The second for longer than it takes a service to give up a connection that nobody told that it is lost.
-VICTIMS = Victims({"payment": 9.0, "inventory": 20.0}, drawn_seconds=9.0)
+# The last for longer than it takes a service to give up a connection that nobody told that it is lost.
+VICTIMS = Victims({"payment": 6.0, "inventory": 16.0}, drawn_seconds=6.0)
 
 
 async def strike(stage: Stage) -> None:
     for name, seconds in VICTIMS.in_turn(stage.random):
+        await stage.caught_up()
         with stage.broken(f"{name} has no database"):
             async with cut_off(stage.rig, name, POSTGRES):
                 await asyncio.sleep(seconds)
-        await stage.caught_up()
 
 
 DRILL = Drill(

@@ -7,8 +7,8 @@ from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import paused
 from compose.drills.victims import Victims
 
-# The first for longer than the broker, and its own deadline, wait for it.
-VICTIMS = Victims({"payment": 20.0, "inventory": 8.5}, drawn_seconds=8.5)
+# The last for longer than its step, the second telling and the grace after it take.
+VICTIMS = Victims({"inventory": 6.0, "payment": 15.0}, drawn_seconds=6.0)
 
 
 def pausing(victims: Victims) -> Drill:
@@ -16,10 +16,10 @@ def pausing(victims: Victims) -> Drill:
 
     async def strike(stage: Stage) -> None:
         for name, seconds in victims.in_turn(stage.random):
+            await stage.caught_up()
             with stage.broken(f"{name} frozen"):
                 async with paused(stage.rig, name):
                     await asyncio.sleep(seconds)
-            await stage.caught_up()
 
     return Drill(
         "pause-services",

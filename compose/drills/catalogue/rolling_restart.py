@@ -9,10 +9,10 @@ NAMES = (*SERVICES, TRACKER, SANDBOX, RABBITMQ, POSTGRES)
 
 async def strike(stage: Stage) -> None:
     for name in NAMES:
+        await stage.caught_up()
         with stage.broken(f"{name} restarts"):
             async with stopped(stage.rig, name):
                 pass
-        await stage.caught_up()
 
 
 DRILL = Drill(

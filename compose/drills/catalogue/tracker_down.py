@@ -6,7 +6,7 @@ from compose.drills.rig import TRACKER, Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import killed
 
-AWAY_SECONDS = 20.0
+AWAY_SECONDS = 15.0
 
 
 async def strike(stage: Stage) -> None:
