@@ -18,7 +18,7 @@ NAME ?= order
 # Jaeger, Prometheus and Grafana, and everything that happens traced.
 OBSERVED := COMPOSE_PROFILES=observability OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4318 \
 	JAEGER_URL=http://127.0.0.1:$(or $(JAEGER_PORT),18686)
-DRILL_OPTIONS = $(if $(RIG),--rig $(RIG)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE))
+DRILL_OPTIONS = $(if $(RIG),--rig $(RIG)) $(if $(SEED),--seed $(SEED)) $(if $(RATE),--rate $(RATE)) $(if $(LONG),--long)
 BENCH_OPTIONS = $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(IN_FLIGHT),--in-flight $(IN_FLIGHT))
 A ?= HEAD~1
 B ?= HEAD
@@ -50,7 +50,7 @@ logs: $(READY) ## show the log of NAME (order, tracker, rabbitmq, ...)
 check: $(READY) ## check the invariants of the running system
 	@$(COMPOSE) check
 
-drills: $(READY) ## break a system made for it in every way, under load, and judge it (RIG=compose: containers)
+drills: $(READY) ## break a system made for it in every way, under load, and judge it (RIG=compose LONG=1)
 	@$(COMPOSE) drills $(DRILL_OPTIONS)
 
 drill: $(READY) ## run one drill, by its NAME (make drill NAME=poison; SEED=7: as then)

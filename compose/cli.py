@@ -162,11 +162,12 @@ def drills(
         float | None, typer.Option(min=0.1, max=1_000, help="Orders a second (30; on a cluster 8).")
     ] = None,
     rig: Annotated[str, typer.Option(help="What it runs on: local, compose or cluster.")] = "local",
+    long: Annotated[bool, typer.Option("--long", help="Also the drills that take ten minutes each.")] = False,
 ) -> None:
     """Break a system made for it, under load, in every way, and judge it. Exit code 1 when a drill fails."""
     from compose.drills.command import Options, drill
 
-    options = Options(only or (), seed, report, rate, rig)
+    options = Options(only or (), seed, report, rate, rig, long)
     with ConsoleProgress() as progress:
         if not drill(context.obj, report_console(), progress, os.environ, options):
             raise typer.Exit(1)

@@ -107,6 +107,11 @@ def connect(container: Container, network: str) -> None:
     docker("network", "connect", "--alias", container.service, network, container.id)
 
 
+def execute(container: Container, *command: str) -> str:
+    """Run something inside, as its own user; what it prints."""
+    return docker("exec", container.id, *command)
+
+
 def last_words(container: Container) -> str:
     """What it logged last."""
     try:

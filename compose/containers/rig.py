@@ -26,6 +26,8 @@ AMQP_PORT = 5672
 SERVERS = (POSTGRES, RABBITMQ)
 PROCESS_NAMES = tuple(spec.name for spec in PROCESSES)
 NAMES = (*SERVERS, *PROCESS_NAMES)
+# As compose.yaml names it.
+POSTGRES_ADMIN = "murmuration"
 # Whose role and database it takes to see whether PostgreSQL answers.
 ASKING = "order"
 READY_SECONDS = 90.0
@@ -65,6 +67,12 @@ class ContainerAddresses:
         password = self._secret(database_variable(name))
         port = self._port(POSTGRES, POSTGRES_PORT, lambda service: service == POSTGRES)
         return f"postgresql://{name}:{password}@{LOOPBACK}:{port}/{name}"
+
+    @property
+    def postgres_admin_url(self) -> str:
+        """PostgreSQL, for its administrator."""
+        port = self._port(POSTGRES, POSTGRES_PORT, lambda service: service == POSTGRES)
+        return f"postgresql://{POSTGRES_ADMIN}:{self._secret('POSTGRES_PASSWORD')}@{LOOPBACK}:{port}/postgres"
 
     def broker_url(self, user: str) -> str:
         """The broker, for this user; of a cluster, a node that runs."""
@@ -147,6 +155,10 @@ class ContainerRig:
         """Lets a frozen one go on; one that is not frozen goes on anyway."""
         if (container := self._container(name)).status == "paused":
             engine.resume(container)
+
+    def rabbitmqctl(self, *arguments: str) -> str:
+        """Runs RabbitMQ's command line tool beside the broker (of a cluster: its first node)."""
+        return engine.execute(self._container(RABBITMQ), "rabbitmqctl", *arguments)
 
     def pid(self, name: str) -> int | None:
         """Its process id; None when it does not run."""

@@ -24,10 +24,11 @@ Answer = dict[str, Any]
 class Refused(Exception):
     """The system answered with a problem."""
 
-    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+    def __init__(self, status: int, problem: Mapping[str, Any], retry_after: str = "") -> None:
         super().__init__(f"{status}: {problem.get('detail', problem)}")
         self.status = status
         self.problem = problem
+        self.retry_after_seconds = float(retry_after) if retry_after.isdigit() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class Shop:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise RigError(f"{service} does not answer {method} {path}: {error!r}") from error
         if response.status >= 400:
-            raise Refused(response.status, answer)
+            raise Refused(response.status, answer, response.headers.get("Retry-After", ""))
         return answer
 
     async def _decide(self, service: str, path: str, by: str, note: str) -> Answer:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from compose.drills.catalogue import CLUSTER_DRILLS, DRILLS
+from compose.drills.catalogue import CLUSTER_DRILLS, DRILLS, LONG_DRILLS
 from compose.drills.cluster_rig import ClusterSystem
 from compose.drills.container_system import ContainerSystem
 from compose.drills.harness import Harness
@@ -51,6 +51,8 @@ class Options:
     report_dir: Path | None = None
     orders_per_second: float | None = None
     rig: str = DEFAULT_RIG
+    long: bool = False
+    """Those that take ten minutes each, too."""
 
     @property
     def rate(self) -> float:
@@ -84,7 +86,7 @@ def drill(
     can be looked at. Raises RigError, also for a name that no drill or no rig has.
     """
     options = options or Options()
-    chosen = chosen_drills(options.only, options.rig)
+    chosen = chosen_drills(options.only, options.rig, long=options.long)
     if options.rig not in SYSTEMS:
         raise RigError(f"there is no rig {options.rig} (there are {', '.join(SYSTEMS)})")
     seed = secrets.randbelow(SEEDS) if options.seed is None else options.seed
@@ -106,17 +108,19 @@ def drill(
     return report.passed
 
 
-def chosen_drills(only: Sequence[str], rig: str = DEFAULT_RIG) -> list[Drill]:
-    """The drills of these names, or all; on a cluster, all that take one.
+def chosen_drills(only: Sequence[str], rig: str = DEFAULT_RIG, *, long: bool = False) -> list[Drill]:
+    """The drills of these names, or all but the long ones; on a cluster, all that take one.
 
     Raises RigError for a name that no drill has.
     """
     if rig == CLUSTER and not only:
-        return list(CLUSTER_DRILLS)
+        return [*CLUSTER_DRILLS, *(LONG_DRILLS if long else ())]
     known = [known_drill.name for known_drill in DRILLS]
     if unknown := sorted(set(only) - set(known)):
         raise RigError(f"there is no drill {', '.join(unknown)} (there are {', '.join(known)})")
-    return [known_drill for known_drill in DRILLS if not only or known_drill.name in only]
+    if only:
+        return [known_drill for known_drill in DRILLS if known_drill.name in only]
+    return [known_drill for known_drill in DRILLS if long or known_drill not in LONG_DRILLS]
 
 
 @contextmanager

@@ -78,6 +78,13 @@ class ContainerDrillRig(InThreads[ContainerRig]):
     async def delay(self, name: str, server: Server, seconds: float) -> None:
         raise NotImplementedError(NO_DELAYS)
 
+    async def broker_control(self, *arguments: str) -> str:
+        return await asyncio.to_thread(self._rig.rabbitmqctl, *arguments)
+
+    @property
+    def database_admin_url(self) -> str:
+        return self.latest.postgres_admin_url
+
     async def stop_all(self) -> None:
         await asyncio.to_thread(self._rig.stop_all)
 

@@ -19,6 +19,7 @@ from compose.demo.shop import Refused, Shop, open_shop
 from compose.drills import judge
 from compose.drills.load import Load, NotAccepted
 from compose.drills.outcome import Check, Outcome
+from compose.drills.recovery import recovery_checks, recovery_of, why_not_ended
 from compose.drills.rig import DrillRig
 from compose.drills.stage import Drill, Stage
 from compose.drills.timeline import Timeline, sampling
@@ -28,10 +29,12 @@ from compose.snapshot import Reader, sources_of
 # The load alone before the strike, and after the last of it is healed.
 LEAD_SECONDS = 2.0
 TAIL_SECONDS = 2.0
-# From the first order to the last one's end, the strike included.
-LIMIT_SECONDS = 100.0
+# From the last of it to the last order's end. Longer than it may take, to tell late from lost.
+LIMIT_SECONDS = 120.0
 PATIENCE_SECONDS = 12.0
 POLL_SECONDS = 0.5
+# Whether orders still ended in the end, where the limit was not enough.
+OF_LATE_SECONDS = 15.0
 
 # What a strike may meet with when the system is not as it should be. Anything else is a mistake of the drill.
 BROKE_OFF = (
@@ -87,7 +90,7 @@ class Harness:
         # Generators of their own: what the one draws does not depend on how often the other did.
         strikes = Random(f"{run_name}:strike")  # noqa: S311
         stage = Stage(self.rig, shop, load, strikes, Timeline(), run_name)
-        outcome = Outcome(drill.name, drill.title, timeline=stage.timeline)
+        outcome = Outcome(drill.name, drill.title, timeline=stage.timeline, target=drill.target)
         await self._break(drill, stage, outcome)
         outcome.accepted = len(load.accepted_as)
         await self._judge(drill, stage, outcome)
@@ -97,13 +100,12 @@ class Harness:
         """Load, strike, heal, and wait until every order ended."""
         try:
             async with sampling(stage.timeline, self.rig.where, lambda: len(stage.load.accepted_as)):
-                async with asyncio.timeout(self.limit_seconds):
+                async with asyncio.timeout(drill.limit_seconds + LEAD_SECONDS + TAIL_SECONDS):
                     await self._under_load(drill, stage)
+                async with asyncio.timeout(self.limit_seconds):
                     await self._all_ended(stage.timeline)
         except* TimeoutError:
-            in_flight = stage.timeline.samples[-1].in_flight if stage.timeline.samples else None
-            flying = "nobody knows how many" if in_flight is None else in_flight
-            outcome.breaks_off(f"after {self.limit_seconds:.0f} s {flying} orders had not ended")
+            outcome.breaks_off(why_not_ended(stage.timeline, self.limit_seconds, OF_LATE_SECONDS))
         except* BROKE_OFF as errors:
             for error in _leaves(errors):
                 outcome.breaks_off(_sentence(error))
@@ -119,9 +121,12 @@ class Harness:
             stage.load.stop()
 
     async def _all_ended(self, timeline: Timeline) -> None:
-        while not timeline.samples or timeline.samples[-1].in_flight != 0:
+        """By a sample later than the last acceptance."""
+        while True:
             timeline.sampled.clear()
             await timeline.sampled.wait()
+            if timeline.samples[-1].in_flight == 0:
+                return
 
     async def _judge(self, drill: Drill, stage: Stage, outcome: Outcome) -> None:
         """Ask everything that must be true."""
@@ -133,7 +138,11 @@ class Harness:
             ours = {order_id: books.get(order_id, Books()) for order_id in stage.load.accepted_as}
             outcome.ends = Counter(book.verdict for book in ours.values())
             outcome.services = judge.end_states(conditions, findings.snapshot, ours)
-            outcome.checks = await self._checks(drill, stage, findings, books, conditions)
+            outcome.recovery = recovery_of(stage.load, ours, stage.timeline, OF_LATE_SECONDS)
+            outcome.checks = (
+                *recovery_checks(outcome.recovery, drill.target),
+                *await self._checks(drill, stage, findings, books, conditions),
+            )
         except BROKE_OFF as error:
             outcome.breaks_off(f"it cannot be judged: {_sentence(error)}")
 

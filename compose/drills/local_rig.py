@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from compose.drills.proxy import Proxy, proxy_to
@@ -71,14 +71,21 @@ class LocalDrillRig(InThreads[LocalRig]):
                 self._detours.clear()
                 await self._restart(detoured)
 
-    async def _restart(self, names: Iterable[str]) -> None:
+    async def _restart(self, names: Collection[str]) -> None:
+        """Of all at once: one after the other would take longer than the drill."""
         for name in names:
             await self.stop(name)
-            await self.start(name)
+        for name in names:
+            await self._start(name, wait_ready=False)
+        for name in names:
+            await asyncio.to_thread(self._rig.wait_ready, name)
 
     async def start(self, name: str) -> None:
+        await self._start(name, wait_ready=True)
+
+    async def _start(self, name: str, *, wait_ready: bool) -> None:
         detour = self._detours.get(name)
-        await asyncio.to_thread(self._rig.start, name, extra_environment=detour)
+        await asyncio.to_thread(self._rig.start, name, extra_environment=detour, wait_ready=wait_ready)
 
     async def cut_off(self, name: str, server: Server) -> None:
         self._proxies[name, server].cut()
@@ -88,6 +95,13 @@ class LocalDrillRig(InThreads[LocalRig]):
 
     async def delay(self, name: str, server: Server, seconds: float) -> None:
         self._proxies[name, server].latency_seconds = seconds
+
+    async def broker_control(self, *arguments: str) -> str:
+        return await asyncio.to_thread(self._rig.rabbitmqctl, *arguments)
+
+    @property
+    def database_admin_url(self) -> str:
+        return self.where.postgres_admin_url
 
     async def stop_all(self) -> None:
         await asyncio.to_thread(self._rig.down)

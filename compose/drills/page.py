@@ -6,8 +6,10 @@ from html import escape
 from compose.chart import STYLE as CHART_STYLE
 from compose.drills.outcome import Outcome, Report
 from compose.drills.plot import plot_of
+from compose.drills.summary import recovery_cells
 
 PROBLEMS = 50
+NUMBERS = ("seconds", "orders", "longest stall", "kept", "manual", "refused", "all ended after")
 STYLE = (
     CHART_STYLE
     + """
@@ -40,8 +42,8 @@ def _parts(report: Report) -> Iterator[str]:
         f"<p>On {escape(report.rig)}, begun {escape(report.began_at)}, {report.seconds:.0f} s, "
         f"seed {report.seed}.</p>"
     )
-    yield '<table><tr><th>drill<th>what is broken<th>result<th class="number">seconds'
-    yield '<th class="number">orders<th class="number">longest stall</tr>'
+    yield "<table><tr><th>drill<th>what is broken<th>result"
+    yield "".join(f'<th class="number">{name}' for name in NUMBERS) + "</tr>"
     yield from map(_row, report.outcomes)
     yield "</table>" + KEY
     for outcome in report.outcomes:
@@ -53,11 +55,13 @@ def _parts(report: Report) -> Iterator[str]:
 def _row(outcome: Outcome) -> str:
     head = f'<tr><td><a href="#{outcome.name}">{outcome.name}</a><td>{escape(outcome.title)}'
     if outcome.skipped_because:
-        return f'{head}<td colspan="4" class="skipped">skipped: {escape(outcome.skipped_because)}</tr>'
+        span = 1 + len(NUMBERS)
+        return f'{head}<td colspan="{span}" class="skipped">skipped: {escape(outcome.skipped_because)}</tr>'
     numbers = (
         f"{outcome.seconds:.0f}",
         str(outcome.accepted),
         f"{outcome.timeline.longest_stall.seconds:.1f} s",
+        *recovery_cells(outcome.recovery),
     )
     cells = "".join(f'<td class="number">{number}' for number in numbers)
     return f'{head}<td class="{outcome.result}">{outcome.result}{cells}</tr>'
@@ -69,6 +73,8 @@ def _section(outcome: Outcome) -> Iterator[str]:
     yield f"{outcome.result}</span></h2>"
     yield plot_of(outcome.timeline)
     yield f"<p>{outcome.accepted} orders accepted: {escape(ends) or 'not counted'}.</p>"
+    if outcome.target.why:
+        yield f"<p>{escape(outcome.target.why)}</p>"
     yield "<table><tr><th>asked<th>result</tr>"
     for why in outcome.broke_off:
         yield f'<tr><td>The drill broke off: {escape(why)}<td class="FAIL">FAIL</tr>'

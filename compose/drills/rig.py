@@ -19,7 +19,7 @@ POSTGRES: Final = "postgres"
 RABBITMQ: Final = "rabbitmq"
 
 Server = Literal["postgres", "rabbitmq"]
-Verb = Literal["kill", "stop", "pause", "cut_off", "delay", "isolate", "stop_all"]
+Verb = Literal["kill", "stop", "pause", "cut_off", "delay", "isolate", "stop_all", "alarm", "make_read_only"]
 ONE_NODE = "there is one broker node here"
 RigT = TypeVar("RigT", bound=Rig)
 
@@ -128,6 +128,13 @@ class DrillRig(Machinery, Protocol):
 
     async def rejoin(self, name: str) -> None:
         """Let it reach them again, and wait until it is in sync with the others."""
+
+    async def broker_control(self, *arguments: str) -> str:
+        """Have the broker's own command line tool, rabbitmqctl, do something; what it prints."""
+
+    @property
+    def database_admin_url(self) -> str:
+        """PostgreSQL, for its administrator."""
 
     async def stop_all(self) -> None:
         """Stop the whole system in an orderly way, servers too."""

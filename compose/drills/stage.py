@@ -1,5 +1,6 @@
 """What a drill is made of, and what it may lay hands on."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,11 +10,15 @@ from uuid import UUID
 from compose.books import Books
 from compose.demo.shop import Shop
 from compose.drills.load import Load
+from compose.drills.outcome import USUAL, Target
 from compose.drills.rig import Deed, DrillRig
 from compose.drills.timeline import Timeline
 
 # What a drill finds wrong, over and above what is asked after every drill.
 Problems = list[str]
+# Before a fault: how little is under way once the system has caught up, and how long that may take.
+CAUGHT_UP_SECONDS_OF_LOAD = 3.0
+CATCHING_UP_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,23 @@ class Stage:
         """Inside, something is broken: shown as a band of the timeline."""
         with self.timeline.fault(label):
             yield
+
+    async def caught_up(self) -> None:
+        """Before a fault: wait until little is under way, so that each meets a system at work as usual.
+
+        Not for ever: where the machine is too slow for the load, the next one comes all the same.
+        """
+        little = CAUGHT_UP_SECONDS_OF_LOAD * self.load.per_second
+        try:
+            async with asyncio.timeout(CATCHING_UP_SECONDS):
+                while True:
+                    self.timeline.sampled.clear()
+                    await self.timeline.sampled.wait()
+                    in_flight = self.timeline.samples[-1].in_flight
+                    if in_flight is not None and in_flight <= little:
+                        return
+        except TimeoutError:
+            return
 
 
 async def nothing_more(_stage: Stage, _books: Mapping[UUID, Books]) -> Problems:
@@ -53,3 +75,7 @@ class Drill:
     """What is asked over and above, once all is at rest."""
     orders_per_second: float | None = None
     """The load, where it is not what the whole run has."""
+    target: Target = USUAL
+    """What it may cost."""
+    limit_seconds: float = 150.0
+    """How long its strike may take."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from compose.drills.outcome import Outcome, Report
+from compose.drills.outcome import Outcome, Recovery, Report
 
 PROBLEMS = 20
+UNKNOWN = "?"
 
 
 def summary_of(report: Report) -> str:
@@ -18,8 +19,11 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"**{report.headline}.** On {report.rig}, begun {report.began_at}, {report.seconds:.0f} s,"
     yield f"seed {report.seed} (the same seed draws the same orders and the same moments)."
     yield ""
-    yield "| drill | what is broken | result | seconds | orders | ended | longest stall |"
-    yield "|---|---|---|---:|---:|---|---:|"
+    yield (
+        "| drill | what is broken | result | seconds | orders | ended | longest stall "
+        "| kept | manual | refused | all ended after |"
+    )
+    yield "|---|---|---|---:|---:|---|---:|---:|---:|---:|---:|"
     for outcome in report.outcomes:
         yield _row(outcome)
     for outcome in report.outcomes:
@@ -29,7 +33,7 @@ def _lines(report: Report) -> Iterator[str]:
 
 def _row(outcome: Outcome) -> str:
     if outcome.skipped_because:
-        return f"| {outcome.name} | {outcome.title} | skipped: {outcome.skipped_because} | | | | |"
+        return f"| {outcome.name} | {outcome.title} | skipped: {outcome.skipped_because} {'| ' * 9}|"
     ends = ", ".join(f"{count} {end}" for end, count in sorted(outcome.ends.items()))
     stall = outcome.timeline.longest_stall.seconds
     cells = (
@@ -40,14 +44,25 @@ def _row(outcome: Outcome) -> str:
         str(outcome.accepted),
         ends,
         f"{stall:.1f} s",
+        *recovery_cells(outcome.recovery),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def recovery_cells(found: Recovery | None) -> tuple[str, str, str, str]:
+    """Kept, manual, refused, all ended after."""
+    if found is None:
+        return (UNKNOWN,) * 4
+    return found.kept_text, str(found.manual), found.refused_text, found.ended_text
 
 
 def _details(outcome: Outcome) -> Iterator[str]:
     yield ""
     yield f"## {outcome.name}: {outcome.result}"
     yield ""
+    if outcome.target.why:
+        yield f"{outcome.target.why}"
+        yield ""
     for fault in outcome.timeline.faults:
         healed = "never" if fault.healed_seconds is None else f"{fault.healed_seconds:.1f} s"
         yield f"- {fault.label}: from {fault.began_seconds:.1f} s, healed {healed}"

@@ -11,17 +11,9 @@ from compose.local.progress import Progress
 from compose.local.rig import LocalRig
 
 PREFIX = "MURMURATION_"
-# A tracker that loses its patience soon, so that being late for good is part of what is drilled; and services
-# that try again soon, so that a drill is over soon.
+# Everything that decides about an order has its default: the drills are about those. Only the comparison that
+# judges them is surer sooner.
 SETTINGS = {
-    "MURMURATION_STEP_DEADLINE_SECONDS": '{"order": 3, "inventory": 3, "payment": 4, "fulfillment": 4}',
-    "MURMURATION_REDRIVE_GRACE_SECONDS": "1.5",
-    "MURMURATION_OVERDUE_AFTER_SECONDS": "10",
-    # So an undo is not given up before two minutes have passed, as without these settings.
-    "MURMURATION_UNDO_BACKOFF_CAP_SECONDS": "5",
-    "MURMURATION_UNDO_ATTEMPTS": "40",
-    "MURMURATION_MESSAGE_BACKOFF_CAP_SECONDS": "5",
-    "MURMURATION_SANDBOX_SLOW_SECONDS": "1",
     "MURMURATION_RECONCILIATION_SETTLE_SECONDS": "2",
     "MURMURATION_RECONCILIATION_RECHECK_SECONDS": "2",
 }

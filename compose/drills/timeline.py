@@ -83,8 +83,34 @@ class Timeline:
             fault.healed_seconds = self.now_seconds
 
     @property
+    def healed_seconds(self) -> float | None:
+        """When the last fault was healed, 0 where there was none; None while one is not."""
+        latest = 0.0
+        for fault in self.faults:
+            if fault.healed_seconds is None:
+                return None
+            latest = max(latest, fault.healed_seconds)
+        return latest
+
+    @property
+    def seconds_to_end(self) -> float | None:
+        """How long after everything was healed every order had ended; None when they have not."""
+        if self.healed_seconds is None or not self.samples or self.samples[-1].in_flight != 0:
+            return None
+        return max(0.0, self.samples[-1].at_seconds - self.healed_seconds)
+
+    @property
     def longest_stall(self) -> Stall:
         return longest_stall(self.samples)
+
+    def ended_of_late(self, seconds: float) -> int:
+        """How many orders ended in so many seconds before the last sample."""
+        if not self.samples:
+            return 0
+        since = self.samples[-1].at_seconds - seconds
+        known = [sample.ended for sample in self.samples if sample.at_seconds >= since]
+        counts = [ended for ended in known if ended is not None]
+        return counts[-1] - counts[0] if counts else 0
 
 
 def longest_stall(samples: Sequence[Sample]) -> Stall:

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 import aio_pika
 import aiohttp
+import psycopg
 from aio_pika.abc import AbstractIncomingMessage
 
 from compose.drills.rig import SANDBOX, DrillRig, Machinery, Server
@@ -17,6 +18,11 @@ from events.service import EXCHANGE
 
 # Marks what was published a second time, which must not be published a third time.
 ECHO = "echo"
+# What its configuration says stays known to a broker that was told otherwise by command.
+AS_CONFIGURED = (
+    "{ok, Limit} = application:get_env(rabbit, vm_memory_high_watermark), "
+    "vm_memory_monitor:set_vm_memory_high_watermark(Limit)."
+)
 
 
 @asynccontextmanager
@@ -89,6 +95,32 @@ async def delayed(rig: DrillRig, name: str, server: Server, seconds: float) -> A
         yield
     finally:
         await rig.delay(name, server, 0)
+
+
+@asynccontextmanager
+async def alarmed(rig: DrillRig) -> AsyncIterator[None]:
+    """Inside, the broker believes that its memory is full: it takes nothing from whoever publishes."""
+    await rig.broker_control("set_vm_memory_high_watermark", "absolute", "1")
+    try:
+        yield
+    finally:
+        await rig.broker_control("eval", AS_CONFIGURED)
+
+
+@asynccontextmanager
+async def read_only(rig: DrillRig) -> AsyncIterator[None]:
+    """Inside, PostgreSQL takes no change of anything, as one that was demoted or ran out of room."""
+    await _administer(rig, "ALTER SYSTEM SET default_transaction_read_only = on")
+    try:
+        yield
+    finally:
+        await _administer(rig, "ALTER SYSTEM RESET default_transaction_read_only")
+
+
+async def _administer(rig: DrillRig, statement: LiteralString) -> None:
+    async with await psycopg.AsyncConnection.connect(rig.database_admin_url, autocommit=True) as connection:
+        await connection.execute(statement)
+        await connection.execute("SELECT pg_reload_conf()")
 
 
 @asynccontextmanager

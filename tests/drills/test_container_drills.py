@@ -12,8 +12,10 @@ from compose.drills.harness import Harness
 from compose.drills.rig import ONE_NODE, POSTGRES, RABBITMQ, Deed
 from compose.drills.stage import Drill
 from compose.drills.systems import SETTINGS
+from compose.drills.victims import Victims
 from compose.local.errors import RigError
 from tests.containers import containers
+from tests.drills.servers import look_at_both
 
 SEED = 4
 LIMIT_SECONDS = 90.0
@@ -40,11 +42,16 @@ async def demand_pass(rig: ContainerDrillRig, drill: Drill) -> None:
 
 
 async def test_a_service_is_killed(rig: ContainerDrillRig) -> None:
-    await demand_pass(rig, killing(["payment"]))
+    await demand_pass(rig, killing(["payment"], {}))
 
 
 async def test_a_service_is_cut_off_from_the_broker(rig: ContainerDrillRig) -> None:
-    await demand_pass(rig, cutting_off({"order": AWAY_SECONDS}))
+    await demand_pass(rig, cutting_off(Victims({"order": AWAY_SECONDS})))
+
+
+async def test_an_alarm_and_read_only_are_there_and_gone_again(rig: ContainerDrillRig) -> None:
+    await rig.start_all()
+    await look_at_both(rig)
 
 
 async def test_conditions_are_as_of_now(rig: ContainerDrillRig) -> None:

@@ -1,6 +1,7 @@
 """One small file a drill: what it breaks, when, and how it heals."""
 
 from compose.drills.catalogue import (
+    alarm_broker,
     cut_off_from_broker,
     cut_off_from_database,
     everything_twice,
@@ -12,9 +13,12 @@ from compose.drills.catalogue import (
     kill_nodes,
     kill_replicas,
     kill_services,
+    long_outage,
     lost_answers,
     pause_services,
     poison,
+    provider_down,
+    read_only_database,
     restart_broker,
     rolling_restart,
     slow_database,
@@ -27,17 +31,22 @@ from compose.drills.stage import Drill
 
 # What takes several nodes and replicas. The others go there, too, but break no more than they do elsewhere.
 CLUSTER_DRILLS: tuple[Drill, ...] = (kill_nodes.DRILL, freeze_node.DRILL, split.DRILL, kill_replicas.DRILL)
+# Not run unless asked for: each takes ten minutes.
+LONG_DRILLS: tuple[Drill, ...] = (long_outage.DRILL,)
 
 DRILLS: tuple[Drill, ...] = (
     kill_services.DRILL,
     pause_services.DRILL,
     restart_broker.DRILL,
     kill_broker.DRILL,
+    alarm_broker.DRILL,
     stop_database.DRILL,
     kill_database.DRILL,
+    read_only_database.DRILL,
     cut_off_from_broker.DRILL,
     cut_off_from_database.DRILL,
     slow_database.DRILL,
+    provider_down.DRILL,
     slow_provider.DRILL,
     lost_answers.DRILL,
     everything_twice.DRILL,
@@ -47,4 +56,5 @@ DRILLS: tuple[Drill, ...] = (
     full_stop.DRILL,
     flash_sale.DRILL,
     *CLUSTER_DRILLS,
+    *LONG_DRILLS,
 )

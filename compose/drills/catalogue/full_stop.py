@@ -6,7 +6,7 @@ from compose.drills.rig import Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import all_stopped
 
-DARK_SECONDS = 2.0
+DARK_SECONDS = 5.0
 
 
 async def strike(stage: Stage) -> None:

@@ -7,7 +7,7 @@ from compose.drills.verbs import misbehaving
 
 LOSE_ANSWER_RATE = 0.5
 FAIL_RATE = 0.1
-FAULT_SECONDS = 15.0
+FAULT_SECONDS = 20.0
 SEEDS = 1_000_000
 
 
@@ -23,4 +23,4 @@ async def strike(stage: Stage) -> None:
             await asyncio.sleep(FAULT_SECONDS)
 
 
-DRILL = Drill("lost-answers", "the provider charges and loses the answers", strike)
+DRILL = Drill("lost-answers", f"the provider charges and loses answers for {FAULT_SECONDS:.0f} s", strike)

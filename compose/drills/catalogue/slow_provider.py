@@ -7,7 +7,7 @@ from compose.drills.verbs import misbehaving
 
 # Below and above the timeout of one attempt.
 LATENCIES_SECONDS = (1.5, 6.0)
-SLOW_SECONDS = 8.0
+SLOW_SECONDS = 10.0
 
 
 async def strike(stage: Stage) -> None:

@@ -1,4 +1,4 @@
-"""PostgreSQL is stopped in an orderly way, away for longer than a step may take, and started again."""
+"""PostgreSQL is stopped in an orderly way, away for longer than any step may take, and started again."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from compose.drills.rig import POSTGRES, Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import stopped
 
-AWAY_SECONDS = 10.0
+AWAY_SECONDS = 15.0
 
 
 async def strike(stage: Stage) -> None:
@@ -15,4 +15,9 @@ async def strike(stage: Stage) -> None:
             await asyncio.sleep(AWAY_SECONDS)
 
 
-DRILL = Drill("stop-database", "PostgreSQL is stopped and away", strike, (Deed("stop", POSTGRES),))
+DRILL = Drill(
+    "stop-database",
+    f"PostgreSQL is stopped for {AWAY_SECONDS:.0f} s",
+    strike,
+    (Deed("stop", POSTGRES),),
+)

@@ -15,4 +15,9 @@ async def strike(stage: Stage) -> None:
             await asyncio.sleep(AWAY_SECONDS)
 
 
-DRILL = Drill("tracker-down", "the tracker is away", strike, (Deed("kill", TRACKER),))
+DRILL = Drill(
+    "tracker-down",
+    f"the tracker is dead for {AWAY_SECONDS:.0f} s",
+    strike,
+    (Deed("kill", TRACKER),),
+)
