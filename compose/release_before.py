@@ -37,7 +37,7 @@ def why_not_here() -> str | None:
 
 
 def unpack(folder: Path) -> Path:
-    """Lay its files out in a folder that is made; answers where. Raises RigError where the commit is missing."""
+    """Make a folder and lay its files out there; answers where. Raises RigError where it cannot be had."""
     folder.mkdir(parents=True)
     # By an index of its own: that of the checkout, and what is staged in it, is somebody's work.
     index = folder / "index"
