@@ -23,7 +23,7 @@ MIGRATIONS: Mapping[str, str] = {
     "notification": "notification_0003",
     "tracker": "tracker_0004",
 }
-HOW_TO_GET_IT = "git fetch --unshallow (or, in a copy without its history, clone the repository)"
+HOW_TO_GET_IT = f"git fetch origin {COMMIT}"
 ANSWER_SECONDS = 30.0
 
 
@@ -61,4 +61,7 @@ def _git(*arguments: str, index: Path | None = None) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RigError(f"git cannot be asked: {error}") from error
     if answer.returncode != 0:
-        raise RigError(f"commit {COMMIT[:7]} is not in this copy of the repository")
+        said = answer.stderr.decode(errors="replace").strip().splitlines()
+        raise RigError(
+            f"commit {COMMIT[:7]} cannot be had here: {said[0] if said else 'git does not say why'}"
+        )
