@@ -93,9 +93,5 @@ def history_after(message: Routed, now: datetime, *, handed_back: bool = False) 
 
 def of_retry(history: History) -> dict[str, Any]:
     """The headers that carry a history to the next attempt."""
-    return {
-        ATTEMPTS: history.attempts,
-        HANDED_BACK: history.handed_back,
-        FIRST_AT: history.first_at,
-        ROUTING_KEY: history.routing_key,
-    }
+    headers = {ATTEMPTS: history.attempts, FIRST_AT: history.first_at, ROUTING_KEY: history.routing_key}
+    return headers | ({HANDED_BACK: history.handed_back} if history.handed_back else {})
