@@ -19,7 +19,7 @@ shipments = Table(
     Column("deliver_on", Date),
     Column("withdrawn", Boolean, nullable=False),
     Column("reason", Text),
-    Column("round", Integer, nullable=False),
+    Column("round", Integer, nullable=False, server_default="1"),
     Column("settled_by", Text),
     CheckConstraint(
         "status NOT IN ('scheduled', 'dispatching', 'dispatched') OR shipment_id IS NOT NULL",

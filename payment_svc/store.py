@@ -22,8 +22,8 @@ payments = Table(
     Column("reason", Text),
     Column("decided_by", Text),
     Column("decision_note", Text),
-    Column("retry_with", Text, nullable=False),
-    Column("round", Integer, nullable=False),
+    Column("retry_with", Text, nullable=False, server_default="void"),
+    Column("round", Integer, nullable=False, server_default="1"),
     Column("settled_by", Text),
     CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
     CheckConstraint(

@@ -20,6 +20,7 @@ import pytest
 
 from compose.local import rabbitmq
 from compose.local.system_packages import NotProvided, install
+from compose.release_before import COMMIT, HOW_TO_GET_IT, why_not_here
 from tests.jaeger import find_program
 
 ANSWER_SECONDS = 20
@@ -135,7 +136,8 @@ PROMETHEUS = Tool(
 JAEGER = Tool("Jaeger", ask_jaeger, "make jaeger, which takes ten minutes once, where Go is installed")
 OPENSSL = Tool("openssl", partial(works, "openssl", "version"), "apt-get install openssl", {"openssl": ()})
 RABBITMQ = Tool("RabbitMQ", ask_rabbitmq, "apt-get install rabbitmq-server", {"rabbitmq-server": ()})
-TOOLS = (ENGINE, COMPOSE, IMAGES, PROMETHEUS, JAEGER, OPENSSL, RABBITMQ)
+RELEASE_BEFORE = Tool(f"the release before ({COMMIT[:7]})", why_not_here, HOW_TO_GET_IT)
+TOOLS = (ENGINE, COMPOSE, IMAGES, PROMETHEUS, JAEGER, OPENSSL, RABBITMQ, RELEASE_BEFORE)
 
 
 @cache

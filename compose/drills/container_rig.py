@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from compose.containers.rig import NAMES, ContainerAddresses, ContainerRig
-from compose.drills.rig import ONE_NODE, SERVICES, TRACKER, Deed, InThreads, Server, needs_nodes
+from compose.drills.rig import ONE_NODE, ONE_RELEASE, SERVICES, TRACKER, Deed, InThreads, Server, needs_nodes
 from compose.whereabouts import Whereabouts
 
 # The network on which processes reach a server; see compose.yaml.
@@ -38,6 +38,8 @@ class ContainerDrillRig(InThreads[ContainerRig]):
     def why_not(self, deed: Deed) -> str | None:
         if deed.verb == "delay":
             return NO_DELAYS
+        if deed.verb == "replace":
+            return ONE_RELEASE
         if deed.verb == "stop_all":
             return None
         if needs_nodes(deed):

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from compose.drills.proxy import Proxy, proxy_to
+from compose.drills.releases import LocalReleases
 from compose.drills.rig import (
     ONE_NODE,
     POSTGRES,
@@ -15,11 +16,13 @@ from compose.drills.rig import (
     TRACKER,
     Deed,
     InThreads,
+    Release,
     Server,
     needs_nodes,
 )
 from compose.local.addresses import Addresses
 from compose.local.rig import LocalRig
+from compose.release_before import why_not_here
 
 # Which variable of a process says where a server is.
 VARIABLES: Mapping[Server, str] = {
@@ -37,6 +40,7 @@ class LocalDrillRig(InThreads[LocalRig]):
 
     def __init__(self, rig: LocalRig) -> None:
         super().__init__(rig)
+        self._releases = LocalReleases(rig)
         self._proxies: dict[tuple[str, str], Proxy] = {}
         self._detours: defaultdict[str, dict[str, str]] = defaultdict(dict)
 
@@ -47,6 +51,8 @@ class LocalDrillRig(InThreads[LocalRig]):
     def why_not(self, deed: Deed) -> str | None:
         if deed.verb == "stop_all":
             return None
+        if deed.verb == "replace":
+            return why_not_here()
         if needs_nodes(deed):
             return ONE_NODE
         known = TARGETS if deed.server is None else CONNECTED
@@ -54,7 +60,9 @@ class LocalDrillRig(InThreads[LocalRig]):
 
     @asynccontextmanager
     async def ready_for(self, deeds: Iterable[Deed]) -> AsyncIterator[None]:
-        """Have those whose connections will be broken connect through a proxy."""
+        """Have those whose connections will be broken connect through a proxy; run what is replaced twice."""
+        deeds = list(deeds)
+        replaced = [deed.target for deed in deeds if deed.verb == "replace"]
         links = {(deed.target, deed.server) for deed in deeds if deed.server is not None}
         async with AsyncExitStack() as stack:
             for name, server in sorted(links):
@@ -65,6 +73,8 @@ class LocalDrillRig(InThreads[LocalRig]):
             detoured = list(self._detours)
             try:
                 await self._restart(detoured)
+                if replaced:
+                    await stack.enter_async_context(self._releases.both(replaced))
                 yield
             finally:
                 self._proxies.clear()
@@ -102,6 +112,9 @@ class LocalDrillRig(InThreads[LocalRig]):
     @property
     def database_admin_url(self) -> str:
         return self.where.postgres_admin_url
+
+    async def replace(self, names: Sequence[str], replica: int, release: Release) -> None:
+        await self._releases.replace(names, replica, release)
 
     async def stop_all(self) -> None:
         await asyncio.to_thread(self._rig.down)

@@ -4,7 +4,7 @@ It is a `compose.rig.Rig` under load: while a call of that one blocks, orders go
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, Protocol, TypeVar
@@ -19,8 +19,22 @@ POSTGRES: Final = "postgres"
 RABBITMQ: Final = "rabbitmq"
 
 Server = Literal["postgres", "rabbitmq"]
-Verb = Literal["kill", "stop", "pause", "cut_off", "delay", "isolate", "stop_all", "alarm", "make_read_only"]
+Verb = Literal[
+    "kill",
+    "stop",
+    "pause",
+    "cut_off",
+    "delay",
+    "isolate",
+    "stop_all",
+    "alarm",
+    "make_read_only",
+    "replace",
+]
+Release = Literal["before", "this"]
+REPLICAS = (1, 2)
 ONE_NODE = "there is one broker node here"
+ONE_RELEASE = "there is no image of the release before here"
 RigT = TypeVar("RigT", bound=Rig)
 
 
@@ -90,6 +104,9 @@ class InThreads(Generic[RigT]):
     async def rejoin(self, name: str) -> None:
         raise NotImplementedError(ONE_NODE)
 
+    async def replace(self, names: Sequence[str], replica: int, release: Release) -> None:
+        raise NotImplementedError(ONE_RELEASE)
+
     async def conditions(self) -> Mapping[str, str]:
         """How every server and process is, by name: `ready`, or what is wrong."""
         found = await asyncio.to_thread(self._rig.status)
@@ -135,6 +152,9 @@ class DrillRig(Machinery, Protocol):
     @property
     def database_admin_url(self) -> str:
         """PostgreSQL, for its administrator."""
+
+    async def replace(self, names: Sequence[str], replica: int, release: Release) -> None:
+        """Stop one replica of each process in an orderly way, and start it as one of that release."""
 
     async def stop_all(self) -> None:
         """Stop the whole system in an orderly way, servers too."""

@@ -18,13 +18,7 @@ from aio_pika.exceptions import ChannelInvalidStateError, DeliveryError
 
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
 from events.messaging.copies import bare_copy_of, copy_of
-from events.messaging.retries import (
-    DEAD_ROUTING_KEY,
-    MAX_ATTEMPTS,
-    History,
-    history_after,
-    of_retry,
-)
+from events.messaging.retries import DEAD_ROUTING_KEY, History, history_after, of_retry, pause_of
 from events.messaging.topology import retry_exchange
 from events.runtime import metrics
 from events.runtime.crash import crash_point
@@ -41,12 +35,16 @@ MAX_BYTES_AT_ONCE = 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A message that failed: a short `reason` code, a `detail` for a person, whether it will fail again."""
+    """A message that failed: a short `reason` code, a `detail` for a person, whether it will fail again.
+
+    `for_others`: a replica of another release can handle it, so it comes again until one has it.
+    """
 
     message: IncomingMessage
     reason: str
     detail: str
     for_good: bool
+    for_others: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -164,11 +162,12 @@ class DeadLetterPublisher:
 
     async def _send_one(self, channel: AbstractChannel, failure: Failure) -> None:
         now = datetime.now(UTC)
-        history = history_after(failure.message, now)
-        if failure.for_good or history.attempts >= MAX_ATTEMPTS:
+        history = history_after(failure.message, now, handed_back=failure.for_others)
+        delay = None if failure.for_good else pause_of(history)
+        if delay is None:
             exchange, headers = DEAD_LETTER_EXCHANGE, self._of_dead_letter(failure, history, now)
         else:
-            exchange, headers = retry_exchange(history.attempts), of_retry(history)
+            exchange, headers = retry_exchange(delay), of_retry(history)
         where = await channel.get_exchange(exchange, ensure=False)
         with self._span_of(failure, exchange) as span, span.current(), lost_means_away():
             try:
@@ -218,6 +217,7 @@ class DeadLetterPublisher:
             "reason": failure.reason,
             "detail": failure.detail[:MAX_DETAIL_CHARACTERS],
             "attempts": history.attempts,
+            **({"handed_back": history.handed_back} if history.handed_back else {}),
             "trace_id": trace_id(traceparent) if isinstance(traceparent, str) else None,
             "fact_id": failure.message.message_id,
             "order_id": failure.message.headers.get("order_id"),

@@ -13,18 +13,25 @@ from events.messaging.topology import RETRY_DELAYS_SECONDS
 from events.service import EXCHANGE, REDRIVE_EXCHANGE
 
 MAX_ATTEMPTS = 1 + len(RETRY_DELAYS_SECONDS)
+# A message that is for another release goes so often through each delay: half of the replicas may be of it.
+TIMES_THROUGH_EACH_DELAY = 5
 
 ATTEMPTS, FIRST_AT, ROUTING_KEY = "retry_attempts", "retry_first_at", "retry_routing_key"
+HANDED_BACK = "retry_handed_back"
 DEAD_ROUTING_KEY = "dead_letter_routing_key"
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What is known of a failed message: how often it was tried, since when, and its first routing key."""
+    """What is known of a failed message: how often it was tried, since when, and its first routing key.
+
+    `handed_back`: how often a replica left it to those of another release, which is no attempt.
+    """
 
     attempts: int
     first_at: str
     routing_key: str
+    handed_back: int = 0
 
 
 class Routed(Protocol):
@@ -54,21 +61,37 @@ def original_routing_key(message: Routed) -> str | None:
 
 def attempts_before(message: Routed) -> int:
     """How often this service has failed at it before."""
-    before = message.headers.get(ATTEMPTS) if message.exchange == REDRIVE_EXCHANGE else None
+    return _count(message, ATTEMPTS)
+
+
+def pause_of(history: History) -> int | None:
+    """Through which delay it comes again, counted from 1; None after the last attempt.
+
+    What is for another release is not given up: it comes until a replica of that one has it.
+    """
+    if history.handed_back:
+        return min(1 + (history.handed_back - 1) // TIMES_THROUGH_EACH_DELAY, len(RETRY_DELAYS_SECONDS))
+    return history.attempts if history.attempts < MAX_ATTEMPTS else None
+
+
+def _count(message: Routed, header: str) -> int:
+    before = message.headers.get(header) if message.exchange == REDRIVE_EXCHANGE else None
     return before if isinstance(before, int) else 0
 
 
-def history_after(message: Routed, now: datetime) -> History:
-    """Its history, the attempt that has just failed included."""
+def history_after(message: Routed, now: datetime, *, handed_back: bool = False) -> History:
+    """Its history, with the attempt that has just failed or, if it was `handed_back`, with that."""
     headers = message.headers if message.exchange == REDRIVE_EXCHANGE else {}
     first_at = headers.get(FIRST_AT)
     return History(
-        attempts=1 + attempts_before(message),
+        attempts=_count(message, ATTEMPTS) + (not handed_back),
         first_at=first_at if isinstance(first_at, str) else now.isoformat(),
         routing_key=original_routing_key(message) or "",
+        handed_back=_count(message, HANDED_BACK) + 1 if handed_back else 0,
     )
 
 
 def of_retry(history: History) -> dict[str, Any]:
     """The headers that carry a history to the next attempt."""
-    return {ATTEMPTS: history.attempts, FIRST_AT: history.first_at, ROUTING_KEY: history.routing_key}
+    headers = {ATTEMPTS: history.attempts, FIRST_AT: history.first_at, ROUTING_KEY: history.routing_key}
+    return headers | ({HANDED_BACK: history.handed_back} if history.handed_back else {})

@@ -22,9 +22,11 @@ from events.runtime import metrics
 from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, Database
 from events.runtime.instance import Instance
+from events.runtime.left_calls import LeftCalls
 from events.runtime.log import log, story
 from events.runtime.settings import ServiceSettings
 from events.runtime.sql import array_of, compiled
+from events.runtime.states import StateNotUnderstood
 from events.runtime.tables import calls as calls_table
 from events.runtime.tracing import Attributes, Work, work
 from events.service import Service
@@ -123,9 +125,6 @@ _POSTPONE = compiled(
     .where(calls_table.c.call_id == bindparam("id"))
 )
 
-# A dead instance had no time to write down what it had just sent.
-_MAYBE_DONE = b", maybe_done = true"
-
 
 class Caller:
     """Works off the calls of this instance, so many at a time."""
@@ -148,7 +147,7 @@ class Caller:
         self._learn = learn
         self._waiting: dict[UUID, CallRow] = {}
         self._running: dict[UUID, asyncio.Task[None]] = {}
-        self._not_understood: set[UUID] = set()
+        self._left = LeftCalls(settings, database, instance, list(service.calls))
         self._aside: dict[UUID, int] = {}
         self._slots = asyncio.Semaphore(settings.call_concurrency)
         self._look_in_table_at: datetime | None = None
@@ -190,7 +189,7 @@ class Caller:
     async def sweep(self) -> None:
         """Adopt what dead instances left, at the start and then periodically."""
         while True:
-            if await self._instance.adopt(self._database, calls_table, noting=_MAYBE_DONE):
+            if await self._left.adopt():
                 self.look_in_table()
             await asyncio.sleep(self._settings.sweep_seconds)
 
@@ -211,7 +210,7 @@ class Caller:
         limit = self._settings.call_memory
         self._look_in_table_at = None
         now = datetime.now(UTC)
-        known = [*self._waiting, *self._running, *self._not_understood, *self._aside]
+        known = [*self._waiting, *self._running, *self._aside]
         found = await self._database.rows_when_back(
             _DUE, me=self._instance.number, now=now, known=known, row_limit=limit
         )
@@ -263,9 +262,9 @@ class Caller:
         try:
             call = self._kinds[row.name].model_validate(row.request)
         except (KeyError, ValidationError) as error:
-            # Another version of this service asked for it; its row stays for one that understands it.
-            self._not_understood.add(row.call_id)
-            log.error("call_not_understood", call=row.name, order_id=str(row.order_id), why=repr(error))
+            # Another release of this service asked for it: it is for a replica that understands it.
+            log.warning("call_not_understood", call=row.name, order_id=str(row.order_id), why=repr(error))
+            await self._left.leave(row.call_id, maybe_done=row.maybe_done)
             return
         began = time.perf_counter()
         with self._span_of(row) as span, span.current():
@@ -281,6 +280,9 @@ class Caller:
         crash_point("after_call")
         try:
             await self._learn(replace(row, traceparent=span.traceparent), outcome)
+        except StateNotUnderstood:
+            # Another release has taken the order further; a replica of that one learns the outcome.
+            await self._left.leave(row.call_id, maybe_done=True)
         except Exception as error:  # noqa: BLE001 - whatever decide or the store raised: try again later
             not_accepted = CallFailed(f"outcome not accepted: {error!r}", maybe_done=True)
             await self._postpone(row, not_accepted, self._schedules[call.patience])

@@ -23,6 +23,7 @@ from events.runtime.host import Host
 from events.runtime.log import log
 from events.runtime.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.runtime.settings import ProcessSettings
+from events.runtime.states import StateNotUnderstood
 from events.runtime.tracing import Attributes, is_tracing, work
 from events.runtime.worker import Overloaded
 
@@ -323,5 +324,6 @@ _PROBLEMS: dict[type[Any], Callable[[Any], Problem]] = {
     RequestValidationError: _invalid,
     Overloaded: lambda _: _come_back("more requests are waiting than this service takes"),
     TimeoutError: lambda _: _come_back("not answered in time; retry with the same Idempotency-Key"),
+    StateNotUnderstood: lambda _: _come_back("this order is for a replica of a newer release"),
     Exception: _unexpected,
 } | {kind: lambda _: _come_back("the database is away") for kind in AWAY}

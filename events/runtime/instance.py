@@ -7,6 +7,7 @@ them. The lock goes the moment a process or its connection dies; a process that 
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -55,17 +56,28 @@ class Instance:
         if connection is not None:
             await connection.close()
 
-    async def adopt(self, database: Database, table: Table, *, noting: bytes = b"") -> int:
+    async def adopt(
+        self,
+        database: Database,
+        table: Table,
+        *,
+        noting: bytes = b"",
+        only: bytes = b"",
+        parameters: Mapping[str, Any] | None = None,
+    ) -> int:
         """Make the rows that dead instances left in `table` ours, once the database is there.
 
-        `noting` is what else to set in them. Says how many they were.
+        `noting` is what else to set in them, `only` a further condition, with its parameters. Says how many
+        they were.
         """
-        adopt = _ADOPT.replace(b"{table}", table.name.encode()).replace(b"{noting}", noting)
+        adopt = _ADOPT.replace(b"{table}", table.name.encode())
+        adopt = adopt.replace(b"{noting}", noting).replace(b"{only}", only)
+        given = {"me": self.number, "lock_class": LOCK_CLASS, **(parameters or {})}
         adopted = 0
         while True:
             try:
                 async with database.transaction() as connection:
-                    cursor = await connection.execute(adopt, {"me": self.number, "lock_class": LOCK_CLASS})
+                    cursor = await connection.execute(adopt, given)
                     # The commit may go through and only its answer be lost: then they are ours already.
                     adopted = max(adopted, cursor.rowcount)
                 break
@@ -89,5 +101,5 @@ class Instance:
 _ADOPT = b"""
     UPDATE {table} SET owner = %(me)s{noting} WHERE owner IN (
         SELECT owner FROM (SELECT DISTINCT owner FROM {table} WHERE owner <> %(me)s) AS others
-        WHERE pg_try_advisory_xact_lock(%(lock_class)s, owner))
+        WHERE pg_try_advisory_xact_lock(%(lock_class)s, owner)){only}
 """

@@ -114,6 +114,10 @@ class ServiceSettings(ProcessSettings):
     undo_backoff_cap_seconds: float = Field(default=45.0, gt=0)
     message_backoff_cap_seconds: float = Field(default=90.0, gt=0)
 
+    # A call that only another release of the service understands is left to its replicas for so long, before
+    # this one looks at it again.
+    left_to_others_seconds: float = Field(default=30.0, gt=0)
+
     # An outside party that failed so many requests in a row is left alone for a while, but for a few probes.
     circuit_opens_after: int = Field(default=10, gt=0)
     circuit_open_seconds: float = Field(default=5.0, gt=0)

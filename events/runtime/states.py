@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from psycopg import errors
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Table, select
 
 from events.runtime.database import Connection
@@ -49,6 +49,10 @@ class Store(Protocol):
         """What may be told of these orders' states, without a lock; nothing of an order nobody knows."""
 
 
+class StateNotUnderstood(Exception):
+    """Another release wrote this state in a way that is unknown here: it is for its replicas."""
+
+
 class AppearedMeanwhile(Exception):
     """A row this batch meant to insert exists by now: try the batch again from the start."""
 
@@ -79,15 +83,15 @@ class OrderStates(Generic[StateT]):
         return OrderWorkspace(self, exchange.ask(self._lock, order_ids=order_ids))
 
     def parse(self, answer: Answer) -> dict[UUID, StateT]:
-        """The states that were loaded, by order."""
+        """The states that were loaded, by order. Raises StateNotUnderstood."""
         found = (dict(zip(self._names, row, strict=True)) for row in answer.rows)
-        return {row["order_id"]: self._adapter.validate_python(row) for row in found}
+        return {row["order_id"]: self._understood(row) for row in found}
 
     async def read(self, connection: Connection, order_id: UUID) -> StateT | None:
-        """One order's state, without a lock."""
+        """One order's state, without a lock. Raises StateNotUnderstood."""
         cursor = await connection.execute(self._read, {"order_ids": [order_id]})
         row = await cursor.fetchone()
-        return None if row is None else self._adapter.validate_python(row)
+        return None if row is None else self._understood(row)
 
     async def read_many(
         self, connection: Connection, order_ids: Sequence[UUID]
@@ -95,6 +99,14 @@ class OrderStates(Generic[StateT]):
         """Those fields of these orders' states that are in TOLD, without a lock."""
         cursor = await connection.execute(self._tell, {"order_ids": list(order_ids)})
         return {row.pop("order_id"): row for row in await cursor.fetchall()}
+
+    def _understood(self, row: dict[str, Any]) -> StateT:
+        try:
+            return self._adapter.validate_python(row)
+        except ValidationError as error:
+            # Which fields, and not what is in them: not everybody may see that.
+            fields_at = sorted({str(problem["loc"][0]) for problem in error.errors() if problem["loc"]})
+            raise StateNotUnderstood(f"another release wrote {', '.join(fields_at)}") from None
 
     def insert(self, exchange: Exchange, states: Sequence[StateT]) -> None:
         """Have new rows written."""

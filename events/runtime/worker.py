@@ -27,7 +27,7 @@ from events.runtime.crash import crash_point
 from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, in_words
 from events.runtime.log import log, story
 from events.runtime.settings import ServiceSettings
-from events.runtime.states import AppearedMeanwhile
+from events.runtime.states import AppearedMeanwhile, StateNotUnderstood
 from events.runtime.told import Told
 from events.service import REDRIVE_EXCHANGE, Service
 from events.trace import trace_id
@@ -255,6 +255,8 @@ def _failure(message: IncomingMessage, why: Exception) -> Failure:
     """What was not committed comes again later, unless that cannot change anything."""
     if isinstance(why, Contradiction):
         return Failure(message, why.reason, str(why), for_good=True)
+    if isinstance(why, StateNotUnderstood):
+        return Failure(message, "not_understood", str(why), for_good=False, for_others=True)
     return Failure(message, type(why).__name__, in_words(why), for_good=False)
 
 

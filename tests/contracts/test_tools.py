@@ -95,7 +95,7 @@ def test_each_missing_tool_is_one_line_that_says_how_to_get_it() -> None:
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
 def test_every_tool_says_how_to_get_it(tool: Tool) -> None:
-    assert re.match(r"(apt-get install|make|docker pull) ", tool.how_to_get_it)
+    assert re.match(r"(apt-get install|make|docker pull|git fetch) ", tool.how_to_get_it)
     assert all(package in tool.how_to_get_it for package in tool.packages)
 
 

@@ -9,7 +9,7 @@ from compose.drills.catalogue.cut_off_from_broker import cutting_off
 from compose.drills.catalogue.kill_services import killing
 from compose.drills.container_rig import NO_DELAYS, ContainerDrillRig
 from compose.drills.harness import Harness
-from compose.drills.rig import ONE_NODE, POSTGRES, RABBITMQ, Deed
+from compose.drills.rig import ONE_NODE, ONE_RELEASE, POSTGRES, RABBITMQ, Deed
 from compose.drills.stage import Drill
 from compose.drills.systems import SETTINGS
 from compose.drills.victims import Victims
@@ -84,4 +84,5 @@ def test_what_containers_cannot_do_is_said() -> None:
     assert rig.why_not(Deed("delay", "inventory", POSTGRES)) == NO_DELAYS
     assert rig.why_not(Deed("kill", "rabbitmq-2")) == rig.why_not(Deed("isolate", RABBITMQ)) == ONE_NODE
     assert rig.why_not(Deed("cut_off", "sandbox", RABBITMQ)) == "there is no such container here"
+    assert rig.why_not(Deed("replace", "order")) == ONE_RELEASE
     assert rig.why_not(Deed("kill", RABBITMQ)) is None

@@ -1,4 +1,13 @@
-"""Brings a process's database to the schema of its code: the runtime's tables and its own."""
+"""Brings a process's database to the schema of its code: the runtime's tables and its own.
+
+Migrations run first, while replicas of the release before go on working. So from that release on
+(`compose/release_before.py` names it) a migration only expands: it adds tables, indexes that are not unique,
+and columns that are nullable or have a default for good, which the release before neither writes nor misses.
+It drops and renames nothing, changes no type, takes no default away, and adds no constraint or trigger to
+what there was; the list of a CHECK may grow. What is to go is left unused by one release and dropped by the
+next, in a migration that says so: `contracts = "<revision>"`, a revision that the release before has already,
+by which it came to be unused. `tests/runtime/test_expanding.py` applies every migration, and sees to it.
+"""
 
 from importlib.resources import files
 
