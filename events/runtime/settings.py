@@ -102,11 +102,11 @@ class ServiceSettings(ProcessSettings):
     # goes with a call's patience. After the last attempt and its pause, a call that may have been done is
     # looked up, and then given up. With these numbers:
     #             survives an outage of    given up, if refused at once    given up, if never answered
-    #   step              4 s                    7 s to 14 s                    27 s to 38 s
+    #   step             56 s                  57 s to 114 s                    2.5 min to 3.5 min
     #   undo              2 min                2.5 min to 5 min                  3 min to 6 min
     #   message          17 min                 18 min to 36 min                20 min to 38 min
     call_timeout_seconds: float = Field(default=4.0, gt=0)
-    call_attempts: int = Field(default=5, gt=0)
+    call_attempts: int = Field(default=25, gt=0)
     undo_attempts: int = Field(default=12, gt=0)
     message_attempts: int = Field(default=30, gt=0)
     call_backoff_seconds: float = Field(default=0.3, gt=0)
