@@ -59,7 +59,7 @@ async def see(order_id: UUID, tracker: Tracker) -> SagaWithTrail:
         found = await queries.saga_of(connection, order_id)
     if found is None:
         raise Problem(404, f"no fact of order {order_id} has been read", order_id=str(order_id))
-    return views.saga_with_trail(*found, tracker.settings.jaeger_url)
+    return views.saga_with_trail(*found, tracker.settings)
 
 
 @router.get("/sagas")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psycopg
-from aio_pika.abc import AbstractIncomingMessage
 
 from events.messaging.connection import BROKER_AWAY, lost_means_away
 from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, spares_the_row
@@ -18,7 +17,7 @@ from saga_tracker.batch import ReadBatch, UnreadableMessage
 from saga_tracker.recorder import Recorded, Recorder
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.store import AnotherWrites, Position, ReadAnew
-from saga_tracker.stream import Subscription, offset_of, read_batch, storable, unreadable_of
+from saga_tracker.stream import Arrived, Subscription, offset_of, read_batch, storable, unreadable_of
 
 _LOOK_AGAIN_SECONDS = 0.02
 
@@ -162,7 +161,7 @@ class Reader:
             else:
                 return
 
-    async def _record(self, messages: Sequence[AbstractIncomingMessage], reading: int) -> None:
+    async def _record(self, messages: Sequence[Arrived], reading: int) -> None:
         """Commit what these messages say. One that the database will not have is recorded as unreadable."""
         batch = read_batch(messages, self._settings.max_message_bytes)
         try:
@@ -178,7 +177,7 @@ class Reader:
                 await self._record(messages[middle:], reading)
                 return
             log.error("unstorable_fact", stream_offset=batch.last_offset, why=repr(error))
-            refused = unreadable_of(messages[0], type(error).__name__, str(error))
+            refused = unreadable_of(messages[0].message, type(error).__name__, str(error))
             batch = ReadBatch(batch.last_offset, batch.last_message_id, unreadable=[refused])
             recorded = await self._commit(batch, reading)
         self._note(recorded)

@@ -57,6 +57,8 @@ class TrackerSettings(ProcessSettings):
     # The longest pause before it looks again at a saga that it could not act on.
     deadline_aside_cap_seconds: float = Field(default=600.0, gt=0)
     lease_seconds: float = Field(default=5.0, gt=0)
+    # By how much a date in a message must be impossible to be shown as doubtful. Nothing is reckoned with it.
+    clock_doubt_seconds: float = Field(default=30.0, gt=0)
 
     # Of each service's dead letters. One may be as large as the broker lets any message be: it is kept whole,
     # to be replayed.

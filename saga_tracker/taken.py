@@ -30,22 +30,21 @@ class Taken:
 def step_taken(answer: HeardFact, known: Iterable[HeardFact]) -> Taken | None:
     """The step that this fact ended, given the facts of its order; None where it answers none of them.
 
-    It went on from the last fact before it that it can be the answer to. An undated fact says nothing of how
-    long anything took.
+    It went on from the last fact before it that it can be the answer to. It counts from when they were read.
     """
     turns = _ANSWERED_BY.get(answer.name)
-    if not turns or not answer.dated:
+    if not turns:
         return None
     earlier = [
         fact
         for fact in known
-        if fact.name in turns and fact.dated and fact.stated_at <= answer.stated_at and _meant(fact, turns)
+        if fact.name in turns and fact.read_at <= answer.read_at and _meant(fact, turns)
     ]
     if not earlier:
         return None
-    heard = max(earlier, key=lambda fact: (fact.stated_at, fact.fact_id))
+    heard = max(earlier, key=lambda fact: (fact.read_at, fact.fact_id))
     step = turns[heard.name]
-    seconds = (answer.stated_at - heard.stated_at).total_seconds()
+    seconds = (answer.read_at - heard.read_at).total_seconds()
     return Taken(step.service, heard.name, seconds, step.person)
 
 
