@@ -190,7 +190,11 @@ class _Known:
     def waits(self, because: HeardFact, after: type[Fact] | None = None) -> tuple[Wait, ...]:
         """Whose turn it is since `because`, or since `after` if that followed from it unseen."""
         name = _NAMES[after] if after else because.name
-        turns = [step for step in _STEPS_AFTER.get(name, ()) if self.first(*step.answers) is None]
+        turns = [
+            step
+            for step in _STEPS_AFTER.get(name, ())
+            if step.owed_for(because.read_at) and self.first(*step.answers) is None
+        ]
         return tuple(_wait(step, because) for step in turns)
 
     def taken_up(self, failure: type[Fact]) -> tuple[HeardFact, HeardFact | None]:
