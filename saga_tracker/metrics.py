@@ -16,7 +16,7 @@ from saga_tracker.deadlines import Rules
 from saga_tracker.projection import ENDED, project
 from saga_tracker.recorder import Recorded
 from saga_tracker.steps import STEPS, name_of
-from saga_tracker.taken import Taken, step_taken
+from saga_tracker.taken import Taken
 
 # What was stated longer ago than that when it is read says nothing of how the system does now.
 HISTORY_AFTER_SECONDS = 600.0
@@ -79,7 +79,7 @@ def recorded(batch: Recorded, rules: Rules, now: datetime) -> None:
         for fact in new:
             if (fact.stated_at or fact.read_at) >= since:
                 FACTS.labels(fact.name).inc()
-                taken = step_taken(fact, batch.known[order_id])
+                taken = batch.taken.get((order_id, fact.fact_id))
                 if taken is not None:
                     _count(taken, rules)
     for order_id, saga in batch.sagas.items():

@@ -231,6 +231,11 @@ def _lateness(wait: WaitView) -> str:
         said += f'<br><span class="back">sent once more</span> {instant(wait.redriven_at)}'
     if wait.overdue_at:
         said += f'<br><span class="bad">given up</span> {instant(wait.overdue_at)}'
+    elif (down := wait.service_down) is not None:
+        said += (
+            f'<br><span class="bad">down</span> since {instant(down.since)}: {escape(down.why)};'
+            f" its deadline stands still until {instant(down.stands_still_until)}"
+        )
     elif wait.due_at:
         said += f'<br><span class="quiet">due {instant(wait.due_at)}</span>'
     return said

@@ -97,6 +97,11 @@ class Wait:
     redriven_at: datetime | None = None
     overdue_at: datetime | None = None
 
+    @property
+    def step(self) -> str:
+        """Its name, as the deadlines' settings have it: `payment:inventory.stock_reserved`."""
+        return f"{self.service}:{self.because_of}"
+
 
 @dataclass(frozen=True, slots=True)
 class Saga:

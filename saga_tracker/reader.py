@@ -1,8 +1,9 @@
 """Keeps the view up with the stream: whatever has arrived since the last commit is the next batch."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,6 +14,7 @@ from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, s
 from events.runtime.log import Outage, log
 from events.runtime.promptly import promptly
 from saga_tracker import metrics, store
+from saga_tracker.availability import Availability
 from saga_tracker.batch import ReadBatch, UnreadableMessage
 from saga_tracker.recorder import Recorded, Recorder
 from saga_tracker.settings import TrackerSettings
@@ -39,8 +41,9 @@ class Progress:
 class Reader:
     """The one task that writes the view."""
 
-    def __init__(self, settings: TrackerSettings, database: Database) -> None:
+    def __init__(self, settings: TrackerSettings, database: Database, availability: Availability) -> None:
         self.progress = Progress()
+        self._availability = availability
         self._settings = settings
         self._database = database
         self._recorder = Recorder(settings.deadline_rules, settings.remembered_sagas)
@@ -108,6 +111,15 @@ class Reader:
                 return None
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         return end if self._stream is stream else None
+
+    async def consumers_of(self, queues: Sequence[str]) -> Mapping[str, int]:
+        """How many consume each of these, as far as the broker says; nothing while it is away."""
+        stream = self._stream
+        if stream is None:
+            return {}
+        with contextlib.suppress(*BROKER_AWAY):
+            return await stream.consumers_of(queues)
+        return {}
 
     async def _read_from(self, position: Position) -> None:
         known = position.stream_offset if position.stream_offset >= 0 else None
@@ -202,6 +214,8 @@ class Reader:
         """What follows from a commit. A mistake in here is no message's fault."""
         self._recorder.committed(recorded)
         metrics.recorded(recorded, self._settings.deadline_rules, datetime.now(UTC))
+        for taken in sorted(recorded.taken.values(), key=lambda taken: taken.answered_at):
+            self._availability.answered(taken.service, taken.step, taken.began_at, taken.answered_at)
         self._held_up.ended()
         self._failure.ended()
         self.progress.stream_offset = recorded.position.stream_offset

@@ -21,6 +21,9 @@ from saga_tracker.reconciliation.comparisons import COMPARE_LATER, COMPARED_STAT
 from saga_tracker.repetitions import begun_ids, sort_out
 from saga_tracker.store import Position, ReadAnew
 from saga_tracker.tables import saga_facts, stream_position, unreadable_messages
+from saga_tracker.taken import Taken, step_taken
+
+Key = tuple[UUID, UUID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,8 @@ class Recorded:
     """What a batch brought into the view, and where the view stands with it.
 
     Of the orders that the batch was about: the facts that are new, all that are known, and the sagas that
-    these tell of. `batch` is without what was in the view already; what contradicts that is unreadable.
+    these tell of. `taken` are the steps that its facts ended, whoever entered them. `batch` is without what
+    was in the view already; what contradicts that is unreadable.
     """
 
     position: Position
@@ -36,9 +40,9 @@ class Recorded:
     new: Mapping[UUID, Sequence[HeardFact]]
     known: Mapping[UUID, Sequence[HeardFact]]
     sagas: Mapping[UUID, Saga]
+    taken: Mapping[Key, Taken]
 
 
-Key = tuple[UUID, UUID]
 # When facts of these orders and ids were first read, as far as that is known.
 FirstRead = Callable[[Connection, Sequence[Key]], Awaitable[Mapping[Key, datetime]]]
 
@@ -102,7 +106,7 @@ class Recorder:
         self._set_aside = remembered
         fresh = batch.after(position.stream_offset)
         if fresh.last_offset <= position.stream_offset:
-            return Recorded(position, fresh, {}, {}, {})
+            return Recorded(position, fresh, {}, {}, {}, _taken(batch, before))
         new, refused = sort_out(fresh, before, begun)
         fresh = replace(fresh, unreadable=[*fresh.unreadable, *refused])
         facts = self._clocked(new, now, asked_seconds, await self._read_before(connection, new))
@@ -179,7 +183,18 @@ def _told(
         for order_id in {fact.order_id for fact in batch.facts} & (before.keys() | new.keys())
     }
     told = {order_id: project(heard) for order_id, heard in known.items()}
-    return Recorded(Position(batch.last_offset, batch.last_message_id, reading), batch, new, known, told)
+    position = Position(batch.last_offset, batch.last_message_id, reading)
+    return Recorded(position, batch, new, known, told, _taken(batch, known))
+
+
+def _taken(batch: ReadBatch, known: Mapping[UUID, Sequence[HeardFact]]) -> dict[Key, Taken]:
+    read = {(fact.order_id, fact.fact_id) for fact in batch.facts}
+    return {
+        (order_id, fact.fact_id): taken
+        for order_id in {order_id for order_id, _ in read} & known.keys()
+        for fact in known[order_id]
+        if (order_id, fact.fact_id) in read and (taken := step_taken(fact, known[order_id]))
+    }
 
 
 def _arrays(facts: Sequence[ReadFact]) -> dict[str, list[Any]]:

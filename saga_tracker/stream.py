@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPChannelError, ChannelNotFoundEntity
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from events.facts.content import content_of
@@ -131,6 +132,31 @@ class Subscription:
                 return None
             finally:
                 await promptly(channel.close(), limit_seconds)
+
+    async def consumers_of(self, queues: Iterable[str]) -> dict[str, int]:
+        """How many consume each of these; none where it is missing. One that is nobody's to ask is left out.
+
+        Raises one of BROKER_AWAY when the broker does not answer.
+        """
+        if self._connection is None:
+            raise ConnectionError("not connected")
+        found: dict[str, int] = {}
+        for queue in queues:
+            # A question that the broker does not like ends its channel.
+            with closed_means_away(), lost_means_away(), suppress_instrumentation():
+                channel = self._connection.channel(publisher_confirms=False)
+                await promptly(channel.initialize(), self._settings.connect_timeout_seconds)
+                try:
+                    asking = channel.declare_queue(queue, passive=True)
+                    answer = await promptly(asking, self._settings.stream_answer_seconds)
+                    found[queue] = answer.declaration_result.consumer_count or 0
+                except ChannelNotFoundEntity:
+                    found[queue] = 0
+                except AMQPChannelError:
+                    continue
+                finally:
+                    await promptly(channel.close(), self._settings.connect_timeout_seconds)
+        return found
 
     async def sent_by_now(self) -> int | None:
         """The offset of the last message that the broker has sent; -1 if none. None if it waits for room.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from saga_tracker.projection import HeardFact
 from saga_tracker.steps import STEPS, Step, name_of
@@ -18,8 +19,13 @@ class Taken:
 
     service: str
     heard: str
-    seconds: float
+    began_at: datetime
+    answered_at: datetime
     person: bool
+
+    @property
+    def seconds(self) -> float:
+        return (self.answered_at - self.began_at).total_seconds()
 
     @property
     def step(self) -> str:
@@ -44,8 +50,7 @@ def step_taken(answer: HeardFact, known: Iterable[HeardFact]) -> Taken | None:
         return None
     heard = max(earlier, key=lambda fact: (fact.read_at, fact.fact_id))
     step = turns[heard.name]
-    seconds = (answer.read_at - heard.read_at).total_seconds()
-    return Taken(step.service, heard.name, seconds, step.person)
+    return Taken(step.service, heard.name, heard.read_at, answer.read_at, step.person)
 
 
 def _meant(fact: HeardFact, turns: dict[str, Step]) -> bool:

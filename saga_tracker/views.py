@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from saga_tracker.availability import Availability
 from saga_tracker.projection import State
 from saga_tracker.reader import Progress
 from saga_tracker.settings import TrackerSettings
@@ -19,6 +20,7 @@ class WaitView(BaseModel):
 
     `due_at`: when the tracker does something about it. `redriven_at`: when it sent the service the fact
     before it once more. `overdue_at`: when it gave up that the service will answer by itself.
+    `service_down`: the service cannot work, so its time stands still.
     """
 
     service: str
@@ -30,6 +32,15 @@ class WaitView(BaseModel):
     due_at: datetime | None = None
     redriven_at: datetime | None = None
     overdue_at: datetime | None = None
+    service_down: "OutageView | None" = None
+
+
+class OutageView(BaseModel):
+    """Since when a service has been down, and until when no order is late for that."""
+
+    since: datetime
+    why: str
+    stands_still_until: datetime
 
 
 class SagaView(BaseModel):
@@ -132,14 +143,25 @@ class Stats(BaseModel):
 
 
 def saga_with_trail(
-    saga: Mapping[str, Any], trail: Sequence[Mapping[str, Any]], settings: TrackerSettings
+    saga: Mapping[str, Any],
+    trail: Sequence[Mapping[str, Any]],
+    settings: TrackerSettings,
+    availability: Availability,
 ) -> SagaWithTrail:
     """A row of the view and the rows of its trail; its trace is a page of Jaeger's, if there is one."""
     doubt = timedelta(seconds=settings.clock_doubt_seconds)
     facts = [_fact(fact, trail, saga["started_at"], doubt) for fact in trail]
     jaeger_url = settings.jaeger_url
     trace_url = f"{jaeger_url}/trace/{saga['trace_id']}" if jaeger_url and saga["trace_id"] else None
-    return SagaWithTrail(**saga, trace_url=trace_url, facts=facts)
+    waits = [wait | {"service_down": _outage(wait, availability)} for wait in saga["waits"]]
+    return SagaWithTrail(**{**saga, "waits": waits}, trace_url=trace_url, facts=facts)
+
+
+def _outage(wait: Mapping[str, Any], availability: Availability) -> OutageView | None:
+    outage = availability.outage_of(wait["service"])
+    if outage is None or wait["person"]:
+        return None
+    return OutageView(since=outage.since, why=outage.why, stands_still_until=outage.until)
 
 
 def stats(figures: Mapping[str, Sequence[Mapping[str, Any]]], progress: Progress) -> Stats:
