@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from events.runtime.database import Database
 from events.runtime.http import Problem
 from saga_tracker import queries, views
+from saga_tracker.availability import Availability
 from saga_tracker.cursor import Cursor, cursor_after, place_in
 from saga_tracker.projection import State
 from saga_tracker.queries import Place, SagaFilter
@@ -39,6 +40,9 @@ class ViewServer(Protocol):
     @property
     def settings(self) -> TrackerSettings: ...
 
+    @property
+    def availability(self) -> Availability: ...
+
 
 def _view_server(request: Request) -> ViewServer:
     server: ViewServer = request.app.state.host
@@ -59,7 +63,7 @@ async def see(order_id: UUID, tracker: Tracker) -> SagaWithTrail:
         found = await queries.saga_of(connection, order_id)
     if found is None:
         raise Problem(404, f"no fact of order {order_id} has been read", order_id=str(order_id))
-    return views.saga_with_trail(*found, tracker.settings.jaeger_url)
+    return views.saga_with_trail(*found, tracker.settings, tracker.availability)
 
 
 @router.get("/sagas")

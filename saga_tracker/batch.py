@@ -12,7 +12,9 @@ from saga_tracker.projection import HeardFact
 class ReadFact(NamedTuple):
     """A fact as it stood in the stream, and the same as the projection wants it.
 
-    One that is not `dated` does not say when it was stated: then `stated_at` is when it was read.
+    `arrived_seconds` is when that was, on this process's steady clock, and `read_at` the same on the
+    database's once the recorder knows it. One that is not `dated` does not say when it was stated: then
+    `stated_at` is when it was read.
     """
 
     stream_offset: int
@@ -26,11 +28,15 @@ class ReadFact(NamedTuple):
     traceparent: str | None
     body: str
     content: int
+    read_at: datetime
+    arrived_seconds: float
     heard: HeardFact
 
     def first_read(self, at: datetime) -> "ReadFact":
-        """The same, known to have been read before."""
-        return self._replace(stated_at=at, heard=self.heard._replace(stated_at=at))
+        """The same, known to have been read first at that time."""
+        stated_at = self.stated_at if self.dated else at
+        heard = self.heard._replace(read_at=at, stated_at=stated_at)
+        return self._replace(read_at=at, stated_at=stated_at, heard=heard)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from events.runtime.sql import compiled
 from saga_tracker import audit, outbox
 from saga_tracker.audit import Entry
 from saga_tracker.steps import STEPS, name_of
-from saga_tracker.tables import saga_facts
+from saga_tracker.tables import FIRST_READ_AT, saga_facts
 
 SERVICES = tuple(sorted({step.service for step in STEPS}))
 
@@ -35,7 +35,7 @@ _HOLDING_UP = ANSWERS.keys() - {name_of(NotificationFailed)}
 _TRAIL = compiled(
     select(saga_facts.c.fact_id, saga_facts.c.wire_name, saga_facts.c.traceparent)
     .where(saga_facts.c.order_id == bindparam("order_id"))
-    .order_by(saga_facts.c.stated_at, saga_facts.c.fact_id)
+    .order_by(FIRST_READ_AT, saga_facts.c.fact_id)
 )
 
 

@@ -4,14 +4,17 @@ A service that owes a fact is late once its step's deadline has passed. Then it 
 should have heard once more. If that does not help either, the saga times out: its owner withdraws the order,
 unless it is confirmed already. What cannot be withdrawn, an undo or a step after the pivot, becomes a matter
 for a person. A parked saga has no deadline but that of its approval.
+
+A deadline says that a service that works has not answered: see `availability` for those that cannot.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from events.facts.payment import PaymentHeld
+from saga_tracker.availability import ALWAYS, Availability, Time
 from saga_tracker.projection import Saga, State, Wait
 from saga_tracker.steps import HEARD, name_of
 
@@ -49,18 +52,19 @@ class Due:
     wait: Wait
 
 
-ALWAYS = datetime.min.replace(tzinfo=UTC)
 _FORWARD = (State.PENDING_INVENTORY, State.PENDING_PAYMENT, State.AWAITING_APPROVAL, State.PENDING_SHIPMENT)
 _HELD = name_of(PaymentHeld)
 
 
-def due(saga: Saga, rules: Rules, not_before: datetime = ALWAYS) -> tuple[Due, ...]:
+def due(
+    saga: Saga, rules: Rules, not_before: datetime = ALWAYS, availability: Availability | None = None
+) -> tuple[Due, ...]:
     """What comes next about each wait that has a deadline, if no answer comes.
 
     With `not_before` as though nothing had been waited for until then: while nobody could be heard, nobody
-    was late.
+    was late. With `availability` as though no service had been waited for while it was down.
     """
-    found = (_next(saga, wait, rules, not_before) for wait in saga.waits)
+    found = (_next(saga, wait, rules, not_before, availability) for wait in saga.waits)
     return tuple(due for due in found if due is not None)
 
 
@@ -69,7 +73,9 @@ def due_at(wait: Wait, dues: tuple[Due, ...]) -> datetime | None:
     return next((due.at for due in dues if due.wait == wait), None)
 
 
-def _next(saga: Saga, wait: Wait, rules: Rules, not_before: datetime) -> Due | None:
+def _next(
+    saga: Saga, wait: Wait, rules: Rules, not_before: datetime, availability: Availability | None
+) -> Due | None:
     since = max(wait.since, not_before)
     if wait.person:
         if wait.because_of != _HELD:
@@ -78,13 +84,25 @@ def _next(saga: Saga, wait: Wait, rules: Rules, not_before: datetime) -> Due | N
         return Due(Act.EXPIRE_APPROVAL, wait.since + timedelta(seconds=rules.approval_seconds), wait)
     if wait.overdue_at is not None:
         return None
-    late_at = since + timedelta(seconds=rules.seconds_of(wait.service, wait.because_of))
+    time, whole_from = Time(since, since), max(saga.unparked_at, not_before)
+    if availability is not None:
+        seconds = rules.seconds_of(wait.service, wait.because_of)
+        time = availability.time_of(wait.service, wait.step, since, seconds)
+        whole_from = max(whole_from, availability.anew_at)
     withdrawable = saga.state in _FORWARD and not saga.timed_out
-    if withdrawable:
-        late_at = min(late_at, max(saga.unparked_at, not_before) + timedelta(seconds=rules.saga_seconds))
+
+    def late_at(begins: datetime) -> datetime:
+        """When its time is over that begins then, or the whole saga's, which does not begin before either."""
+        at = begins + timedelta(seconds=rules.seconds_of(wait.service, wait.because_of))
+        whole = max(whole_from, begins) if begins > since else whole_from
+        return min(at, whole + timedelta(seconds=rules.saga_seconds)) if withdrawable else at
+
     if wait.redriven_at is None and (wait.because_of, wait.service) in HEARD:
-        return Due(Act.REDRIVE, late_at, wait)
-    tried_at = late_at if wait.redriven_at is None else max(wait.redriven_at, not_before)
+        return Due(Act.REDRIVE, late_at(time.redrive_from), wait)
+    tried_at = late_at(since) if wait.redriven_at is None else max(wait.redriven_at, not_before)
+    if time.give_up_from > since:
+        # It was down, or busy with those before, while this one waited: all its time begins then.
+        tried_at = max(tried_at, late_at(time.give_up_from))
     if withdrawable:
         return Due(Act.TIME_OUT, tried_at + timedelta(seconds=rules.redrive_grace_seconds), wait)
     return Due(Act.CALL_OVERDUE, tried_at + timedelta(seconds=rules.overdue_after_seconds), wait)

@@ -31,8 +31,10 @@ from events.runtime.sql import compiled
 from events.runtime.tracing import work
 from events.trace import trace_id
 from saga_tracker import outbox, redrive, store
+from saga_tracker.availability import Availability
 from saga_tracker.deadlines import Act, Due, due
 from saga_tracker.outbox import Outgoing, Publisher
+from saga_tracker.projection import Saga
 from saga_tracker.reader import Reader
 from saga_tracker.redrive import Key
 from saga_tracker.settings import TrackerSettings
@@ -104,7 +106,12 @@ class Keeper:
     """The one task that states that somebody is late."""
 
     def __init__(
-        self, settings: TrackerSettings, database: Database, reader: Reader, publisher: Publisher
+        self,
+        settings: TrackerSettings,
+        database: Database,
+        reader: Reader,
+        publisher: Publisher,
+        availability: Availability,
     ) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._settings = settings
@@ -112,6 +119,7 @@ class Keeper:
         self._database = database
         self._reader = reader
         self._publisher = publisher
+        self._availability = availability
         self._failure = Outage("the keeper's work")
         self._aside: dict[UUID, _Aside] = {}
         self._clock: datetime | None = None
@@ -148,6 +156,7 @@ class Keeper:
         interruption = timedelta(seconds=self._settings.interrupted_after_seconds)
         if self._clock is None or self._heard_since is None or clock - self._clock > interruption:
             self._heard_since = clock
+            self._availability.begin_anew(clock)
         self._clock = clock
         # Not for so long that this itself becomes an interruption.
         enough = time.monotonic() + interruption.total_seconds() / 2
@@ -244,14 +253,25 @@ class Keeper:
         rows: list[dict[str, Any]] = []
         late: list[_Late] = []
         for order_id, saga in (await store.sagas_of(connection, order_ids)).items():
-            dues = due(saga, self._rules, heard_since)
+            self._note_waits(saga, clock)
+            dues, planned = due(saga, self._rules, heard_since, self._availability), due(saga, self._rules)
             passed = [_Late(order_id, one) for one in dues if one.at <= clock]
             late += passed
-            row = store.row_of(order_id, saga, due(saga, self._rules))
             next_at = min((one.at for one in dues), default=None)
-            rows.append(row | {"due_at": revisit_at if passed else next_at})
+            if passed:
+                next_at = revisit_at
+            elif next_at is not None and dues != planned:
+                # Time stands still for it: it may go on at any moment.
+                next_at = min(next_at, revisit_at)
+            rows.append(store.row_of(order_id, saga, planned) | {"due_at": next_at})
         await store.show(connection, rows)
         return late
+
+    def _note_waits(self, saga: Saga, clock: datetime) -> None:
+        for wait in saga.waits:
+            if not wait.person and wait.overdue_at is None:
+                seconds = self._rules.seconds_of(wait.service, wait.because_of)
+                self._availability.waited(wait.service, wait.step, wait.since, seconds, clock)
 
 
 def _traced(late: _Late, cause: Mapping[str, Any], now: datetime) -> list[Outgoing]:

@@ -16,7 +16,7 @@ from saga_tracker.deadlines import Rules
 from saga_tracker.projection import ENDED, project
 from saga_tracker.recorder import Recorded
 from saga_tracker.steps import STEPS, name_of
-from saga_tracker.taken import Taken, step_taken
+from saga_tracker.taken import Taken
 
 # What was stated longer ago than that when it is read says nothing of how the system does now.
 HISTORY_AFTER_SECONDS = 600.0
@@ -77,13 +77,14 @@ def recorded(batch: Recorded, rules: Rules, now: datetime) -> None:
     since = now - timedelta(seconds=HISTORY_AFTER_SECONDS)
     for order_id, new in batch.new.items():
         for fact in new:
-            if fact.stated_at >= since:
+            if (fact.stated_at or fact.read_at) >= since:
                 FACTS.labels(fact.name).inc()
-                taken = step_taken(fact, batch.known[order_id])
+                taken = batch.taken.get((order_id, fact.fact_id))
                 if taken is not None:
                     _count(taken, rules)
     for order_id, saga in batch.sagas.items():
-        if saga.ended_at is not None and saga.ended_at >= since and not _had_ended(order_id, batch):
+        lately = any((fact.stated_at or fact.read_at) >= since for fact in batch.new.get(order_id, ()))
+        if saga.ended_at is not None and lately and not _had_ended(order_id, batch):
             seconds = (saga.ended_at - saga.started_at).total_seconds()
             SAGA_SECONDS.labels(saga.state.value).observe(seconds)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from datetime import timedelta
 from html import escape
 from urllib.parse import urlencode
 from uuid import UUID
@@ -24,6 +25,7 @@ from saga_tracker.views import FactView, SagaView, SagaWithTrail, Stats, WaitVie
 
 PAGE_SIZE = 50
 REFRESH_SECONDS = 5
+_READ_LATE = timedelta(seconds=5)
 
 router = APIRouter(include_in_schema=False)
 
@@ -191,9 +193,22 @@ def _fact(fact: FactView, first: float, length: float) -> str:
         f'<tr><td class="number">{span(fact.since_start_seconds)}</td>'
         f"<td>{escape(fact.name)}<details class='quiet'><summary>{fact.fact_id}</summary>"
         f"<pre>{escape(json.dumps(fact.body, indent=1))}</pre></details></td>"
-        f'<td>{escape(fact.stated_by)}</td><td>{cause}</td><td class="number">{within}</td>'
+        f"<td>{escape(fact.stated_by)}{_stated(fact)}</td>"
+        f'<td>{cause}</td><td class="number">{within}</td>'
         f'<td><div class="bar"><i style="left:{begin:.1f}%;width:{end - begin:.1f}%"></i></div></td></tr>'
     )
+
+
+def _stated(fact: FactView) -> str:
+    """What its publisher says of the time, where it is worth a look: everything counts from the reading."""
+    if fact.doubtful is not None:
+        return (
+            f'<br><span class="bad">says {instant(fact.stated_at)}, doubtful: {escape(fact.doubtful)}</span>'
+        )
+    late = fact.read_at - fact.stated_at
+    if late < _READ_LATE:
+        return ""
+    return f'<br><span class="quiet">read {span(late.total_seconds())} after it was stated</span>'
 
 
 def _state(saga: SagaView) -> str:
@@ -216,6 +231,11 @@ def _lateness(wait: WaitView) -> str:
         said += f'<br><span class="back">sent once more</span> {instant(wait.redriven_at)}'
     if wait.overdue_at:
         said += f'<br><span class="bad">given up</span> {instant(wait.overdue_at)}'
+    elif (down := wait.service_down) is not None:
+        said += (
+            f'<br><span class="bad">down</span> since {instant(down.since)}: {escape(down.why)};'
+            f" its deadline stands still until {instant(down.stands_still_until)}"
+        )
     elif wait.due_at:
         said += f'<br><span class="quiet">due {instant(wait.due_at)}</span>'
     return said

@@ -62,16 +62,16 @@ ENDED = (State.COMPLETED, State.CANCELLED)
 class HeardFact(NamedTuple):
     """As much of a fact as the projection needs. `name` has no version, so that versions may move on.
 
-    Only an outside publisher's `order.created` may be not `dated`: then `stated_at` is when it was read,
-    and it counts as stated no later than any other fact of its order. What the tracker states names a
+    `read_at` is when the tracker first read it, by its database's clock: everything counts from that. What
+    its publisher says of the time, `stated_at`, tells nothing of its saga. What the tracker states names a
     `service`, and by `about` the fact that was redriven, is overdue to be answered, or told of the failure
     that a person has taken up. By its `content` a repetition is told from something else before it gets here.
     """
 
     fact_id: UUID
     name: str
-    stated_at: datetime
-    dated: bool = True
+    read_at: datetime
+    stated_at: datetime | None = None
     reason: str | None = None
     ending: str | None = None
     trace_id: str | None = None
@@ -97,10 +97,15 @@ class Wait:
     redriven_at: datetime | None = None
     overdue_at: datetime | None = None
 
+    @property
+    def step(self) -> str:
+        """Its name, as the deadlines' settings have it: `payment:inventory.stock_reserved`."""
+        return f"{self.service}:{self.because_of}"
+
 
 @dataclass(frozen=True, slots=True)
 class Saga:
-    """One order's saga. All instants are those at which facts were stated, by the services' clocks.
+    """One order's saga. All instants are those at which facts were first read, by one clock.
 
     `unparked_at`: when it began or, if a person had to approve it, when its way forward was free again.
     """
@@ -159,16 +164,17 @@ _NAMES |= {kind: name_of(kind) for kind in (SagaRedriven, SagaOverdue)}
 
 
 class _Known:
-    """The facts of one order, once each; of several facts of one name the earliest counts."""
+    """The facts of one order, once each; of several facts of one name the earliest counts.
+
+    An order began no later than anything else happened to it, in whatever order that was read.
+    """
 
     def __init__(self, facts: Iterable[HeardFact]) -> None:
-        once_each = {fact.fact_id: fact for fact in facts}.values()
-        earliest_at = min((fact.stated_at for fact in once_each), default=None)
-        dated = (
-            fact if fact.dated or earliest_at is None else fact._replace(stated_at=earliest_at)
-            for fact in once_each
-        )
-        self.all = sorted(dated, key=_when)
+        self.all = sorted({fact.fact_id: fact for fact in facts}.values(), key=_when)
+        created = next((fact for fact in self.all if fact.name == _NAMES[OrderCreated]), None)
+        if created is not None and created is not self.all[0]:
+            began = created._replace(read_at=self.all[0].read_at)
+            self.all = [began, *(fact for fact in self.all if fact is not created)]
         self._first: dict[str, HeardFact] = {}
         self._each: dict[str, list[HeardFact]] = {}
         for fact in self.all:
@@ -189,13 +195,17 @@ class _Known:
     def waits(self, because: HeardFact, after: type[Fact] | None = None) -> tuple[Wait, ...]:
         """Whose turn it is since `because`, or since `after` if that followed from it unseen."""
         name = _NAMES[after] if after else because.name
-        turns = [step for step in _STEPS_AFTER.get(name, ()) if self.first(*step.answers) is None]
+        turns = [
+            step
+            for step in _STEPS_AFTER.get(name, ())
+            if step.owed_for(because.read_at) and self.first(*step.answers) is None
+        ]
         return tuple(_wait(step, because) for step in turns)
 
     def taken_up(self, failure: type[Fact]) -> tuple[HeardFact, HeardFact | None]:
         """The failure that counts, of one or several, and whereby a person took that up, if they did.
 
-        They are counted, for failures and people's acts carry the times of different clocks.
+        They are counted, for failures and people's acts come from different publishers, each in its own time.
         """
         failures = self.each(failure)
         acts = [act for act in self.each(RetryRequested, Settled) if act.service == failure.owner]
@@ -208,7 +218,7 @@ class _Known:
         """The wait, with what the tracker has done about it."""
         key = (wait.service, wait.because_of_id)
         redriven, overdue = (
-            next((fact.stated_at for fact in self.each(kind) if (fact.service, fact.about) == key), None)
+            next((fact.read_at for fact in self.each(kind) if (fact.service, fact.about) == key), None)
             for kind in (SagaRedriven, SagaOverdue)
         )
         return replace(wait, redriven_at=redriven, overdue_at=overdue)
@@ -218,7 +228,7 @@ def _wait(step: Step, because: HeardFact) -> Wait:
     return Wait(
         service=step.service,
         facts=tuple(_NAMES[kind] for kind in step.answers),
-        since=because.stated_at,
+        since=because.read_at,
         because_of=because.name,
         because_of_id=because.fact_id,
         person=step.person,
@@ -245,7 +255,7 @@ def project(facts: Collection[HeardFact]) -> Saga:
     known = _Known(facts)
     standing = _noting_lateness(_stand(known), known)
     created = known.first(OrderCreated)
-    started_at = (created or known.all[0]).stated_at
+    started_at = (created or known.all[0]).read_at
     return Saga(
         state=standing.state,
         since=standing.since,
@@ -264,7 +274,7 @@ def _unparked_at(known: _Known) -> datetime | None:
     freed = known.first(PaymentApproved) or known.first(ApprovalExpired)
     if freed is None and known.first(PaymentHeld):
         freed = known.first(PaymentCaptured)
-    return freed.stated_at if freed else None
+    return freed.read_at if freed else None
 
 
 def _noting_lateness(standing: _Standing, known: _Known) -> _Standing:
@@ -283,10 +293,10 @@ def _stand(known: _Known) -> _Standing:
     pivot = known.first(OrderConfirmed) or known.first(*_PAST_PIVOT)
     cancelled = known.first(OrderCancelled)
     if pivot and cancelled:
-        since = max(pivot.stated_at, cancelled.stated_at)
+        since = max(pivot.read_at, cancelled.read_at)
         return _Standing(State.NEEDS_MANUAL, since, reason=f"both {pivot.name} and {cancelled.name}")
     if cancelled:
-        return _Standing(State.CANCELLED, cancelled.stated_at, reason=cancelled.reason)
+        return _Standing(State.CANCELLED, cancelled.read_at, reason=cancelled.reason)
     if pivot:
         return _past_pivot(known, pivot)
     return _on_ladder(known)
@@ -299,16 +309,16 @@ def _past_pivot(known: _Known, pivot: HeardFact) -> _Standing:
     notified = known.first(CustomerNotified)
     told = known.first(CustomerNotified, NotificationFailed)
     untold = told.reason if told and not notified else None
-    since = pivot.stated_at
+    since = pivot.read_at
     if known.first(ShipmentDispatchFailed) and not dispatched:
         failed, act = known.taken_up(ShipmentDispatchFailed)
         if act is None:
-            return _Standing(State.NEEDS_MANUAL, failed.stated_at, waits + known.waits(failed), failed.reason)
+            return _Standing(State.NEEDS_MANUAL, failed.read_at, waits + known.waits(failed), failed.reason)
         waits += _waits_again(act)
-        since = act.stated_at
+        since = act.read_at
     if waits:
         return _Standing(State.COMPLETING, since, waits, untold)
-    ended_at = max(fact.stated_at for fact in (pivot, dispatched, told) if fact)
+    ended_at = max(fact.read_at for fact in (pivot, dispatched, told) if fact)
     return _Standing(State.COMPLETED, ended_at, reason=untold)
 
 
@@ -320,28 +330,28 @@ def _on_ladder(known: _Known) -> _Standing:
             continue
         if rung.state is State.NEEDS_MANUAL:
             return _failed_undo(known, rung)
-        since = fact.stated_at if rung.anew else _entered(known, rung.state) or fact.stated_at
+        since = fact.read_at if rung.anew else _entered(known, rung.state) or fact.read_at
         if rung.state is State.COMPENSATING:
             return _Standing(rung.state, since, known.waits(fact), _why_back(known, fact))
         if late:
             return _Standing(rung.state, since, known.waits(late), f"late: {late.reason}")
         return _Standing(rung.state, since, known.waits(fact))
     if late:
-        return _Standing(State.PENDING_INVENTORY, late.stated_at, known.waits(late), f"late: {late.reason}")
+        return _Standing(State.PENDING_INVENTORY, late.read_at, known.waits(late), f"late: {late.reason}")
     # Only that the customer was told of a cancellation, which has not been read itself yet.
     told = next((fact for fact in known.all if fact.ending), None)
     if told is None:
         # Only what the tracker stated itself. What it was about will be read.
-        return _Standing(State.PENDING_INVENTORY, known.all[0].stated_at)
-    return _Standing(State.COMPENSATING, told.stated_at, known.waits(told, StockReleased), told.reason)
+        return _Standing(State.PENDING_INVENTORY, known.all[0].read_at)
+    return _Standing(State.COMPENSATING, told.read_at, known.waits(told, StockReleased), told.reason)
 
 
 def _failed_undo(known: _Known, rung: Rung) -> _Standing:
     """A matter for a person until somebody has taken it up, and again when that fails."""
     failed, act = known.taken_up(*rung.reached_by)
     if act is None:
-        return _Standing(State.NEEDS_MANUAL, failed.stated_at, known.waits(failed), failed.reason)
-    return _Standing(State.COMPENSATING, act.stated_at, _waits_again(act), _why_back(known, failed))
+        return _Standing(State.NEEDS_MANUAL, failed.read_at, known.waits(failed), failed.reason)
+    return _Standing(State.COMPENSATING, act.read_at, _waits_again(act), _why_back(known, failed))
 
 
 def _why_back(known: _Known, fact: HeardFact) -> str | None:
@@ -349,10 +359,10 @@ def _why_back(known: _Known, fact: HeardFact) -> str | None:
 
 
 def _entered(known: _Known, state: State) -> datetime | None:
-    """When the first fact was stated that puts a saga into this state."""
+    """When the first fact was read that puts a saga into this state."""
     first = known.first(*(kind for rung in LADDER if rung.state is state for kind in rung.reached_by))
-    return first.stated_at if first else None
+    return first.read_at if first else None
 
 
 def _when(fact: HeardFact) -> tuple[datetime, UUID]:
-    return fact.stated_at, fact.fact_id
+    return fact.read_at, fact.fact_id

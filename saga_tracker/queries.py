@@ -28,7 +28,7 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from events.runtime.database import Connection
 from events.runtime.sql import compiled
-from saga_tracker.tables import lease, saga_facts, sagas, stream_position, unreadable_messages
+from saga_tracker.tables import FIRST_READ_AT, lease, saga_facts, sagas, stream_position, unreadable_messages
 
 RECENT_MINUTES = 10
 RECENT_ENDED = 1_000
@@ -65,29 +65,29 @@ _COLUMNS = [
 _ONE = compiled(select(*_COLUMNS).where(sagas.c.order_id == bindparam("order_id")))
 # A payment token is good for nothing but paying: it is nobody's to see.
 _body = saga_facts.c.body.op("-")(literal_column("'payment_token'")).label("body")
-# As the projection has it: an undated fact was stated no later than any other.
-_stated_at = case(
-    (saga_facts.c.dated, saga_facts.c.stated_at), else_=func.min(saga_facts.c.stated_at).over()
-).label("stated_at")
+# As the projection has it: an order began no later than anything else happened to it.
+_begins = func.starts_with(saga_facts.c.wire_name, literal_column("'order.created.'"))
+_read_at = case((_begins, func.min(FIRST_READ_AT).over()), else_=FIRST_READ_AT).label("read_at")
 _TRAIL = compiled(
     select(
         saga_facts.c.fact_id,
         saga_facts.c.wire_name,
         saga_facts.c.stated_by,
         saga_facts.c.causation_id,
-        _stated_at,
+        saga_facts.c.stated_at,
+        _read_at,
         saga_facts.c.stream_offset,
         _body,
     )
     .where(saga_facts.c.order_id == bindparam("order_id"))
-    .order_by(_stated_at, saga_facts.c.dated, saga_facts.c.stream_offset)
+    .order_by(_read_at, _begins.desc(), saga_facts.c.stream_offset)
 )
 
 
 async def saga_of(
     connection: Connection, order_id: UUID
 ) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-    """One saga and its trail in the order of their stating, or None for an order nobody spoke of."""
+    """One saga and its trail in the order of their reading, or None for an order nobody spoke of."""
     async with connection.pipeline():
         found = await connection.execute(_ONE, {"order_id": order_id})
         trail = await connection.execute(_TRAIL, {"order_id": order_id})

@@ -1,24 +1,25 @@
 """Keeps the view up with the stream: whatever has arrived since the last commit is the next batch."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psycopg
-from aio_pika.abc import AbstractIncomingMessage
 
 from events.messaging.connection import BROKER_AWAY, lost_means_away
 from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, spares_the_row
 from events.runtime.log import Outage, log
 from events.runtime.promptly import promptly
 from saga_tracker import metrics, store
+from saga_tracker.availability import Availability
 from saga_tracker.batch import ReadBatch, UnreadableMessage
 from saga_tracker.recorder import Recorded, Recorder
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.store import AnotherWrites, Position, ReadAnew
-from saga_tracker.stream import Subscription, offset_of, read_batch, storable, unreadable_of
+from saga_tracker.stream import Arrived, Subscription, offset_of, read_batch, storable, unreadable_of
 
 _LOOK_AGAIN_SECONDS = 0.02
 
@@ -40,8 +41,9 @@ class Progress:
 class Reader:
     """The one task that writes the view."""
 
-    def __init__(self, settings: TrackerSettings, database: Database) -> None:
+    def __init__(self, settings: TrackerSettings, database: Database, availability: Availability) -> None:
         self.progress = Progress()
+        self._availability = availability
         self._settings = settings
         self._database = database
         self._recorder = Recorder(settings.deadline_rules, settings.remembered_sagas)
@@ -110,6 +112,15 @@ class Reader:
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         return end if self._stream is stream else None
 
+    async def consumers_of(self, queues: Sequence[str]) -> Mapping[str, int]:
+        """How many consume each of these, as far as the broker says; nothing while it is away."""
+        stream = self._stream
+        if stream is None:
+            return {}
+        with contextlib.suppress(*BROKER_AWAY):
+            return await stream.consumers_of(queues)
+        return {}
+
     async def _read_from(self, position: Position) -> None:
         known = position.stream_offset if position.stream_offset >= 0 else None
         async with Subscription(self._settings, known) as stream:
@@ -162,7 +173,7 @@ class Reader:
             else:
                 return
 
-    async def _record(self, messages: Sequence[AbstractIncomingMessage], reading: int) -> None:
+    async def _record(self, messages: Sequence[Arrived], reading: int) -> None:
         """Commit what these messages say. One that the database will not have is recorded as unreadable."""
         batch = read_batch(messages, self._settings.max_message_bytes)
         try:
@@ -178,7 +189,7 @@ class Reader:
                 await self._record(messages[middle:], reading)
                 return
             log.error("unstorable_fact", stream_offset=batch.last_offset, why=repr(error))
-            refused = unreadable_of(messages[0], type(error).__name__, str(error))
+            refused = unreadable_of(messages[0].message, type(error).__name__, str(error))
             batch = ReadBatch(batch.last_offset, batch.last_message_id, unreadable=[refused])
             recorded = await self._commit(batch, reading)
         self._note(recorded)
@@ -203,6 +214,8 @@ class Reader:
         """What follows from a commit. A mistake in here is no message's fault."""
         self._recorder.committed(recorded)
         metrics.recorded(recorded, self._settings.deadline_rules, datetime.now(UTC))
+        for taken in sorted(recorded.taken.values(), key=lambda taken: taken.answered_at):
+            self._availability.answered(taken.service, taken.step, taken.began_at, taken.answered_at)
         self._held_up.ended()
         self._failure.ended()
         self.progress.stream_offset = recorded.position.stream_offset

@@ -5,7 +5,9 @@ The tracker may go on running. It waits for the writer's lock, and then continue
 
 import asyncio
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import psycopg
 
@@ -13,7 +15,7 @@ from events.messaging.connection import BROKER_AWAY
 from events.runtime.database import AWAY, Connection, connect_options
 from events.runtime.log import Outage, log
 from saga_tracker import store
-from saga_tracker.recorder import Recorder
+from saga_tracker.recorder import Key, Recorder
 from saga_tracker.settings import RebuildSettings
 from saga_tracker.store import AnotherWrites
 from saga_tracker.stream import Subscription, read_batch
@@ -54,7 +56,8 @@ async def rebuild(settings: RebuildSettings, *, forget_missing: bool) -> Rebuilt
         )
         async with connection:
             await _become_writer(connection, settings)
-            await connection.execute(_REMEMBER_FACTS)
+            for remember in _REMEMBER_FACTS:
+                await connection.execute(remember)
             position = await store.drop_view(connection)
             rebuilt = await _Rebuild(settings, connection, position.reading).run()
             if not forget_missing:
@@ -65,8 +68,18 @@ async def rebuild(settings: RebuildSettings, *, forget_missing: bool) -> Rebuilt
     return rebuilt
 
 
-_REMEMBER_FACTS = """
-    CREATE TEMPORARY TABLE facts_before ON COMMIT DROP AS SELECT order_id, fact_id FROM saga_facts
+_REMEMBER_FACTS = (
+    b"""
+    CREATE TEMPORARY TABLE facts_before ON COMMIT DROP AS
+    SELECT order_id, fact_id, coalesce(read_at, stated_at) AS read_at FROM saga_facts
+    """,
+    b"CREATE INDEX ON facts_before (fact_id, order_id)",
+    b"ANALYZE facts_before",
+)
+_FIRST_READ = b"""
+    SELECT order_id, fact_id, before.read_at FROM facts_before AS before
+    JOIN unnest(%(order_ids)s::uuid[], %(fact_ids)s::uuid[]) AS wanted (order_id, fact_id)
+    USING (order_id, fact_id)
 """
 _COUNT_MISSING = """
     SELECT count(*) AS facts, count(DISTINCT order_id) AS orders FROM facts_before AS before
@@ -92,6 +105,13 @@ async def _become_writer(connection: Connection, settings: RebuildSettings) -> N
             return
 
 
+async def _first_read(connection: Connection, keys: Sequence[Key]) -> Mapping[Key, datetime]:
+    """When the facts were read that the view had before: a rebuild counts from the same."""
+    order_ids, fact_ids = [key[0] for key in keys], [key[1] for key in keys]
+    cursor = await connection.execute(_FIRST_READ, {"order_ids": order_ids, "fact_ids": fact_ids})
+    return {(row["order_id"], row["fact_id"]): row["read_at"] for row in await cursor.fetchall()}
+
+
 async def _refuse_to_forget(connection: Connection) -> None:
     cursor = await connection.execute(_COUNT_MISSING)
     row = await cursor.fetchone()
@@ -109,7 +129,7 @@ class _Rebuild:
         self._settings = settings
         self._connection = connection
         self._reading = reading
-        self._recorder = Recorder(settings.deadline_rules, settings.remembered_sagas)
+        self._recorder = Recorder(settings.deadline_rules, settings.remembered_sagas, _first_read)
         self._outage = Outage("broker, for reading the stream")
         self._reached = -1
         self._began = self._reported = time.monotonic()

@@ -1,8 +1,10 @@
 """Writes what was read off the stream: facts, the sagas they tell of and the position, all at once."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +12,7 @@ from sqlalchemy import Table, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from events.runtime.database import Connection
-from events.runtime.sql import array_of, as_arrays, compiled, rows_of
+from events.runtime.sql import as_arrays, compiled, rows_of
 from saga_tracker import store
 from saga_tracker.batch import ReadBatch, ReadFact
 from saga_tracker.deadlines import Rules, due
@@ -18,7 +20,10 @@ from saga_tracker.projection import HeardFact, Saga, project
 from saga_tracker.reconciliation.comparisons import COMPARE_LATER, COMPARED_STATES
 from saga_tracker.repetitions import begun_ids, sort_out
 from saga_tracker.store import Position, ReadAnew
-from saga_tracker.tables import saga_facts, stream_position, undated_facts, unreadable_messages
+from saga_tracker.tables import saga_facts, stream_position, unreadable_messages
+from saga_tracker.taken import Taken, step_taken
+
+Key = tuple[UUID, UUID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,8 @@ class Recorded:
     """What a batch brought into the view, and where the view stands with it.
 
     Of the orders that the batch was about: the facts that are new, all that are known, and the sagas that
-    these tell of. `batch` is without what was in the view already; what contradicts that is unreadable.
+    these tell of. `taken` are the steps that its facts ended, whoever entered them. `batch` is without what
+    was in the view already; what contradicts that is unreadable.
     """
 
     position: Position
@@ -34,9 +40,16 @@ class Recorded:
     new: Mapping[UUID, Sequence[HeardFact]]
     known: Mapping[UUID, Sequence[HeardFact]]
     sagas: Mapping[UUID, Saga]
+    taken: Mapping[Key, Taken]
 
 
-_UNDATED_COLUMNS = list(undated_facts.c)
+# When facts of these orders and ids were first read, as far as that is known.
+FirstRead = Callable[[Connection, Sequence[Key]], Awaitable[Mapping[Key, datetime]]]
+
+# Facts keep the order in which they were read: each has an instant of its own.
+_INSTANT = timedelta(microseconds=1)
+# A clock that was set back by more is believed.
+_JITTER = timedelta(seconds=1)
 _MOVE = compiled(
     update(stream_position).values(
         stream_offset=bindparam("stream_offset"), message_id=bindparam("message_id"), moved_at=func.now()
@@ -51,13 +64,7 @@ def _insert_new(table: Table) -> bytes:
 
 
 _ENTER_FACTS = _insert_new(saga_facts)
-_ENTER_UNDATED = _insert_new(undated_facts)
 _ENTER_UNREADABLE = _insert_new(unreadable_messages)
-_WHEN_FIRST_READ = compiled(
-    select(*_UNDATED_COLUMNS).where(
-        undated_facts.c.fact_id == array_of("fact_ids", undated_facts.c.fact_id).any_()
-    )
-)
 
 
 class Recorder:
@@ -67,8 +74,11 @@ class Recorder:
     It is forgotten when a batch begins, and known again when that is committed.
     """
 
-    def __init__(self, rules: Rules, max_remembered: int) -> None:
+    def __init__(self, rules: Rules, max_remembered: int, first_read: FirstRead | None = None) -> None:
+        """`first_read` is asked where facts may have been read before, as by a rebuild."""
         self._rules = rules
+        self._first_read = first_read
+        self._last_read_at: datetime | None = None
         self._max_remembered = max_remembered
         self._remembered: dict[UUID, Sequence[HeardFact]] = {}
         self._as_of: Position | None = None
@@ -78,13 +88,14 @@ class Recorder:
         """Become the view's writer, enter facts that are new, derive their sagas anew, move the position.
 
         A constant number of statements in two round trips, whatever the size of the batch; one more when
-        somebody else wrote meanwhile, and one for facts without a date. Raises AnotherWrites, or ReadAnew
-        when this is not that reading any more.
+        somebody else wrote meanwhile, and one to ask when facts were first read. Raises AnotherWrites, or
+        ReadAnew when this is not that reading any more.
         """
         remembered, self._remembered = self._remembered, {}
         order_ids = {fact.order_id for fact in batch.facts}
         unknown = sorted(order_ids - remembered.keys())
-        position, before, begun = await store.lock_and_read(connection, unknown, begun_ids(batch))
+        position, before, begun, now = await store.lock_and_read(connection, unknown, begun_ids(batch))
+        asked_seconds = time.monotonic()
         if position.reading != reading:
             raise ReadAnew
         if position == self._as_of:
@@ -95,10 +106,10 @@ class Recorder:
         self._set_aside = remembered
         fresh = batch.after(position.stream_offset)
         if fresh.last_offset <= position.stream_offset:
-            return Recorded(position, fresh, {}, {}, {})
+            return Recorded(position, fresh, {}, {}, {}, _taken(batch, before))
         new, refused = sort_out(fresh, before, begun)
         fresh = replace(fresh, unreadable=[*fresh.unreadable, *refused])
-        facts = await _dated(connection, new)
+        facts = self._clocked(new, now, asked_seconds, await self._read_before(connection, new))
         recorded = _told(fresh, reading, before, facts)
         await self._write(connection, recorded, facts)
         return recorded
@@ -119,6 +130,27 @@ class Recorder:
         for order_id in list(itertools.islice(remembered, max(0, excess))):
             del remembered[order_id]
         self._remembered, self._as_of = remembered, recorded.position
+
+    async def _read_before(self, connection: Connection, facts: Sequence[ReadFact]) -> Mapping[Key, datetime]:
+        if self._first_read is None or not facts:
+            return {}
+        return await self._first_read(connection, [(fact.order_id, fact.fact_id) for fact in facts])
+
+    def _clocked(
+        self, facts: Sequence[ReadFact], now: datetime, seconds: float, before: Mapping[Key, datetime]
+    ) -> list[ReadFact]:
+        """With when each was first read, by the database's clock: that showed `now` at `seconds` on ours."""
+        clocked: list[ReadFact] = []
+        for fact in facts:
+            at = before.get((fact.order_id, fact.fact_id))
+            if at is None:
+                at = now - timedelta(seconds=max(0.0, seconds - fact.arrived_seconds))
+                last = self._last_read_at
+                if last is not None and last - _JITTER < at <= last:
+                    at = last + _INSTANT
+                self._last_read_at = at
+            clocked.append(fact.first_read(at))
+        return clocked
 
     async def _write(self, connection: Connection, recorded: Recorded, facts: Sequence[ReadFact]) -> None:
         shown = [
@@ -151,23 +183,18 @@ def _told(
         for order_id in {fact.order_id for fact in batch.facts} & (before.keys() | new.keys())
     }
     told = {order_id: project(heard) for order_id, heard in known.items()}
-    return Recorded(Position(batch.last_offset, batch.last_message_id, reading), batch, new, known, told)
+    position = Position(batch.last_offset, batch.last_message_id, reading)
+    return Recorded(position, batch, new, known, told, _taken(batch, known))
 
 
-async def _dated(connection: Connection, facts: list[ReadFact]) -> list[ReadFact]:
-    """Date what does not say when it was stated by when it was first read, today or before a rebuild."""
-    undated = [fact for fact in facts if not fact.dated]
-    if not undated:
-        return facts
-    rows = [
-        {"order_id": fact.order_id, "fact_id": fact.fact_id, "first_read_at": fact.stated_at}
-        for fact in undated
-    ]
-    async with connection.pipeline():
-        await connection.execute(_ENTER_UNDATED, as_arrays(_UNDATED_COLUMNS, rows))
-        cursor = await connection.execute(_WHEN_FIRST_READ, {"fact_ids": [fact.fact_id for fact in undated]})
-        read_at = {(row["order_id"], row["fact_id"]): row["first_read_at"] for row in await cursor.fetchall()}
-    return [fact if fact.dated else fact.first_read(read_at[fact.order_id, fact.fact_id]) for fact in facts]
+def _taken(batch: ReadBatch, known: Mapping[UUID, Sequence[HeardFact]]) -> dict[Key, Taken]:
+    read = {(fact.order_id, fact.fact_id) for fact in batch.facts}
+    return {
+        (order_id, fact.fact_id): taken
+        for order_id in {order_id for order_id, _ in read} & known.keys()
+        for fact in known[order_id]
+        if (order_id, fact.fact_id) in read and (taken := step_taken(fact, known[order_id]))
+    }
 
 
 def _arrays(facts: Sequence[ReadFact]) -> dict[str, list[Any]]:

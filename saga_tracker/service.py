@@ -10,10 +10,12 @@ from events.runtime.log import configure_logging, log
 from events.runtime.loops import Loops
 from events.runtime.memory import collect_garbage_rarely
 from events.runtime.process import serve
-from events.runtime.scrape import connections
+from events.runtime.scrape import Values, connections, gauge
 from events.runtime.settings import read_settings
 from saga_tracker import __doc__ as purpose
 from saga_tracker import api, manual_api, pages
+from saga_tracker.availability import Availability
+from saga_tracker.cases import SERVICES
 from saga_tracker.dead_letters import api as letters_api
 from saga_tracker.dead_letters.ingest import Ingest
 from saga_tracker.keeper import Keeper
@@ -24,14 +26,16 @@ from saga_tracker.rebuild import RebuildFailed, rebuild
 from saga_tracker.reconciliation import api as reconciliation_api
 from saga_tracker.reconciliation.reconciler import Reconciler
 from saga_tracker.settings import RebuildSettings, TrackerSettings
+from saga_tracker.watcher import Watcher
 
 NAME = "saga_tracker"
 # psycopg prepares a statement that a connection has executed so often.
 PREPARE_THRESHOLD = 5
 LAG = "lag"
 SWEEP, FORGET = "publisher_sweep", "publisher_forget"
+WATCHER = "watcher"
 # Loops that are not told of by themselves: that the lag is measured is part of reading, and so on.
-PARTS_OF_OTHERS = (LAG, SWEEP, FORGET)
+PARTS_OF_OTHERS = (LAG, SWEEP, FORGET, WATCHER)
 ROUTERS = [api.router, manual_api.router, letters_api.router, reconciliation_api.router, pages.router]
 
 
@@ -43,9 +47,15 @@ class Tracker:
         self.settings = settings
         self.publisher = publisher_of(settings, self.database)
         self._ingest = Ingest(settings, self.database)
-        self.reader = Reader(settings, self.database)
+        self.availability = Availability(
+            settings.service_patience_seconds,
+            settled_seconds=settings.service_settled_seconds,
+            unready_seconds=settings.service_unready_seconds,
+        )
+        self.reader = Reader(settings, self.database, self.availability)
+        self._watcher = Watcher(settings, self.database, self.reader, self.availability)
         self.reconciler = Reconciler(settings, self.database, lambda: self.progress)
-        self.keeper = Keeper(settings, self.database, self.reader, self.publisher)
+        self.keeper = Keeper(settings, self.database, self.reader, self.publisher, self.availability)
         self._overview = Overview(settings, self.database, self.reader.progress, self.keeper.name)
         self.loops = Loops()
 
@@ -66,6 +76,7 @@ class Tracker:
                 SWEEP: self.publisher.sweep,
                 FORGET: self.publisher.forget,
                 "keeper": self.keeper.run,
+                WATCHER: self._watcher.run,
                 "dead_letters": self._ingest.run,
                 "cases": self._ingest.close_cases,
                 "reconciler": self.reconciler.run,
@@ -100,7 +111,14 @@ class Tracker:
         """What the view tells of all sagas, and whether database and broker are there."""
         found = await self._overview.in_the_view()
         connected = connections(database=found is not None, broker=self._consuming())
-        return [connected, *self._overview.lag(), *(found or ())]
+        down: Values = {(name,): float(self.availability.outage_of(name) is not None) for name in SERVICES}
+        services = gauge(
+            "murmuration_service_down",
+            "1 while a service cannot work, as this tracker sees it; for a time none of its orders is late.",
+            down,
+            ["service"],
+        )
+        return [connected, services, *self._overview.lag(), *(found or ())]
 
     def _consuming(self) -> bool:
         return self.progress.reading and self.publisher.connected and self._ingest.consuming

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator
 from pydantic_settings import NoDecode
 
 from events.runtime.outbound import HttpUrl
@@ -18,6 +18,7 @@ STEP_DEADLINES_SECONDS = {
     "order": 5.0,
     "notification": 600.0,
 }
+SERVICE_PATIENCE_SECONDS = 120.0
 
 
 class TrackerSettings(ProcessSettings):
@@ -57,6 +58,22 @@ class TrackerSettings(ProcessSettings):
     # The longest pause before it looks again at a saga that it could not act on.
     deadline_aside_cap_seconds: float = Field(default=600.0, gt=0)
     lease_seconds: float = Field(default=5.0, gt=0)
+
+    # For how long an outage of a service makes none of its orders late: {"payment": 300}.
+    service_patience_seconds: Annotated[dict[str, NonNegativeFloat], NoDecode, FromJson] = Field(
+        default_factory=dict, validate_default=True
+    )
+    # How often to look whether each service is there, and how long its readiness may take to answer.
+    service_probe_seconds: float = Field(default=1.0, gt=0)
+    service_probe_timeout_seconds: float = Field(default=2.0, gt=0)
+    # One that is not ready is down if it answered nobody for so long.
+    service_unready_seconds: float = Field(default=2.0, gt=0)
+    # One that looks well again is back once it has answered somebody, or after so long. Longer than
+    # `deadline_revisit_seconds`, for a silent one is looked at so often.
+    service_settled_seconds: float = Field(default=15.0, gt=0)
+
+    # By how much a date in a message must be impossible to be shown as doubtful. Nothing is reckoned with it.
+    clock_doubt_seconds: float = Field(default=30.0, gt=0)
 
     # Of each service's dead letters. One may be as large as the broker lets any message be: it is kept whole,
     # to be replayed.
@@ -102,6 +119,19 @@ class TrackerSettings(ProcessSettings):
         if unknown:
             raise ValueError(f"no step is named {unknown[0]!r}")
         return STEP_DEADLINES_SECONDS | given
+
+    @field_validator("service_patience_seconds")
+    @classmethod
+    def _patience_with_defaults(cls, given: dict[str, float]) -> dict[str, float]:
+        unknown = sorted(set(given) - set(STEP_DEADLINES_SECONDS))
+        if unknown:
+            raise ValueError(f"no service is named {unknown[0]!r}")
+        return dict.fromkeys(STEP_DEADLINES_SECONDS, SERVICE_PATIENCE_SECONDS) | given
+
+    @property
+    def service_urls(self) -> dict[str, str | None]:
+        """Where each service answers, by its name."""
+        return {name: getattr(self, f"{name}_url") for name in STEP_DEADLINES_SECONDS}
 
     @property
     def deadline_rules(self) -> Rules:

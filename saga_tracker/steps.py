@@ -4,6 +4,7 @@ A test holds this table against the types of the five services' `decide`, so tha
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 
 from events.facts.base import Fact
@@ -40,13 +41,20 @@ def name_of(kind: type[Fact] | str) -> str:
 class Step:
     """After `heard` it is `service`'s turn; any one of `answers` ends the turn.
 
-    `person`: the service has done its part, and what it is to state next depends on a person.
+    `person`: the service has done its part, and what it is to state next depends on a person. `since`: a step
+    that was added to a choreography which runs is not owed for what was heard before, so what ended stays
+    ended.
     """
 
     heard: type[Fact]
     service: str
     answers: tuple[type[Fact], ...]
     person: bool = False
+    since: datetime | None = None
+
+    def owed_for(self, read_at: datetime) -> bool:
+        """Whether it is owed for a fact that was first read then."""
+        return self.since is None or read_at >= self.since
 
     @property
     def own(self) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from psycopg import errors
@@ -27,7 +27,7 @@ from events.trace import trace_id
 from saga_tracker.deadlines import Due, due_at
 from saga_tracker.projection import HeardFact, Saga, project
 from saga_tracker.steps import name_of
-from saga_tracker.tables import saga_facts, sagas, stream_position, unreadable_messages
+from saga_tracker.tables import FIRST_READ_AT, saga_facts, sagas, stream_position, unreadable_messages
 
 # Whoever writes the view holds this lock for the transaction; a rebuild holds it for its one long one.
 WRITER_LOCK = 20_413
@@ -40,6 +40,15 @@ class Position:
     stream_offset: int
     message_id: str | None
     reading: int
+
+
+class Known(NamedTuple):
+    """What a writer of the view begins with. `now` is the database's clock once it may write."""
+
+    position: Position
+    facts: dict[UUID, Sequence[HeardFact]]
+    begun: dict[UUID, UUID]
+    now: datetime
 
 
 class AnotherWrites(Exception):
@@ -84,8 +93,8 @@ _FACTS_OF = compiled(
         saga_facts.c.order_id,
         saga_facts.c.fact_id,
         saga_facts.c.wire_name,
+        FIRST_READ_AT,
         saga_facts.c.stated_at,
-        saga_facts.c.dated,
         func.coalesce(_said("reason"), _said("waiting_for")),
         _said("ending"),
         saga_facts.c.traceparent,
@@ -106,30 +115,40 @@ _begun = (
     .label("begun")
 )
 _POSITION_AND_BEGUN = compiled(
-    select(stream_position.c.stream_offset, stream_position.c.message_id, stream_position.c.reading, _begun)
+    select(
+        stream_position.c.stream_offset,
+        stream_position.c.message_id,
+        stream_position.c.reading,
+        _begun,
+        func.clock_timestamp().label("now"),
+    )
 )
 
 
 async def position(connection: Connection) -> Position:
     """How far the stream is in the view."""
     cursor = await connection.execute(_POSITION)
-    return _position_in(await cursor.fetchone())
+    return _position_in(_only(await cursor.fetchone()))
 
 
-def _position_in(row: dict[str, Any] | None) -> Position:
+def _position_in(row: dict[str, Any]) -> Position:
+    return Position(row["stream_offset"], row["message_id"], row["reading"])
+
+
+def _only(row: dict[str, Any] | None) -> dict[str, Any]:
     if row is None:
         raise LookupError("stream_position has no row: was the database migrated?")
-    return Position(**row)
+    return row
 
 
 async def lock(connection: Connection) -> Position:
     """Become the view's one writer for this transaction. Raises AnotherWrites."""
-    return (await lock_and_read(connection, [], []))[0]
+    return (await lock_and_read(connection, [], [])).position
 
 
 async def lock_and_read(
     connection: Connection, order_ids: Sequence[UUID], begun_ids: Sequence[UUID]
-) -> tuple[Position, dict[UUID, Sequence[HeardFact]], dict[UUID, UUID]]:
+) -> Known:
     """The same, what is known of these orders, and which orders began under these ids, in one round trip."""
     try:
         async with connection.pipeline():
@@ -137,10 +156,10 @@ async def lock_and_read(
             await connection.execute(_LOCK, {"lock": WRITER_LOCK})
             found = await connection.execute(_POSITION_AND_BEGUN, {"begun_ids": begun_ids})
             known = await facts_of(connection, order_ids)
-            row = await found.fetchone()
-            begun = (row.pop("begun") if row else None) or {}
-            by_id = {UUID(fact_id): UUID(order_id) for fact_id, order_id in begun.items()}
-            return _position_in(row), known, by_id
+            row = _only(await found.fetchone())
+            position = _position_in(row)
+            by_id = {UUID(fact_id): UUID(order_id) for fact_id, order_id in (row["begun"] or {}).items()}
+            return Known(position, known, by_id, row["now"])
     except errors.LockNotAvailable:
         raise AnotherWrites from None
 
@@ -181,12 +200,12 @@ async def facts_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UU
         rows = await cursor.fetchall()
     heard: dict[UUID, list[HeardFact]] = {}
     for order_id, fact_id, wire_name, *said, trace, service, about, cause, content in rows:
-        stated_at, dated, reason, ending = said
+        read_at, stated_at, reason, ending = said
         fact = HeardFact(
             fact_id=fact_id,
             name=name_of(wire_name),
+            read_at=read_at,
             stated_at=stated_at,
-            dated=dated,
             reason=reason,
             ending=ending,
             trace_id=trace_id(trace),

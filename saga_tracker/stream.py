@@ -6,14 +6,16 @@ view stands now.
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPChannelError, ChannelNotFoundEntity
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from events.facts.content import content_of
@@ -35,6 +37,13 @@ MAX_DETAIL_CHARACTERS = 2_000
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
+class Arrived(NamedTuple):
+    """A message, and when it arrived on this process's steady clock."""
+
+    message: AbstractIncomingMessage
+    at_seconds: float
+
+
 class Subscription:
     """One consumer of the stream, on a connection of its own; good until anything of it breaks.
 
@@ -45,7 +54,7 @@ class Subscription:
         """Read from `first_offset` on, or from the first message that is still there."""
         self._settings = settings
         self._first_offset = first_offset
-        self._arrived: deque[AbstractIncomingMessage] = deque()
+        self._arrived: deque[Arrived] = deque()
         self._taken: AbstractIncomingMessage | None = None
         self._received = self._passed_on = self._settled = 0
         self._settle_every = max(1, settings.prefetch // 4)
@@ -74,14 +83,14 @@ class Subscription:
                 raise ConnectionError(self._broken)
             self._wake.clear()
             await self._wake.wait()
-        return self._arrived[0]
+        return self._arrived[0].message
 
-    async def next_batch(self) -> list[AbstractIncomingMessage]:
+    async def next_batch(self) -> list[Arrived]:
         """Whatever has arrived, once something has. Raises ConnectionError when nothing more will."""
         await self.peek()
         size = min(len(self._arrived), self._settings.batch_size)
         taken = [self._arrived.popleft() for _ in range(size)]
-        self._taken = taken[-1]
+        self._taken = taken[-1].message
         self._passed_on += size
         return taken
 
@@ -124,6 +133,31 @@ class Subscription:
             finally:
                 await promptly(channel.close(), limit_seconds)
 
+    async def consumers_of(self, queues: Iterable[str]) -> dict[str, int]:
+        """How many consume each of these; none where it is missing. One that is nobody's to ask is left out.
+
+        Raises one of BROKER_AWAY when the broker does not answer.
+        """
+        if self._connection is None:
+            raise ConnectionError("not connected")
+        found: dict[str, int] = {}
+        for queue in queues:
+            # A question that the broker does not like ends its channel.
+            with closed_means_away(), lost_means_away(), suppress_instrumentation():
+                channel = self._connection.channel(publisher_confirms=False)
+                await promptly(channel.initialize(), self._settings.connect_timeout_seconds)
+                try:
+                    asking = channel.declare_queue(queue, passive=True)
+                    answer = await promptly(asking, self._settings.stream_answer_seconds)
+                    found[queue] = answer.declaration_result.consumer_count or 0
+                except ChannelNotFoundEntity:
+                    found[queue] = 0
+                except AMQPChannelError:
+                    continue
+                finally:
+                    await promptly(channel.close(), self._settings.connect_timeout_seconds)
+        return found
+
     async def sent_by_now(self) -> int | None:
         """The offset of the last message that the broker has sent; -1 if none. None if it waits for room.
 
@@ -139,7 +173,7 @@ class Subscription:
             await promptly(asking, self._settings.stream_answer_seconds)
         if self._received - settled >= self._settings.prefetch:
             return None
-        last = self._arrived[-1] if self._arrived else self._taken
+        last = self._arrived[-1].message if self._arrived else self._taken
         return -1 if last is None else offset_of(last)
 
     def give_up(self, why: BaseException) -> None:
@@ -165,7 +199,7 @@ class Subscription:
 
     async def _receive(self, message: AbstractIncomingMessage) -> None:
         self._received += 1
-        self._arrived.append(message)
+        self._arrived.append(Arrived(message, time.monotonic()))
         self._wake.set()
 
     def _closed(self, *_: Any) -> None:
@@ -199,14 +233,14 @@ def _offset_in(headers: Mapping[str, Any]) -> int:
     return offset
 
 
-def read_batch(messages: Iterable[AbstractIncomingMessage], max_bytes: int) -> ReadBatch:
+def read_batch(arrived: Iterable[Arrived], max_bytes: int) -> ReadBatch:
     """What a non-empty run of messages says."""
     facts: list[ReadFact] = []
     unreadable: list[UnreadableMessage] = []
     message = None
-    for message in messages:
+    for message, at_seconds in arrived:
         try:
-            facts.append(_fact_of(message, max_bytes))
+            facts.append(_fact_of(message, at_seconds, max_bytes))
         except Unreadable as error:
             unreadable.append(unreadable_of(message, error.reason, str(error)))
         except Exception as error:  # noqa: BLE001 - no message may keep the ones behind it from being read
@@ -228,11 +262,12 @@ def unreadable_of(message: AbstractIncomingMessage, reason: str, detail: str) ->
     )
 
 
-def _fact_of(message: AbstractIncomingMessage, max_bytes: int) -> ReadFact:
+def _fact_of(message: AbstractIncomingMessage, at_seconds: float, max_bytes: int) -> ReadFact:
     envelope = decode(message, original_routing_key(message), max_bytes)
     fact, said_at = envelope.fact, stated_at(message)
     dated = said_at is not None and _EARLIEST < said_at < _LATEST
-    at = said_at if said_at is not None and dated else datetime.now(UTC)
+    now = datetime.now(UTC)
+    at = said_at if said_at is not None and dated else now
     body = fact.model_dump_json()
     content = content_of(fact, body)
     return ReadFact(
@@ -248,18 +283,22 @@ def _fact_of(message: AbstractIncomingMessage, max_bytes: int) -> ReadFact:
         traceparent=envelope.traceparent,
         body=body.replace("\\u0000", "\\ufffd"),
         content=content,
-        heard=_heard(envelope, at, dated, trace_id(envelope.traceparent), content),
+        read_at=now,
+        arrived_seconds=at_seconds,
+        heard=_heard(envelope, now, at, trace_id(envelope.traceparent), content),
     )
 
 
-def _heard(envelope: Envelope, at: datetime, dated: bool, trace: str | None, content: int) -> HeardFact:
+def _heard(
+    envelope: Envelope, read_at: datetime, said_at: datetime, trace: str | None, content: int
+) -> HeardFact:
     """As `store.facts_of` has it later."""
     said = vars(envelope.fact)
     return HeardFact(
         fact_id=envelope.fact_id,
         name=name_of(envelope.fact.wire_name),
-        stated_at=at,
-        dated=dated,
+        read_at=read_at,
+        stated_at=said_at,
         reason=storable(said.get("reason", said.get("waiting_for"))),
         ending=said.get("ending"),
         trace_id=trace,

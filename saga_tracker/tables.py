@@ -56,6 +56,7 @@ saga_facts = Table(
     Column("wire_name", Text, nullable=False),
     Column("stated_by", Text, nullable=False),
     Column("causation_id", Uuid),
+    # What the message says of the time: shown, and never reckoned with.
     Column("stated_at", DateTime(timezone=True), nullable=False),
     Column("dated", Boolean, nullable=False),
     Column("traceparent", Text),
@@ -63,11 +64,16 @@ saga_facts = Table(
     Column("body", JSONB, nullable=False),
     # To tell a repetition from something else under its id. NULL where an older release wrote it.
     Column("content", BigInteger),
+    # By this database's clock, and kept by a rebuild. NULL where an older release wrote it.
+    Column("read_at", DateTime(timezone=True)),
     # Under which ids orders began: only an outside publisher can use one twice.
     Index("saga_facts_begun", "fact_id", postgresql_where=text("starts_with(wire_name, 'order.created.')")),
     comment="Every fact read, once.",
 )
+# From when everything counts that follows from a fact.
+FIRST_READ_AT = func.coalesce(saga_facts.c.read_at, saga_facts.c.stated_at)
 
+# Only the release before uses it: to be dropped with the next one.
 undated_facts = Table(
     "undated_facts",
     metadata,

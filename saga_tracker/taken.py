@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from saga_tracker.projection import HeardFact
 from saga_tracker.steps import STEPS, Step, name_of
@@ -18,8 +19,13 @@ class Taken:
 
     service: str
     heard: str
-    seconds: float
+    began_at: datetime
+    answered_at: datetime
     person: bool
+
+    @property
+    def seconds(self) -> float:
+        return (self.answered_at - self.began_at).total_seconds()
 
     @property
     def step(self) -> str:
@@ -30,23 +36,21 @@ class Taken:
 def step_taken(answer: HeardFact, known: Iterable[HeardFact]) -> Taken | None:
     """The step that this fact ended, given the facts of its order; None where it answers none of them.
 
-    It went on from the last fact before it that it can be the answer to. An undated fact says nothing of how
-    long anything took.
+    It went on from the last fact before it that it can be the answer to. It counts from when they were read.
     """
     turns = _ANSWERED_BY.get(answer.name)
-    if not turns or not answer.dated:
+    if not turns:
         return None
     earlier = [
         fact
         for fact in known
-        if fact.name in turns and fact.dated and fact.stated_at <= answer.stated_at and _meant(fact, turns)
+        if fact.name in turns and fact.read_at <= answer.read_at and _meant(fact, turns)
     ]
     if not earlier:
         return None
-    heard = max(earlier, key=lambda fact: (fact.stated_at, fact.fact_id))
+    heard = max(earlier, key=lambda fact: (fact.read_at, fact.fact_id))
     step = turns[heard.name]
-    seconds = (answer.stated_at - heard.stated_at).total_seconds()
-    return Taken(step.service, heard.name, seconds, step.person)
+    return Taken(step.service, heard.name, heard.read_at, answer.read_at, step.person)
 
 
 def _meant(fact: HeardFact, turns: dict[str, Step]) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +25,7 @@ class Cause:
     fact_id: UUID
     name: str
     stated_at: datetime
+    read_at: datetime
     directly: bool
 
 
@@ -36,14 +37,30 @@ def cause_of(fact: Mapping[str, Any], trail: Sequence[Mapping[str, Any]]) -> Cau
     """
     for other in trail:
         if other["fact_id"] == fact["causation_id"]:
-            return Cause(other["fact_id"], name_of(other["wire_name"]), other["stated_at"], directly=True)
+            return _cause(other, directly=True)
     led_to = _LED_TO.get((fact["stated_by"], name_of(fact["wire_name"])), ())
     earlier = [
         other
         for other in trail
-        if name_of(other["wire_name"]) in led_to and other["stated_at"] <= fact["stated_at"]
+        if name_of(other["wire_name"]) in led_to and other["read_at"] <= fact["read_at"]
     ]
     if not earlier:
         return None
-    last = max(earlier, key=lambda other: (other["stated_at"], other["fact_id"]))
-    return Cause(last["fact_id"], name_of(last["wire_name"]), last["stated_at"], directly=False)
+    return _cause(max(earlier, key=lambda other: (other["read_at"], other["fact_id"])), directly=False)
+
+
+def why_doubtful(fact: Mapping[str, Any], cause: Cause | None, limit: timedelta) -> str | None:
+    """Why what a fact says of the time cannot be true, by more than `limit`; None where it can.
+
+    That it was read late is no reason: it may have been published late, or the tracker was away.
+    """
+    stated_at: datetime = fact["stated_at"]
+    if stated_at > fact["read_at"] + limit:
+        return "it was read before that"
+    if cause is not None and stated_at < min(cause.stated_at, cause.read_at) - limit:
+        return "what it came from was stated after that"
+    return None
+
+
+def _cause(row: Mapping[str, Any], *, directly: bool) -> Cause:
+    return Cause(row["fact_id"], name_of(row["wire_name"]), row["stated_at"], row["read_at"], directly)

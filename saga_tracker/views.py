@@ -1,16 +1,18 @@
 """The shapes in which the tracker answers over HTTP. Ages are in seconds, by the database's clock."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel
 
+from saga_tracker.availability import Availability
 from saga_tracker.projection import State
 from saga_tracker.reader import Progress
+from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import name_of
-from saga_tracker.trail import cause_of
+from saga_tracker.trail import cause_of, why_doubtful
 
 
 class WaitView(BaseModel):
@@ -18,6 +20,7 @@ class WaitView(BaseModel):
 
     `due_at`: when the tracker does something about it. `redriven_at`: when it sent the service the fact
     before it once more. `overdue_at`: when it gave up that the service will answer by itself.
+    `service_down`: the service cannot work, so its time stands still.
     """
 
     service: str
@@ -29,6 +32,15 @@ class WaitView(BaseModel):
     due_at: datetime | None = None
     redriven_at: datetime | None = None
     overdue_at: datetime | None = None
+    service_down: "OutageView | None" = None
+
+
+class OutageView(BaseModel):
+    """Since when a service has been down, and until when no order is late for that."""
+
+    since: datetime
+    why: str
+    stands_still_until: datetime
 
 
 class SagaView(BaseModel):
@@ -57,13 +69,18 @@ class CauseView(BaseModel):
 
 
 class FactView(BaseModel):
-    """One fact of a saga's trail, and how long after its beginning and its cause it was stated."""
+    """One fact of a saga's trail, and how long after its beginning and its cause it was read.
+
+    `stated_at` is what its publisher says of the time; `doubtful` says why that cannot be true.
+    """
 
     fact_id: UUID
     name: str
     wire_name: str
     stated_by: str
     stated_at: datetime
+    doubtful: str | None
+    read_at: datetime
     causation_id: UUID | None
     cause: CauseView | None
     since_start_seconds: float
@@ -73,7 +90,7 @@ class FactView(BaseModel):
 
 
 class SagaWithTrail(SagaView):
-    """A saga and every fact of it, in the order in which they were stated, and where to see its trace."""
+    """A saga and every fact of it, in the order in which they were read, and where to see its trace."""
 
     trace_url: str | None
     facts: list[FactView]
@@ -126,12 +143,25 @@ class Stats(BaseModel):
 
 
 def saga_with_trail(
-    saga: Mapping[str, Any], trail: Sequence[Mapping[str, Any]], jaeger_url: str | None
+    saga: Mapping[str, Any],
+    trail: Sequence[Mapping[str, Any]],
+    settings: TrackerSettings,
+    availability: Availability,
 ) -> SagaWithTrail:
     """A row of the view and the rows of its trail; its trace is a page of Jaeger's, if there is one."""
-    facts = [_fact(fact, trail, saga["started_at"]) for fact in trail]
+    doubt = timedelta(seconds=settings.clock_doubt_seconds)
+    facts = [_fact(fact, trail, saga["started_at"], doubt) for fact in trail]
+    jaeger_url = settings.jaeger_url
     trace_url = f"{jaeger_url}/trace/{saga['trace_id']}" if jaeger_url and saga["trace_id"] else None
-    return SagaWithTrail(**saga, trace_url=trace_url, facts=facts)
+    waits = [wait | {"service_down": _outage(wait, availability)} for wait in saga["waits"]]
+    return SagaWithTrail(**{**saga, "waits": waits}, trace_url=trace_url, facts=facts)
+
+
+def _outage(wait: Mapping[str, Any], availability: Availability) -> OutageView | None:
+    outage = availability.outage_of(wait["service"])
+    if outage is None or wait["person"]:
+        return None
+    return OutageView(since=outage.since, why=outage.why, stands_still_until=outage.until)
 
 
 def stats(figures: Mapping[str, Sequence[Mapping[str, Any]]], progress: Progress) -> Stats:
@@ -156,13 +186,16 @@ def stats(figures: Mapping[str, Sequence[Mapping[str, Any]]], progress: Progress
     )
 
 
-def _fact(fact: Mapping[str, Any], trail: Sequence[Mapping[str, Any]], started_at: datetime) -> FactView:
+def _fact(
+    fact: Mapping[str, Any], trail: Sequence[Mapping[str, Any]], started_at: datetime, doubt: timedelta
+) -> FactView:
     cause = cause_of(fact, trail)
-    stated_at: datetime = fact["stated_at"]
+    read_at: datetime = fact["read_at"]
     return FactView(
         **fact,
         name=name_of(fact["wire_name"]),
+        doubtful=why_doubtful(fact, cause, doubt),
         cause=CauseView(fact_id=cause.fact_id, name=cause.name, directly=cause.directly) if cause else None,
-        since_start_seconds=(stated_at - started_at).total_seconds(),
-        since_cause_seconds=(stated_at - cause.stated_at).total_seconds() if cause else None,
+        since_start_seconds=(read_at - started_at).total_seconds(),
+        since_cause_seconds=(read_at - cause.read_at).total_seconds() if cause else None,
     )

@@ -23,7 +23,7 @@ async def app(watch: Watch) -> FastAPI:
 
 
 async def tell(watch: Watch, *paths: str, began: datetime = BEGAN) -> list[UUID]:
-    """An order on each of these paths, once the tracker has seen it."""
+    """An order on each of these paths, once the tracker has seen it: each fact as it was stated."""
     seen = await watch.facts_seen()
     orders = [uuid4() for _ in paths]
     facts = [
@@ -31,6 +31,7 @@ async def tell(watch: Watch, *paths: str, began: datetime = BEGAN) -> list[UUID]
     ]
     await watch.say(*facts)
     await watch.sees_facts(seen + len(facts))
+    await watch.read_when_stated()
     return orders
 
 

@@ -204,7 +204,7 @@ def test_neither_the_end_nor_the_pivot_is_said_early(path: str, data: DataObject
     assert (saga.state is State.CANCELLED) == ("order.cancelled" in names)
 
 
-def test_times_are_those_at_which_the_facts_were_stated() -> None:
+def test_times_are_those_at_which_the_facts_were_read() -> None:
     saga = project(heard(PATHS["completed"]))
     assert saga.started_at == BEGAN
     assert saga.since == saga.ended_at == BEGAN + timedelta(seconds=6)
@@ -262,7 +262,7 @@ def test_that_it_timed_out_stays_visible() -> None:
 
 def test_the_trace_is_that_of_the_order() -> None:
     first, second = heard("created reserved")
-    untraced = HeardFact(first.fact_id, first.name, first.stated_at)
+    untraced = HeardFact(first.fact_id, first.name, first.read_at)
     assert project([first]).trace_id == TRACEPARENT.split("-")[1]
     assert project([untraced, second]).trace_id == TRACEPARENT.split("-")[1]
     assert project([untraced]).trace_id is None
@@ -270,16 +270,25 @@ def test_the_trace_is_that_of_the_order() -> None:
 
 def test_an_order_stated_twice_began_the_first_time() -> None:
     first, second = heard("created reserved")
-    again = HeardFact(second.fact_id, first.name, second.stated_at)
-    assert project([again, first]).started_at == first.stated_at
+    again = HeardFact(second.fact_id, first.name, second.read_at)
+    assert project([again, first]).started_at == first.read_at
 
 
-def test_an_undated_fact_was_stated_no_later_than_any_other() -> None:
+def test_an_order_began_no_later_than_anything_else_that_was_read_of_it() -> None:
     first, second, third = heard("created reserved captured")
-    undated = first._replace(stated_at=BEGAN + timedelta(hours=1), dated=False)
-    assert project([undated]).started_at == BEGAN + timedelta(hours=1)
-    assert project([undated, third]).started_at == third.stated_at
-    assert project([third, second, undated]).started_at == second.stated_at
+    late = first._replace(read_at=BEGAN + timedelta(hours=1))
+    assert project([late]).started_at == BEGAN + timedelta(hours=1)
+    assert project([late, third]).started_at == third.read_at
+    assert project([third, second, late]).started_at == second.read_at
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_what_a_publisher_says_of_the_time_counts_nothing(path: str) -> None:
+    facts = heard(path)
+    for hours in (-2, 2):
+        wrong = [fact._replace(stated_at=fact.read_at + timedelta(hours=hours)) for fact in facts]
+        for count in range(1, len(facts) + 1):
+            assert project(wrong[:count]) == project(facts[:count])
 
 
 def test_no_facts_make_no_saga() -> None:

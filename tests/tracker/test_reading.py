@@ -52,11 +52,13 @@ async def test_order_and_repetition_in_the_stream_do_not_matter(watch: Watch) ->
         await watch.say(*reversed(facts), *facts)
     await watch.start()
     await watch.sees_facts(sum(len(path.split()) for path in PATHS.values()))
+    await watch.read_when_stated()
     backwards = await watch.rows("SELECT order_id, state, since, waiting_for, reason, fact_count FROM sagas")
     again = {path: uuid4() for path in PATHS}
     for path, order in again.items():
         await watch.say(*envelopes(PATHS[path], order))
     await watch.sees_facts(2 * sum(len(path.split()) for path in PATHS.values()))
+    await watch.read_when_stated()
     by_order = {row.pop("order_id"): row for row in backwards}
     for path, order in again.items():
         found = await watch.rows(

@@ -1,7 +1,9 @@
 """What the recorder remembers between batches never makes the view another one."""
 
-from collections.abc import AsyncIterator, Iterable
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import cast
 from uuid import UUID, uuid4
 
@@ -18,9 +20,9 @@ from events.runtime.settings import MAX_MESSAGE_BYTES
 from events.service import EXCHANGE
 from saga_tracker import store
 from saga_tracker.batch import ReadBatch
-from saga_tracker.recorder import Recorded, Recorder
+from saga_tracker.recorder import FirstRead, Key, Recorded, Recorder
 from saga_tracker.store import ReadAnew
-from saga_tracker.stream import read_batch
+from saga_tracker.stream import Arrived, read_batch
 from tests.tracker.told import PATHS, envelopes
 from tests.tracker.watch import Watch
 
@@ -28,8 +30,14 @@ from tests.tracker.watch import Watch
 class Pen:
     """A recorder with a connection of its own, as one tracker has it."""
 
-    def __init__(self, watch: Watch, connection: psycopg.AsyncConnection[DictRow], remembered: int) -> None:
-        self.recorder = Recorder(watch.settings().deadline_rules, remembered)
+    def __init__(
+        self,
+        watch: Watch,
+        connection: psycopg.AsyncConnection[DictRow],
+        remembered: int,
+        first_read: FirstRead | None,
+    ) -> None:
+        self.recorder = Recorder(watch.settings().deadline_rules, remembered, first_read)
         self.connection = connection
 
     async def write(self, batch: ReadBatch, *, fails: bool = False) -> Recorded:
@@ -43,15 +51,18 @@ class Pen:
 
 
 @asynccontextmanager
-async def pen(watch: Watch, remembered: int = 10) -> AsyncIterator[Pen]:
+async def pen(watch: Watch, remembered: int = 10, first_read: FirstRead | None = None) -> AsyncIterator[Pen]:
     async with await psycopg.AsyncConnection.connect(watch.database_url, row_factory=dict_row) as connection:
-        yield Pen(watch, connection, remembered)
+        yield Pen(watch, connection, remembered, first_read)
 
 
 def batch_of(first_offset: int, facts: Iterable[Envelope]) -> ReadBatch:
     """These facts, as they would be read from this offset on."""
-    messages = [delivery_of(offset, fact) for offset, fact in enumerate(facts, first_offset)]
-    return read_batch(messages, MAX_MESSAGE_BYTES)
+    arrived = [
+        Arrived(delivery_of(offset, fact), time.monotonic())
+        for offset, fact in enumerate(facts, first_offset)
+    ]
+    return read_batch(arrived, MAX_MESSAGE_BYTES)
 
 
 def delivery_of(offset: int, fact: Envelope) -> IncomingMessage:
@@ -76,10 +87,15 @@ async def test_a_fact_at_a_time_shows_what_one_batch_shows(watch: Watch, path: s
         for offset, fact in enumerate(facts):
             await slow.write(batch_of(offset, [fact]))
     one_by_one = await watch.view()
+    read_at = {(row["order_id"], row["fact_id"]): row["read_at"] for row in one_by_one["saga_facts"]}
+
+    async def as_before(_: object, keys: Sequence[Key]) -> Mapping[Key, datetime]:
+        return {key: read_at[key] for key in keys}
+
     await watch.rows("DELETE FROM sagas")
     await watch.rows("DELETE FROM saga_facts")
     await watch.rows("UPDATE stream_position SET stream_offset = -1, message_id = NULL")
-    async with pen(watch) as quick:
+    async with pen(watch, first_read=as_before) as quick:
         await quick.write(batch_of(0, facts))
     assert await watch.view() == one_by_one
 
@@ -141,3 +157,24 @@ async def test_it_remembers_no_more_than_it_may_and_nothing_that_ended(watch: Wa
         assert list(tracker.recorder.remembered) == [orders[2], orders[4]]
         await tracker.write(batch_of(12, envelopes("created reserved", orders[0])[1:]))
     assert await shown(watch, orders[0]) == ("PENDING_PAYMENT", 2)
+
+
+async def test_facts_were_read_when_they_arrived_one_after_the_other_by_the_databases_clock(
+    watch: Watch,
+) -> None:
+    names = "created reserved captured scheduled"
+    batch = batch_of(0, envelopes(names, uuid4()))
+    before = (await watch.rows("SELECT clock_timestamp() AS now"))[0]["now"]
+    # Two that arrived at once a minute ago, and two later ones.
+    ages = (60.0, 60.0, 30.0, 0.0)
+    arrived = [
+        fact._replace(arrived_seconds=time.monotonic() - age)
+        for fact, age in zip(batch.facts, ages, strict=True)
+    ]
+    async with pen(watch) as tracker:
+        await tracker.write(ReadBatch(batch.last_offset, batch.last_message_id, arrived))
+    rows = await watch.rows("SELECT read_at, clock_timestamp() AS now FROM saga_facts ORDER BY stream_offset")
+    read_at, now = [row["read_at"] for row in rows], rows[0]["now"]
+    assert read_at == sorted(set(read_at))
+    for at, age in zip(read_at, ages, strict=True):
+        assert before - timedelta(seconds=age + 0.001) < at < now - timedelta(seconds=age)

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from saga_tracker.trail import cause_of
+from saga_tracker.trail import cause_of, why_doubtful
 from tests.tracker.told import PATHS, envelopes
 
 
@@ -16,6 +16,7 @@ def trail(names: str) -> list[dict[str, Any]]:
             "wire_name": envelope.fact.wire_name,
             "stated_by": envelope.stated_by,
             "stated_at": envelope.stated_at,
+            "read_at": envelope.stated_at,
             "causation_id": envelope.causation_id,
         }
         for envelope in envelopes(names)
@@ -62,5 +63,24 @@ def test_a_withdrawal_that_a_person_asked_for_has_no_cause() -> None:
 def test_a_cause_does_not_come_after_its_effect() -> None:
     rows = trail("created reserved")
     rows[1]["causation_id"] = None
-    rows[1]["stated_at"] = rows[0]["stated_at"] - timedelta(seconds=1)
+    rows[1]["read_at"] = rows[0]["read_at"] - timedelta(seconds=1)
     assert caused(rows) == [None, None]
+
+
+def test_a_date_that_cannot_be_true_is_doubtful_and_one_that_was_read_late_is_not() -> None:
+    limit, hour = timedelta(seconds=30), timedelta(hours=1)
+
+    def doubts(rows: list[dict[str, Any]]) -> list[str | None]:
+        return [why_doubtful(row, cause_of(row, rows), limit) for row in rows]
+
+    def stated(rows: list[dict[str, Any]], number: int, later_by: timedelta) -> list[dict[str, Any]]:
+        changed = {**rows[number], "stated_at": rows[number]["stated_at"] + later_by}
+        return [*rows[:number], changed, *rows[number + 1 :]]
+
+    rows = trail("created reserved captured")
+    assert doubts(rows) == [None, None, None]
+    assert doubts([{**row, "read_at": row["read_at"] + hour} for row in rows]) == [None, None, None]
+    # Who is ahead is in doubt, and nobody who came because of it; who is behind, where its cause shows it.
+    assert doubts(stated(rows, 0, hour)) == ["it was read before that", None, None]
+    assert doubts(stated(rows, 1, -hour)) == [None, "what it came from was stated after that", None]
+    assert doubts(stated(rows, 1, limit)) == doubts(stated(rows, 1, -limit)) == [None, None, None]

@@ -1,4 +1,4 @@
-"""Facts of one order for tests: stated one second apart, in the order given."""
+"""Facts of one order for tests: stated, and for the projection read, one second apart in the order given."""
 
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID, uuid5
@@ -139,7 +139,7 @@ def heard(names: str) -> list[HeardFact]:
         HeardFact(
             fact_id=envelope.fact_id,
             name=name_of(type(envelope.fact)),
-            stated_at=envelope.stated_at,
+            read_at=envelope.stated_at,
             reason=getattr(envelope.fact, "reason", None) or getattr(envelope.fact, "waiting_for", None),
             ending=getattr(envelope.fact, "ending", None),
             trace_id=trace_id(envelope.traceparent),

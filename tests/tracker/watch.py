@@ -187,6 +187,15 @@ class Watch:
         rows = await self.rows("SELECT * FROM sagas ORDER BY order_id")
         return [{name: value for name, value in row.items() if name != "due_at"} for row in rows]
 
+    async def read_when_stated(self, order_id: UUID | None = None) -> None:
+        """Have the view as if every fact, or those of an order, had been read when it was stated."""
+        await self.rows(
+            "UPDATE saga_facts SET read_at = stated_at"
+            " WHERE dated AND (%(id)s::uuid IS NULL OR order_id = %(id)s)",
+            id=order_id,
+        )
+        await self.rebuild()
+
     async def state_of(self, order_id: UUID) -> str | None:
         found = await self.rows("SELECT state FROM sagas WHERE order_id = %(id)s", id=order_id)
         return found[0]["state"] if found else None

@@ -232,7 +232,7 @@ def heard_by_the_tracker(stated: Known) -> tuple[HeardFact, ...]:
     heard = HeardFact(
         fact_id=UUID(int=stated.serial),
         name=name_of(type(fact)),
-        stated_at=datetime.fromtimestamp(stated.serial, UTC),
+        read_at=datetime.fromtimestamp(stated.serial, UTC),
         reason=getattr(fact, "reason", None),
         ending=getattr(fact, "ending", None),
         service=getattr(fact, "service", None),
@@ -244,15 +244,15 @@ def heard_by_the_tracker(stated: Known) -> tuple[HeardFact, ...]:
 def heard_late(stage: Stage, stated: Known) -> tuple[HeardFact, ...]:
     """The same where the tracker sent it to everyone again, and called every answer to it overdue.
 
-    By clocks that go backwards, too: where an order stands must not depend on them.
+    Read in the opposite order, too: where an order stands must not depend on that.
     """
     (heard,) = heard_by_the_tracker(stated)
-    heard = heard._replace(stated_at=datetime.fromtimestamp(MAX_SERIAL - stated.serial, UTC))
+    heard = heard._replace(read_at=datetime.fromtimestamp(MAX_SERIAL - stated.serial, UTC))
     about_it = [
         HeardFact(
             uuid5(heard.fact_id, kind + ROLES[role]),
             kind,
-            heard.stated_at,
+            heard.read_at,
             service=ROLES[role],
             about=heard.fact_id,
         )

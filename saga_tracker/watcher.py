@@ -1,0 +1,103 @@
+"""Looks whether the services are there: who consumes their queues, and what they say of their readiness.
+
+Every tracker looks for itself. What it finds goes into `availability`, by the view's own clock.
+"""
+
+import asyncio
+from datetime import datetime
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy import func, select
+
+from events.runtime.database import AWAY, Database
+from events.runtime.log import log
+from events.runtime.sql import compiled
+from saga_tracker.availability import Availability, Outage
+from saga_tracker.reader import Reader
+from saga_tracker.settings import TrackerSettings
+
+MAX_ANSWER_BYTES = 16_384
+MAX_REASON_CHARACTERS = 200
+_CLOCK = compiled(select(func.clock_timestamp().label("now")))
+
+
+class _Readiness(BaseModel):
+    """What `/readyz` says: of each part, whether it works."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Watcher:
+    """The one task that looks."""
+
+    def __init__(
+        self, settings: TrackerSettings, database: Database, reader: Reader, availability: Availability
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._reader = reader
+        self._availability = availability
+        self._urls = settings.service_urls
+        self._down: dict[str, Outage] = {}
+
+    async def run(self) -> None:
+        """Look for ever; what is found while the database is away counts for nothing."""
+        timeout = ClientTimeout(total=self._settings.service_probe_timeout_seconds)
+        connector = TCPConnector(limit_per_host=1, force_close=True)
+        async with ClientSession(connector=connector, timeout=timeout, cookie_jar=DummyCookieJar()) as http:
+            while True:
+                try:
+                    await self._look(http)
+                except AWAY as error:
+                    await self._database.wait_until_back(error)
+                await asyncio.sleep(self._settings.service_probe_seconds)
+
+    async def _look(self, http: ClientSession) -> None:
+        queues = {name: f"{name}.facts" for name in self._urls}
+        consumers, unready = await asyncio.gather(
+            self._reader.consumers_of(list(queues.values())),
+            asyncio.gather(*(_why_not_ready(http, url) for url in self._urls.values())),
+        )
+        rows = await self._database.rows(_CLOCK)
+        now: datetime = rows[0]["now"]
+        if not consumers:
+            # The broker does not answer, so nobody can be heard: that is no service's fault.
+            return
+        for name, why in zip(self._urls, unready, strict=True):
+            self._availability.looked(name, now, consumers.get(queues[name]), why)
+        self._report()
+
+    def _report(self) -> None:
+        for name in self._urls:
+            before, outage = self._down.pop(name, None), self._availability.outage_of(name)
+            if outage is not None:
+                self._down[name] = outage
+            if outage is not None and before is None:
+                log.warning("service_down", service=name, since=outage.since.isoformat(), why=outage.why)
+            elif outage is None and before is not None:
+                log.info("service_back", service=name, down_since=before.since.isoformat())
+
+
+async def _why_not_ready(http: ClientSession, url: str | None) -> str | None:
+    """Why a service is not ready, in its own words; None where it is, or is nobody's to ask."""
+    if url is None:
+        return None
+    try:
+        async with http.get(f"{url.rstrip('/')}/readyz", allow_redirects=False) as answer:
+            if answer.status == 200:
+                return None
+            return _in_words(answer.status, await answer.content.read(MAX_ANSWER_BYTES))
+    except TimeoutError:
+        return "it does not answer in time"
+    except (ClientError, ConnectionError) as error:
+        return (str(error) or type(error).__name__)[:MAX_REASON_CHARACTERS]
+
+
+def _in_words(status: int, body: bytes) -> str:
+    try:
+        said = _Readiness.model_validate_json(body).model_extra or {}
+    except ValidationError:
+        said = {}
+    missing = ", ".join(str(name) for name, well in said.items() if well is False)
+    return (missing or f"status {status}")[:MAX_REASON_CHARACTERS]
