@@ -27,7 +27,7 @@ from events.trace import trace_id
 from saga_tracker.deadlines import Due, due_at
 from saga_tracker.projection import HeardFact, Saga, project
 from saga_tracker.steps import name_of
-from saga_tracker.tables import saga_facts, sagas, stream_position, unreadable_messages
+from saga_tracker.tables import saga_facts, sagas, stream_position, tombstones, unreadable_messages
 
 # Whoever writes the view holds this lock for the transaction; a rebuild holds it for its one long one.
 WRITER_LOCK = 20_413
@@ -40,6 +40,16 @@ class Position:
     stream_offset: int
     message_id: str | None
     reading: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a batch meets: facts of its orders, which orders began under which ids, which are forgotten."""
+
+    position: Position
+    facts: dict[UUID, Sequence[HeardFact]]
+    begun: dict[UUID, UUID]
+    forgotten: frozenset[UUID]
 
 
 class AnotherWrites(Exception):
@@ -105,8 +115,19 @@ _begun = (
     .scalar_subquery()
     .label("begun")
 )
-_POSITION_AND_BEGUN = compiled(
-    select(stream_position.c.stream_offset, stream_position.c.message_id, stream_position.c.reading, _begun)
+_forgotten = func.array(
+    select(tombstones.c.order_id)
+    .where(tombstones.c.order_id == array_of("order_ids", tombstones.c.order_id).any_())
+    .scalar_subquery()
+).label("forgotten")
+_POSITION_AND_KNOWN = compiled(
+    select(
+        stream_position.c.stream_offset,
+        stream_position.c.message_id,
+        stream_position.c.reading,
+        _begun,
+        _forgotten,
+    )
 )
 
 
@@ -124,23 +145,25 @@ def _position_in(row: dict[str, Any] | None) -> Position:
 
 async def lock(connection: Connection) -> Position:
     """Become the view's one writer for this transaction. Raises AnotherWrites."""
-    return (await lock_and_read(connection, [], []))[0]
+    return (await lock_and_read(connection, [], [])).position
 
 
 async def lock_and_read(
     connection: Connection, order_ids: Sequence[UUID], begun_ids: Sequence[UUID]
-) -> tuple[Position, dict[UUID, Sequence[HeardFact]], dict[UUID, UUID]]:
-    """The same, what is known of these orders, and which orders began under these ids, in one round trip."""
+) -> Known:
+    """The same, and what is known of these orders and of these ids, in one round trip."""
     try:
         async with connection.pipeline():
             await connection.execute(_WAIT_BRIEFLY)
             await connection.execute(_LOCK, {"lock": WRITER_LOCK})
-            found = await connection.execute(_POSITION_AND_BEGUN, {"begun_ids": begun_ids})
-            known = await facts_of(connection, order_ids)
+            given = {"begun_ids": begun_ids, "order_ids": order_ids}
+            found = await connection.execute(_POSITION_AND_KNOWN, given)
+            facts = await facts_of(connection, order_ids)
             row = await found.fetchone()
             begun = (row.pop("begun") if row else None) or {}
+            forgotten = frozenset(row.pop("forgotten") if row else ())
             by_id = {UUID(fact_id): UUID(order_id) for fact_id, order_id in begun.items()}
-            return _position_in(row), known, by_id
+            return Known(_position_in(row), facts, by_id, forgotten)
     except errors.LockNotAvailable:
         raise AnotherWrites from None
 
