@@ -8,12 +8,13 @@ from uuid import UUID
 
 from psycopg import errors
 from pydantic import TypeAdapter
-from sqlalchemy import Table, select
+from sqlalchemy import Column, Table, select
 
 from events.runtime.database import Connection
 from events.runtime.exchange import Answer, Exchange, prepared
 from events.runtime.sql import array_of, as_columns, compiled, insert_rows, update_rows
 from events.runtime.told import Told
+from events.runtime.tombstones import Graveyard
 
 StateT = TypeVar("StateT")
 
@@ -48,6 +49,9 @@ class Store(Protocol):
     ) -> dict[UUID, dict[str, Any]]:
         """What may be told of these orders' states, without a lock; nothing of an order nobody knows."""
 
+    async def forget(self, connection: Connection, order_ids: Sequence[UUID]) -> list[UUID]:
+        """Delete the states of these orders that are final, and keep tombstones; says whom it forgot."""
+
 
 class AppearedMeanwhile(Exception):
     """A row this batch meant to insert exists by now: try the batch again from the start."""
@@ -61,7 +65,16 @@ def appeared_meanwhile(error: errors.UniqueViolation) -> bool:
 class OrderStates(Generic[StateT]):
     """A table whose columns are the fields of a state dataclass, keyed by `order_id`."""
 
-    def __init__(self, table: Table, state: type[StateT]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        state: type[StateT],
+        *,
+        final: Sequence[str] = (),
+        units: Column[Any] | None = None,
+    ) -> None:
+        """In a `final` status the service is done with an order that ended. `units`: see Graveyard."""
+        self._graveyard = Graveyard(table, final, units)
         self._names = [field.name for field in fields(state)]  # type: ignore[arg-type]
         self._columns = [table.c[name] for name in self._names]
         self._adapter: TypeAdapter[StateT] = TypeAdapter(state)
@@ -95,6 +108,10 @@ class OrderStates(Generic[StateT]):
         """Those fields of these orders' states that are in TOLD, without a lock."""
         cursor = await connection.execute(self._tell, {"order_ids": list(order_ids)})
         return {row.pop("order_id"): row for row in await cursor.fetchall()}
+
+    async def forget(self, connection: Connection, order_ids: Sequence[UUID]) -> list[UUID]:
+        """Delete the states of these orders that are final, and keep tombstones; says whom it forgot."""
+        return await self._graveyard.bury(connection, order_ids)
 
     def insert(self, exchange: Exchange, states: Sequence[StateT]) -> None:
         """Have new rows written."""

@@ -1,12 +1,12 @@
 """What is kept for how many days; 0 is for ever. Pure.
 
-| kind         | what goes                               | days since       | stays, however old                 |
-|--------------|-----------------------------------------|------------------|------------------------------------|
-| sagas        | a saga, its facts, its ledger entries   | the saga's end   | not ended; open letter, difference |
-| states       | what the five services keep of an order | the saga's end   | a service is not done with it      |
-| dead_letters | one replayed, discarded, resolved       | that was done    | open                               |
-| audit        | who did what                            | they did it      | of a saga that has not ended       |
-| tombstones   | that an order was forgotten             | it was forgotten | its services know it still         |
+| kind         | what goes                            | days since    | stays, however old               |
+|--------------|--------------------------------------|---------------|----------------------------------|
+| sagas        | a saga, its facts and ledger entries | its end       | unended; open letter, difference |
+| states       | what the services keep of an order   | its end       | what a service is not done with  |
+| dead_letters | one replayed, discarded, resolved    | that was done | open                             |
+| audit        | who did what                         | they did it   | of a saga that has not ended     |
+| tombstones   | that an order was forgotten          | it was        | its services know it still       |
 """
 
 from dataclasses import dataclass

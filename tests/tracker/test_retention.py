@@ -9,6 +9,7 @@ from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic import SecretStr
 
 from saga_tracker.retention import retention
 from saga_tracker.retention.old import OLD as OLD_KINDS
@@ -277,6 +278,77 @@ async def test_many_go_in_small_steps_by_index(watch: Watch) -> None:
     steps = await watch.rows("SELECT xmin::text, count(*) AS orders FROM tombstones GROUP BY 1")
     assert len(steps) == 10
     assert {step["orders"] for step in steps} == {50}
+
+
+async def test_the_services_forget_an_order_after_its_saga_and_what_they_are_not_done_with_stays(
+    watch: Watch,
+) -> None:
+    with others_answering() as others:
+        tracker = await watch.start(**others.settings())
+        old, stuck, between = [await say(watch, PATHS["completed"], days) for days in (OLD, OLD, OLD - 0.5)]
+        others.completed(old, stuck, between)
+        others.not_done.add(("payment", stuck))
+        await watch.stop(tracker)
+        await watch.rows("DELETE FROM differences")
+        more = {"state_retention_days": DAYS + 1, "retention_batch_size": 1, "tombstone_retention_days": 3}
+        settings = {**others.settings(), **ON, **more, "admin_token": SecretStr(others.token)}
+        await watch.start(**settings)
+        for order in (old, stuck, between):
+            await goes(watch, order)
+
+        async def told() -> bool:
+            done = await watch.rows("SELECT order_id FROM tombstones WHERE states_forgotten")
+            return [row["order_id"] for row in done] == [old]
+
+        await eventually(told)
+        assert not any(old in known for known in others.states.values())
+        assert all(between in known for known in others.states.values())
+        assert others.states["payment"].keys() == {stuck, between}
+        await watch.rows("UPDATE tombstones SET forgotten_at = now() - interval '4 days'")
+
+        async def crumbled() -> bool:
+            left = {row["order_id"] for row in await watch.rows("SELECT order_id FROM tombstones")}
+            return left == {stuck, between}
+
+        await eventually(crumbled)
+        others.not_done.clear()
+
+        async def nobody_has_it() -> bool:
+            return not any(stuck in known for known in others.states.values())
+
+        await eventually(nobody_has_it)
+
+
+async def test_while_a_service_is_away_its_states_are_asked_for_later(watch: Watch) -> None:
+    with others_answering() as others:
+        others.token = "another"
+        order = await say_and_forget(watch, others.settings(), SecretStr("letmein"))
+        others.completed(order)
+
+        async def failed() -> bool:
+            return bool(retention.FAILURES.labels("states")._value.get())
+
+        await eventually(failed)
+        assert not await watch.rows("SELECT FROM tombstones WHERE states_forgotten")
+        others.token = "letmein"
+
+        async def done() -> bool:
+            return bool(await watch.rows("SELECT FROM tombstones WHERE states_forgotten"))
+
+        await eventually(done)
+        assert not any(order in known for known in others.states.values())
+
+
+async def say_and_forget(watch: Watch, settings: dict[str, Any], token: SecretStr) -> UUID:
+    await watch.start(**settings, **ON, state_retention_days=DAYS, admin_token=token)
+    order = uuid4()
+    await watch.say(*envelopes(PATHS["completed"], order, datetime.now(UTC) - timedelta(days=OLD)))
+
+    async def forgotten() -> bool:
+        return bool(await watch.rows("SELECT FROM tombstones"))
+
+    await eventually(forgotten)
+    return order
 
 
 async def fill(watch: Watch, orders: int) -> None:
