@@ -6,7 +6,7 @@ first, then notices, shipments, payments, stock, orders.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
@@ -111,6 +111,10 @@ class Snapshot:
     carrier: tuple[CarrierShipment, ...] = ()
     backlogs: tuple[Backlog, ...] = ()
     sagas: tuple[SagaRow, ...] | None = None
+    # Orders that ended long ago, of which a service or the tracker has deleted its row; and what the stock
+    # still counts of them.
+    forgotten: Collection[UUID] = frozenset()
+    sold_before: tuple[ReservationRow, ...] = ()
 
 
 @dataclass(slots=True)
@@ -190,7 +194,7 @@ class Books:
 
 
 def books_by_order(snapshot: Snapshot) -> dict[UUID, Books]:
-    """The snapshot, order by order."""
+    """The snapshot, order by order, but for orders that were forgotten: not everybody has them any more."""
     books: defaultdict[UUID, Books] = defaultdict(Books)
     for order in snapshot.orders:
         books[order.order_id].order = order
@@ -208,7 +212,7 @@ def books_by_order(snapshot: Snapshot) -> dict[UUID, Books]:
         books[parcel.order_id].parcel = parcel
     for saga in snapshot.sagas or ():
         books[saga.order_id].saga = saga
-    return dict(books)
+    return {order_id: book for order_id, book in books.items() if order_id not in snapshot.forgotten}
 
 
 def leftovers(book: Books) -> Iterator[str]:

@@ -80,7 +80,7 @@ def stock_adds_up(snapshot: Snapshot, _books: AllBooks) -> Iterator[Complaint]:
 @invariant("What is reserved and sold of a SKU is what the reservations say, unit for unit.", always=True)
 def stock_has_its_orders(snapshot: Snapshot, _books: AllBooks) -> Iterator[Complaint]:
     wanted: Counter[tuple[str, str]] = Counter()
-    for reservation in snapshot.reservations:
+    for reservation in (*snapshot.reservations, *snapshot.sold_before):
         for sku, quantity in reservation.units.items():
             wanted[sku, reservation.status] += quantity
     for stock in snapshot.stock:

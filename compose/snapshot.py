@@ -58,6 +58,8 @@ _BACKLOG = "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM calls)"
 _MOVING = "SELECT order_id FROM outbox UNION SELECT order_id FROM calls"
 _TRACKER_BACKLOG = "SELECT (SELECT count(*) FROM outbox), 0"
 _TRACKER_MOVING = "SELECT DISTINCT order_id FROM outbox"
+_FORGOTTEN = "SELECT order_id FROM tombstones"
+_SOLD_BEFORE = "SELECT order_id, 'sold', units FROM tombstones WHERE units IS NOT NULL"
 _READ_UP_TO = "SELECT stream_offset FROM stream_position"
 
 
@@ -124,7 +126,8 @@ class Reader:
     async def snapshot(self) -> Snapshot:
         """All books, each as it was at one instant of its own."""
         backlogs: list[Backlog] = []
-        sagas = await self._sagas(backlogs)
+        forgotten: set[UUID] = set()
+        sagas = await self._sagas(backlogs, forgotten)
         carrier = [
             CarrierShipment(order_id, entry["status"])
             async for order_id, entry in self._entries("/carrier/shipments", "shipments")
@@ -146,7 +149,9 @@ class Reader:
             reservations = await _rows(
                 books, ReservationRow, "SELECT order_id, status, units FROM reservations"
             )
+            sold_before = await _rows(books, ReservationRow, _SOLD_BEFORE)
         async with self._service("order", backlogs) as books:
+            forgotten.update(await _rows(books, _itself, _FORGOTTEN))
             orders = await _rows(books, OrderRow, "SELECT order_id, status, amount_minor FROM orders")
         return Snapshot(
             orders=orders,
@@ -159,6 +164,8 @@ class Reader:
             carrier=tuple(carrier),
             backlogs=tuple(backlogs),
             sagas=sagas,
+            forgotten=frozenset(forgotten),
+            sold_before=sold_before,
         )
 
     async def activity(self) -> Activity:
@@ -180,10 +187,11 @@ class Reader:
             found: tuple[int, ...] = await _rows(connection, _itself, _READ_UP_TO)
         return found[0]
 
-    async def _sagas(self, backlogs: list[Backlog]) -> tuple[SagaRow, ...] | None:
+    async def _sagas(self, backlogs: list[Backlog], forgotten: set[UUID]) -> tuple[SagaRow, ...] | None:
         if TRACKER not in self._databases:
             return None
         async with self._service(TRACKER, backlogs, _TRACKER_BACKLOG) as books:
+            forgotten.update(await _rows(books, _itself, _FORGOTTEN))
             return await _rows(books, SagaRow, "SELECT order_id, state FROM sagas")
 
     @asynccontextmanager

@@ -34,4 +34,4 @@ shipments = Table(
     postgresql_with={"fillfactor": 60},
 )
 
-SHIPMENTS = OrderStates(shipments, Shipment)
+SHIPMENTS = OrderStates(shipments, Shipment, final=("dispatched", "rejected", "cancelled", "fenced"))

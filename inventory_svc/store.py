@@ -56,7 +56,12 @@ reservations = Table(
     postgresql_with={"fillfactor": 60},
 )
 
-RESERVATIONS = OrderStates(reservations, Reservation)
+RESERVATIONS = OrderStates(
+    reservations,
+    Reservation,
+    final=("sold", "rejected", "released", "fenced"),
+    units=reservations.c.units,
+)
 
 _OF_STOCK = ("sku", "available", "reserved", "sold")
 _STOCK_COLUMNS = [stock.c[name] for name in _OF_STOCK]
@@ -124,6 +129,10 @@ class ShelfStore:
     ) -> dict[UUID, dict[str, Any]]:
         """What may be told of these orders' reservations."""
         return await RESERVATIONS.read_many(connection, order_ids)
+
+    async def forget(self, connection: Connection, order_ids: Sequence[UUID]) -> list[UUID]:
+        """Of what is sold, the units stay with the tombstone: stock is counted by them."""
+        return await RESERVATIONS.forget(connection, order_ids)
 
 
 SHELVES = ShelfStore()

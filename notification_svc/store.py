@@ -27,4 +27,4 @@ notices = Table(
     postgresql_with={"fillfactor": 60},
 )
 
-NOTICES = OrderStates(notices, Notice)
+NOTICES = OrderStates(notices, Notice, final=("notified", "failed"))

@@ -31,4 +31,4 @@ orders = Table(
     postgresql_with={"fillfactor": 60},
 )
 
-ORDERS = OrderStates(orders, Order)
+ORDERS = OrderStates(orders, Order, final=("confirmed", "cancelled"))

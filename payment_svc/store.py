@@ -40,4 +40,4 @@ payments = Table(
     postgresql_with={"fillfactor": 60},
 )
 
-PAYMENTS = OrderStates(payments, Payment)
+PAYMENTS = OrderStates(payments, Payment, final=("captured", "declined", "refunded", "fenced"))

@@ -61,6 +61,15 @@ async def see(order_id: UUID, tracker: Tracker) -> SagaWithTrail:
     """Where an order stands, since when, what it waits for and from whom, and the trail of its facts."""
     async with tracker.database.transaction() as connection:
         found = await queries.saga_of(connection, order_id)
+        buried = await queries.tombstone_of(connection, order_id) if found is None else None
+    if buried is not None:
+        raise Problem(
+            410,
+            f"order {order_id} ended as {buried['state']} and was forgotten",
+            order_id=str(order_id),
+            ended_at=buried["ended_at"].isoformat(),
+            forgotten_at=buried["forgotten_at"].isoformat(),
+        )
     if found is None:
         raise Problem(404, f"no fact of order {order_id} has been read", order_id=str(order_id))
     return views.saga_with_trail(*found, tracker.settings, tracker.availability)

@@ -1,7 +1,8 @@
 """What was read off the stream, before it is in the view."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -68,3 +69,10 @@ class ReadBatch:
             [fact for fact in self.facts if fact.stream_offset > stream_offset],
             [message for message in self.unreadable if message.stream_offset > stream_offset],
         )
+
+    def without(self, order_ids: AbstractSet[UUID]) -> "ReadBatch":
+        """Without the facts of these orders."""
+        if not order_ids:
+            return self
+        facts = [fact for fact in self.facts if fact.order_id not in order_ids]
+        return replace(self, facts=facts)

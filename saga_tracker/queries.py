@@ -28,7 +28,15 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from events.runtime.database import Connection
 from events.runtime.sql import compiled
-from saga_tracker.tables import FIRST_READ_AT, lease, saga_facts, sagas, stream_position, unreadable_messages
+from saga_tracker.tables import (
+    FIRST_READ_AT,
+    lease,
+    saga_facts,
+    sagas,
+    stream_position,
+    tombstones,
+    unreadable_messages,
+)
 
 RECENT_MINUTES = 10
 RECENT_ENDED = 1_000
@@ -83,6 +91,12 @@ _TRAIL = compiled(
     .order_by(_read_at, _begins.desc(), saga_facts.c.stream_offset)
 )
 
+_TOMBSTONE = compiled(
+    select(tombstones.c.state, tombstones.c.ended_at, tombstones.c.forgotten_at).where(
+        tombstones.c.order_id == bindparam("order_id")
+    )
+)
+
 
 async def saga_of(
     connection: Connection, order_id: UUID
@@ -94,6 +108,11 @@ async def saga_of(
         saga = await found.fetchone()
         facts = await trail.fetchall()
     return None if saga is None else (saga, facts)
+
+
+async def tombstone_of(connection: Connection, order_id: UUID) -> dict[str, Any] | None:
+    """How an order ended, and when it was forgotten, if it was."""
+    return await (await connection.execute(_TOMBSTONE, {"order_id": order_id})).fetchone()
 
 
 async def sagas_where(

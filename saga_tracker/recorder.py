@@ -94,7 +94,8 @@ class Recorder:
         remembered, self._remembered = self._remembered, {}
         order_ids = {fact.order_id for fact in batch.facts}
         unknown = sorted(order_ids - remembered.keys())
-        position, before, begun, now = await store.lock_and_read(connection, unknown, begun_ids(batch))
+        known = await store.lock_and_read(connection, unknown, begun_ids(batch))
+        position, before = known.position, known.facts
         asked_seconds = time.monotonic()
         if position.reading != reading:
             raise ReadAnew
@@ -104,12 +105,13 @@ class Recorder:
             before |= await store.facts_of(connection, sorted(order_ids & remembered.keys()))
             remembered = {}
         self._set_aside = remembered
-        fresh = batch.after(position.stream_offset)
+        # What is said again of an order that ended and was forgotten tells of no saga.
+        fresh = batch.after(position.stream_offset).without(known.forgotten)
         if fresh.last_offset <= position.stream_offset:
             return Recorded(position, fresh, {}, {}, {}, _taken(batch, before))
-        new, refused = sort_out(fresh, before, begun)
+        new, refused = sort_out(fresh, before, known.begun)
         fresh = replace(fresh, unreadable=[*fresh.unreadable, *refused])
-        facts = self._clocked(new, now, asked_seconds, await self._read_before(connection, new))
+        facts = self._clocked(new, known.now, asked_seconds, await self._read_before(connection, new))
         recorded = _told(fresh, reading, before, facts)
         await self._write(connection, recorded, facts)
         return recorded

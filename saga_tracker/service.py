@@ -25,6 +25,7 @@ from saga_tracker.reader import Progress, Reader
 from saga_tracker.rebuild import RebuildFailed, rebuild
 from saga_tracker.reconciliation import api as reconciliation_api
 from saga_tracker.reconciliation.reconciler import Reconciler
+from saga_tracker.retention.retention import Retention
 from saga_tracker.settings import RebuildSettings, TrackerSettings
 from saga_tracker.watcher import Watcher
 
@@ -57,6 +58,7 @@ class Tracker:
         self.reconciler = Reconciler(settings, self.database, lambda: self.progress)
         self.keeper = Keeper(settings, self.database, self.reader, self.publisher, self.availability)
         self._overview = Overview(settings, self.database, self.reader.progress, self.keeper.name)
+        self._retention = Retention(settings, self.database)
         self.loops = Loops()
 
     @property
@@ -80,6 +82,7 @@ class Tracker:
                 "dead_letters": self._ingest.run,
                 "cases": self._ingest.close_cases,
                 "reconciler": self.reconciler.run,
+                "retention": self._retention.run,
             }
         )
         log.info("started")

@@ -1,13 +1,15 @@
 """What the tracker reads from its environment."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from events.runtime.outbound import HttpUrl
 from events.runtime.settings import FromJson, ProcessSettings
 from saga_tracker.deadlines import Rules
+from saga_tracker.retention.rules import Keep
 from saga_tracker.steps import STEPS, name_of
 
 # How long each service may take for a step.
@@ -87,6 +89,21 @@ class TrackerSettings(ProcessSettings):
     # Less than `presumed_dead_after_seconds`: the letters are locked in the database meanwhile.
     replay_timeout_seconds: float = Field(default=5.0, gt=0)
 
+    # For how many days what is over is kept; 0: for ever (retention/rules.py). An order's history is the
+    # shop's to delete, so sagas and audit stay until somebody says for how long.
+    saga_retention_days: int = Field(default=0, ge=0, le=36_500)
+    # What the services keep of the order, asked of them over HTTP; not less than the above.
+    state_retention_days: int = Field(default=0, ge=0, le=36_500)
+    dead_letter_retention_days: int = Field(default=90, ge=0, le=36_500)
+    audit_retention_days: int = Field(default=0, ge=0, le=36_500)
+    tombstone_retention_days: int = Field(default=0, ge=0, le=36_500)
+    # Where to write what is deleted, before that; without it nothing is written.
+    export_dir: Path | None = None
+    retention_interval_seconds: float = Field(default=3_600.0, gt=0)
+    retention_batch_size: int = Field(default=200, gt=0, le=200)
+    # Of the time a pass takes, so much is work.
+    retention_share_of_time: float = Field(default=0.1, gt=0, le=1)
+
     # Where a person sees Jaeger's pages, for links to them.
     jaeger_url: HttpUrl | None = None
 
@@ -132,6 +149,22 @@ class TrackerSettings(ProcessSettings):
     def service_urls(self) -> dict[str, str | None]:
         """Where each service answers, by its name."""
         return {name: getattr(self, f"{name}_url") for name in STEP_DEADLINES_SECONDS}
+
+    @model_validator(mode="after")
+    def _kept_together(self) -> Self:
+        if problem := self.keep.problem():
+            raise ValueError(problem)
+        return self
+
+    @property
+    def keep(self) -> Keep:
+        return Keep(
+            sagas=self.saga_retention_days,
+            states=self.state_retention_days,
+            dead_letters=self.dead_letter_retention_days,
+            audit=self.audit_retention_days,
+            tombstones=self.tombstone_retention_days,
+        )
 
     @property
     def deadline_rules(self) -> Rules:

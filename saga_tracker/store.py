@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from psycopg import errors
@@ -27,7 +27,14 @@ from events.trace import trace_id
 from saga_tracker.deadlines import Due, due_at
 from saga_tracker.projection import HeardFact, Saga, project
 from saga_tracker.steps import name_of
-from saga_tracker.tables import FIRST_READ_AT, saga_facts, sagas, stream_position, unreadable_messages
+from saga_tracker.tables import (
+    FIRST_READ_AT,
+    saga_facts,
+    sagas,
+    stream_position,
+    tombstones,
+    unreadable_messages,
+)
 
 # Whoever writes the view holds this lock for the transaction; a rebuild holds it for its one long one.
 WRITER_LOCK = 20_413
@@ -42,13 +49,18 @@ class Position:
     reading: int
 
 
-class Known(NamedTuple):
-    """What a writer of the view begins with. `now` is the database's clock once it may write."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a writer of the view begins with. `now` is the database's clock once it may write.
+
+    Facts of its orders, which orders began under which ids, which are forgotten.
+    """
 
     position: Position
     facts: dict[UUID, Sequence[HeardFact]]
     begun: dict[UUID, UUID]
     now: datetime
+    forgotten: frozenset[UUID]
 
 
 class AnotherWrites(Exception):
@@ -114,13 +126,19 @@ _begun = (
     .scalar_subquery()
     .label("begun")
 )
-_POSITION_AND_BEGUN = compiled(
+_forgotten = func.array(
+    select(tombstones.c.order_id)
+    .where(tombstones.c.order_id == array_of("order_ids", tombstones.c.order_id).any_())
+    .scalar_subquery()
+).label("forgotten")
+_POSITION_AND_KNOWN = compiled(
     select(
         stream_position.c.stream_offset,
         stream_position.c.message_id,
         stream_position.c.reading,
         _begun,
         func.clock_timestamp().label("now"),
+        _forgotten,
     )
 )
 
@@ -149,17 +167,17 @@ async def lock(connection: Connection) -> Position:
 async def lock_and_read(
     connection: Connection, order_ids: Sequence[UUID], begun_ids: Sequence[UUID]
 ) -> Known:
-    """The same, what is known of these orders, and which orders began under these ids, in one round trip."""
+    """The same, and what is known of these orders and of these ids, in one round trip."""
     try:
         async with connection.pipeline():
             await connection.execute(_WAIT_BRIEFLY)
             await connection.execute(_LOCK, {"lock": WRITER_LOCK})
-            found = await connection.execute(_POSITION_AND_BEGUN, {"begun_ids": begun_ids})
-            known = await facts_of(connection, order_ids)
+            given = {"begun_ids": begun_ids, "order_ids": order_ids}
+            found = await connection.execute(_POSITION_AND_KNOWN, given)
+            facts = await facts_of(connection, order_ids)
             row = _only(await found.fetchone())
-            position = _position_in(row)
             by_id = {UUID(fact_id): UUID(order_id) for fact_id, order_id in (row["begun"] or {}).items()}
-            return Known(position, known, by_id, row["now"])
+            return Known(_position_in(row), facts, by_id, row["now"], frozenset(row["forgotten"]))
     except errors.LockNotAvailable:
         raise AnotherWrites from None
 

@@ -167,6 +167,7 @@ dead_letters = Table(
     Index("dead_letters_by_order", "order_id", "arrived_at", "letter_id"),
     Index("dead_letters_by_replay", "replay_of", postgresql_where=text("replay_of IS NOT NULL")),
     Index("dead_letters_open", "arrived_at", "letter_id", postgresql_where=text("state = 'open'")),
+    Index("dead_letters_closed", "state_at", postgresql_where=text("state <> 'open'")),
     Index("open_cases", "order_id", postgresql_where=text("state = 'open' AND kind = 'case'")),
     comment="What services could not use, and cases for a person. Kept by a rebuild.",
 )
@@ -231,4 +232,17 @@ ledger_position = Table(
     Column("entry_id", BigInteger, nullable=False),
     Column("entry", Text),
     comment="The last entry of the provider's ledger that was read, to tell it from another ledger's.",
+)
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("order_id", Uuid, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("ended_at", DateTime(timezone=True), nullable=False),
+    Column("forgotten_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # Whether the services have deleted their states of it, too.
+    Column("states_forgotten", Boolean, nullable=False, server_default="false"),
+    Index("tombstones_with_states", "ended_at", "order_id", postgresql_where=text("NOT states_forgotten")),
+    comment="Orders whose saga was deleted after its retention time. Kept by a rebuild.",
 )

@@ -19,7 +19,7 @@ from events.decision import Call, Decision
 from events.facts import Fact
 from events.messaging.envelope import derive_fact_id
 from events.messaging.relay import OutboxRow
-from events.runtime import inbox, metrics
+from events.runtime import inbox, metrics, tombstones
 from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
 from events.runtime.database import Database
@@ -29,6 +29,7 @@ from events.runtime.sql import array_of, as_columns, insert_rows
 from events.runtime.states import AppearedMeanwhile, Store, Workspace, appeared_meanwhile
 from events.runtime.tables import calls, outbox
 from events.runtime.told import Told
+from events.runtime.tombstones import Forgotten
 from events.service import Service
 
 
@@ -78,14 +79,16 @@ class Batch:
             opening = Exchange(connection)
             opening.ask(BEGIN)
             entering = self._enter(opening, told)
+            buried = tombstones.look_up(opening, list({item.order_id for item in told}))
             workspace = self._store.load(opening, told)
             await opening.over()
 
             fresh = {cause for answer in entering for (cause,) in answer.rows}
             repeated = inbox.repeated(told, fresh)
-            committed = self._decide(told, workspace, fresh)
+            forgotten = {order_id for (order_id,) in buried.rows}
+            committed = self._decide(told, workspace, fresh, forgotten)
             if repeated:
-                committed.refused = await inbox.contradictions(connection, repeated)
+                committed.refused += await inbox.contradictions(connection, repeated)
 
             closing = Exchange(connection)
             workspace.save(closing)
@@ -113,7 +116,9 @@ class Batch:
             answers.append(exchange.ask(_SETTLE_CALLS, call_ids=outcomes))
         return answers
 
-    def _decide(self, told: Sequence[Told], workspace: Workspace, fresh: set[UUID]) -> Committed:
+    def _decide(
+        self, told: Sequence[Told], workspace: Workspace, fresh: set[UUID], forgotten: set[UUID]
+    ) -> Committed:
         committed = Committed()
         now = datetime.now(UTC)
         for item in told:
@@ -121,6 +126,11 @@ class Batch:
                 if item.cause not in fresh:
                     continue
                 fresh.remove(item.cause)
+            if item.order_id in forgotten:
+                # A fact of it is a repetition, however long ago it was heard first.
+                if item.kind == "command":
+                    committed.refused.append((item, Forgotten(item.order_id)))
+                continue
             decision = self._service.decide(workspace.state_of(item), item.said)
             workspace.keep(item, decision.state)
             committed.outbox += [

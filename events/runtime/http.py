@@ -24,6 +24,7 @@ from events.runtime.log import log
 from events.runtime.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.runtime.settings import ProcessSettings
 from events.runtime.states import StateNotUnderstood
+from events.runtime.tombstones import Forgotten
 from events.runtime.tracing import Attributes, is_tracing, work
 from events.runtime.worker import Overloaded
 
@@ -322,6 +323,7 @@ _PROBLEMS: dict[type[Any], Callable[[Any], Problem]] = {
     Problem: lambda error: error,
     HTTPException: lambda error: Problem(error.status_code, str(error.detail), headers=error.headers),
     RequestValidationError: _invalid,
+    Forgotten: lambda error: Problem(410, str(error)),
     Overloaded: lambda _: _come_back("more requests are waiting than this service takes"),
     TimeoutError: lambda _: _come_back("not answered in time; retry with the same Idempotency-Key"),
     StateNotUnderstood: lambda _: _come_back("this order is for a replica of a newer release"),

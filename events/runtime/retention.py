@@ -1,7 +1,10 @@
 """Forgets, now and then, which facts were heard long ago. Otherwise the inbox would grow for ever.
 
+The same for tombstones, which are small: for as long as anybody may replay an order, they keep it from
+beginning again, so they go only if a number of days is set.
+
 A fact whose row is gone is heard as if it were new. Until then it may come again by any way there is; after
-that only the state of its order protects, which is kept (events/CHOREOGRAPHY.md: what may come again, when).
+that only the state of its order protects, or its tombstone (events/CHOREOGRAPHY.md: what comes again).
 
 The inbox has no index by time, and no partitions: what a fact is known by is its id alone, whoever stated it
 and whenever it says it did. So the table is walked, a few pages in a transaction, with long pauses. Where
@@ -22,7 +25,7 @@ PAGES_AT_ONCE = 64
 # Of the time a pass takes, so much is work. The rest is for those who hear facts.
 SHARE_OF_TIME = 0.05
 
-_PAGES = b"SELECT pg_relation_size('inbox') / current_setting('block_size')::int AS pages"
+_PAGES = b"SELECT pg_relation_size(%(table)s::regclass) / current_setting('block_size')::int AS pages"
 # Losing this in a crash of the server only means that the rows are forgotten later.
 _NO_FSYNC = b"SET LOCAL synchronous_commit = off"
 _FORGET = b"""
@@ -30,6 +33,7 @@ _FORGET = b"""
     WHERE ctid >= format('(%%s,0)', %(first)s::bigint)::tid AND ctid < format('(%%s,0)', %(end)s::bigint)::tid
         AND heard_at < now() - make_interval(days => %(days)s)
 """
+_FORGET_TOMBSTONES = _FORGET.replace(b"inbox", b"tombstones").replace(b"heard_at", b"forgotten_at")
 
 
 class Retention:
@@ -40,32 +44,38 @@ class Retention:
         self._database = database
 
     async def run(self) -> None:
-        """Walk through the inbox from time to time, for ever; for nothing if it is kept for ever."""
+        """Walk through both tables from time to time, for ever; for nothing if they are kept for ever."""
         while True:
-            if self._settings.inbox_retention_days:
-                try:
-                    await self.walk()
-                except psycopg.Error as error:  # such as a time limit of the server's: nothing depends on it
-                    log.error("inbox_not_walked", why=in_words(error))
+            try:
+                await self.walk()
+            except psycopg.Error as error:  # such as a time limit of the server's: nothing depends on it
+                log.error("inbox_not_walked", why=in_words(error))
             await asyncio.sleep(self._settings.inbox_walk_seconds)
 
     async def walk(self) -> None:
         """Forget what is old, from the first page to the last."""
-        pages: int = (await self._database.rows_when_back(_PAGES))[0]["pages"]
+        if days := self._settings.inbox_retention_days:
+            await self._walk("inbox", _FORGET, days)
+        if days := self._settings.tombstone_retention_days:
+            await self._walk("tombstones", _FORGET_TOMBSTONES, days)
+
+    async def _walk(self, table: str, statement: bytes, days: int) -> None:
+        pages: int = (await self._database.rows_when_back(_PAGES, table=table))[0]["pages"]
         forgotten = 0
         for first in range(0, pages, PAGES_AT_ONCE):
             began = time.monotonic()
-            forgotten += await self._forget(first, first + PAGES_AT_ONCE)
+            forgotten += await self._forget(
+                statement, {"first": first, "end": first + PAGES_AT_ONCE, "days": days}
+            )
             await asyncio.sleep((time.monotonic() - began) * (1 / SHARE_OF_TIME - 1))
         if forgotten:
-            log.info("inbox_forgot", rows=forgotten)
+            log.info(f"{table}_forgot", rows=forgotten)
 
-    async def _forget(self, first: int, end: int) -> int:
-        given = {"first": first, "end": end, "days": self._settings.inbox_retention_days}
+    async def _forget(self, statement: bytes, given: dict[str, int]) -> int:
         while True:
             try:
                 async with self._database.transaction() as connection:
                     await connection.execute(_NO_FSYNC)
-                    return (await connection.execute(_FORGET, given)).rowcount
+                    return (await connection.execute(statement, given)).rowcount
             except AWAY as error:
                 await self._database.wait_until_back(error)

@@ -92,6 +92,8 @@ class ServiceSettings(ProcessSettings):
 
     # For how long a service remembers which facts it has heard, longer than any is on its way; 0: for ever.
     inbox_retention_days: int = Field(default=30, ge=0, le=36_500)
+    # For how long it remembers that an order was forgotten; 0: for ever, for so long it may be replayed.
+    tombstone_retention_days: int = Field(default=0, ge=0, le=36_500)
     inbox_walk_seconds: float = Field(default=21_600.0, gt=0)
 
     heartbeat_seconds: float = Field(default=2.0, gt=0)

@@ -8,12 +8,13 @@ from uuid import UUID
 
 from psycopg import errors
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import Table, select
+from sqlalchemy import Column, Table, select
 
 from events.runtime.database import Connection
 from events.runtime.exchange import Answer, Exchange, prepared
 from events.runtime.sql import array_of, as_columns, compiled, insert_rows, update_rows
 from events.runtime.told import Told
+from events.runtime.tombstones import Graveyard
 
 StateT = TypeVar("StateT")
 
@@ -48,6 +49,9 @@ class Store(Protocol):
     ) -> dict[UUID, dict[str, Any]]:
         """What may be told of these orders' states, without a lock; nothing of an order nobody knows."""
 
+    async def forget(self, connection: Connection, order_ids: Sequence[UUID]) -> list[UUID]:
+        """Delete the states of these orders that are final, and keep tombstones; says whom it forgot."""
+
 
 class StateNotUnderstood(Exception):
     """Another release wrote this state in a way that is unknown here: it is for its replicas."""
@@ -65,7 +69,16 @@ def appeared_meanwhile(error: errors.UniqueViolation) -> bool:
 class OrderStates(Generic[StateT]):
     """A table whose columns are the fields of a state dataclass, keyed by `order_id`."""
 
-    def __init__(self, table: Table, state: type[StateT]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        state: type[StateT],
+        *,
+        final: Sequence[str] = (),
+        units: Column[Any] | None = None,
+    ) -> None:
+        """In a `final` status the service is done with an order that ended. `units`: see Graveyard."""
+        self._graveyard = Graveyard(table, final, units)
         self._names = [field.name for field in fields(state)]  # type: ignore[arg-type]
         self._columns = [table.c[name] for name in self._names]
         self._adapter: TypeAdapter[StateT] = TypeAdapter(state)
@@ -107,6 +120,10 @@ class OrderStates(Generic[StateT]):
             # Which fields, and not what is in them: not everybody may see that.
             fields_at = sorted({str(problem["loc"][0]) for problem in error.errors() if problem["loc"]})
             raise StateNotUnderstood(f"another release wrote {', '.join(fields_at)}") from None
+
+    async def forget(self, connection: Connection, order_ids: Sequence[UUID]) -> list[UUID]:
+        """Delete the states of these orders that are final, and keep tombstones; says whom it forgot."""
+        return await self._graveyard.bury(connection, order_ids)
 
     def insert(self, exchange: Exchange, states: Sequence[StateT]) -> None:
         """Have new rows written."""

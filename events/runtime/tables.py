@@ -51,6 +51,16 @@ outbox = Table(
     comment="Facts that are stated (committed) but not yet confirmed by the broker.",
 )
 
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("order_id", Uuid, primary_key=True),
+    Column("forgotten_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # What the order has of the stock for good, where a service keeps any.
+    Column("units", JSONB),
+    comment="Orders that ended long ago, whose state was deleted: what comes again has no effect.",
+)
+
 calls = Table(
     "calls",
     metadata,

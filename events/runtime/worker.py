@@ -29,6 +29,7 @@ from events.runtime.log import log, story
 from events.runtime.settings import ServiceSettings
 from events.runtime.states import AppearedMeanwhile, StateNotUnderstood
 from events.runtime.told import Told
+from events.runtime.tombstones import Forgotten
 from events.service import REDRIVE_EXCHANGE, Service
 from events.trace import trace_id
 
@@ -234,21 +235,29 @@ class Worker:
 
     def _tell_why_not(self, item: Told, why: Exception) -> None:
         """A command or an outcome is not kept for later here: whoever waits for it decides what to do."""
-        log.error(
-            "not_handled",
-            order_id=str(item.order_id),
-            trace_id=trace_id(item.traceparent),
-            said=type(item.said).__name__,
-            why=f"{type(why).__name__}: {in_words(why)}",
-        )
+        if isinstance(why, Forgotten):
+            log.info("order_is_forgotten", order_id=str(item.order_id))
+        else:
+            _not_handled(item, why)
         if item.done is not None and not item.done.done():
             item.done.set_exception(why)
 
     def _answer(self, told: Sequence[Told], committed: Committed) -> None:
         states = {id(item): decision.state for item, decision in committed.decided}
+        refused = {id(item) for item, _ in committed.refused}
         for item in told:
-            if item.done is not None and not item.done.done():
+            if item.done is not None and not item.done.done() and id(item) not in refused:
                 item.done.set_result(states.get(id(item)))
+
+
+def _not_handled(item: Told, why: Exception) -> None:
+    log.error(
+        "not_handled",
+        order_id=str(item.order_id),
+        trace_id=trace_id(item.traceparent),
+        said=type(item.said).__name__,
+        why=f"{type(why).__name__}: {in_words(why)}",
+    )
 
 
 def _failure(message: IncomingMessage, why: Exception) -> Failure:

@@ -39,7 +39,8 @@ COMPARE_MOVED = b"""
     SELECT moved.order_id
     FROM (SELECT DISTINCT unnest(%(order_ids)b::uuid[]) AS order_id ORDER BY 1) AS moved
     LEFT JOIN sagas ON sagas.order_id = moved.order_id
-    WHERE sagas.order_id IS NULL OR sagas.ended_at IS NOT NULL OR sagas.state = 'NEEDS_MANUAL'
+    WHERE (sagas.order_id IS NULL OR sagas.ended_at IS NOT NULL OR sagas.state = 'NEEDS_MANUAL')
+      AND NOT EXISTS (SELECT FROM tombstones WHERE tombstones.order_id = moved.order_id)
     ON CONFLICT DO NOTHING
 """
 # Arrays, as what is only selected within IN may be selected several times, and other rows each time: then

@@ -16,7 +16,8 @@ _ENTER = b"""
     INSERT INTO ledger_entries (entry_id, order_id, kind, amount_minor, currency)
     SELECT * FROM unnest(
         %(entry_ids)b::bigint[], %(order_ids)b::uuid[], %(kinds)b::text[], %(amounts_minor)b::bigint[],
-        %(currencies)b::text[])
+        %(currencies)b::text[]) AS moved (entry_id, order_id, kind, amount_minor, currency)
+    WHERE NOT EXISTS (SELECT FROM tombstones WHERE tombstones.order_id = moved.order_id)
     ON CONFLICT DO NOTHING
 """
 _FORGET = b"DELETE FROM ledger_entries"

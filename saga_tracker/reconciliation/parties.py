@@ -10,6 +10,7 @@ from uuid import UUID
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import to_json
 from yarl import URL
 
 from events.runtime.log import Outage
@@ -33,6 +34,10 @@ class NoAnswer(Exception):
 
 class _States(BaseModel):
     states: dict[UUID, Answer]
+
+
+class _ForgottenStates(BaseModel):
+    forgotten: frozenset[UUID]
 
 
 class Entry(BaseModel):
@@ -109,6 +114,9 @@ class Parties:
         }
         self._lines = {party: _Line(party, urls[party]) for party in PARTIES}
         self._timeout = ClientTimeout(total=settings.reconciliation_timeout_seconds)
+        token = settings.admin_token
+        bearer = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
+        self._credentials = {"Content-Type": "application/json", **bearer}
         self._http: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -154,24 +162,41 @@ class Parties:
             return None
         return said.states
 
+    async def forget(self, order_ids: Sequence[UUID]) -> frozenset[UUID]:
+        """Have every service delete its state of these orders; answers of which orders all have.
+
+        Raises NoAnswer when one does not answer, or none has a URL.
+        """
+        services = [service for service in SERVICES if service in self.asked]
+        if not services:
+            raise NoAnswer("no service has a URL")
+        body = to_json({"order_ids": order_ids})
+        answers = await asyncio.gather(
+            *(self._get(service, "/states/forget", _ForgottenStates, body) for service in services)
+        )
+        return frozenset.intersection(*(answer.forgotten for answer in answers))
+
     async def ledger_page(self, after: int, limit: int) -> LedgerPage:
         """Entries of the provider's ledger whose ids are above `after`. Raises NoAnswer."""
         return await self._get(PROVIDER, f"?after={after}&limit={limit}", LedgerPage)
 
-    async def _get(self, party: Party, what: str, kind: type[ModelT]) -> ModelT:
+    async def _get(self, party: Party, what: str, kind: type[ModelT], body: bytes | None = None) -> ModelT:
         line = self._lines[party]
         try:
-            answer = await self._request(f"{line.url}{what}", kind)
+            answer = await self._request(f"{line.url}{what}", kind, body)
         except NoAnswer as error:
             line.was_silent(error)
             raise
         line.answered()
         return answer
 
-    async def _request(self, url: str, kind: type[ModelT]) -> ModelT:
+    async def _request(self, url: str, kind: type[ModelT], body: bytes | None) -> ModelT:
         assert self._http is not None, "not entered"
+        method, headers = ("GET", {}) if body is None else ("POST", self._credentials)
         try:
-            async with self._http.get(URL(url, encoded=True), allow_redirects=False) as response:
+            async with self._http.request(
+                method, URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
+            ) as response:
                 content = bytearray()
                 async for chunk in response.content.iter_any():
                     content += chunk

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from fastapi import FastAPI
 from prometheus_client.metrics_core import Metric
+from pydantic import SecretStr
 
 from events.runtime.database import Database
 from events.runtime.exchange import Exchange
@@ -108,8 +109,10 @@ class _Open:
 
 
 @asynccontextmanager
-async def app_on(database_url: str, store: Store) -> AsyncIterator[tuple[FastAPI, Database]]:
-    settings = ProcessSettings(broker_url="", database_url=database_url, http_port=0)
+async def app_on(
+    database_url: str, store: Store, token: SecretStr | None = None
+) -> AsyncIterator[tuple[FastAPI, Database]]:
+    settings = ProcessSettings(broker_url="", database_url=database_url, http_port=0, admin_token=token)
     database = Database(settings, "states")
     await database.open()
     try:

@@ -26,6 +26,7 @@ class Others:
     """What the services and the provider say.
 
     `silent`: who answers 503. `asked`: about how many orders. `replies`: what is answered instead.
+    `not_done`: what a service does not forget, when it is asked to.
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,8 @@ class Others:
         self.replies: dict[str, bytes] = {}
         self.asked: Counter[str] = Counter()
         self.most_at_once = 0
+        self.token = "letmein"  # a test's own
+        self.not_done: set[tuple[str, UUID]] = set()
         self.base_url = ""
 
     def completed(self, *order_ids: UUID) -> None:
@@ -74,6 +77,13 @@ class Others:
             "ledger_page_size": 3,
         }
 
+    def forget(self, service: str, order_ids: list[UUID]) -> list[UUID]:
+        """What a service forgets of what it is asked to."""
+        gone = [one for one in order_ids if (service, one) not in self.not_done]
+        for one in gone:
+            self.states[service].pop(one, None)
+        return gone
+
     def answer(self, path: str) -> tuple[int, Any]:
         """What a GET is answered."""
         url = urlsplit(path)
@@ -106,6 +116,17 @@ def others_answering() -> Iterator[Others]:
             status, content = others.answer(self.path)
             body = others.replies.get(urlsplit(self.path).path.split("/")[1]) or json.dumps(content).encode()
             self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            """A service is asked to forget orders, by whoever has the token."""
+            given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            said = others.forget(self.path.split("/")[1], [UUID(one) for one in given["order_ids"]])
+            allowed = self.headers["Authorization"] == f"Bearer {others.token}"
+            self.send_response(200 if allowed and self.path.endswith("/states/forget") else 401)
+            body = json.dumps({"forgotten": [str(one) for one in said]}).encode()
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -162,8 +162,8 @@ async def test_the_ids_under_which_orders_began_are_looked_up_by_their_index(wat
     )
     async with await psycopg.AsyncConnection.connect(watch.database_url) as connection:
         cursor = await connection.execute(
-            SQL("EXPLAIN ") + SQL(store._POSITION_AND_BEGUN.decode()),
-            {"begun_ids": [uuid4() for _ in range(50)]},
+            SQL("EXPLAIN ") + SQL(store._POSITION_AND_KNOWN.decode()),
+            {"begun_ids": [uuid4() for _ in range(50)], "order_ids": [uuid4() for _ in range(50)]},
         )
         plan = "\n".join([row[0] async for row in cursor])
     assert "saga_facts_begun" in plan

@@ -343,3 +343,14 @@ def test_a_verdict_is_what_the_services_say(
         )
     )
     assert books[DONE].verdict == verdict
+
+
+def test_an_order_that_was_forgotten_is_judged_by_nothing_but_the_stock_that_it_took() -> None:
+    gone = SOUND
+    for book in ("orders", "reservations", "payments", "shipments", "notices", "sagas"):
+        gone = but(book, of=DONE, books=gone)
+    assert {found.order_id for found in violations(gone)} == {None, DONE}
+    left = replace(gone, forgotten=frozenset({DONE}))
+    [units] = violations(left)
+    assert units.invariant.name == "stock_has_its_orders"
+    assert violations(replace(left, sold_before=(ReservationRow(DONE, "sold", {"apple": 2}),))) == []

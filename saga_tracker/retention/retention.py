@@ -1,0 +1,124 @@
+"""The loop that deletes what is old: a page, a pause, the next page; then nothing for an hour.
+
+Nothing depends on it, so it waits for everybody: for a database that is away, for whoever writes the view,
+for a folder that cannot be written to. What could not be exported is not deleted.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import get_args
+
+import psycopg
+from prometheus_client import Counter as Total
+
+from events.runtime.database import AWAY, CONTENTION, Database, in_words
+from events.runtime.log import log
+from events.runtime.metrics import REGISTRY
+from saga_tracker.reconciliation.parties import NoAnswer, Parties
+from saga_tracker.retention.export import Export
+from saga_tracker.retention.old import OLD, Old, Page, Row
+from saga_tracker.retention.rules import Kind
+from saga_tracker.retention.services import crumble, forget_states
+from saga_tracker.settings import TrackerSettings
+from saga_tracker.store import AnotherWrites
+
+FORGOTTEN = Total(
+    "murmuration_forgotten_total",
+    "What was deleted after its retention time, by kind.",
+    ["kind"],
+    registry=REGISTRY,
+)
+FAILURES = Total(
+    "murmuration_retention_failures_total",
+    "Passes that ended early, such as when nothing could be exported, by kind.",
+    ["kind"],
+    registry=REGISTRY,
+)
+for _kind in get_args(Kind):
+    FORGOTTEN.labels(_kind)
+    FAILURES.labels(_kind)
+
+Step = Callable[[Row | None], Awaitable[tuple[Page, int]]]
+
+
+class Retention:
+    """One of every tracker. Of several, one finds what the other has left."""
+
+    def __init__(self, settings: TrackerSettings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._parties = Parties(settings)
+        self._export = Export(settings.export_dir) if settings.export_dir else None
+        # In this order: what the services keep goes after the saga.
+        self._steps: dict[Kind, Step] = {
+            **{old.kind: partial(self._step, old) for old in OLD},
+            "states": self._forget_states,
+            "tombstones": self._crumble,
+        }
+
+    async def run(self) -> None:
+        """Delete what is old from time to time, for ever."""
+        while True:
+            forgotten = Counter[str]()
+            async with self._parties:
+                for kind, step in self._steps.items():
+                    if getattr(self._settings.keep, kind):
+                        forgotten[kind] = await self._pass(kind, step)
+            if forgotten.total():
+                log.info("retention", **forgotten)
+            await asyncio.sleep(self._settings.retention_interval_seconds)
+
+    async def _pass(self, kind: Kind, step: Step) -> int:
+        """Delete all that is old of one kind; says how much. What fails is left to the next pass."""
+        forgotten, after = 0, None
+        while True:
+            began = time.monotonic()
+            try:
+                page, gone = await step(after)
+            except (AnotherWrites, *CONTENTION):
+                await asyncio.sleep(self._settings.reconnect_seconds)
+                continue
+            except AWAY as error:
+                await self._database.wait_until_back(error)
+                continue
+            except (psycopg.Error, OSError, NoAnswer) as error:
+                FAILURES.labels(kind).inc()
+                why = in_words(error) if isinstance(error, psycopg.Error) else str(error)
+                log.error("retention_failed", kind=kind, why=why)
+                return forgotten
+            FORGOTTEN.labels(kind).inc(gone)
+            forgotten += gone
+            after = page.last
+            if not page.full:
+                return forgotten
+            pause_share = 1 / self._settings.retention_share_of_time - 1
+            await asyncio.sleep((time.monotonic() - began) * pause_share)
+
+    async def _step(self, old: Old, after: Row | None) -> tuple[Page, int]:
+        """Export and delete one page. A crash in between exports it a second time, and loses nothing."""
+        days: int = getattr(self._settings.keep, old.kind)
+        lines: list[str] = []
+        async with self._database.transaction() as connection:
+            page = await old.page(connection, days, after, self._settings.retention_batch_size)
+            if page.rows and self._export is not None:
+                lines = await old.lines(connection, page.rows)
+        if not page.rows:
+            return page, 0
+        if self._export is not None:
+            await asyncio.to_thread(self._export.write, old.kind, lines, datetime.now(UTC))
+        async with self._database.transaction() as connection:
+            return page, await old.delete(connection, page.rows)
+
+    async def _forget_states(self, after: Row | None) -> tuple[Page, int]:
+        settings = self._settings
+        return await forget_states(
+            self._database, self._parties, settings.keep.states, after, settings.retention_batch_size
+        )
+
+    async def _crumble(self, _after: Row | None) -> tuple[Page, int]:
+        keep, limit = self._settings.keep, self._settings.retention_batch_size
+        return await crumble(self._database, keep.tombstones, states_too=keep.states > 0, limit=limit)
