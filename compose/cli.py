@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -44,10 +45,12 @@ def common(context: typer.Context, state_dir: StateDir = DEFAULT_STATE_DIR) -> N
     context.obj = state_dir
 
 
-def rig_of(context: typer.Context, progress: Progress | None = None) -> LocalRig:
-    """The rig that this command works on."""
+def rig_of(
+    context: typer.Context, progress: Progress | None = None, settings: Mapping[str, str] | None = None
+) -> LocalRig:
+    """The rig that this command works on. What it starts has these settings, unless ours say otherwise."""
     state_dir: Path = context.obj
-    return LocalRig(state_dir, progress=progress)
+    return LocalRig(state_dir, progress=progress, environment={**(settings or {}), **os.environ})
 
 
 @app.command()
@@ -131,10 +134,11 @@ def demo(
     only: Annotated[list[str] | None, typer.Option(help="Play this scenario alone; may be repeated.")] = None,
 ) -> None:
     """Place orders that go every way, show their sagas, check the invariants. Exit code 1 on a surprise."""
-    from compose.demo.command import demo as show  # here, so that other commands start without it
+    from compose.demo.command import SETTINGS  # here, so that other commands start without it
+    from compose.demo.command import demo as show
 
     with ConsoleProgress() as progress:
-        if not show(rig_of(context, progress), report_console(), only or ()):
+        if not show(rig_of(context, progress, SETTINGS), report_console(), only or ()):
             raise typer.Exit(1)
 
 

@@ -279,7 +279,8 @@ SCENARIOS = (
         "timed_out",
         "A service too late",
         "payment frozen",
-        "Payment is frozen (SIGSTOP). The tracker tells it once more, then says that it is too late.",
+        "Payment is frozen (SIGSTOP). The tracker tells it once more, has patience for a time (the demo"
+        " lets it have 3 s, by default it is 2 min), then says that it is too late.",
         "CANCELLED",
         _statuses("cancelled", "released", "refunded", "fenced"),
         _while_payment_is_frozen,

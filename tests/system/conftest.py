@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from compose.demo.command import SETTINGS as DEMO_SETTINGS
 from compose.demo.shop import open_shop
 from compose.local.rig import LocalRig
 from tests.servers import Servers, rig_folder
@@ -17,6 +18,8 @@ from tests.system.stage import System
 SETTINGS = {
     "MURMURATION_SANDBOX_SLOW_SECONDS": "1",
     "MURMURATION_RECONCILIATION_INTERVAL_SECONDS": "1",
+    # As the demo has it: so a service that is frozen is late soon.
+    **DEMO_SETTINGS,
     "MURMURATION_RECONCILIATION_SETTLE_SECONDS": "2",
     "MURMURATION_RECONCILIATION_RECHECK_SECONDS": "2",
 }

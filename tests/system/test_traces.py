@@ -24,6 +24,7 @@ LAST = "facts,notification.customer_notified.v1 send"
 SETTINGS = {
     "MURMURATION_STEP_DEADLINE_SECONDS": '{"payment": 2}',
     "MURMURATION_REDRIVE_GRACE_SECONDS": "1",
+    "MURMURATION_SERVICE_PATIENCE_SECONDS": '{"payment": 1}',
     "OTEL_BSP_SCHEDULE_DELAY": "200",
 }
 Spans = list[dict[str, Any]]

@@ -18,8 +18,9 @@ LOAD_SECONDS = 1.5
 AWAY_SECONDS = 3.0
 CRASH_POINTS: tuple[CrashPoint, ...] = get_args(CrashPoint)
 CALLING = ("payment", "fulfillment", "notification")
-# A tracker that loses its patience in less than AWAY_SECONDS.
+# A tracker that loses its patience in less than AWAY_SECONDS: who is down is late at once.
 HASTY = {
+    "MURMURATION_SERVICE_PATIENCE_SECONDS": json.dumps(dict.fromkeys(SERVICES, 0)),
     "MURMURATION_STEP_DEADLINE_SECONDS": json.dumps({"inventory": 1, "payment": 1.5, "fulfillment": 1.5}),
     "MURMURATION_REDRIVE_GRACE_SECONDS": "1",
     "MURMURATION_OVERDUE_AFTER_SECONDS": "1",
