@@ -177,4 +177,4 @@ async def test_facts_were_read_when_they_arrived_one_after_the_other_by_the_data
     read_at, now = [row["read_at"] for row in rows], rows[0]["now"]
     assert read_at == sorted(set(read_at))
     for at, age in zip(read_at, ages, strict=True):
-        assert before - timedelta(seconds=age + 0.001) < at < now - timedelta(seconds=age)
+        assert before - timedelta(seconds=age + 1) < at < now - timedelta(seconds=age)

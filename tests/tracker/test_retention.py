@@ -32,7 +32,19 @@ async def say(watch: Watch, path: str, days_ago: float) -> UUID:
     seen = await watch.facts_seen()
     await watch.say(*facts)
     await watch.sees_facts(seen + len(facts))
+    await age(watch, order, days_ago)
     return order
+
+
+async def age(watch: Watch, order: UUID, days: float) -> None:
+    """Have the tracker know it for so long: what it reads it dates by its own database's clock."""
+    given: dict[str, Any] = {"id": order, "ago": timedelta(days=days)}
+    await watch.rows(
+        "WITH facts AS (UPDATE saga_facts SET read_at = read_at - %(ago)s WHERE order_id = %(id)s)"
+        " UPDATE sagas SET since = since - %(ago)s, started_at = started_at - %(ago)s,"
+        " ended_at = ended_at - %(ago)s WHERE order_id = %(id)s",
+        **given,
+    )
 
 
 async def rows_of(watch: Watch, order: UUID) -> dict[str, int]:
@@ -103,9 +115,8 @@ async def test_by_default_no_saga_is_deleted(watch: Watch) -> None:
 
 async def test_what_is_said_again_of_a_forgotten_order_begins_no_saga(watch: Watch) -> None:
     await watch.start(**ON)
-    order = uuid4()
     began = datetime.now(UTC) - timedelta(days=OLD)
-    await watch.say(*envelopes(PATHS["completed"], order, began))
+    order = await say(watch, PATHS["completed"], OLD)
 
     async def forgotten() -> bool:
         return bool(await watch.rows("SELECT FROM tombstones"))
@@ -256,8 +267,12 @@ async def test_what_changed_since_it_was_exported_stays_for_the_next_pass(watch:
 async def test_a_database_that_is_away_is_waited_for(watch: Watch) -> None:
     proxy = await watch.proxy_database()
     await watch.start(database_url=proxy.url(watch.database_url), database_timeout_seconds=0.5, **ON)
+    order = uuid4()
+    facts = envelopes(PATHS["completed"], order)
+    await watch.say(*facts)
+    await watch.sees_facts(len(facts))
     proxy.cut()
-    await watch.say(*envelopes(PATHS["completed"], uuid4(), datetime.now(UTC) - timedelta(days=OLD)))
+    await age(watch, order, OLD)
     proxy.restore()
 
     async def forgotten() -> bool:
@@ -341,8 +356,7 @@ async def test_while_a_service_is_away_its_states_are_asked_for_later(watch: Wat
 
 async def say_and_forget(watch: Watch, settings: dict[str, Any], token: SecretStr) -> UUID:
     await watch.start(**settings, **ON, state_retention_days=DAYS, admin_token=token)
-    order = uuid4()
-    await watch.say(*envelopes(PATHS["completed"], order, datetime.now(UTC) - timedelta(days=OLD)))
+    order = await say(watch, PATHS["completed"], OLD)
 
     async def forgotten() -> bool:
         return bool(await watch.rows("SELECT FROM tombstones"))
