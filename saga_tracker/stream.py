@@ -63,6 +63,7 @@ class Subscription:
         self._stack = AsyncExitStack()
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
+        self._asking: AbstractChannel | None = None
 
     async def __aenter__(self) -> Self:
         with closed_means_away(), lost_means_away():
@@ -142,20 +143,19 @@ class Subscription:
             raise ConnectionError("not connected")
         found: dict[str, int] = {}
         for queue in queues:
-            # A question that the broker does not like ends its channel.
             with closed_means_away(), lost_means_away(), suppress_instrumentation():
-                channel = self._connection.channel(publisher_confirms=False)
-                await promptly(channel.initialize(), self._settings.connect_timeout_seconds)
+                # A question that the broker does not like ends its channel.
+                if self._asking is None or self._asking.is_closed:
+                    self._asking = self._connection.channel(publisher_confirms=False)
+                    await promptly(self._asking.initialize(), self._settings.connect_timeout_seconds)
                 try:
-                    asking = channel.declare_queue(queue, passive=True)
+                    asking = self._asking.declare_queue(queue, passive=True)
                     answer = await promptly(asking, self._settings.stream_answer_seconds)
                     found[queue] = answer.declaration_result.consumer_count or 0
                 except ChannelNotFoundEntity:
                     found[queue] = 0
                 except AMQPChannelError:
                     continue
-                finally:
-                    await promptly(channel.close(), self._settings.connect_timeout_seconds)
         return found
 
     async def sent_by_now(self) -> int | None:

@@ -37,6 +37,7 @@ LOOPS = {
     "dead_letters": "saga_tracker.dead_letters.ingest:Ingest.run",
     "cases": "saga_tracker.dead_letters.ingest:Ingest.close_cases",
     "reconciler": "saga_tracker.reconciliation.reconciler:Reconciler.run",
+    "watcher": "saga_tracker.watcher:Watcher.run",
 }
 # What they do again and again, and does not expect to go wrong like that.
 WITHIN = {
@@ -44,6 +45,7 @@ WITHIN = {
     "keeper": "saga_tracker.keeper:Keeper._tick",
     "dead_letters": "saga_tracker.dead_letters.ingest:Ingest._store",
     "reconciler": "saga_tracker.reconciliation.reconciler:Reconciler._round",
+    "watcher": "saga_tracker.watcher:Watcher._look",
 }
 PAYMENTS = "payment.dead-letters"
 

@@ -15,7 +15,7 @@ from saga_tracker.service import Tracker
 from tests.metrics import Numbers
 from tests.runtime.eventually import eventually
 from tests.tracker.test_keeper import impatient, just_now, stands, stated, states
-from tests.tracker.told import PATHS, envelopes
+from tests.tracker.told import envelopes
 from tests.tracker.watch import FIVE, Watch, get
 
 LATE = ("saga.redriven.v1", "saga.timed_out.v1")
@@ -170,7 +170,10 @@ async def test_while_it_answers_who_came_later_an_order_is_late(watch: Watch) ->
     order = uuid4()
     await watch.say(*just_now("created reserved", order))
     await watch.sees_order(order)
-    for _ in range(3):
-        await watch.say(*envelopes(PATHS["completed"], uuid4()))
-    await states(watch, order, *LATE)
+
+    async def late() -> bool:
+        await keep_answering(watch)
+        return await stated(watch, order) == dict.fromkeys(LATE, 1)
+
+    await eventually(late)
     assert await works(tracker, "payment")
