@@ -11,7 +11,9 @@ rebuild = commands.add_parser(
     "rebuild", help="drop the view and rebuild it from the stream; the tracker may go on running"
 )
 rebuild.add_argument(
-    "--forget-missing", action="store_true", help="even if the stream no longer has facts that the view has"
+    "--forget-missing",
+    action="store_true",
+    help="also facts of sagas under way that the stream no longer has; those of ended sagas stay",
 )
 arguments = parser.parse_args()
 if arguments.command == "rebuild":

@@ -20,7 +20,7 @@ from typing import Any, assert_never
 from uuid import UUID, uuid4, uuid5
 
 import psycopg
-from sqlalchemy import Interval, Text, bindparam, cast, func, or_, select, update
+from sqlalchemy import Interval, Text, bindparam, cast, exists, func, or_, select, update
 
 from events.facts.base import Fact
 from events.facts.saga import ApprovalExpired, SagaOverdue, SagaRedriven, SagaTimedOut
@@ -40,7 +40,7 @@ from saga_tracker.redrive import Key
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import name_of
 from saga_tracker.store import AnotherWrites
-from saga_tracker.tables import lease, sagas
+from saga_tracker.tables import lease, look_ups, sagas
 
 _clock = func.clock_timestamp()
 _CLOCK = compiled(select(_clock.label("now")))
@@ -58,7 +58,11 @@ _RELEASE = compiled(
 )
 _DUE = compiled(
     select(sagas.c.order_id)
-    .where(sagas.c.due_at <= bindparam("clock"))
+    .where(
+        sagas.c.due_at <= bindparam("clock"),
+        # Nobody is late for what the tracker missed and is asking for.
+        ~exists().where(look_ups.c.order_id == sagas.c.order_id, look_ups.c.waited_for_until > _clock),
+    )
     .order_by(sagas.c.due_at)
     .limit(bindparam("row_limit"))
 )
@@ -307,7 +311,7 @@ def _messages(late: _Late, cause: Mapping[str, Any], now: datetime) -> list[Outg
                 order_id=late.order_id, service=wait.service, redriven_id=wait.because_of_id
             )
             return [
-                redrive.again(cause, wait.service),
+                *([redrive.again(cause, wait.service)] if redrive.was_read(cause) else []),
                 _stating(fact, cause, uuid5(wait.because_of_id, f"redriven:{wait.service}"), now),
             ]
         case Act.TIME_OUT:

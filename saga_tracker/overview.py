@@ -43,6 +43,9 @@ _QUERIES = {
             count(due_at) AS refused
         FROM outbox
     """,
+    "gaps": b"""
+        SELECT (SELECT count(*) FROM stream_gaps) AS gaps, (SELECT count(*) FROM look_ups) AS sagas
+    """,
     "lease": b"SELECT holder FROM lease WHERE expires_at > clock_timestamp()",
 }
 
@@ -78,6 +81,16 @@ class Overview:
                 "outbox", "Messages of the tracker that the broker has not confirmed", found["outbox"][0]
             ),
             refused(found["outbox"][0]["refused"]),
+            gauge(
+                "murmuration_stream_gaps",
+                "How often facts were lost that had not been read: the stream was cut off or made anew.",
+                found["gaps"][0]["gaps"],
+            ),
+            gauge(
+                "murmuration_look_ups_waiting",
+                "Sagas that were under way then, and are still to be looked up with the services.",
+                found["gaps"][0]["sagas"],
+            ),
             *self._keeper([row["holder"] for row in found["lease"]]),
             gauge(
                 "murmuration_reconciliation_differences",

@@ -131,7 +131,14 @@ def _counts(stats: Stats, chosen: State | None) -> str:
         f"{each.state.value} p50 {span(each.p50_seconds)}, p99 {span(each.p99_seconds)}"
         for each in stats.durations
     )
-    return f'<nav>{"".join(links)}{dead_letters}</nav><p class="quiet">{reading}.{kept} {durations}</p>'
+    never_read = "".join(
+        f'<p class="bad">Facts between {instant(gap.after_at) or "the beginning"}'
+        f" and {instant(gap.before_at)} were never read: {escape(gap.why)}."
+        " Sagas that were under way then are looked up with the services.</p>"
+        for gap in stats.gaps
+    )
+    figures = f'<p class="quiet">{reading}.{kept} {durations}</p>'
+    return f"<nav>{''.join(links)}{dead_letters}</nav>{never_read}{figures}"
 
 
 def _find_form() -> str:
@@ -213,6 +220,7 @@ def _stated(fact: FactView) -> str:
 
 def _state(saga: SagaView) -> str:
     late = ' <span class="bad">timed out</span>' if saga.timed_out else ""
+    late += ' <span class="quiet">reconstructed</span>' if saga.reconstructed else ""
     return f'<span class="state {_CLASSES.get(saga.state, "")}">{saga.state.value}</span>{late}'
 
 

@@ -33,6 +33,7 @@ from saga_tracker.tables import (
     lease,
     saga_facts,
     sagas,
+    stream_gaps,
     stream_position,
     tombstones,
     unreadable_messages,
@@ -65,7 +66,17 @@ def _seconds(interval: ColumnElement[Any]) -> ColumnElement[float]:
 
 
 _now = func.now()
+# Facts that were reconstructed have no place in the stream.
+_reconstructed = (
+    select(literal_column("1"))
+    .select_from(saga_facts)
+    .where(saga_facts.c.order_id == sagas.c.order_id, saga_facts.c.stream_offset < literal_column("0"))
+    .correlate(sagas)
+    .exists()
+    .label("reconstructed")
+)
 _COLUMNS = [
+    _reconstructed,
     *(column for column in sagas.c if column.name not in ("waiting_for", "due_at")),
     _seconds(_now - sagas.c.since).label("in_state_seconds"),
     _seconds(func.coalesce(sagas.c.ended_at, _now) - sagas.c.started_at).label("duration_seconds"),
@@ -209,6 +220,7 @@ _FIGURES = {
         "started": _per_minute(sagas.c.started_at),
         "ended": _per_minute(sagas.c.ended_at),
         "durations": _durations(),
+        "gaps": select(*stream_gaps.c).order_by(stream_gaps.c.gap_id.desc()).limit(literal_column("5")),
         "keeper": select(lease.c.holder).where(lease.c.expires_at > func.clock_timestamp()),
         "position": select(
             stream_position.c.stream_offset,

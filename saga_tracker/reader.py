@@ -3,17 +3,17 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psycopg
 
 from events.messaging.connection import BROKER_AWAY, lost_means_away
-from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, spares_the_row
+from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Connection, Database, spares_the_row
 from events.runtime.log import Outage, log
 from events.runtime.promptly import promptly
-from saga_tracker import metrics, store
+from saga_tracker import gaps, metrics, store
 from saga_tracker.availability import Availability
 from saga_tracker.batch import ReadBatch, UnreadableMessage
 from saga_tracker.recorder import Recorded, Recorder
@@ -26,11 +26,15 @@ _LOOK_AGAIN_SECONDS = 0.02
 
 @dataclass(slots=True)
 class Progress:
-    """How the reader is doing. `known_end` is an offset near the end of the stream, seen a moment ago."""
+    """How the reader is doing. `known_end` is an offset near the end of the stream, seen a moment ago.
+
+    `never_read`: which facts the stream had lost before they were read, if any.
+    """
 
     reading: bool = False
     stream_offset: int = -1
     known_end: int = -1
+    never_read: str | None = None
 
     @property
     def lag(self) -> int:
@@ -134,6 +138,7 @@ class Reader:
             try:
                 while True:
                     messages = await stream.next_batch()
+                    await self._notice_gap(stream, messages, position)
                     await self._record(messages, position.reading)
                     await stream.settle()
                     # Nobody waits for the view: a moment's pause makes one transaction of many facts.
@@ -155,23 +160,57 @@ class Reader:
             await self._read_anew("it ends before the offset that was read last")
             raise ReadAnew from None
         if offset_of(first) > position.stream_offset:
-            log.error("stream_truncated", read_up_to=position.stream_offset, begins_at=offset_of(first))
+            await self._skip(position.stream_offset, offset_of(first))
         elif storable(first.message_id) != position.message_id:
             await self._read_anew("another message stands where the last one was read")
             raise ReadAnew
 
+    async def _notice_gap(
+        self, stream: Subscription, messages: Sequence[Arrived], position: Position
+    ) -> None:
+        """Whether the stream lost what comes before these: it may also be cut off under a slow reader."""
+        read_up_to, first = self.progress.stream_offset, offset_of(messages[0].message)
+        if first <= read_up_to + 1 or (read_up_to < 0 and position.reading > 1):
+            return
+        begins_at = await stream.known_start()
+        if begins_at is not None and begins_at > read_up_to + 1:
+            await self._skip(read_up_to, first)
+
+    async def _skip(self, read_up_to: int, begins_at: int) -> None:
+        """Go on behind what the stream has lost; whoever was under way is looked up with the services."""
+        if begins_at <= read_up_to + 1:
+            return
+
+        async def skip(connection: Connection) -> int:
+            await store.lock(connection)
+            return await gaps.skip(connection, read_up_to, begins_at, self._settings.look_up_patience_seconds)
+
+        sagas = await self._write(skip)
+        self.progress.stream_offset = begins_at - 1
+        log.error("stream_truncated", read_up_to=read_up_to, begins_at=begins_at, sagas_to_look_up=sagas)
+        await self._position()
+
     async def _read_anew(self, why: str) -> None:
-        log.warning("stream_was_made_anew", why=why)
+        async def read_anew(connection: Connection) -> int:
+            before = await store.lock(connection)
+            patience = self._settings.look_up_patience_seconds
+            sagas = await gaps.note(connection, gaps.MADE_ANEW, before.stream_offset, 0, patience)
+            await store.read_anew(connection)
+            return sagas
+
+        sagas = await self._write(read_anew)
+        log.error("stream_was_made_anew", why=why, sagas_to_look_up=sagas)
+
+    async def _write(self, work: Callable[[Connection], Awaitable[int]]) -> int:
+        """Do this to the view in one transaction, once it is this process's turn."""
         while True:
             try:
                 async with self._database.transaction() as connection:
-                    await store.read_anew(connection)
+                    return await work(connection)
             except AnotherWrites as error:
                 await self._wait_for_my_turn(error)
             except AWAY as error:
                 await self._database.wait_until_back(error)
-            else:
-                return
 
     async def _record(self, messages: Sequence[Arrived], reading: int) -> None:
         """Commit what these messages say. One that the database will not have is recorded as unreadable."""
@@ -226,6 +265,8 @@ class Reader:
         while True:
             try:
                 async with self._database.transaction() as connection:
+                    last = await gaps.latest(connection, 1)
+                    self.progress.never_read = str(last[0]) if last else None
                     return await store.position(connection)
             except AWAY as error:
                 await self._database.wait_until_back(error)

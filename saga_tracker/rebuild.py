@@ -14,11 +14,12 @@ import psycopg
 from events.messaging.connection import BROKER_AWAY
 from events.runtime.database import AWAY, Connection, connect_options
 from events.runtime.log import Outage, log
-from saga_tracker import store
+from saga_tracker import gaps, store
+from saga_tracker.kept import REMEMBER_FACTS, keep_missing
 from saga_tracker.recorder import Key, Recorder
 from saga_tracker.settings import RebuildSettings
-from saga_tracker.store import AnotherWrites
-from saga_tracker.stream import Subscription, read_batch
+from saga_tracker.store import AnotherWrites, Position
+from saga_tracker.stream import Arrived, Subscription, offset_of, read_batch, storable
 
 # A stream that is silent for so long where it was expected to end has been read to its end; one that never
 # is silent is left to the tracker, a little behind the end.
@@ -33,11 +34,12 @@ class RebuildFailed(Exception):
 
 @dataclass(slots=True)
 class Rebuilt:
-    """What a rebuild read."""
+    """What a rebuild read, and how many facts it kept that the stream no longer has."""
 
     messages: int
     unreadable: int
     seconds: float
+    kept: int = 0
 
     @property
     def per_second(self) -> int:
@@ -47,62 +49,45 @@ class Rebuilt:
 async def rebuild(settings: RebuildSettings, *, forget_missing: bool) -> Rebuilt:
     """Drop the view and read the stream from its start to its end.
 
-    Facts in the view that the stream no longer has would be lost: unless `forget_missing`, that raises
-    RebuildFailed and changes nothing. So do a database that goes away and a writer that does not yield.
+    What the view has of a saga and the stream no longer is kept, but with `forget_missing` of ended sagas
+    alone: no rebuild makes an ended saga another one. Raises RebuildFailed, and changes nothing, when the
+    database goes away or a writer does not yield.
     """
     try:
         connection = await psycopg.AsyncConnection.connect(
             settings.database_url, **connect_options(settings, "tracker rebuild")
         )
         async with connection:
-            await _become_writer(connection, settings)
-            for remember in _REMEMBER_FACTS:
+            before = await _become_writer(connection, settings)
+            for remember in REMEMBER_FACTS:
                 await connection.execute(remember)
             position = await store.drop_view(connection)
-            rebuilt = await _Rebuild(settings, connection, position.reading).run()
-            if not forget_missing:
-                await _refuse_to_forget(connection)
-            log.info("committing", messages=rebuilt.messages)
+            reading = _Rebuild(settings, connection, before, position.reading)
+            rebuilt = await reading.run()
+            rebuilt.kept = await keep_missing(connection, settings, ended_only=forget_missing)
+            await reading.note_gap()
+            log.info("committing", messages=rebuilt.messages, facts_kept=rebuilt.kept)
     except AWAY as error:
         raise RebuildFailed(f"the database is away, the view is as it was: {error}") from error
     return rebuilt
 
 
-_REMEMBER_FACTS = (
-    b"""
-    CREATE TEMPORARY TABLE facts_before ON COMMIT DROP AS
-    SELECT order_id, fact_id, coalesce(read_at, stated_at) AS read_at FROM saga_facts
-    """,
-    b"CREATE INDEX ON facts_before (fact_id, order_id)",
-    b"ANALYZE facts_before",
-)
 _FIRST_READ = b"""
     SELECT order_id, fact_id, before.read_at FROM facts_before AS before
     JOIN unnest(%(order_ids)s::uuid[], %(fact_ids)s::uuid[]) AS wanted (order_id, fact_id)
     USING (order_id, fact_id)
 """
-_COUNT_MISSING = """
-    SELECT count(*) AS facts, count(DISTINCT order_id) AS orders FROM facts_before AS before
-    WHERE NOT EXISTS (
-        SELECT FROM saga_facts AS now WHERE (now.order_id, now.fact_id) = (before.order_id, before.fact_id))
-    AND NOT EXISTS (
-        SELECT FROM unreadable_messages AS refused
-        WHERE refused.message_id = before.fact_id::text
-        AND refused.reason IN ('reused_message_id', 'contradicts'))
-"""
 
 
-async def _become_writer(connection: Connection, settings: RebuildSettings) -> None:
+async def _become_writer(connection: Connection, settings: RebuildSettings) -> Position:
     deadline = time.monotonic() + settings.rebuild_lock_timeout_seconds
     while True:
         try:
-            await store.lock(connection)
+            return await store.lock(connection)
         except AnotherWrites:
             await connection.rollback()
             if time.monotonic() > deadline:
                 raise RebuildFailed("another rebuild is running; try again when it is done") from None
-        else:
-            return
 
 
 async def _first_read(connection: Connection, keys: Sequence[Key]) -> Mapping[Key, datetime]:
@@ -112,22 +97,17 @@ async def _first_read(connection: Connection, keys: Sequence[Key]) -> Mapping[Ke
     return {(row["order_id"], row["fact_id"]): row["read_at"] for row in await cursor.fetchall()}
 
 
-async def _refuse_to_forget(connection: Connection) -> None:
-    cursor = await connection.execute(_COUNT_MISSING)
-    row = await cursor.fetchone()
-    if row is not None and row["facts"]:
-        raise RebuildFailed(
-            f"the stream no longer has {row['facts']} facts of {row['orders']} orders that the view has;"
-            " nothing was changed. To go without them: rebuild --forget-missing"
-        )
-
-
 class _Rebuild:
     """The reading of the whole stream inside the one transaction."""
 
-    def __init__(self, settings: RebuildSettings, connection: Connection, reading: int) -> None:
+    def __init__(
+        self, settings: RebuildSettings, connection: Connection, before: Position, reading: int
+    ) -> None:
         self._settings = settings
         self._connection = connection
+        self._before = before
+        self._begins_at: int | None = None
+        self._found_again = before.stream_offset < 0
         self._reading = reading
         self._recorder = Recorder(settings.deadline_rules, settings.remembered_sagas, _first_read)
         self._outage = Outage("broker, for reading the stream")
@@ -150,6 +130,28 @@ class _Rebuild:
         self._rebuilt.seconds = time.monotonic() - self._began
         return self._rebuilt
 
+    async def note_gap(self) -> None:
+        """Say so where the view had not been read up to what the stream begins with now."""
+        begins_at, known = self._begins_at or 0, self._before.stream_offset
+        if self._found_again or begins_at == known + 1:
+            return
+        why = gaps.TRUNCATED if begins_at > known else gaps.MADE_ANEW
+        sagas = await gaps.note(
+            self._connection, why, known, begins_at, self._settings.look_up_patience_seconds
+        )
+        log.error("facts_never_read", why=why, sagas_to_look_up=sagas)
+
+    def _compare_with_before(self, messages: Sequence[Arrived]) -> None:
+        """Whether this is the stream that the view was made from, by the last message that was in it."""
+        if self._begins_at is None:
+            self._begins_at = offset_of(messages[0].message)
+        if not self._found_again and offset_of(messages[-1].message) >= self._before.stream_offset:
+            self._found_again = any(
+                offset_of(message) == self._before.stream_offset
+                and storable(message.message_id) == self._before.message_id
+                for message, _ in messages
+            )
+
     async def _read_to_end(self, stream: Subscription) -> None:
         """Up to the offset near the end that was known at first, and then what else is there already."""
         end = await stream.known_end()
@@ -159,7 +161,9 @@ class _Rebuild:
                 batches_past_end += 1
                 if await _silent(stream):
                     break
-            batch = read_batch(await stream.next_batch(), self._settings.max_message_bytes)
+            messages = await stream.next_batch()
+            self._compare_with_before(messages)
+            batch = read_batch(messages, self._settings.max_message_bytes)
             # So that the next messages come while these are written.
             await stream.settle()
             recorded = await self._recorder.record(self._connection, batch, self._reading)

@@ -25,6 +25,7 @@ _FACTS = compiled(
         saga_facts.c.stated_at,
         saga_facts.c.causation_id,
         saga_facts.c.traceparent,
+        saga_facts.c.stream_offset,
         cast(saga_facts.c.body, Text).label("body"),
     ).where(tuple_(*_KEY).in_(select(*_wanted.c)))
 )
@@ -35,6 +36,11 @@ async def facts_at(connection: Connection, keys: Sequence[Key]) -> dict[Key, dic
     wanted = [{"order_id": order_id, "fact_id": fact_id} for order_id, fact_id in keys]
     cursor = await connection.execute(_FACTS, as_arrays(_KEY, wanted))
     return {(row["order_id"], row["fact_id"]): row for row in await cursor.fetchall()}
+
+
+def was_read(fact: Mapping[str, Any]) -> bool:
+    """Whether it can be sent: of a fact that was reconstructed, nobody knows what it said."""
+    return bool(fact["stream_offset"] >= 0)
 
 
 def again(fact: Mapping[str, Any], service: str) -> Outgoing:
@@ -56,6 +62,6 @@ def again(fact: Mapping[str, Any], service: str) -> Outgoing:
 async def once_more(connection: Connection, order_id: UUID, fact_id: UUID, service: str) -> Outgoing | None:
     """The message to enter in the outbox; None where it would not help, for the service does not hear it."""
     fact = (await facts_at(connection, [(order_id, fact_id)])).get((order_id, fact_id))
-    if fact is None or (name_of(fact["wire_name"]), service) not in HEARD:
+    if fact is None or not was_read(fact) or (name_of(fact["wire_name"]), service) not in HEARD:
         return None
     return again(fact, service)

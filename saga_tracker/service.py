@@ -102,8 +102,10 @@ class Tracker:
         except AWAY:
             database = False
         refused = {"refused_messages": self.publisher.set_aside} if self.publisher.set_aside else {}
+        never_read = {"never_read": self.progress.never_read} if self.progress.never_read else {}
         return {
             **refused,
+            **never_read,
             "database": database,
             "broker": self._consuming(),
             **{name: runs for name, runs in self.loops.running.items() if name not in PARTS_OF_OTHERS},
@@ -147,6 +149,7 @@ def main_rebuild(*, forget_missing: bool) -> int:
         "rebuilt",
         messages=rebuilt.messages,
         unreadable=rebuilt.unreadable,
+        facts_kept=rebuilt.kept,
         seconds=round(rebuilt.seconds, 2),
         per_second=rebuilt.per_second,
     )

@@ -125,6 +125,8 @@ class TrackerSettings(ProcessSettings):
     # How many of the sagas that ended last are compared once more when a person asks for it.
     reconciliation_recent: int = Field(default=1_000, ge=0, le=10_000)
     reconciliation_timeout_seconds: float = Field(default=5.0, gt=0)
+    # After a gap in the stream, for how long sagas have no deadlines that are asked for at the services.
+    look_up_patience_seconds: float = Field(default=60.0, ge=0)
     ledger_page_size: int = Field(default=1_000, gt=1, le=1_000)
     ledger_pages: int = Field(default=20, gt=0)
 

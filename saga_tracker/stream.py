@@ -114,6 +114,13 @@ class Subscription:
 
         Raises one of BROKER_AWAY when the broker does not answer.
         """
+        return await self._look_at("last")
+
+    async def known_start(self) -> int | None:
+        """The offset of the first message that is still there, likewise."""
+        return await self._look_at("first")
+
+    async def _look_at(self, begin: str) -> int | None:
         if self._connection is None:
             raise ConnectionError("not connected")
         found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -127,7 +134,7 @@ class Subscription:
             channel = self._connection.channel(publisher_confirms=False)
             await promptly(channel.initialize(), limit_seconds)
             try:
-                await promptly(_consume(channel, 1, "last", note), limit_seconds)
+                await promptly(_consume(channel, 1, begin, note), limit_seconds)
                 return await asyncio.wait_for(found, self._settings.stream_answer_seconds)
             except TimeoutError:
                 return None

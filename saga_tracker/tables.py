@@ -246,3 +246,29 @@ tombstones = Table(
     Index("tombstones_with_states", "ended_at", "order_id", postgresql_where=text("NOT states_forgotten")),
     comment="Orders whose saga was deleted after its retention time. Kept by a rebuild.",
 )
+
+stream_gaps = Table(
+    "stream_gaps",
+    metadata,
+    Column("gap_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("why", Text, nullable=False),
+    # The last message read before it, and the first after it; of a stream made anew both count by themselves.
+    Column("after_offset", BigInteger, nullable=False),
+    Column("before_offset", BigInteger, nullable=False),
+    Column("after_at", DateTime(timezone=True)),
+    Column("before_at", DateTime(timezone=True), nullable=False),
+    comment="Facts between these were never read: the stream no longer had them. Kept by a rebuild.",
+)
+
+look_ups = Table(
+    "look_ups",
+    metadata,
+    Column("order_id", Uuid, primary_key=True),
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # Until then it has no deadlines: it is not late for what the tracker missed.
+    Column("waited_for_until", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # What the services' states proved when they were looked at before.
+    Column("proved", JSONB),
+    Index("look_ups_by_due", "due_at"),
+    comment="Sagas that were under way in a gap: their services are asked what was missed.",
+)

@@ -44,7 +44,10 @@ class OutageView(BaseModel):
 
 
 class SagaView(BaseModel):
-    """Where one order stands. Ages are in seconds, by the database's clock."""
+    """Where one order stands. Ages are in seconds, by the database's clock.
+
+    `reconstructed`: some of its facts were never read, and follow from what the services say.
+    """
 
     order_id: UUID
     state: State
@@ -58,6 +61,7 @@ class SagaView(BaseModel):
     reason: str | None
     trace_id: str | None
     fact_count: int
+    reconstructed: bool = False
 
 
 class CauseView(BaseModel):
@@ -129,6 +133,14 @@ class StreamView(BaseModel):
     unreadable: int
 
 
+class GapView(BaseModel):
+    """Facts between these instants were never read; None is the beginning."""
+
+    why: str
+    after_at: datetime | None
+    before_at: datetime
+
+
 class Stats(BaseModel):
     """Figures about all sagas. `keeper` is the tracker that acts on deadlines now."""
 
@@ -140,6 +152,7 @@ class Stats(BaseModel):
     durations: list[DurationView]
     stream: StreamView
     keeper: str | None
+    gaps: list[GapView] = []
 
 
 def saga_with_trail(
@@ -182,6 +195,7 @@ def stats(figures: Mapping[str, Sequence[Mapping[str, Any]]], progress: Progress
             last_message_seconds_ago=position["moved_seconds_ago"],
             unreadable=position["unreadable"],
         ),
+        gaps=[GapView(**{name: row[name] for name in GapView.model_fields}) for row in figures["gaps"]],
         keeper=next((row["holder"] for row in figures["keeper"]), None),
     )
 

@@ -19,6 +19,7 @@ from saga_tracker.reader import Progress
 from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.comparisons import Outcome, Pace, Taken
 from saga_tracker.reconciliation.ledger import LedgerFollower
+from saga_tracker.reconciliation.look_ups import LookUps
 from saga_tracker.reconciliation.parties import PROVIDER, NoAnswer, Parties
 from saga_tracker.reconciliation.rules import (
     COMPARED,
@@ -76,6 +77,7 @@ class Reconciler:
             database, self.parties, settings.ledger_page_size, settings.ledger_pages
         )
         self._pace = Pace(settings.reconciliation_settle_seconds, settings.reconciliation_recheck_seconds)
+        self._look_ups = LookUps(settings, database, self.parties)
         self._one_at_a_time = asyncio.Lock()
         self._failure = Outage("reconciliation")
 
@@ -124,6 +126,9 @@ class Reconciler:
             except AnotherWrites as error:
                 self.last_round = Round(at, 0, str(error))
                 return
+            for _ in range(self._settings.reconciliation_batches):
+                if await self._look_ups.some() < self._settings.reconciliation_batch_size:
+                    break
             orders = 0
             for _ in range(self._settings.reconciliation_batches):
                 compared = await self._batch(ledger)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 from uuid import UUID
 
 from saga_tracker.projection import State
@@ -121,6 +121,9 @@ STATUSES_AFTER: Mapping[str, tuple[str, ...]] = {
     "notification.customer_notified": ("notified",),
     "notification.notification_failed": ("failed",),
 }
+# A status that may have come about without the fact: whoever is cancelled need not have been withdrawn.
+_NO_PROOF = {("order.withdrawn", "cancelled")}
+_ORDERED = ("placed", "confirmed", "withdrawn", "cancelled")
 # While a person is waited for because of this fact, its service stands still in this status.
 _STANDS_STILL = {
     "payment.refund_failed": "refund_failed",
@@ -128,6 +131,28 @@ _STANDS_STILL = {
     "fulfillment.shipment_dispatch_failed": "dispatch_failed",
 }
 _NOT_CHARGED = ("none", "held", "declined", "refunded", "fenced")
+
+
+class Proof(NamedTuple):
+    """A fact that was published, as a state proves. `ending`: what a customer was told of."""
+
+    fact: str
+    ending: str | None = None
+
+
+def proofs(answers: Mapping[Service, Answer]) -> list[Proof]:
+    """The facts that these services have published, as far as their states of one order show it."""
+    found = [
+        Proof(fact, answer.ending)
+        for fact, statuses in STATUSES_AFTER.items()
+        for service, answer in answers.items()
+        if fact.startswith(f"{service}.")
+        and answer.status in statuses
+        and (fact, answer.status) not in _NO_PROOF
+    ]
+    if "order" in answers and answers["order"].status in _ORDERED:
+        found.insert(0, Proof("order.created"))
+    return found
 
 
 def judged(answered: AbstractSet[Party], asked: AbstractSet[Party]) -> frozenset[Party]:

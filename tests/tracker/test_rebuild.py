@@ -115,19 +115,44 @@ async def test_until_it_commits_the_old_view_is_served_and_the_tracker_waits(
     await watch.sees_facts(facts + 1)
 
 
-async def test_facts_that_the_stream_no_longer_has_are_not_forgotten_unasked(watch: Watch) -> None:
+async def test_what_the_stream_no_longer_has_is_kept_and_of_ended_sagas_always(watch: Watch) -> None:
     tracker = await watch.start()
-    await watch.say(*envelopes(PATHS["completed"], uuid4()))
-    await watch.sees_facts(7)
+    ended, under_way, new = (uuid4() for _ in range(3))
+    await watch.say(*envelopes(PATHS["completed"], ended))
+    await watch.say(*envelopes("created reserved captured", under_way))
+    await watch.sees_facts(10)
     await watch.stop(tracker)
     before = await watch.view()
     await watch.make_stream_anew()
-    await watch.say(*envelopes("created", uuid4()))
-    with pytest.raises(RebuildFailed, match="7 facts of 1 orders"):
-        await watch.rebuild()
-    assert await watch.view() == before
-    await watch.rebuild(forget_missing=True)
-    assert await watch.facts_seen() == 1
+    await watch.say(*envelopes("created", new))
+    rebuilt = await watch.rebuild()
+    assert (rebuilt.messages, rebuilt.kept) == (1, 10)
+    after = await watch.view()
+    for rows in ("sagas", "saga_facts"):
+        assert [row for row in after[rows] if row["order_id"] != new] == before[rows]
+    assert await watch.state_of(new) == "PENDING_INVENTORY"
+    assert (await watch.rebuild(forget_missing=True)).kept == 7
+    assert await watch.state_of(ended) == "COMPLETED"
+    assert await watch.state_of(under_way) is None
+    assert await watch.facts_seen() == 8
+
+
+async def test_a_saga_of_which_the_stream_lost_the_beginning_is_whole_after_a_rebuild(watch: Watch) -> None:
+    tracker = await watch.start()
+    order = uuid4()
+    facts = envelopes(PATHS["completed"], order)
+    await watch.say(*facts[:4])
+    await watch.sees_facts(4)
+    await watch.stop(tracker)
+    await watch.make_stream_anew()
+    await watch.say(*facts[4:])
+    await watch.start(stream_answer_seconds=0.5)
+    await watch.sees_facts(7)
+    before = await watch.view()
+    assert (await watch.rebuild()).kept == 4
+    after = await watch.view()
+    assert after["sagas"] == before["sagas"]
+    assert after["saga_facts"] == before["saga_facts"]
 
 
 async def test_an_empty_stream_rebuilds_to_an_empty_view(watch: Watch) -> None:
