@@ -55,8 +55,7 @@ Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they en
 @router.get("/sagas/{order_id}")
 async def see(order_id: UUID, tracker: Tracker) -> SagaWithTrail:
     """Where an order stands, since when, what it waits for and from whom, and the trail of its facts."""
-    async with tracker.database.transaction() as connection:
-        found = await queries.saga_of(connection, order_id)
+    found = await tracker.database.read(lambda connection: queries.saga_of(connection, order_id))
     if found is None:
         raise Problem(404, f"no fact of order {order_id} has been read", order_id=str(order_id))
     return views.saga_with_trail(*found, tracker.settings.jaeger_url)
@@ -85,8 +84,9 @@ async def find(
         oldest_first=sort == "oldest",
     )
     after = Place(*place_in(cursor)) if cursor else None
-    async with tracker.database.transaction() as connection:
-        rows = await queries.sagas_where(connection, wanted, after, limit + 1)
+    rows = await tracker.database.read(
+        lambda connection: queries.sagas_where(connection, wanted, after, limit + 1)
+    )
     sagas = [SagaView(**row) for row in rows[:limit]]
     last = sagas[-1] if len(rows) > limit else None
     return SagaPage(sagas=sagas, next_cursor=cursor_after(last.since, last.order_id) if last else None)
@@ -95,6 +95,5 @@ async def find(
 @router.get("/stats")
 async def stats(tracker: Tracker) -> Stats:
     """How many sagas stand where, how many begin and end, how long they take, and how far the view lags."""
-    async with tracker.database.transaction() as connection:
-        found = await queries.figures(connection)
+    found = await tracker.database.read(queries.figures)
     return views.stats(found, tracker.progress)

@@ -5,12 +5,13 @@ from typing import Any
 import uvloop
 from prometheus_client.metrics_core import Metric
 
+from events.messaging.blocked import blocked_detail
 from events.runtime.database import AWAY, Database
 from events.runtime.log import configure_logging, log
 from events.runtime.loops import Loops
 from events.runtime.memory import collect_garbage_rarely
 from events.runtime.process import serve
-from events.runtime.scrape import connections
+from events.runtime.scrape import broker_blocked, connections
 from events.runtime.settings import read_settings
 from saga_tracker import __doc__ as purpose
 from saga_tracker import api, manual_api, pages
@@ -90,8 +91,9 @@ class Tracker:
         refused = {"refused_messages": self.publisher.set_aside} if self.publisher.set_aside else {}
         return {
             **refused,
+            **blocked_detail(self.publisher.blocked),
             "database": database,
-            "broker": self._consuming(),
+            "broker": self._consuming() and not self.publisher.blocked,
             **{name: runs for name, runs in self.loops.running.items() if name not in PARTS_OF_OTHERS},
             "lag_messages": self.progress.lag,
         }
@@ -100,7 +102,8 @@ class Tracker:
         """What the view tells of all sagas, and whether database and broker are there."""
         found = await self._overview.in_the_view()
         connected = connections(database=found is not None, broker=self._consuming())
-        return [connected, *self._overview.lag(), *(found or ())]
+        blocked = broker_blocked(bool(self.publisher.blocked))
+        return [connected, blocked, *self._overview.lag(), *(found or ())]
 
     def _consuming(self) -> bool:
         return self.progress.reading and self.publisher.connected and self._ingest.consuming

@@ -14,8 +14,9 @@ from typing import Any
 
 from aio_pika import IncomingMessage
 from aio_pika.abc import AbstractChannel
-from aio_pika.exceptions import ChannelInvalidStateError, DeliveryError
+from aio_pika.exceptions import DeliveryError
 
+from events.messaging.acknowledgements import is_there
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
 from events.messaging.copies import bare_copy_of, copy_of
 from events.messaging.retries import (
@@ -41,12 +42,16 @@ MAX_BYTES_AT_ONCE = 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A message that failed: a short `reason` code, a `detail` for a person, whether it will fail again."""
+    """A message that failed: a short `reason` code, a `detail` for a person, whether it will fail again.
+
+    One that only waits for a lock was not at fault: it comes again for as often as it takes.
+    """
 
     message: IncomingMessage
     reason: str
     detail: str
     for_good: bool
+    locked: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -94,7 +99,7 @@ class DeadLetterPublisher:
         while True:
             self._wake.clear()
             # What came on a channel that is closed is delivered again: it is for that delivery to fail.
-            self._held = [held for held in self._held if _is_there(held.failure.message)]
+            self._held = [held for held in self._held if is_there(held.failure.message)]
             now = monotonic()
             if due := [held for held in self._held if held.due <= now]:
                 await self._look_at(due)
@@ -164,11 +169,11 @@ class DeadLetterPublisher:
 
     async def _send_one(self, channel: AbstractChannel, failure: Failure) -> None:
         now = datetime.now(UTC)
-        history = history_after(failure.message, now)
+        history = history_after(failure.message, now, locked=failure.locked)
         if failure.for_good or history.attempts >= MAX_ATTEMPTS:
             exchange, headers = DEAD_LETTER_EXCHANGE, self._of_dead_letter(failure, history, now)
         else:
-            exchange, headers = retry_exchange(history.attempts), of_retry(history)
+            exchange, headers = retry_exchange(history.turn), of_retry(history)
         where = await channel.get_exchange(exchange, ensure=False)
         with self._span_of(failure, exchange) as span, span.current(), lost_means_away():
             try:
@@ -239,11 +244,3 @@ def _some_of(due: Sequence[_Held]) -> list[_Held]:
             break
         some.append(held)
     return some
-
-
-def _is_there(message: IncomingMessage) -> bool:
-    """Whether the channel that it came on is still open."""
-    try:
-        return not message.channel.is_closed
-    except ChannelInvalidStateError:
-        return False

@@ -15,16 +15,26 @@ from events.service import EXCHANGE, REDRIVE_EXCHANGE
 MAX_ATTEMPTS = 1 + len(RETRY_DELAYS_SECONDS)
 
 ATTEMPTS, FIRST_AT, ROUTING_KEY = "retry_attempts", "retry_first_at", "retry_routing_key"
+LOCK_WAITS = "retry_lock_waits"
 DEAD_ROUTING_KEY = "dead_letter_routing_key"
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What is known of a failed message: how often it was tried, since when, and its first routing key."""
+    """What is known of a failed message: how often it was tried, since when, and its first routing key.
+
+    `lock_waits`: how often in a row it came again only because of a lock, which counts as no attempt.
+    """
 
     attempts: int
     first_at: str
     routing_key: str
+    lock_waits: int = 0
+
+    @property
+    def turn(self) -> int:
+        """Through which of the delays it comes again, counted from 1."""
+        return min(self.lock_waits or self.attempts, len(RETRY_DELAYS_SECONDS))
 
 
 class Routed(Protocol):
@@ -54,21 +64,27 @@ def original_routing_key(message: Routed) -> str | None:
 
 def attempts_before(message: Routed) -> int:
     """How often this service has failed at it before."""
-    before = message.headers.get(ATTEMPTS) if message.exchange == REDRIVE_EXCHANGE else None
-    return before if isinstance(before, int) else 0
+    return _count(message, ATTEMPTS)
 
 
-def history_after(message: Routed, now: datetime) -> History:
-    """Its history, the attempt that has just failed included."""
+def history_after(message: Routed, now: datetime, *, locked: bool = False) -> History:
+    """Its history, the attempt that has just failed included; one that met a lock was none."""
     headers = message.headers if message.exchange == REDRIVE_EXCHANGE else {}
     first_at = headers.get(FIRST_AT)
     return History(
-        attempts=1 + attempts_before(message),
+        attempts=attempts_before(message) + (not locked),
         first_at=first_at if isinstance(first_at, str) else now.isoformat(),
         routing_key=original_routing_key(message) or "",
+        lock_waits=1 + _count(message, LOCK_WAITS) if locked else 0,
     )
 
 
 def of_retry(history: History) -> dict[str, Any]:
     """The headers that carry a history to the next attempt."""
-    return {ATTEMPTS: history.attempts, FIRST_AT: history.first_at, ROUTING_KEY: history.routing_key}
+    known = {ATTEMPTS: history.attempts, FIRST_AT: history.first_at, ROUTING_KEY: history.routing_key}
+    return {**known, LOCK_WAITS: history.lock_waits} if history.lock_waits else known
+
+
+def _count(message: Routed, header: str) -> int:
+    counted = message.headers.get(header) if message.exchange == REDRIVE_EXCHANGE else None
+    return counted if isinstance(counted, int) else 0

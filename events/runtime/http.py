@@ -18,8 +18,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from events.runtime.database import AWAY
+from events.runtime.database import AWAY, Locked
 from events.runtime.host import Host
+from events.runtime.intake import IntakeClosed
 from events.runtime.log import log
 from events.runtime.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.runtime.settings import ProcessSettings
@@ -322,6 +323,10 @@ _PROBLEMS: dict[type[Any], Callable[[Any], Problem]] = {
     HTTPException: lambda error: Problem(error.status_code, str(error.detail), headers=error.headers),
     RequestValidationError: _invalid,
     Overloaded: lambda _: _come_back("more requests are waiting than this service takes"),
+    IntakeClosed: lambda error: _come_back(str(error)),
+    Locked: lambda _: _come_back(
+        "another session of the database holds a lock on this; retry with the same Idempotency-Key"
+    ),
     TimeoutError: lambda _: _come_back("not answered in time; retry with the same Idempotency-Key"),
     Exception: _unexpected,
 } | {kind: lambda _: _come_back("the database is away") for kind in AWAY}

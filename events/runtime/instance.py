@@ -62,15 +62,15 @@ class Instance:
         """
         adopt = _ADOPT.replace(b"{table}", table.name.encode()).replace(b"{noting}", noting)
         adopted = 0
-        while True:
-            try:
-                async with database.transaction() as connection:
-                    cursor = await connection.execute(adopt, {"me": self.number, "lock_class": LOCK_CLASS})
-                    # The commit may go through and only its answer be lost: then they are ours already.
-                    adopted = max(adopted, cursor.rowcount)
-                break
-            except AWAY as error:
-                await database.wait_until_back(error)
+
+        async def take_over() -> None:
+            nonlocal adopted
+            async with database.transaction() as connection:
+                cursor = await connection.execute(adopt, {"me": self.number, "lock_class": LOCK_CLASS})
+                # The commit may go through and only its answer be lost: then they are ours already.
+                adopted = max(adopted, cursor.rowcount)
+
+        await database.until_done(take_over)
         if adopted:
             log.info("adopted_leftovers", table=table.name, rows=adopted)
         return adopted

@@ -13,7 +13,7 @@ import time
 
 import psycopg
 
-from events.runtime.database import AWAY, Database, in_words
+from events.runtime.database import Database, in_words
 from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
 
@@ -62,10 +62,10 @@ class Retention:
 
     async def _forget(self, first: int, end: int) -> int:
         given = {"first": first, "end": end, "days": self._settings.inbox_retention_days}
-        while True:
-            try:
-                async with self._database.transaction() as connection:
-                    await connection.execute(_NO_FSYNC)
-                    return (await connection.execute(_FORGET, given)).rowcount
-            except AWAY as error:
-                await self._database.wait_until_back(error)
+
+        async def forget() -> int:
+            async with self._database.transaction() as connection:
+                await connection.execute(_NO_FSYNC)
+                return (await connection.execute(_FORGET, given)).rowcount
+
+        return await self._database.until_done(forget)
