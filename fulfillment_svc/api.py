@@ -26,8 +26,7 @@ class ShipmentView(BaseModel):
 @router.get("/{order_id}")
 async def see(order_id: UUID, host: Running) -> ShipmentView:
     """How an order's shipment stands."""
-    async with host.database.transaction() as connection:
-        shipment = await SHIPMENTS.read(connection, order_id)
+    shipment = await host.database.read(lambda connection: SHIPMENTS.read(connection, order_id))
     if shipment is None:
         raise Problem(404, f"no shipment of order {order_id} is known here")
     return ShipmentView(**{name: getattr(shipment, name) for name in ShipmentView.model_fields})

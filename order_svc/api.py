@@ -70,6 +70,7 @@ class OrderView(BaseModel):
     responses={
         202: {"model": OrderView},
         422: {"description": "Not a valid order, or its key was used for another order"},
+        503: {"description": "Not now: the orders accepted before take too long, or too much waits"},
     },
     openapi_extra={"parameters": [_KEY_HEADER], "requestBody": json_body(OrderRequest)},
 )
@@ -78,12 +79,13 @@ async def place(request: Request) -> Response:
 
     Without an Idempotency-Key every request is an order of its own. The same key with another body: 422.
     """
+    host: Host = request.app.state.host
     wanted = await read_json(request, OrderRequest)
+    host.admit()
     fingerprint = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()
     key = _idempotency_key(request)
     order_id = uuid4() if key is None else uuid5(_BY_KEY, key)
     command = PlaceOrder(order_id=order_id, fingerprint=fingerprint, **dict(wanted))
-    host: Host = request.app.state.host
     order: Order = await host.ask(command, request.headers.get("traceparent"))
     if order.fingerprint != fingerprint:
         raise Problem(422, "this Idempotency-Key was used for another order", order_id=str(order_id))
@@ -98,8 +100,7 @@ async def place(request: Request) -> Response:
 @router.get("/{order_id}")
 async def see(order_id: UUID, host: Running) -> OrderView:
     """How an order stands, as far as order_svc knows; the tracker tells the whole story."""
-    async with host.database.transaction() as connection:
-        order = await ORDERS.read(connection, order_id)
+    order = await host.database.read(lambda connection: ORDERS.read(connection, order_id))
     return OrderView.model_validate(_known(order, order_id))
 
 

@@ -1,6 +1,17 @@
 """One row per order."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, MetaData, Table, Text, Uuid, func
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from events.runtime.states import OrderStates
@@ -27,8 +38,19 @@ orders = Table(
         "'placed', 'confirmed', 'withdrawn', 'cancelled')",
         name="known_status",
     ),
+    Index("orders_by_age", "placed_at"),
     # A row changes a few times, soon: with room for that in its page, its index does not.
     postgresql_with={"fillfactor": 60},
 )
 
 ORDERS = OrderStates(orders, Order, final=("confirmed", "cancelled"))
+
+# Of the orders that no confirmed one has overtaken. What is older than an hour waits for something else.
+OLDEST = b"""
+    SELECT extract(epoch FROM now() - min(placed_at))::float8 AS oldest_seconds, count(*) AS orders
+    FROM orders
+    WHERE status = 'placed' AND placed_at > coalesce(
+        (SELECT placed_at FROM orders WHERE status = 'confirmed' AND placed_at > now() - interval '1 hour'
+            ORDER BY placed_at DESC LIMIT 1),
+        now() - interval '1 hour')
+"""

@@ -39,8 +39,8 @@ class HoldDecision(BaseModel):
 @router.get("/{order_id}")
 async def see(order_id: UUID, host: Running) -> PaymentView:
     """How an order's payment stands."""
-    async with host.database.transaction() as connection:
-        return _view(await PAYMENTS.read(connection, order_id), order_id)
+    payment = await host.database.read(lambda connection: PAYMENTS.read(connection, order_id))
+    return _view(payment, order_id)
 
 
 @router.post("/{order_id}/approve", status_code=202, dependencies=[Admin])

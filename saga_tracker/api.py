@@ -1,11 +1,11 @@
 """What the tracker tells over HTTP: one saga, many, and figures about all."""
 
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from events.runtime.database import Database
+from events.runtime.database import Connection, Database
 from events.runtime.http import Problem
 from saga_tracker import queries, views
 from saga_tracker.availability import Availability
@@ -59,9 +59,12 @@ Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they en
 @router.get("/sagas/{order_id}")
 async def see(order_id: UUID, tracker: Tracker) -> SagaWithTrail:
     """Where an order stands, since when, what it waits for and from whom, and the trail of its facts."""
-    async with tracker.database.transaction() as connection:
+
+    async def look(connection: Connection) -> tuple[Any, Any]:
         found = await queries.saga_of(connection, order_id)
-        buried = await queries.tombstone_of(connection, order_id) if found is None else None
+        return found, await queries.tombstone_of(connection, order_id) if found is None else None
+
+    found, buried = await tracker.database.read(look)
     if buried is not None:
         raise Problem(
             410,
@@ -72,7 +75,8 @@ async def see(order_id: UUID, tracker: Tracker) -> SagaWithTrail:
         )
     if found is None:
         raise Problem(404, f"no fact of order {order_id} has been read", order_id=str(order_id))
-    return views.saga_with_trail(*found, tracker.settings, tracker.availability)
+    saga, trail = found
+    return views.saga_with_trail(saga, trail, tracker.settings, tracker.availability)
 
 
 @router.get("/sagas")
@@ -98,8 +102,9 @@ async def find(
         oldest_first=sort == "oldest",
     )
     after = Place(*place_in(cursor)) if cursor else None
-    async with tracker.database.transaction() as connection:
-        rows = await queries.sagas_where(connection, wanted, after, limit + 1)
+    rows = await tracker.database.read(
+        lambda connection: queries.sagas_where(connection, wanted, after, limit + 1)
+    )
     sagas = [SagaView(**row) for row in rows[:limit]]
     last = sagas[-1] if len(rows) > limit else None
     return SagaPage(sagas=sagas, next_cursor=cursor_after(last.since, last.order_id) if last else None)
@@ -108,6 +113,5 @@ async def find(
 @router.get("/stats")
 async def stats(tracker: Tracker) -> Stats:
     """How many sagas stand where, how many begin and end, how long they take, and how far the view lags."""
-    async with tracker.database.transaction() as connection:
-        found = await queries.figures(connection)
+    found = await tracker.database.read(queries.figures)
     return views.stats(found, tracker.progress)

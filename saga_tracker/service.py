@@ -5,12 +5,13 @@ from typing import Any
 import uvloop
 from prometheus_client.metrics_core import Metric
 
+from events.messaging.blocked import blocked_detail
 from events.runtime.database import AWAY, Database
 from events.runtime.log import configure_logging, log
 from events.runtime.loops import Loops
 from events.runtime.memory import collect_garbage_rarely
 from events.runtime.process import serve
-from events.runtime.scrape import Values, connections, gauge
+from events.runtime.scrape import Values, broker_blocked, connections, gauge
 from events.runtime.settings import read_settings
 from saga_tracker import __doc__ as purpose
 from saga_tracker import api, manual_api, pages
@@ -106,8 +107,9 @@ class Tracker:
         return {
             **refused,
             **never_read,
+            **blocked_detail(self.publisher.blocked),
             "database": database,
-            "broker": self._consuming(),
+            "broker": self._consuming() and not self.publisher.blocked,
             **{name: runs for name, runs in self.loops.running.items() if name not in PARTS_OF_OTHERS},
             "lag_messages": self.progress.lag,
         }
@@ -116,6 +118,7 @@ class Tracker:
         """What the view tells of all sagas, and whether database and broker are there."""
         found = await self._overview.in_the_view()
         connected = connections(database=found is not None, broker=self._consuming())
+        blocked = broker_blocked(bool(self.publisher.blocked))
         down: Values = {(name,): float(self.availability.outage_of(name) is not None) for name in SERVICES}
         services = gauge(
             "murmuration_service_down",
@@ -123,7 +126,7 @@ class Tracker:
             down,
             ["service"],
         )
-        return [connected, services, *self._overview.lag(), *(found or ())]
+        return [connected, blocked, services, *self._overview.lag(), *(found or ())]
 
     def _consuming(self) -> bool:
         return self.progress.reading and self.publisher.connected and self._ingest.consuming

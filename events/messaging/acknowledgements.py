@@ -63,3 +63,9 @@ def _channel_of(message: Delivered) -> Any:
         return message.channel
     except ChannelInvalidStateError:
         return None
+
+
+def is_there(message: Delivered) -> bool:
+    """Whether the channel that it came on is still open."""
+    channel = _channel_of(message)
+    return channel is not None and not channel.is_closed

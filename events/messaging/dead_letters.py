@@ -14,8 +14,9 @@ from typing import Any
 
 from aio_pika import IncomingMessage
 from aio_pika.abc import AbstractChannel
-from aio_pika.exceptions import ChannelInvalidStateError, DeliveryError
+from aio_pika.exceptions import DeliveryError
 
+from events.messaging.acknowledgements import is_there
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
 from events.messaging.copies import bare_copy_of, copy_of
 from events.messaging.retries import DEAD_ROUTING_KEY, History, history_after, of_retry, pause_of
@@ -37,7 +38,8 @@ MAX_BYTES_AT_ONCE = 8_000_000
 class Failure:
     """A message that failed: a short `reason` code, a `detail` for a person, whether it will fail again.
 
-    `for_others`: a replica of another release can handle it, so it comes again until one has it.
+    `for_others`: a replica of another release can handle it, so it comes again until one has it. `locked`: it
+    only waits for a lock, was not at fault, and comes again for as often as it takes.
     """
 
     message: IncomingMessage
@@ -45,6 +47,7 @@ class Failure:
     detail: str
     for_good: bool
     for_others: bool = False
+    locked: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -92,7 +95,7 @@ class DeadLetterPublisher:
         while True:
             self._wake.clear()
             # What came on a channel that is closed is delivered again: it is for that delivery to fail.
-            self._held = [held for held in self._held if _is_there(held.failure.message)]
+            self._held = [held for held in self._held if is_there(held.failure.message)]
             now = monotonic()
             if due := [held for held in self._held if held.due <= now]:
                 await self._look_at(due)
@@ -162,7 +165,7 @@ class DeadLetterPublisher:
 
     async def _send_one(self, channel: AbstractChannel, failure: Failure) -> None:
         now = datetime.now(UTC)
-        history = history_after(failure.message, now, handed_back=failure.for_others)
+        history = history_after(failure.message, now, handed_back=failure.for_others, locked=failure.locked)
         delay = None if failure.for_good else pause_of(history)
         if delay is None:
             exchange, headers = DEAD_LETTER_EXCHANGE, self._of_dead_letter(failure, history, now)
@@ -239,11 +242,3 @@ def _some_of(due: Sequence[_Held]) -> list[_Held]:
             break
         some.append(held)
     return some
-
-
-def _is_there(message: IncomingMessage) -> bool:
-    """Whether the channel that it came on is still open."""
-    try:
-        return not message.channel.is_closed
-    except ChannelInvalidStateError:
-        return False

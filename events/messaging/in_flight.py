@@ -99,6 +99,12 @@ class InFlight(Generic[RowT]):
             self._results.append((sent, Refused(why) if others_passed else TimeoutError(why)))
             self._react()
 
+    def count_anew(self) -> None:
+        """The time to confirm what is sent begins now: until now the broker did not even read it."""
+        now = monotonic()
+        for sent in self._sent.values():
+            sent.at = now
+
     def take_back(self) -> None:
         """What a lost connection has not confirmed is first on the next."""
         for sent in self._sent.values():

@@ -10,12 +10,12 @@ from typing import Generic
 
 from aio_pika.exceptions import AMQPChannelError
 
+from events.messaging.blocked import Blocked
 from events.messaging.connection import BROKER_AWAY, lost_means_away
 from events.messaging.in_flight import InFlight, Key
 from events.messaging.outbox import OutboxTable, RowT
 from events.messaging.publisher import PublishingChannels, Refused, Unroutable, publishing_channels
 from events.runtime.crash import crash_point
-from events.runtime.database import AWAY
 from events.runtime.log import Outage, log
 from events.runtime.settings import ProcessSettings
 
@@ -52,6 +52,7 @@ class OutboxPublisher(Generic[RowT]):
         self._some_due = False
         self._spilled = 0
         self.connected = False
+        self.blocked = Blocked(name, self._take_note_of_blocking)
         self.set_aside = 0
 
     @property
@@ -86,7 +87,7 @@ class OutboxPublisher(Generic[RowT]):
                     async with publishing_channels(self._settings, self._name, self._user) as channels:
                         self.connected = True
                         self._outage.ended()
-                        await self._publish_for_ever(channels)
+                        await self._publish_over(channels)
             except BROKER_AWAY as error:
                 self._outage.began(error)
             finally:
@@ -103,7 +104,8 @@ class OutboxPublisher(Generic[RowT]):
                 await self.adopt()
             aside = await self._table.look_aside()
             self.set_aside, self._some_due = aside.count, aside.due
-            self._in_flight.give_up_late_ones(self._settings.publish_timeout_seconds)
+            if not self.blocked:
+                self._in_flight.give_up_late_ones(self._settings.publish_timeout_seconds)
             if self._some_due:
                 self._wake.set()
             await asyncio.sleep(self._settings.sweep_seconds)
@@ -122,6 +124,21 @@ class OutboxPublisher(Generic[RowT]):
             self._some_confirmed.clear()
             await self._forget_confirmed()
 
+    async def _publish_over(self, channels: PublishingChannels) -> None:
+        watching = asyncio.create_task(self.blocked.watch(channels.connection), name="watch for blocking")
+        try:
+            await self._publish_for_ever(channels)
+        finally:
+            watching.cancel()
+
+    def _take_note_of_blocking(self) -> None:
+        self._in_flight.count_anew()
+        self._wake.set()
+
+    def _send(self, channels: PublishingChannels) -> None:
+        """What is sent while the broker reads nothing only fills buffers on the way."""
+        self._in_flight.send(channels, 0 if self.blocked else self._settings.relay_in_flight)
+
     async def _publish_for_ever(self, channels: PublishingChannels) -> None:
         """Until the channel is lost, be it while idle. Raises one of BROKER_AWAY then."""
         channels.on_close(self._wake.set)
@@ -134,10 +151,10 @@ class OutboxPublisher(Generic[RowT]):
                 raise ConnectionError("connection lost")
             if self._some_due:
                 await self._probe()
-            self._in_flight.send(channels, self._settings.relay_in_flight)
+            self._send(channels)
             while self._more_in_table and not self._in_flight:
                 await self._refill()
-                self._in_flight.send(channels, self._settings.relay_in_flight)
+                self._send(channels)
 
     async def _take_results(self) -> None:
         """Note what is confirmed, and set aside what is refused. Raises when the channel is no good."""
@@ -174,18 +191,13 @@ class OutboxPublisher(Generic[RowT]):
 
     async def _note_in_table(self, refused: list[tuple[RowT, str]], released: set[str]) -> None:
         pause, cap = self._settings.refused_pause_seconds, self._settings.refused_pause_cap_seconds
-        while refused or released:
-            try:
-                if refused:
-                    await self._table.set_aside(refused, pause_seconds=pause, cap_seconds=cap)
-                    self.set_aside += len(refused)
-                    refused = []
-                if released:
-                    await self._table.release(sorted(released))
-                    released = set()
-                    self.look_in_table()
-            except AWAY as error:
-                await self._table.database.wait_until_back(error)
+        until_done = self._table.database.until_done
+        if refused:
+            await until_done(lambda: self._table.set_aside(refused, pause_seconds=pause, cap_seconds=cap))
+            self.set_aside += len(refused)
+        if released:
+            await until_done(lambda: self._table.release(sorted(released)))
+            self.look_in_table()
 
     async def _probe(self) -> None:
         """Take one of each kind that is set aside, whose pause is over."""
@@ -209,13 +221,8 @@ class OutboxPublisher(Generic[RowT]):
     async def _forget_confirmed(self) -> None:
         async with self._forgetting:
             count = len(self._confirmed)
-            while count:
-                try:
-                    await self._table.forget(self._confirmed[:count])
-                    break
-                except AWAY as error:
-                    await self._table.database.wait_until_back(error)
             if count:
+                await self._table.database.until_done(lambda: self._table.forget(self._confirmed[:count]))
                 del self._confirmed[:count]
                 crash_point("after_forget")
 

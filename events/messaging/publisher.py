@@ -36,7 +36,14 @@ class PublishingChannels:
     aiormq writes to the socket message by message on each channel, and together what several have.
     """
 
-    def __init__(self, channels: Sequence[AbstractChannel], user: str | None, max_bytes: int) -> None:
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        channels: Sequence[AbstractChannel],
+        user: str | None,
+        max_bytes: int,
+    ) -> None:
+        self.connection = connection
         self._channels = channels
         self._turns = cycle(channels)
         self._user = user
@@ -102,7 +109,7 @@ async def publishing_channels(
     async with connected(settings, connection_name, limit_seconds) as connection:
         with lost_means_away(), closed_means_away():
             channels = await promptly(_open(connection, settings.relay_channels), limit_seconds)
-        yield PublishingChannels(channels, user, settings.max_message_bytes)
+        yield PublishingChannels(connection, channels, user, settings.max_message_bytes)
 
 
 async def _open(connection: AbstractConnection, count: int) -> list[AbstractChannel]:

@@ -17,7 +17,7 @@ MAX_ATTEMPTS = 1 + len(RETRY_DELAYS_SECONDS)
 TIMES_THROUGH_EACH_DELAY = 5
 
 ATTEMPTS, FIRST_AT, ROUTING_KEY = "retry_attempts", "retry_first_at", "retry_routing_key"
-HANDED_BACK = "retry_handed_back"
+HANDED_BACK, LOCK_WAITS = "retry_handed_back", "retry_lock_waits"
 DEAD_ROUTING_KEY = "dead_letter_routing_key"
 
 
@@ -25,13 +25,15 @@ DEAD_ROUTING_KEY = "dead_letter_routing_key"
 class History:
     """What is known of a failed message: how often it was tried, since when, and its first routing key.
 
-    `handed_back`: how often a replica left it to those of another release, which is no attempt.
+    `handed_back`: how often a replica left it to those of another release, `lock_waits`: how often in a row
+    it came again only because of a lock. Neither counts as an attempt.
     """
 
     attempts: int
     first_at: str
     routing_key: str
     handed_back: int = 0
+    lock_waits: int = 0
 
 
 class Routed(Protocol):
@@ -67,8 +69,10 @@ def attempts_before(message: Routed) -> int:
 def pause_of(history: History) -> int | None:
     """Through which delay it comes again, counted from 1; None after the last attempt.
 
-    What is for another release is not given up: it comes until a replica of that one has it.
+    What is for another release, or waits for a lock, is not given up.
     """
+    if history.lock_waits:
+        return min(history.lock_waits, len(RETRY_DELAYS_SECONDS))
     if history.handed_back:
         return min(1 + (history.handed_back - 1) // TIMES_THROUGH_EACH_DELAY, len(RETRY_DELAYS_SECONDS))
     return history.attempts if history.attempts < MAX_ATTEMPTS else None
@@ -79,19 +83,23 @@ def _count(message: Routed, header: str) -> int:
     return before if isinstance(before, int) else 0
 
 
-def history_after(message: Routed, now: datetime, *, handed_back: bool = False) -> History:
-    """Its history, with the attempt that has just failed or, if it was `handed_back`, with that."""
+def history_after(
+    message: Routed, now: datetime, *, handed_back: bool = False, locked: bool = False
+) -> History:
+    """Its history, with the attempt that has just failed; to be `handed_back` or `locked` out was none."""
     headers = message.headers if message.exchange == REDRIVE_EXCHANGE else {}
     first_at = headers.get(FIRST_AT)
     return History(
-        attempts=_count(message, ATTEMPTS) + (not handed_back),
+        attempts=_count(message, ATTEMPTS) + (not (handed_back or locked)),
         first_at=first_at if isinstance(first_at, str) else now.isoformat(),
         routing_key=original_routing_key(message) or "",
         handed_back=_count(message, HANDED_BACK) + 1 if handed_back else 0,
+        lock_waits=_count(message, LOCK_WAITS) + 1 if locked else 0,
     )
 
 
 def of_retry(history: History) -> dict[str, Any]:
     """The headers that carry a history to the next attempt."""
-    headers = {ATTEMPTS: history.attempts, FIRST_AT: history.first_at, ROUTING_KEY: history.routing_key}
-    return headers | ({HANDED_BACK: history.handed_back} if history.handed_back else {})
+    known = {ATTEMPTS: history.attempts, FIRST_AT: history.first_at, ROUTING_KEY: history.routing_key}
+    further = {HANDED_BACK: history.handed_back, LOCK_WAITS: history.lock_waits}
+    return known | {name: count for name, count in further.items() if count}

@@ -60,24 +60,30 @@ _CALL = prepared(insert_rows(calls, [calls.c[name] for name in ("owner", *_OF_CA
 class Batch:
     """How one service commits what it is told."""
 
-    def __init__(self, service: Service, store: Store, database: Database, instance: Instance) -> None:
+    def __init__(
+        self, service: Service, store: Store, database: Database, instance: Instance, probe_seconds: float
+    ) -> None:
+        """`probe_seconds`: how long one waits for a lock that is known to be held."""
+        self._wait_briefly = prepared(f"SET LOCAL lock_timeout = '{max(1, round(probe_seconds * 1000))}ms'")
         self._service = service
         self._store = store
         self._database = database
         self._instance = instance
         self._own = frozenset(service.hears) & frozenset(service.states)
 
-    async def commit(self, told: Sequence[Told]) -> Committed:
-        """Decide all of it in one transaction.
+    async def commit(self, told: Sequence[Told], *, briefly: bool = False) -> Committed:
+        """Decide all of it in one transaction, which waits for locks only `briefly` if told so.
 
-        Raises AppearedMeanwhile when another instance was first with a new order, and whatever `decide`,
-        the store or the database raises; unless the connection broke during the commit itself, nothing of
-        the batch happened then.
+        Raises AppearedMeanwhile when another instance was first with a new order, Locked when somebody holds
+        what it needs, and whatever `decide`, the store or the database raises; unless the connection broke
+        during the commit itself, nothing of the batch happened then.
         """
         began = time.perf_counter()
         async with self._database.transaction() as connection:
             opening = Exchange(connection)
             opening.ask(BEGIN)
+            if briefly:
+                opening.ask(self._wait_briefly)
             entering = self._enter(opening, told)
             buried = tombstones.look_up(opening, list({item.order_id for item in told}))
             workspace = self._store.load(opening, told)

@@ -20,7 +20,7 @@ from sqlalchemy import Boolean, bindparam, func, not_, or_, select, update
 from events.decision import Call, GaveUp, Outcome, Patience
 from events.runtime import metrics
 from events.runtime.crash import crash_point
-from events.runtime.database import AWAY, Database
+from events.runtime.database import Database, Locked
 from events.runtime.instance import Instance
 from events.runtime.left_calls import LeftCalls
 from events.runtime.log import log, story
@@ -283,6 +283,10 @@ class Caller:
         except StateNotUnderstood:
             # Another release has taken the order further; a replica of that one learns the outcome.
             await self._left.leave(row.call_id, maybe_done=True)
+        except Locked as error:
+            # Not the call's fault: it is looked up once more, and that counts as no attempt.
+            not_yet = CallFailed(f"outcome not accepted: {error}", maybe_done=True)
+            await self._postpone(replace(row, attempts=row.attempts - 1), not_yet, self._schedules["message"])
         except Exception as error:  # noqa: BLE001 - whatever decide or the store raised: try again later
             not_accepted = CallFailed(f"outcome not accepted: {error!r}", maybe_done=True)
             await self._postpone(row, not_accepted, self._schedules[call.patience])
@@ -339,20 +343,17 @@ class Caller:
                 why=failure.reason,
             )
         after = replace(row, attempts=attempts, maybe_done=failure.maybe_done)
-        while True:
-            try:
-                async with self._database.transaction() as connection:
-                    await connection.execute(
-                        _POSTPONE,
-                        {
-                            "id": row.call_id,
-                            "attempts": after.attempts,
-                            "maybe_done": after.maybe_done,
-                            "last_error": failure.reason,
-                            "due_at": due_at,
-                        },
-                    )
-                break
-            except AWAY as error:
-                await self._database.wait_until_back(error)
+        written = {
+            "id": row.call_id,
+            "attempts": after.attempts,
+            "maybe_done": after.maybe_done,
+            "last_error": failure.reason,
+            "due_at": due_at,
+        }
+
+        async def write_down() -> None:
+            async with self._database.transaction() as connection:
+                await connection.execute(_POSTPONE, written)
+
+        await self._database.until_done(write_down)
         self._look_at(due_at)

@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from events.decision import Call, Command
+from events.messaging.blocked import blocked_detail
 from events.messaging.broker import ServiceBroker
 from events.messaging.consumer import Consumer
 from events.messaging.dead_letters import DeadLetterPublisher
@@ -17,10 +18,12 @@ from events.runtime.batch import Batch, Committed
 from events.runtime.calls import Caller, Gateway
 from events.runtime.database import AWAY, BY_KEY, Database
 from events.runtime.instance import Instance
+from events.runtime.intake import Intake
+from events.runtime.locks import LockedOut
 from events.runtime.log import log
 from events.runtime.loops import Loop, Loops
 from events.runtime.retention import Retention
-from events.runtime.scrape import LookUp, connections
+from events.runtime.scrape import LookUp, broker_blocked, connections
 from events.runtime.settings import ServiceSettings
 from events.runtime.states import Store
 from events.runtime.tracing import current_traceparent
@@ -35,6 +38,8 @@ class Parts:
     service: Service
     store: Store
     gateway: Gateway[Any] | None = None
+    # Where new orders are taken: a query for how far behind their handling is (see `intake.py`).
+    oldest: bytes | None = None
 
 
 class Host:
@@ -44,7 +49,8 @@ class Host:
         service = parts.service
         self.service = service
         self.settings = settings
-        self.database = Database(settings, service.name, BY_KEY)
+        lock_wait = f"{max(1, round(settings.lock_wait_seconds * 1000))}ms"
+        self.database = Database(settings, service.name, {**BY_KEY, "lock_timeout": lock_wait})
         self._gateway = parts.gateway
         self._instance = Instance(settings, service.name)
         self._relay = relay_of(settings, self.database, self._instance, service.name)
@@ -54,11 +60,13 @@ class Host:
             acknowledge=lambda messages: self._consumer.acknowledge(messages),
             handle_again=lambda message: self._worker.receive(message),
         )
+        self._locked_out = LockedOut(settings, self.database)
         self._worker = Worker(
             settings,
             self.database,
-            Batch(service, parts.store, self.database, self._instance),
+            Batch(service, parts.store, self.database, self._instance, settings.lock_probe_seconds),
             service,
+            self._locked_out,
             pass_on=self._pass_on,
             look_in_tables=self._look_in_tables,
             acknowledge=lambda messages: self._consumer.acknowledge(messages),
@@ -66,6 +74,7 @@ class Host:
         )
         self._consumer = Consumer(settings, service, self._worker.receive)
         self._caller = self._caller_of(parts.gateway) if parts.gateway else None
+        self._intake = Intake(settings, self.database, parts.oldest) if parts.oldest else None
         self._retention = Retention(settings, self.database)
         self._backlogs = LookUp(self.database, read_backlogs)
         self.loops = Loops()
@@ -108,13 +117,21 @@ class Host:
         async with asyncio.timeout(self.settings.command_timeout_seconds):
             return await self._worker.ask(command, current_traceparent() or traceparent)
 
+    def admit(self) -> None:
+        """Raises IntakeClosed when it is better to accept no new order now."""
+        if self._intake is not None:
+            self._intake.admit()
+
     async def ready(self) -> dict[str, Any]:
         """What this instance needs and whether it really has it now; and what the broker refuses."""
         refused = {"refused_messages": self._relay.set_aside} if self._relay.set_aside else {}
         return {
             **refused,
+            **self._locked_out.detail,
+            **(self._intake.detail if self._intake is not None else {}),
+            **blocked_detail(self._relay.blocked, self._consumer.blocked),
             "database": await self.database.working(),
-            "broker": self._relay.connected,
+            "broker": self._relay.connected and not (self._relay.blocked or self._consumer.blocked),
             "consumer": await self._consumer.working(),
             "runtime": bool(running := self.loops.running) and all(running.values()),
         }
@@ -122,7 +139,13 @@ class Host:
     async def gauges(self) -> list[Metric]:
         """What waits in the tables, and whether database and broker are there."""
         backlogs = await self._backlogs.gauges()
-        return [connections(database=backlogs is not None, broker=self._relay.connected), *(backlogs or ())]
+        return [
+            connections(database=backlogs is not None, broker=self._relay.connected),
+            broker_blocked(bool(self._relay.blocked or self._consumer.blocked)),
+            *self._locked_out.gauges(),
+            *(self._intake.gauges() if self._intake is not None else ()),
+            *(backlogs or ()),
+        ]
 
     async def _start(self) -> None:
         while True:
@@ -138,12 +161,15 @@ class Host:
             "relay_sweep": self._relay.sweep,
             "relay_forget": self._relay.forget,
             "worker": self._worker.run,
+            "locks": self._locked_out.run,
             "consumer": self._consumer.run,
             "dead_letters": self._dead_letters.run,
             "retention": self._retention.run,
         }
         if self._caller is not None:
             loops |= {"caller": self._caller.run, "caller_sweep": self._caller.sweep}
+        if self._intake is not None:
+            loops["intake"] = self._intake.run
         self.loops.start(loops)
         log.info("started", instance=self._instance.number)
 

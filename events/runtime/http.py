@@ -18,8 +18,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from events.runtime.database import AWAY
+from events.runtime.database import AWAY, Locked
 from events.runtime.host import Host
+from events.runtime.intake import IntakeClosed
 from events.runtime.log import log
 from events.runtime.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.runtime.settings import ProcessSettings
@@ -325,6 +326,10 @@ _PROBLEMS: dict[type[Any], Callable[[Any], Problem]] = {
     RequestValidationError: _invalid,
     Forgotten: lambda error: Problem(410, str(error)),
     Overloaded: lambda _: _come_back("more requests are waiting than this service takes"),
+    IntakeClosed: lambda error: _come_back(str(error)),
+    Locked: lambda _: _come_back(
+        "another session of the database holds a lock on this; retry with the same Idempotency-Key"
+    ),
     TimeoutError: lambda _: _come_back("not answered in time; retry with the same Idempotency-Key"),
     StateNotUnderstood: lambda _: _come_back("this order is for a replica of a newer release"),
     Exception: _unexpected,

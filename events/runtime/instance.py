@@ -74,15 +74,15 @@ class Instance:
         adopt = adopt.replace(b"{noting}", noting).replace(b"{only}", only)
         given = {"me": self.number, "lock_class": LOCK_CLASS, **(parameters or {})}
         adopted = 0
-        while True:
-            try:
-                async with database.transaction() as connection:
-                    cursor = await connection.execute(adopt, given)
-                    # The commit may go through and only its answer be lost: then they are ours already.
-                    adopted = max(adopted, cursor.rowcount)
-                break
-            except AWAY as error:
-                await database.wait_until_back(error)
+
+        async def take_over() -> None:
+            nonlocal adopted
+            async with database.transaction() as connection:
+                cursor = await connection.execute(adopt, given)
+                # The commit may go through and only its answer be lost: then they are ours already.
+                adopted = max(adopted, cursor.rowcount)
+
+        await database.until_done(take_over)
         if adopted:
             log.info("adopted_leftovers", table=table.name, rows=adopted)
         return adopted

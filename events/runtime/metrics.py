@@ -61,6 +61,16 @@ REDELIVERIES = Counter(
     "Messages that the broker delivered once more, for nobody had acknowledged them.",
     registry=REGISTRY,
 )
+INTAKE_REFUSED = Counter(
+    "murmuration_intake_refused_total",
+    "New orders that were refused because those accepted before take too long.",
+    registry=REGISTRY,
+)
+LOCK_TIMEOUTS = Counter(
+    "murmuration_lock_timeouts_total",
+    "Transactions that ended because another session held a lock for longer than they wait.",
+    registry=REGISTRY,
+)
 RETRIES = Counter(
     "murmuration_retries_total",
     "Messages that could not be handled and come again after a pause, by reason.",
@@ -113,7 +123,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 REASONS = frozenset(
     ["no_fact_id", "forged_type", "unknown_fact", "unknown_version", "bad_body", "not_heard"]
     + ["too_large", "headers_too_deep", "reused_message_id", "contradicts", "not_understood"]
-    + ["AppearedMeanwhile"]
+    + ["AppearedMeanwhile", "Locked"]
     + [
         name
         for module in (builtins, psycopg.errors)

@@ -16,7 +16,7 @@ import time
 
 import psycopg
 
-from events.runtime.database import AWAY, Database, in_words
+from events.runtime.database import Database, in_words
 from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
 
@@ -72,10 +72,9 @@ class Retention:
             log.info(f"{table}_forgot", rows=forgotten)
 
     async def _forget(self, statement: bytes, given: dict[str, int]) -> int:
-        while True:
-            try:
-                async with self._database.transaction() as connection:
-                    await connection.execute(_NO_FSYNC)
-                    return (await connection.execute(statement, given)).rowcount
-            except AWAY as error:
-                await self._database.wait_until_back(error)
+        async def forget() -> int:
+            async with self._database.transaction() as connection:
+                await connection.execute(_NO_FSYNC)
+                return (await connection.execute(statement, given)).rowcount
+
+        return await self._database.until_done(forget)

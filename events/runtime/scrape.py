@@ -98,6 +98,12 @@ def connections(*, database: bool, broker: bool) -> Metric:
     )
 
 
+def broker_blocked(blocked: bool) -> Metric:
+    """Whether the broker lets nobody publish."""
+    what = "1 while the broker blocks what this process publishes, as under a memory or disk alarm, else 0."
+    return gauge("murmuration_broker_blocked", what, blocked)
+
+
 def backlog(name: str, what: str, found: Mapping[str, Any]) -> list[Metric]:
     """How much of something is `waiting` in a table, and the `age` of the oldest in seconds, None if none."""
     # A service's clock may be ahead of the database's.

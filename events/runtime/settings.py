@@ -90,6 +90,13 @@ class ServiceSettings(ProcessSettings):
     command_timeout_seconds: float = Field(default=8.0, gt=0)
     max_outbox_backlog: int = Field(default=50_000, gt=0)
 
+    # New orders are refused while the oldest that is under way was placed longer ago than this, and more than
+    # a few are; 0: never. Less than what the tracker gives a whole order, so that who is let in has a chance,
+    # and more than most restarts take. Meanwhile one is let in so often, to see whether it goes again.
+    intake_max_oldest_seconds: float = Field(default=20.0, ge=0)
+    intake_few_orders: int = Field(default=50, ge=0)
+    intake_probe_seconds: float = Field(default=5.0, gt=0)
+
     # For how long a service remembers which facts it has heard, longer than any is on its way; 0: for ever.
     inbox_retention_days: int = Field(default=30, ge=0, le=36_500)
     # For how long it remembers that an order was forgotten; 0: for ever, for so long it may be replayed.
@@ -97,6 +104,15 @@ class ServiceSettings(ProcessSettings):
     inbox_walk_seconds: float = Field(default=21_600.0, gt=0)
 
     heartbeat_seconds: float = Field(default=2.0, gt=0)
+
+    # How long a transaction waits for a lock that another one holds. What meets one is set aside, and tried
+    # again by itself after growing pauses; briefly each time, for everything else waits meanwhile.
+    lock_wait_seconds: float = Field(default=0.5, ge=0.001)
+    lock_probe_seconds: float = Field(default=0.02, ge=0.001)
+    lock_pause_seconds: float = Field(default=0.1, gt=0)
+    lock_pause_cap_seconds: float = Field(default=1.0, gt=0)
+    # After that a message goes to the queue of those that come again later, for as often as it takes.
+    lock_held_seconds: float = Field(default=10.0, gt=0)
 
     call_concurrency: int = Field(default=64, gt=0)
     call_memory: int = Field(default=5_000, gt=0)

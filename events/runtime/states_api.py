@@ -30,8 +30,7 @@ def states_router(store: Store) -> APIRouter:
     @router.get("/states")
     async def states(order_id: OrderIds, host: Running) -> Response:
         """The states of these orders by order id, without personal data; unknown orders are left out."""
-        async with host.database.transaction() as connection:
-            found = await store.read_many(connection, order_id)
+        found = await host.database.read(lambda connection: store.read_many(connection, order_id))
         return Response(to_json({"states": found}), media_type="application/json")
 
     @router.post("/states/forget", dependencies=[Admin])

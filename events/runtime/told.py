@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
+from aio_pika import IncomingMessage
+
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -27,3 +29,15 @@ class Told:
     def name(self) -> str:
         """A fact's wire name; the type of a command or an outcome."""
         return self.said.wire_name if self.kind == "fact" else type(self.said).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What waits for the next batch: a delivery, decoded when its batch begins, or something told.
+
+    `locked_since`: when it first met a lock, by `time.monotonic`; 0 if it has not.
+    """
+
+    message: IncomingMessage | None = None
+    told: Told | None = None
+    locked_since: float = 0.0

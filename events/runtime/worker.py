@@ -7,7 +7,6 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -24,11 +23,12 @@ from events.runtime.batch import Batch, Committed
 from events.runtime.batch_trace import BatchTrace
 from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
-from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, in_words
+from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, Locked, in_words
+from events.runtime.locks import LockedOut
 from events.runtime.log import log, story
 from events.runtime.settings import ServiceSettings
 from events.runtime.states import AppearedMeanwhile, StateNotUnderstood
-from events.runtime.told import Told
+from events.runtime.told import Entry, Told
 from events.runtime.tombstones import Forgotten
 from events.service import REDRIVE_EXCHANGE, Service
 from events.trace import trace_id
@@ -41,14 +41,6 @@ class Overloaded(Exception):
     """More commands are waiting than the service takes: come back later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What waits for the next batch: a delivery, decoded when its batch begins, or something told."""
-
-    message: IncomingMessage | None = None
-    told: Told | None = None
-
-
 class Worker:
     """Commits batches one after the other, and passes on what they leave behind."""
 
@@ -58,6 +50,7 @@ class Worker:
         database: Database,
         batch: Batch,
         service: Service,
+        locked_out: LockedOut,
         *,
         pass_on: Callable[[Committed], None],
         look_in_tables: Callable[[], None],
@@ -71,6 +64,7 @@ class Worker:
         self._user = broker_user(settings)
         self._hears = service.hears
         self._max_bytes = settings.max_message_bytes
+        self._locked_out = locked_out
         self._pass_on = pass_on
         self._look_in_tables = look_in_tables
         self._acknowledge = acknowledge
@@ -85,6 +79,7 @@ class Worker:
 
     @property
     def idle(self) -> bool:
+        """Whether nothing waits, but for locks."""
         return not self._waiting and not self._asked and not self._working
 
     def receive(self, message: IncomingMessage) -> None:
@@ -118,10 +113,12 @@ class Worker:
                 await self._wake.wait()
                 await self._gather()
                 self._wake.clear()
-                while self._waiting or self._asked:
+                while self._waiting or self._asked or self._locked_out.due:
                     self._working = True
                     try:
-                        await self._work(self._next_batch())
+                        if self._waiting or self._asked:
+                            await self._work(self._next_batch())
+                        await self._try_again()
                     finally:
                         self._working = False
         finally:
@@ -129,6 +126,31 @@ class Worker:
             for promised in self._promised:
                 if not promised.done():
                     promised.set_exception(TimeoutError("the service stops"))
+
+    async def _try_again(self) -> None:
+        """One of those that met a lock, if it is time; once one got through, all of them."""
+        await self._send_on(self._locked_out.take_overdue())
+        if (entry := self._locked_out.take_due()) is None:
+            return
+        if await self._work([entry]):
+            self._locked_out.wait_longer()
+            self._wake_later()
+        else:
+            self._waiting += self._locked_out.release()
+
+    async def _send_on(self, overdue: Sequence[Entry]) -> None:
+        """These wait for a lock for too long to be kept: messages come again later, who asked is told."""
+        why = Locked("what it needs is locked by another session of the database")
+        messages = [entry.message for entry in overdue if entry.message is not None]
+        self._take_failures(
+            [Failure(message, "Locked", str(why), for_good=False, locked=True) for message in messages]
+        )
+        for entry in overdue:
+            if entry.told is not None:
+                self._tell_why_not(entry.told, why)
+
+    def _wake_later(self) -> None:
+        asyncio.get_running_loop().call_later(self._locked_out.pause_seconds, self._wake.set)
 
     async def _gather(self) -> None:
         """Wait as long as each turn of the event loop brings more: what the socket had is one batch."""
@@ -158,40 +180,51 @@ class Worker:
         self._wake.set()
         return await asyncio.shield(done)
 
-    async def _work(self, entries: Sequence[Entry]) -> None:
-        """One batch from its deliveries to their acknowledgement."""
+    async def _work(self, entries: Sequence[Entry]) -> int:
+        """One batch from its deliveries to their acknowledgement; answers how many of it are set aside."""
         failures: list[Failure] = []
+        locked: list[Entry] = []
         with BatchTrace(self._service) as trace:
-            told: list[Told] = []
-            deliveries: dict[int, IncomingMessage] = {}
-            for entry in entries:
-                if entry.told is not None:
-                    told.append(trace.enter(entry.told))
-                elif entry.message is not None and not self._stated_here(entry.message):
-                    try:
-                        heard = trace.enter(read(entry.message, self._hears, self._max_bytes), entry.message)
-                    except Unreadable as error:
-                        failures.append(Failure(entry.message, error.reason, str(error), for_good=True))
-                        continue
-                    except Exception as error:  # noqa: BLE001 - one message must not end the service for all
-                        failures.append(_unforeseen(entry.message, error))
-                        continue
-                    deliveries[id(heard)] = entry.message
-                    told.append(heard)
-            for item, why in await self._commit(told):
+            entered = self._enter(entries, trace, failures)
+            entry_of = {id(item): entry for item, entry in entered}
+            for item, why in await self._commit([item for item, _ in entered]):
                 trace.fail(item, f"{type(why).__name__}: {in_words(why)}")
-                message = deliveries.get(id(item))
-                if message is not None:
-                    failures.append(_failure(message, why))
+                entry = entry_of[id(item)]
+                if isinstance(why, Locked) and item.kind != "command":
+                    locked.append(entry)
+                elif entry.message is not None:
+                    failures.append(_failure(entry.message, why))
                 else:
                     self._tell_why_not(item, why)
-        failed = {id(failure.message) for failure in failures}
         if failures:
             self._take_failures(failures)
+        if locked:
+            self._locked_out.set_aside(locked)
+            self._wake_later()
+        left = {id(failure.message) for failure in failures} | {id(entry.message) for entry in locked}
         messages = [entry.message for entry in entries if entry.message is not None]
-        if done := [message for message in messages if id(message) not in failed]:
+        if done := [message for message in messages if id(message) not in left]:
             crash_point("before_ack")
             await self._acknowledge(done)
+        return len(locked)
+
+    def _enter(
+        self, entries: Sequence[Entry], trace: BatchTrace, failures: list[Failure]
+    ) -> list[tuple[Told, Entry]]:
+        """What is to be decided, each with where it comes from; what cannot be read is among the failures."""
+        entered: list[tuple[Told, Entry]] = []
+        for entry in entries:
+            if entry.told is not None:
+                entered.append((trace.enter(entry.told), entry))
+            elif entry.message is not None and not self._stated_here(entry.message):
+                try:
+                    heard = read(entry.message, self._hears, self._max_bytes)
+                    entered.append((trace.enter(heard, entry.message), entry))
+                except Unreadable as error:
+                    failures.append(Failure(entry.message, error.reason, str(error), for_good=True))
+                except Exception as error:  # noqa: BLE001 - one message must not end the service for all
+                    failures.append(_unforeseen(entry.message, error))
+        return entered
 
     async def _commit(self, told: Sequence[Told]) -> list[tuple[Told, Exception]]:
         """Commit all that can be; answers what cannot, alone, with the reason.
@@ -201,7 +234,10 @@ class Worker:
         contention = 0
         while told:
             try:
-                committed = await self._batch.commit(told)
+                committed = await self._attempt(told)
+            except Locked as error:
+                self._locked_out.met()
+                return await self._halve(told, error)
             except (AppearedMeanwhile, *CONTENTION) as error:
                 contention += 1
                 if contention > MAX_CONTENTION_RETRIES:
@@ -217,8 +253,9 @@ class Worker:
                 return await self._halve(told, error)
             else:
                 if self._uncertain:
-                    # Only now: the server may have been busy with the lost commit until this one.
-                    self._uncertain = False
+                    # Only now: the server may have been busy with the lost commit until this one. It may be
+                    # so still, if something waits for a lock.
+                    self._uncertain = self._locked_out.ongoing
                     self._look_in_tables()
                 self._pass_on(committed)
                 self._answer(told, committed)
@@ -226,6 +263,13 @@ class Worker:
                 asyncio.get_running_loop().call_soon(_report, committed)
                 return committed.refused
         return []
+
+    async def _attempt(self, told: Sequence[Told]) -> Committed:
+        """One transaction; brief in its waits for locks from the first that took long until all are gone."""
+        if not self._locked_out.ongoing:
+            return await self._batch.commit(told)
+        self._locked_out.about_to_wait()
+        return await self._batch.commit(told, briefly=True)
 
     async def _halve(self, told: Sequence[Told], error: Exception) -> list[tuple[Told, Exception]]:
         if len(told) == 1:
@@ -251,7 +295,8 @@ class Worker:
 
 
 def _not_handled(item: Told, why: Exception) -> None:
-    log.error(
+    # A lock has its own line in the log.
+    (log.info if isinstance(why, Locked) else log.error)(
         "not_handled",
         order_id=str(item.order_id),
         trace_id=trace_id(item.traceparent),

@@ -44,6 +44,8 @@ QUICK: dict[str, Any] = {
     "call_backoff_cap_seconds": 0.2,
     "call_timeout_seconds": 1.0,
     "stop_grace_seconds": 5.0,
+    # A row that is held is how tests hold up a batch.
+    "lock_wait_seconds": 60.0,
 }
 # How long a fact that failed waits before each further attempt.
 RETRY_DELAYS_SECONDS = (0.1, 0.2, 0.4)
@@ -283,6 +285,13 @@ class Stage:
         """While inside, a batch that concerns this order waits for its row."""
         async with await psycopg.AsyncConnection.connect(self.database_url) as connection:
             await connection.execute("SELECT FROM tallies WHERE order_id = %s FOR UPDATE", [order_id])
+            yield
+
+    @contextlib.asynccontextmanager
+    async def locking(self, table: LiteralString) -> AsyncIterator[None]:
+        """While inside, nobody else reads or writes this table."""
+        async with await psycopg.AsyncConnection.connect(self.database_url) as connection:
+            await connection.execute("LOCK TABLE " + table)
             yield
 
     async def blocked(self) -> bool:

@@ -54,8 +54,7 @@ async def bump(order_id: UUID, wanted: BumpRequest, host: Running) -> dict[str, 
 @router.get("/tallies/{order_id}")
 async def see(order_id: UUID, host: Running) -> dict[str, Any]:
     """How far it has come."""
-    async with host.database.transaction() as connection:
-        tally = await TALLIES.read(connection, order_id)
+    tally = await host.database.read(lambda connection: TALLIES.read(connection, order_id))
     if tally is None:
         raise Problem(404, f"no order {order_id} is known here")
     return {"count": tally.count}
