@@ -152,6 +152,9 @@ class Keeper:
             await promptly(releasing, self._settings.database_timeout_seconds)
 
     async def _tick(self) -> None:
+        if self._publisher.blocked:
+            # Nobody can say anything: the view's clock stands still, which begins all deadlines anew.
+            return
         rows = await self._database.rows(_CLOCK)
         read_up_to = await self._reader.catch_up()
         if read_up_to is None:
