@@ -31,8 +31,10 @@ NAME = "saga_tracker"
 PREPARE_THRESHOLD = 5
 LAG = "lag"
 SWEEP, FORGET = "publisher_sweep", "publisher_forget"
-# Loops that are not told of by themselves: that the lag is measured is part of reading, and so on.
-PARTS_OF_OTHERS = (LAG, SWEEP, FORGET)
+RETENTION = "retention"
+# Loops that are not told of by themselves: that the lag is measured is part of reading, and so on; and nobody
+# waits for what is old to be deleted.
+NOT_TOLD_OF = (LAG, SWEEP, FORGET, RETENTION)
 ROUTERS = [api.router, manual_api.router, letters_api.router, reconciliation_api.router, pages.router]
 
 
@@ -71,7 +73,7 @@ class Tracker:
                 "dead_letters": self._ingest.run,
                 "cases": self._ingest.close_cases,
                 "reconciler": self.reconciler.run,
-                "retention": self._retention.run,
+                RETENTION: self._retention.run,
             }
         )
         log.info("started")
@@ -97,7 +99,7 @@ class Tracker:
             **never_read,
             "database": database,
             "broker": self._consuming(),
-            **{name: runs for name, runs in self.loops.running.items() if name not in PARTS_OF_OTHERS},
+            **{name: runs for name, runs in self.loops.running.items() if name not in NOT_TOLD_OF},
             "lag_messages": self.progress.lag,
         }
 

@@ -37,6 +37,7 @@ LOOPS = {
     "dead_letters": "saga_tracker.dead_letters.ingest:Ingest.run",
     "cases": "saga_tracker.dead_letters.ingest:Ingest.close_cases",
     "reconciler": "saga_tracker.reconciliation.reconciler:Reconciler.run",
+    "retention": "saga_tracker.retention.retention:Retention.run",
 }
 # What they do again and again, and does not expect to go wrong like that.
 WITHIN = {
