@@ -35,9 +35,10 @@ NAME = "saga_tracker"
 PREPARE_THRESHOLD = 5
 LAG = "lag"
 SWEEP, FORGET = "publisher_sweep", "publisher_forget"
-WATCHER = "watcher"
-# Loops that are not told of by themselves: that the lag is measured is part of reading, and so on.
-PARTS_OF_OTHERS = (LAG, SWEEP, FORGET, WATCHER)
+WATCHER, RETENTION = "watcher", "retention"
+# Loops that are not told of by themselves: that the lag is measured is part of reading, and so on; and nobody
+# waits for what is old to be deleted.
+NOT_TOLD_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION)
 ROUTERS = [api.router, manual_api.router, letters_api.router, reconciliation_api.router, pages.router]
 
 
@@ -83,7 +84,7 @@ class Tracker:
                 "dead_letters": self._ingest.run,
                 "cases": self._ingest.close_cases,
                 "reconciler": self.reconciler.run,
-                "retention": self._retention.run,
+                RETENTION: self._retention.run,
             }
         )
         log.info("started")
@@ -110,7 +111,7 @@ class Tracker:
             **blocked_detail(self.publisher.blocked),
             "database": database,
             "broker": self._consuming() and not self.publisher.blocked,
-            **{name: runs for name, runs in self.loops.running.items() if name not in PARTS_OF_OTHERS},
+            **{name: runs for name, runs in self.loops.running.items() if name not in NOT_TOLD_OF},
             "lag_messages": self.progress.lag,
         }
 

@@ -5,8 +5,8 @@ they left, under ids and at times of its own. So the rows are what real ones are
 and agree with each other across all databases.
 
 Not filled: the sandbox's ledger (the provider and the carrier know nothing of copied orders, as `make check`
-will say), the stream of facts (a rebuild of the tracker keeps them as they are), outboxes and calls, which
-hold nothing of orders that ended. The facts of a copy have the stream offsets of the original.
+will say), the stream of facts (a rebuild of the tracker keeps them), outboxes and calls, which hold
+nothing of orders that ended. The facts of a copy have the stream offsets of the original.
 """
 
 import asyncio

@@ -38,6 +38,7 @@ LOOPS = {
     "cases": "saga_tracker.dead_letters.ingest:Ingest.close_cases",
     "reconciler": "saga_tracker.reconciliation.reconciler:Reconciler.run",
     "watcher": "saga_tracker.watcher:Watcher.run",
+    "retention": "saga_tracker.retention.retention:Retention.run",
 }
 # What they do again and again, and does not expect to go wrong like that.
 WITHIN = {
