@@ -74,7 +74,11 @@ class Host:
         )
         self._consumer = Consumer(settings, service, self._worker.receive)
         self._caller = self._caller_of(parts.gateway) if parts.gateway else None
-        self._intake = Intake(settings, self.database, parts.oldest) if parts.oldest else None
+        self._intake = (
+            Intake(settings, self.database, parts.oldest, cut_off=lambda: not self._publishes)
+            if parts.oldest
+            else None
+        )
         self._retention = Retention(settings, self.database)
         self._backlogs = LookUp(self.database, read_backlogs)
         self.loops = Loops()
@@ -131,10 +135,15 @@ class Host:
             **(self._intake.detail if self._intake is not None else {}),
             **blocked_detail(self._relay.blocked, self._consumer.blocked),
             "database": await self.database.working(),
-            "broker": self._relay.connected and not (self._relay.blocked or self._consumer.blocked),
+            "broker": self._publishes,
             "consumer": await self._consumer.working(),
             "runtime": bool(running := self.loops.running) and all(running.values()),
         }
+
+    @property
+    def _publishes(self) -> bool:
+        """Whether the broker takes what is published."""
+        return self._relay.connected and not (self._relay.blocked or self._consumer.blocked)
 
     async def gauges(self) -> list[Metric]:
         """What waits in the tables, and whether database and broker are there."""

@@ -9,6 +9,7 @@ for a person goes on all the same.
 """
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -38,14 +39,18 @@ class IntakeClosed(Exception):
 class Intake:
     """Whether one instance takes new orders.
 
-    `oldest` is a query for the age of the oldest in seconds, and for how many are as far behind.
+    `oldest` is a query for the age of the oldest in seconds, and for how many are as far behind. While this
+    instance is `cut_off` from the broker that says nothing of the load: what it takes waits in its outbox.
     """
 
-    def __init__(self, settings: ServiceSettings, database: Database, oldest: bytes) -> None:
+    def __init__(
+        self, settings: ServiceSettings, database: Database, oldest: bytes, cut_off: Callable[[], bool]
+    ) -> None:
         self._bound_seconds = settings.intake_max_oldest_seconds
         self._probe_seconds = settings.intake_probe_seconds
         self._database = database
         self._query = oldest
+        self._cut_off = cut_off
         self._few = settings.intake_few_orders
         self._oldest_seconds = 0.0
         self._closed = False
@@ -83,7 +88,7 @@ class Intake:
 
     def _judge(self) -> None:
         bound = self._bound_seconds * (OPENS_BELOW if self._closed else 1.0)
-        closed = self._bound_seconds > 0 and self._oldest_seconds > bound
+        closed = self._bound_seconds > 0 and self._oldest_seconds > bound and not self._cut_off()
         if closed != self._closed:
             self._closed = closed
             say, event = (log.warning, "intake_closed") if closed else (log.info, "intake_opened")

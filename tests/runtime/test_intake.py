@@ -11,6 +11,7 @@ import aiohttp
 import psycopg
 import pytest
 
+from compose.drills.proxy import Proxy, proxy_to
 from events.facts.order import OrderCreated
 from events.messaging.topology import declare
 from events.runtime.host import Host, Parts
@@ -38,8 +39,11 @@ FEW = 3
 class Orders:
     """A running order_svc whose orders nobody else handles."""
 
-    def __init__(self, database_url: str, host: Host, url: str, http: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, database_url: str, broker: Proxy, host: Host, url: str, http: aiohttp.ClientSession
+    ) -> None:
         self.host = host
+        self.broker = broker
         self._database_url = database_url
         self._url = url
         self._http = http
@@ -103,6 +107,9 @@ class Orders:
         ]
         return float(line.split()[1])
 
+    async def is_cut_off(self) -> bool:
+        return not (await self.host.ready())["broker"]
+
     async def is_closed(self) -> bool:
         return "intake" in await self.host.ready()
 
@@ -116,9 +123,10 @@ async def started(servers: Servers) -> AsyncIterator[Any]:
     broker_url, database_url = servers.new_vhost(), await servers.new_database("order_svc")
     await declare([SERVICE], broker_url)
     async with AsyncExitStack() as closing:
+        broker = await closing.enter_async_context(proxy_to(broker_url))
 
         async def start(**changes: Any) -> Orders:
-            urls = {"broker_url": broker_url, "database_url": database_url, "http_port": 0}
+            urls = {"broker_url": broker.url(broker_url), "database_url": database_url, "http_port": 0}
             settings = ServiceSettings(**{**urls, **QUICK, "intake_few_orders": FEW, **changes})
             host = Host(Parts(SERVICE, ORDERS, oldest=OLDEST), settings)
             server = uvicorn_server(
@@ -135,7 +143,7 @@ async def started(servers: Servers) -> AsyncIterator[Any]:
             await eventually(lambda: is_ready(host))
             port = server.servers[0].sockets[0].getsockname()[1]
             http = await closing.enter_async_context(aiohttp.ClientSession())
-            return Orders(database_url, host, f"http://127.0.0.1:{port}", http)
+            return Orders(database_url, broker, host, f"http://127.0.0.1:{port}", http)
 
         yield start
 
@@ -197,6 +205,19 @@ async def test_neither_do_those_that_others_have_overtaken(started: Any) -> None
     await orders.has_looked()
     assert await orders.is_open()
     await orders.execute("UPDATE orders SET status = 'placed'")
+    await eventually(orders.is_closed)
+
+
+async def test_while_it_is_cut_off_from_the_broker_it_takes_what_its_outbox_holds(
+    started: Any,
+) -> None:
+    orders = await started(intake_max_oldest_seconds=20)
+    orders.broker.cut()
+    await eventually(orders.is_cut_off)
+    await orders.enter("placed", placed_seconds_ago=30, count=50)
+    await orders.has_looked()
+    assert [await orders.place() for _ in range(3)] == [202] * 3
+    orders.broker.restore()
     await eventually(orders.is_closed)
 
 
