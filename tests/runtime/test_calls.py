@@ -131,7 +131,7 @@ async def test_a_call_is_tried_as_often_as_it_is_worth(
 
 @pytest.mark.parametrize(
     ("patience", "survives_seconds", "gives_up_within_seconds", "silent_within_seconds"),
-    [("step", 4, 15, 40), ("undo", 120, 310, 370), ("message", 15 * 60, 36 * 60, 39 * 60)],
+    [("step", 55, 120, 230), ("undo", 120, 310, 370), ("message", 15 * 60, 36 * 60, 39 * 60)],
 )
 def test_how_long_an_outage_a_call_survives(
     defaults: ServiceSettings,

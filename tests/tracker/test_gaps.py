@@ -129,6 +129,8 @@ async def test_nobody_is_late_for_what_the_tracker_missed_until_it_gives_up_aski
     await lose(watch, tracker, "captured", orders=[missed])
     redrives = await watch.hear_redrives("payment")
     late = {**QUICKLY, "step_deadline_seconds": dict.fromkeys(FIVE, 0.2), "redrive_grace_seconds": 3_600}
+    # Nobody consumes here, which counts as down.
+    late["service_patience_seconds"] = dict.fromkeys(FIVE, 0.0)
     await watch.start(**late)
     await watch.say(*envelopes("created reserved", new))
     message = await eventually(lambda: redrives.get(fail=False), within_seconds=30)
