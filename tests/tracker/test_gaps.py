@@ -127,6 +127,8 @@ async def test_nobody_is_late_for_what_the_tracker_missed_until_it_gives_up_aski
     await watch.say(*envelopes("created reserved", missed))
     await watch.sees_facts(2)
     await lose(watch, tracker, "captured", orders=[missed])
+    # The tracker before gave everybody an hour.
+    await watch.rows("UPDATE sagas SET due_at = now()")
     redrives = await watch.hear_redrives("payment")
     late = {**QUICKLY, "step_deadline_seconds": dict.fromkeys(FIVE, 0.2), "redrive_grace_seconds": 3_600}
     # Nobody consumes here, which counts as down.
@@ -151,6 +153,8 @@ async def test_what_the_stream_deleted_before_it_was_read_is_a_gap_once(watch: W
     await watch.sees_facts(1)
     await watch.stop(tracker)
     await watch.say_at_once(envelopes("created", uuid4())[0] for _ in range(MANY))
+    # What fills a segment may be deleted at once, all of it: one more, in a segment that stays.
+    await watch.say(*envelopes("created", uuid4()))
     tracker = await watch.start()
 
     async def noticed() -> bool:

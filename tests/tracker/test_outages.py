@@ -142,6 +142,9 @@ async def test_one_that_says_it_is_not_ready_is_down(watch: Watch) -> None:
         await past_deadlines(watch)
         assert not await stated(watch, order)
         answer |= {"status": 200}
+        # Ready again, it has yet to show that it works: somebody waits for it all the while.
+        await eventually(partial(is_up, tracker, "payment"))
+        await keep_answering(watch)
         await eventually(partial(works, tracker, "payment"))
 
 
