@@ -20,8 +20,13 @@ Connection = psycopg.AsyncConnection[DictRow]
 T = TypeVar("T")
 
 
-class Locked(Exception):
-    """Another transaction holds a lock on what this one needs, for longer than one waits for it."""
+class Locked(psycopg.Error):
+    """Another transaction holds a lock on what this one needs, for longer than one waits for it.
+
+    psycopg's own error for it is an operational one, which would count as AWAY.
+    """
+
+    sqlstate = psycopg.errors.LockNotAvailable.sqlstate
 
 
 class Session(Connection):

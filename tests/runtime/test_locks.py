@@ -98,6 +98,15 @@ async def test_a_command_that_meets_a_lock_is_told_to_come_back(stage: Stage) ->
     assert (await host.ask(Bump(order_id=held))).count == 2
 
 
+async def test_a_table_that_is_locked_whole_costs_its_gauges_and_no_scrape(stage: Stage) -> None:
+    """As during a migration: whoever takes what the database raises takes this as well."""
+    host, _ = await start_with_a_tally(stage)
+    url = await stage.serve(host)
+    async with stage.locking("outbox"), aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as answer:
+        assert answer.status == 200
+        assert 'murmuration_connected{to="database"} 0.0' in await answer.text()
+
+
 @pytest.mark.parametrize("held_seconds", [10.0, 0.2])
 async def test_the_outcome_of_a_call_waits_for_the_lock_and_is_not_given_up(
     stage: Stage, held_seconds: float, logged: Logged
