@@ -43,7 +43,6 @@ from saga_tracker.store import AnotherWrites
 from saga_tracker.tables import lease, look_ups, sagas
 
 _clock = func.clock_timestamp()
-_CLOCK = compiled(select(_clock.label("now")))
 _HOLD = compiled(
     update(lease)
     .where(or_(lease.c.holder == bindparam("me", type_=Text), lease.c.expires_at <= _clock))
@@ -155,7 +154,7 @@ class Keeper:
         if self._publisher.blocked:
             # Nobody can say anything: the view's clock stands still, which begins all deadlines anew.
             return
-        rows = await self._database.rows(_CLOCK)
+        rows = await self._database.rows(store.CLOCK)
         read_up_to = await self._reader.catch_up()
         if read_up_to is None:
             return

@@ -11,9 +11,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from events.runtime.database import Connection, connect_options
-from saga_tracker import store
-from saga_tracker.deadlines import due
-from saga_tracker.reconciliation.comparisons import COMPARE_LATER, COMPARED_STATES
+from saga_tracker.recorder import derive_anew
 from saga_tracker.settings import RebuildSettings
 from saga_tracker.tables import saga_facts
 
@@ -94,11 +92,4 @@ async def _show(connection: Connection, settings: RebuildSettings) -> None:
         if not order_ids:
             return
         after = order_ids[-1]
-        sagas = await store.sagas_of(connection, order_ids)
-        rows = [
-            store.row_of(order_id, saga, due(saga, settings.deadline_rules))
-            for order_id, saga in sagas.items()
-        ]
-        await store.show(connection, rows)
-        compared = sorted(row["order_id"] for row in rows if row["state"] in COMPARED_STATES)
-        await connection.execute(COMPARE_LATER, {"order_ids": compared})
+        await derive_anew(connection, order_ids, settings.deadline_rules)

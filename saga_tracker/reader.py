@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import psycopg
 
@@ -20,6 +21,8 @@ from saga_tracker.recorder import Recorded, Recorder
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.store import AnotherWrites, Position, ReadAnew
 from saga_tracker.stream import Arrived, Subscription, offset_of, read_batch, storable, unreadable_of
+
+T = TypeVar("T")
 
 _LOOK_AGAIN_SECONDS = 0.02
 
@@ -201,14 +204,19 @@ class Reader:
         sagas = await self._write(read_anew)
         log.error("stream_was_made_anew", why=why, sagas_to_look_up=sagas)
 
-    async def _write(self, work: Callable[[Connection], Awaitable[int]]) -> int:
+    async def _write(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Do this to the view in one transaction, once it is this process's turn."""
         while True:
             try:
                 async with self._database.transaction() as connection:
                     return await work(connection)
             except AnotherWrites as error:
-                await self._wait_for_my_turn(error)
+                self._held_up.began(error)
+                await asyncio.sleep(self._settings.reconnect_seconds)
+            except BEYOND_LIMITS:
+                raise
+            except CONTENTION:
+                continue
             except AWAY as error:
                 await self._database.wait_until_back(error)
 
@@ -234,20 +242,7 @@ class Reader:
         self._note(recorded)
 
     async def _commit(self, batch: ReadBatch, reading: int) -> Recorded:
-        while True:
-            try:
-                async with self._database.transaction() as connection:
-                    recorded = await self._recorder.record(connection, batch, reading)
-            except AnotherWrites as error:
-                await self._wait_for_my_turn(error)
-            except BEYOND_LIMITS:
-                raise
-            except CONTENTION:
-                continue
-            except AWAY as error:
-                await self._database.wait_until_back(error)
-            else:
-                return recorded
+        return await self._write(lambda connection: self._recorder.record(connection, batch, reading))
 
     def _note(self, recorded: Recorded) -> None:
         """What follows from a commit. A mistake in here is no message's fault."""
@@ -262,18 +257,12 @@ class Reader:
             _warn_of(message)
 
     async def _position(self) -> Position:
-        while True:
-            try:
-                async with self._database.transaction() as connection:
-                    last = await gaps.latest(connection, 1)
-                    self.progress.never_read = str(last[0]) if last else None
-                    return await store.position(connection)
-            except AWAY as error:
-                await self._database.wait_until_back(error)
+        async def look(connection: Connection) -> tuple[list[gaps.Gap], Position]:
+            return await gaps.latest(connection, 1), await store.position(connection)
 
-    async def _wait_for_my_turn(self, why: AnotherWrites) -> None:
-        self._held_up.began(why)
-        await asyncio.sleep(self._settings.reconnect_seconds)
+        last, position = await self._database.until_done(lambda: self._database.read(look))
+        self.progress.never_read = str(last[0]) if last else None
+        return position
 
 
 def _warn_of(message: UnreadableMessage) -> None:

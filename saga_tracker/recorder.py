@@ -155,23 +155,32 @@ class Recorder:
         return clocked
 
     async def _write(self, connection: Connection, recorded: Recorded, facts: Sequence[ReadFact]) -> None:
-        shown = [
-            store.row_of(order_id, saga, due(saga, self._rules)) for order_id, saga in recorded.sagas.items()
-        ]
         async with connection.pipeline():
             if facts:
                 await connection.execute(_ENTER_FACTS, _arrays(facts))
-            if shown:
-                await store.show(connection, shown)
+            await _show(connection, recorded.sagas, self._rules)
             if recorded.batch.unreadable:
                 rows = [asdict(message) for message in recorded.batch.unreadable]
                 await connection.execute(_ENTER_UNREADABLE, as_arrays(list(unreadable_messages.c), rows))
-            if compared := sorted(row["order_id"] for row in shown if row["state"] in COMPARED_STATES):
-                await connection.execute(COMPARE_LATER, {"order_ids": compared})
             position = recorded.position
             await connection.execute(
                 _MOVE, {"stream_offset": position.stream_offset, "message_id": position.message_id}
             )
+
+
+async def derive_anew(connection: Connection, order_ids: Sequence[UUID], rules: Rules) -> None:
+    """Show what the facts entered so far say of these orders. The caller holds the writer's lock."""
+    sagas = await store.sagas_of(connection, order_ids)
+    await _show(connection, sagas, rules)
+
+
+async def _show(connection: Connection, sagas: Mapping[UUID, Saga], rules: Rules) -> None:
+    """What is shown has to be compared, where there is something to compare."""
+    rows = [store.row_of(order_id, saga, due(saga, rules)) for order_id, saga in sagas.items()]
+    if rows:
+        await store.show(connection, rows)
+    if compared := sorted(row["order_id"] for row in rows if row["state"] in COMPARED_STATES):
+        await connection.execute(COMPARE_LATER, {"order_ids": compared})
 
 
 def _told(

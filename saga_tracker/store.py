@@ -74,6 +74,7 @@ class ReadAnew(Exception):
     """The stream is being read anew since this reader began: it has to go on from the stored position."""
 
 
+CLOCK = compiled(select(func.clock_timestamp().label("now")))
 _WAIT_BRIEFLY = b"SET LOCAL lock_timeout = '2s'"
 _LOCK = b"SELECT pg_advisory_xact_lock(%(lock)s)"
 _POSITION = compiled(

@@ -8,18 +8,16 @@ from datetime import datetime
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from pydantic import BaseModel, ConfigDict, ValidationError
-from sqlalchemy import func, select
 
 from events.runtime.database import AWAY, Database
 from events.runtime.log import log
-from events.runtime.sql import compiled
+from saga_tracker import store
 from saga_tracker.availability import Availability, Outage
 from saga_tracker.reader import Reader
 from saga_tracker.settings import TrackerSettings
 
 MAX_ANSWER_BYTES = 16_384
 MAX_REASON_CHARACTERS = 200
-_CLOCK = compiled(select(func.clock_timestamp().label("now")))
 
 
 class _Readiness(BaseModel):
@@ -59,7 +57,7 @@ class Watcher:
             self._reader.consumers_of(list(queues.values())),
             asyncio.gather(*(_why_not_ready(http, url) for url in self._urls.values())),
         )
-        rows = await self._database.rows(_CLOCK)
+        rows = await self._database.rows(store.CLOCK)
         now: datetime = rows[0]["now"]
         if not consumers:
             # The broker does not answer, so nobody can be heard: that is no service's fault.

@@ -103,7 +103,8 @@ class Harness:
                 async with asyncio.timeout(drill.limit_seconds + LEAD_SECONDS + TAIL_SECONDS):
                     await self._under_load(drill, stage)
                 async with asyncio.timeout(self.limit_seconds):
-                    await self._all_ended(stage.timeline)
+                    # By a sample later than the last acceptance.
+                    await stage.timeline.in_flight_at_most(0)
         except* TimeoutError:
             outcome.breaks_off(why_not_ended(stage.timeline, self.limit_seconds, OF_LATE_SECONDS))
         except* BROKE_OFF as errors:
@@ -119,14 +120,6 @@ class Harness:
             await drill.strike(stage)
             await asyncio.sleep(TAIL_SECONDS)
             stage.load.stop()
-
-    async def _all_ended(self, timeline: Timeline) -> None:
-        """By a sample later than the last acceptance."""
-        while True:
-            timeline.sampled.clear()
-            await timeline.sampled.wait()
-            if timeline.samples[-1].in_flight == 0:
-                return
 
     async def _judge(self, drill: Drill, stage: Stage, outcome: Outcome) -> None:
         """Ask everything that must be true."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
 from uuid import UUID
@@ -44,16 +44,9 @@ class Stage:
         Not for ever: where the machine is too slow for the load, the next one comes all the same.
         """
         little = CAUGHT_UP_SECONDS_OF_LOAD * self.load.per_second
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(CATCHING_UP_SECONDS):
-                while True:
-                    self.timeline.sampled.clear()
-                    await self.timeline.sampled.wait()
-                    in_flight = self.timeline.samples[-1].in_flight
-                    if in_flight is not None and in_flight <= little:
-                        return
-        except TimeoutError:
-            return
+                await self.timeline.in_flight_at_most(little)
 
 
 async def nothing_more(_stage: Stage, _books: Mapping[UUID, Books]) -> Problems:

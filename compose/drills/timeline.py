@@ -99,6 +99,15 @@ class Timeline:
             return None
         return max(0.0, self.samples[-1].at_seconds - self.healed_seconds)
 
+    async def in_flight_at_most(self, orders: float) -> None:
+        """Return with the first sample from now on that shows no more orders on their way than so many."""
+        while True:
+            self.sampled.clear()
+            await self.sampled.wait()
+            in_flight = self.samples[-1].in_flight
+            if in_flight is not None and in_flight <= orders:
+                return
+
     @property
     def longest_stall(self) -> Stall:
         return longest_stall(self.samples)

@@ -93,7 +93,8 @@ class Blocked:
             self._react()
 
 
-def blocked_detail(*connections: Blocked) -> dict[str, str]:
-    """What `/readyz` says of connections that are blocked; nothing while none is."""
-    reasons = [connection.reason for connection in connections if connection.reason is not None]
-    return {"broker_blocked": f"the broker blocks publishers: {reasons[0]}"} if reasons else {}
+def blocked_detail(connection: Blocked) -> dict[str, str]:
+    """What `/readyz` says of a connection that is blocked; nothing while it is not."""
+    if connection.reason is None:
+        return {}
+    return {"broker_blocked": f"the broker blocks publishers: {connection.reason}"}

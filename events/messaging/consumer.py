@@ -8,7 +8,6 @@ from aio_pika import IncomingMessage
 from aio_pika.abc import AbstractRobustConnection
 
 from events.messaging.acknowledgements import Acknowledgements
-from events.messaging.blocked import Blocked
 from events.messaging.broker import Receive, ServiceBroker
 from events.messaging.connection import (
     BROKER_AWAY,
@@ -35,7 +34,6 @@ class Consumer:
         self._acknowledgements = Acknowledgements()
         self._outage = Outage("broker, for consuming")
         self._answer_seconds = settings.reconnect_seconds * _PATIENCE
-        self.blocked = Blocked(f"{service.name} consumer")
         self._connection: AbstractRobustConnection | None = None
         self._lost = asyncio.Event()
         self.broker = self._new_broker()
@@ -85,19 +83,15 @@ class Consumer:
         broker = self.broker
         # aio-pika bounds connecting by itself, this what follows.
         limit_seconds = self._settings.broker_connect_timeout_seconds + self._answer_seconds
-        watching: asyncio.Task[None] | None = None
         try:
             with lost_means_away(), closed_means_away():
                 await promptly(broker.start(), limit_seconds)
                 self._connection = await broker.connect()
-            watching = asyncio.create_task(self.blocked.watch(self._connection), name="watch for blocking")
             self._outage.ended()
             await self._lost.wait()
             raise ConnectionError("connection lost")
         finally:
             self._connection = None
-            if watching is not None:
-                watching.cancel()
             with contextlib.suppress(*BROKER_AWAY), closed_means_away():
                 await promptly(broker.stop(), CLOSE_TIMEOUT_SECONDS)
 

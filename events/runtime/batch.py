@@ -85,7 +85,7 @@ class Batch:
             if briefly:
                 opening.ask(self._wait_briefly)
             entering = self._enter(opening, told)
-            buried = tombstones.look_up(opening, list({item.order_id for item in told}))
+            buried = tombstones.look_up(opening, {item.order_id for item in told})
             workspace = self._store.load(opening, told)
             await opening.over()
 

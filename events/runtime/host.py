@@ -16,7 +16,7 @@ from events.messaging.relay import relay_of
 from events.runtime.backlog import read_backlogs
 from events.runtime.batch import Batch, Committed
 from events.runtime.calls import Caller, Gateway
-from events.runtime.database import AWAY, BY_KEY, Database
+from events.runtime.database import BY_KEY, Database
 from events.runtime.instance import Instance
 from events.runtime.intake import Intake
 from events.runtime.locks import LockedOut
@@ -133,7 +133,7 @@ class Host:
             **refused,
             **self._locked_out.detail,
             **(self._intake.detail if self._intake is not None else {}),
-            **blocked_detail(self._relay.blocked, self._consumer.blocked),
+            **blocked_detail(self._relay.blocked),
             "database": await self.database.working(),
             "broker": self._publishes,
             "consumer": await self._consumer.working(),
@@ -143,26 +143,21 @@ class Host:
     @property
     def _publishes(self) -> bool:
         """Whether the broker takes what is published."""
-        return self._relay.connected and not (self._relay.blocked or self._consumer.blocked)
+        return self._relay.connected and not self._relay.blocked
 
     async def gauges(self) -> list[Metric]:
         """What waits in the tables, and whether database and broker are there."""
         backlogs = await self._backlogs.gauges()
         return [
             connections(database=backlogs is not None, broker=self._relay.connected),
-            broker_blocked(bool(self._relay.blocked or self._consumer.blocked)),
+            broker_blocked(bool(self._relay.blocked)),
             *self._locked_out.gauges(),
             *(self._intake.gauges() if self._intake is not None else ()),
             *(backlogs or ()),
         ]
 
     async def _start(self) -> None:
-        while True:
-            try:
-                await self._instance.enter()
-                break
-            except AWAY as error:
-                await self.database.wait_until_back(error)
+        await self.database.until_done(self._instance.enter)
         await self._relay.adopt()  # before any command is taken: it may be too much already
         loops: dict[str, Loop] = {
             "instance": self._instance.stay,

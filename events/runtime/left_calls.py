@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Boolean, bindparam, func, not_, or_, select, update
 
-from events.runtime.database import AWAY, Database
+from events.runtime.database import Database
 from events.runtime.instance import Instance
 from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
@@ -71,14 +71,13 @@ class LeftCalls:
         if len(self._left) >= self._settings.call_memory:
             self._left.pop(next(iter(self._left)))
         self._left[call_id] = monotonic()
-        while True:
-            try:
-                async with self._database.transaction() as connection:
-                    given = {"id": call_id, "maybe_done": maybe_done, "nobody": NOBODY}
-                    await connection.execute(_LEAVE, given)
-                return
-            except AWAY as error:
-                await self._database.wait_until_back(error)
+        given = {"id": call_id, "maybe_done": maybe_done, "nobody": NOBODY}
+
+        async def give_up() -> None:
+            async with self._database.transaction() as connection:
+                await connection.execute(_LEAVE, given)
+
+        await self._database.until_done(give_up)
 
     async def _tell_of_foreign_ones(self) -> None:
         """Say once of each name that another release has asked for it."""

@@ -4,7 +4,7 @@ The inbox has forgotten their facts by then, and so has the state that knew them
 `order.created` that is replayed after a year would reserve, charge and ship a second time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from psycopg.rows import tuple_row
@@ -31,7 +31,7 @@ class Forgotten(Exception):
         self.order_id = order_id
 
 
-def look_up(exchange: Exchange, order_ids: Sequence[UUID]) -> Answer:
+def look_up(exchange: Exchange, order_ids: Collection[UUID]) -> Answer:
     """Have it looked up which of these orders are forgotten."""
     return exchange.ask(_KNOWN, order_ids=list(order_ids))
 

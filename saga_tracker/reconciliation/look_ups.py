@@ -15,11 +15,10 @@ from events.facts import published_facts
 from events.runtime.database import Connection, Database
 from events.runtime.log import log
 from saga_tracker import store
-from saga_tracker.deadlines import due
 from saga_tracker.projection import project
-from saga_tracker.reconciliation.comparisons import COMPARE_LATER, COMPARED_STATES
 from saga_tracker.reconciliation.parties import PROVIDER, Parties
 from saga_tracker.reconciliation.rules import Answer, Proof, proofs
+from saga_tracker.recorder import derive_anew
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import name_of
 
@@ -117,7 +116,8 @@ class LookUps:
                 await self._look_again(connection, order_id, missed, complete=complete)
         await connection.execute(_DONE, {"order_ids": done})
         if entered:
-            await self._show(connection, sorted(entered))
+            await derive_anew(connection, sorted(entered), self._rules)
+            await connection.execute(_READERS_FORGET)
             log.warning("sagas_reconstructed", sagas=len(entered))
 
     async def _look_again(
@@ -129,14 +129,6 @@ class LookUps:
         )
         given = {"order_id": order_id, "seconds": seconds, "proved": Jsonb(missed)}
         await connection.execute(_AGAIN, given)
-
-    async def _show(self, connection: Connection, order_ids: Sequence[UUID]) -> None:
-        sagas = await store.sagas_of(connection, order_ids)
-        rows = [store.row_of(order_id, saga, due(saga, self._rules)) for order_id, saga in sagas.items()]
-        await store.show(connection, rows)
-        compared = sorted(row["order_id"] for row in rows if row["state"] in COMPARED_STATES)
-        await connection.execute(COMPARE_LATER, {"order_ids": compared})
-        await connection.execute(_READERS_FORGET)
 
 
 def _missed(proved: Sequence[Proof], known: Collection[str]) -> list[Proof]:

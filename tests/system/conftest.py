@@ -10,7 +10,7 @@ import pytest
 from compose.demo.command import SETTINGS as DEMO_SETTINGS
 from compose.demo.shop import open_shop
 from compose.local.rig import LocalRig
-from tests.servers import Servers, rig_folder
+from tests.servers import Servers, clean_environment, rig_folder
 from tests.system.stage import System
 
 # The sandbox's slow answers: slow enough to act meanwhile, quick enough for many tests. What does not fit is
@@ -45,7 +45,7 @@ def _complains(line: str) -> bool:
 @pytest.fixture(scope="session")
 def rig(request: pytest.FixtureRequest) -> Iterator[LocalRig]:
     """The running rig. Where INFRA=docker, on the session's containers, which a test cannot stop."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MURMURATION_")}
+    environment = clean_environment()
     if os.environ.get("INFRA") == "docker":
         servers: Servers = request.getfixturevalue("servers")
         environment["MURMURATION_POSTGRES_URL"] = servers.postgres_url

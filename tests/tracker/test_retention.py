@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import MutableMapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
@@ -62,6 +63,10 @@ async def goes(watch: Watch, order: UUID) -> None:
     await eventually(gone, why="it is deleted")
 
 
+async def some_are_forgotten(watch: Watch) -> bool:
+    return bool(await watch.rows("SELECT FROM tombstones"))
+
+
 async def test_an_old_ended_saga_goes_whole_and_all_others_stay(watch: Watch, tmp_path: Path) -> None:
     with others_answering() as others:
         tracker = await watch.start(**others.settings())
@@ -117,11 +122,7 @@ async def test_what_is_said_again_of_a_forgotten_order_begins_no_saga(watch: Wat
     await watch.start(**ON)
     began = datetime.now(UTC) - timedelta(days=OLD)
     order = await say(watch, PATHS["completed"], OLD)
-
-    async def forgotten() -> bool:
-        return bool(await watch.rows("SELECT FROM tombstones"))
-
-    await eventually(forgotten)
+    await eventually(partial(some_are_forgotten, watch))
     await watch.say(*envelopes("created reserved", order, began))
     other = await say_new(watch)
     assert await watch.state_of(order) is None
@@ -274,11 +275,7 @@ async def test_a_database_that_is_away_is_waited_for(watch: Watch) -> None:
     proxy.cut()
     await age(watch, order, OLD)
     proxy.restore()
-
-    async def forgotten() -> bool:
-        return bool(await watch.rows("SELECT FROM tombstones"))
-
-    await eventually(forgotten, within_seconds=30)
+    await eventually(partial(some_are_forgotten, watch), within_seconds=30)
 
 
 async def test_many_go_in_small_steps_by_index(watch: Watch) -> None:
@@ -357,11 +354,7 @@ async def test_while_a_service_is_away_its_states_are_asked_for_later(watch: Wat
 async def say_and_forget(watch: Watch, settings: dict[str, Any], token: SecretStr) -> UUID:
     await watch.start(**settings, **ON, state_retention_days=DAYS, admin_token=token)
     order = await say(watch, PATHS["completed"], OLD)
-
-    async def forgotten() -> bool:
-        return bool(await watch.rows("SELECT FROM tombstones"))
-
-    await eventually(forgotten)
+    await eventually(partial(some_are_forgotten, watch))
     return order
 
 
