@@ -63,7 +63,7 @@ class TrackerSettings(ProcessSettings):
 
     # For how long an outage of a service makes none of its orders late: {"payment": 300}.
     service_patience_seconds: Annotated[dict[str, NonNegativeFloat], NoDecode, FromJson] = Field(
-        default_factory=dict, validate_default=True
+        default_factory=lambda: dict.fromkeys(STEP_DEADLINES_SECONDS, SERVICE_PATIENCE_SECONDS)
     )
     # How often to look whether each service is there, and how long its readiness may take to answer.
     service_probe_seconds: float = Field(default=1.0, gt=0)
