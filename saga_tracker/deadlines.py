@@ -2,8 +2,9 @@
 
 A service that owes a fact is late once its step's deadline has passed. Then it is sent the fact that it
 should have heard once more. If that does not help either, the saga times out: its owner withdraws the order,
-unless it is confirmed already. What cannot be withdrawn, an undo or a step after the pivot, becomes a matter
-for a person. A parked saga has no deadline but that of its approval.
+unless it is confirmed already. So it does when the owner itself does not end what is undone: it may never
+have heard of the order. What cannot be withdrawn, an undo or a step after the pivot, becomes a matter for a
+person. A parked saga has no deadline but that of its approval.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from events.facts.order import OrderCreated
 from events.facts.payment import PaymentHeld
 from saga_tracker.projection import Saga, State, Wait
 from saga_tracker.steps import HEARD, name_of
@@ -52,6 +54,7 @@ class Due:
 ALWAYS = datetime.min.replace(tzinfo=UTC)
 _FORWARD = (State.PENDING_INVENTORY, State.PENDING_PAYMENT, State.AWAITING_APPROVAL, State.PENDING_SHIPMENT)
 _HELD = name_of(PaymentHeld)
+OWNER = OrderCreated.owner
 
 
 def due(saga: Saga, rules: Rules, not_before: datetime = ALWAYS) -> tuple[Due, ...]:
@@ -85,6 +88,7 @@ def _next(saga: Saga, wait: Wait, rules: Rules, not_before: datetime) -> Due | N
     if wait.redriven_at is None and (wait.because_of, wait.service) in HEARD:
         return Due(Act.REDRIVE, late_at, wait)
     tried_at = late_at if wait.redriven_at is None else max(wait.redriven_at, not_before)
-    if withdrawable:
+    unended = saga.state is State.COMPENSATING and wait.service == OWNER and not saga.timed_out
+    if withdrawable or unended:
         return Due(Act.TIME_OUT, tried_at + timedelta(seconds=rules.redrive_grace_seconds), wait)
     return Due(Act.CALL_OVERDUE, tried_at + timedelta(seconds=rules.overdue_after_seconds), wait)

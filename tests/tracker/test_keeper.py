@@ -108,7 +108,7 @@ async def test_who_is_late_for_good_makes_the_saga_time_out_once(watch: Watch) -
     tracker = await watch.start(**impatient(inventory=STEP_SECONDS, order=STEP_SECONDS))
     order = uuid4()
     await watch.say(*just_now("created", order))
-    late = ("saga.redriven.v1", "saga.timed_out.v1")
+    late = ("saga.redriven.v1", "saga.timed_out.v2")
     await states(watch, order, *late, "saga.redriven.v1", "saga.overdue.v1")
     # Its owner did not answer either, and was sent the timeout once more.
     first, second = await redrives.get(timeout=5), await redrives.get(timeout=5)
@@ -161,7 +161,7 @@ async def test_a_tracker_that_was_down_for_an_hour_catches_up_before_it_calls_an
         await watch.say(*facts)
     await watch.say(*envelopes("created", stuck, began))
     await watch.start(**impatient(), batch_size=5, prefetch=16)
-    await states(watch, stuck, "saga.redriven.v1", "saga.timed_out.v1")
+    await states(watch, stuck, "saga.redriven.v1", "saga.timed_out.v2")
     rows = await watch.rows("SELECT state, count(*) AS sagas FROM sagas GROUP BY 1 ORDER BY 1")
     assert rows[0] == {"state": "COMPLETED", "sagas": 30}
     by_tracker = await watch.rows("SELECT DISTINCT order_id FROM saga_facts WHERE stated_by = 'tracker'")
@@ -216,7 +216,7 @@ async def test_a_stream_that_is_never_silent_keeps_nobody_from_being_late(watch:
 
     talking = asyncio.create_task(keep_talking())
     await watch.say(*just_now("created", order))
-    await states(watch, order, "saga.redriven.v1", "saga.timed_out.v1")
+    await states(watch, order, "saga.redriven.v1", "saga.timed_out.v2")
     stop.set()
     await talking
 
@@ -243,11 +243,11 @@ async def test_when_one_tracker_stops_another_takes_over_at_once(watch: Watch) -
     second = await watch.start(**settings)
     orders = [uuid4(), uuid4()]
     await watch.say(*just_now("created", orders[0]))
-    await states(watch, orders[0], "saga.redriven.v1", "saga.timed_out.v1")
+    await states(watch, orders[0], "saga.redriven.v1", "saga.timed_out.v2")
     assert await holder(watch) == first.keeper.name
     await watch.stop(first)
     await watch.say(*just_now("created", orders[1]))
-    await states(watch, orders[1], "saga.redriven.v1", "saga.timed_out.v1")
+    await states(watch, orders[1], "saga.redriven.v1", "saga.timed_out.v2")
     assert await holder(watch) == second.keeper.name
 
 
