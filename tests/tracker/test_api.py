@@ -194,8 +194,8 @@ async def test_stats_count_and_time_what_happens(watch: Watch, app: FastAPI) -> 
     assert durations["COMPLETED"] == {
         "state": "COMPLETED",
         "sagas": 2,
-        "p50_seconds": 6.0,
-        "p99_seconds": 6.0,
+        "p50_seconds": 7.0,
+        "p99_seconds": 7.0,
     }
     assert durations["CANCELLED"]["p50_seconds"] == 5.5
     assert stats["stream"]["reading"] is True

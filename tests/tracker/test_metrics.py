@@ -58,11 +58,11 @@ async def test_ended_sagas_and_their_steps_are_counted_once(watch: Watch) -> Non
         await now(watch, tracker, lambda found: Since(before, found).of(FACTS) == len(completed + cancelled)),
     )
     assert (grown.of(ENDED, end="COMPLETED"), grown.of(ENDED, end="CANCELLED")) == (1, 1)
-    assert grown.of("murmuration_saga_seconds_sum", end="COMPLETED") == 6
+    assert grown.of("murmuration_saga_seconds_sum", end="COMPLETED") == 7
     assert grown.of(FACTS, fact="order.created") == 2
     steps = "murmuration_saga_step_seconds"
     assert grown.of(f"{steps}_count", step="payment:inventory.stock_reserved") == 2
-    assert grown.of(f"{steps}_sum", step="notification:order.confirmed") == 2
+    assert grown.of(f"{steps}_sum", step="notification:order.confirmed") == 3
     assert grown.of("murmuration_saga_step_lateness_seconds_count") == 0
 
 
@@ -86,7 +86,7 @@ async def test_what_was_stated_long_ago_is_history(watch: Watch) -> None:
     tracker = await watch.start()
     before = await numbers_of(watch, tracker)
     await watch.say(*just_now("created", uuid4()))
-    await watch.sees_facts(3 * 7 + 1)
+    await watch.sees_facts(3 * 8 + 1)
     found = await now(watch, tracker, lambda found: found.of("murmuration_stream_lag_messages") == 0)
     assert Since(before, found).of(FACTS) <= 1
     assert Since(before, found).of(ENDED) == 0
@@ -97,7 +97,7 @@ async def test_what_is_read_again_is_not_counted_again(watch: Watch, how: str) -
     tracker = await watch.start()
     order = uuid4()
     await watch.say(*just_now(PATHS["completed"], order))
-    await watch.sees_facts(7)
+    await watch.sees_facts(8)
     before = await now(watch, tracker, lambda found: found.of("murmuration_sagas_open") == 0)
     if how == "restart":
         await watch.stop(tracker)
@@ -113,7 +113,7 @@ async def test_what_is_read_again_is_not_counted_again(watch: Watch, how: str) -
         assert Since(before, await numbers_of(watch, tracker)).of(FACTS) == 0
     await watch.say(*just_now(PATHS["completed"], order), *just_now(PATHS["completed"], uuid4()))
     await watch.sees_facts(14)
-    found = await now(watch, tracker, lambda found: Since(before, found).of(FACTS) == 7)
+    found = await now(watch, tracker, lambda found: Since(before, found).of(FACTS) == 8)
     assert Since(before, found).of(ENDED, end="COMPLETED") == 1
 
 

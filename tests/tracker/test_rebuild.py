@@ -71,7 +71,7 @@ async def test_the_tracker_goes_on_behind_a_rebuild(watch: Watch) -> None:
         nonlocal said
         while not stop.is_set():
             await watch.say(*envelopes(PATHS["completed"], uuid4()))
-            said += 7
+            said += 8
 
     talking = asyncio.create_task(keep_talking())
     await watch.rebuild()
@@ -105,7 +105,7 @@ async def test_until_it_commits_the_old_view_is_served_and_the_tracker_waits(
 async def test_facts_that_the_stream_no_longer_has_are_not_forgotten_unasked(watch: Watch) -> None:
     tracker = await watch.start()
     await watch.say(*envelopes(PATHS["completed"], uuid4()))
-    await watch.sees_facts(7)
+    await watch.sees_facts(8)
     await watch.stop(tracker)
     before = await watch.view()
     await watch.make_stream_anew()
