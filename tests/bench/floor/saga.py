@@ -39,8 +39,12 @@ BODIES = {
     }.items()
 }
 COMPARED_AFTER = "fulfillment.shipment_dispatched.v2"
-# The saga is complete when both are published.
-ENDINGS = {"fulfillment.shipment_dispatched.v2", "notification.customer_notified.v1"}
+# The saga is complete when all are published.
+ENDINGS = {
+    "inventory.stock_sold.v1",
+    "fulfillment.shipment_dispatched.v2",
+    "notification.customer_notified.v1",
+}
 
 
 @dataclass(frozen=True, slots=True)
