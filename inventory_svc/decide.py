@@ -3,7 +3,7 @@
 order.created        -> stock_reserved | stock_rejected
 payment.declined,
 payment.refunded     -> stock_released   (or a fence, when nothing was reserved yet)
-order.confirmed      -> what was reserved is sold
+order.confirmed      -> stock_sold
 """
 
 from collections import Counter
@@ -14,12 +14,12 @@ from uuid import UUID
 
 from events.decision import CausalityViolated, Contradiction, Decision
 from events.facts.content import content_of, contradict
-from events.facts.inventory import StockRejected, StockReleased, StockReserved
+from events.facts.inventory import StockRejected, StockReleased, StockReserved, StockSold
 from events.facts.order import OrderConfirmed, OrderCreated
 from events.facts.payment import PaymentDeclined, PaymentRefunded
 
 Hears = OrderCreated | PaymentDeclined | PaymentRefunded | OrderConfirmed
-States = StockReserved | StockRejected | StockReleased
+States = StockReserved | StockRejected | StockReleased | StockSold
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,4 +135,5 @@ def sell(shelf: Shelf, order_id: UUID) -> Decision[Shelf, States, Never]:
         found = held.status if held else "none"
         raise CausalityViolated(f"order {order_id} was confirmed, but its reservation here is: {found}")
     stock = {sku: shelf.stock[sku].sell(quantity) for sku, quantity in held.units.items()}
-    return Decision(Shelf(replace(held, status="sold"), {**shelf.stock, **stock}))
+    sold = Shelf(replace(held, status="sold"), {**shelf.stock, **stock})
+    return Decision(sold, facts=(StockSold(order_id=order_id),))

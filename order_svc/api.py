@@ -107,7 +107,11 @@ async def see(order_id: UUID, host: Running) -> OrderView:
 @router.post("/{order_id}/cancel", status_code=202)
 async def cancel(order_id: UUID, host: Running, traceparent: TraceParent = None) -> OrderView:
     """Withdraw an order that is not confirmed yet; what was done for it is undone. Repeating is harmless."""
-    order = _known(await host.ask(CancelOrder(order_id=order_id), traceparent), order_id)
+    found: Order | None = await host.ask(CancelOrder(order_id=order_id), traceparent)
+    if found is not None and found.status == "early_undone":
+        why = "all that was done for this order is undone already; its order.created has not been heard here"
+        raise Problem(409, why, order_id=str(order_id))
+    order = _known(found, order_id)
     if order.status == "confirmed":
         raise Problem(409, "the order is confirmed; it can no longer be cancelled", order_id=str(order_id))
     return OrderView.model_validate(order)

@@ -7,8 +7,10 @@
     a cancellation,
     saga.timed_out         -> order.withdrawn, unless it is confirmed: the chain runs back
 
-Facts may overtake `order.created` of an outside publisher; they are remembered and applied to it. An order is
-what it began as: a later `order.created` of it that says anything else contradicts that.
+Facts may overtake `order.created` of an outside publisher; they are remembered and applied to it. It may
+also never come here: a withdrawal is not put off until it does. Its tombstone lets the chain run back and the
+order end, and is what `order.created` meets if it comes after all. An order is what it began as: a later
+`order.created` of it that says anything else contradicts that.
 """
 
 from dataclasses import dataclass, replace
@@ -45,6 +47,8 @@ class CancelOrder(Command):
 class Order:
     """One order. The `early_` states hold what overtook `order.created`; they know nothing else yet.
 
+    One that is withdrawn or cancelled without having begun here is a tombstone: `customer` may be known from
+    `saga.timed_out`. Only an older release leaves an order `early_timed_out`, instead of withdrawing it.
     `content` is that of the `order.created` it began with; None of an order of an older release.
     """
 
@@ -66,6 +70,11 @@ class Order:
     fingerprint: str | None = None
     content: int | None = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether its `order.created` has been heard."""
+        return self.currency is not None
+
 
 Answer = Decision[Order | None, States, Never]
 
@@ -81,7 +90,7 @@ def decide(
         case StockRejected() | StockReleased():
             return cancel(order, heard.order_id, heard.reason)
         case SagaTimedOut():
-            return withdraw(order, heard.order_id, "timed_out")
+            return withdraw(order, heard.order_id, "timed_out", heard.customer)
         case CancelOrder():
             return Decision(None) if order is None else withdraw(order, order.order_id, "customer_cancelled")
         case _:
@@ -91,7 +100,7 @@ def decide(
 def place(order: Order | None, wanted: PlaceOrder | OrderCreated) -> Answer:
     created = wanted if isinstance(wanted, OrderCreated) else created_by(wanted)
     content = content_of(created)
-    if order is not None and not order.status.startswith("early_"):
+    if order is not None and order.begun:
         if created is wanted and contradict(order.content, content):
             raise Contradiction(
                 f"order {order.order_id} began with another order.created; it is {order.status}"
@@ -130,6 +139,8 @@ def catch_up(placed: Order, early: Order | None) -> Answer:
             return withdraw(placed, placed.order_id, "timed_out")
         case Order(status="early_undone", reason=reason):
             return cancel(placed, placed.order_id, reason or "undone")
+        case Order(status="withdrawn" | "cancelled" as ended, reason=reason):
+            return Decision(replace(placed, status=ended, reason=reason))
         case _:
             return Decision(placed)
 
@@ -148,20 +159,29 @@ def confirm(order: Order | None, order_id: UUID) -> Answer:
     return Decision(replace(order, status="confirmed"), facts=(confirmed,))
 
 
-def withdraw(order: Order | None, order_id: UUID, reason: str) -> Answer:
-    if order is None:
-        return Decision(Order(order_id, "early_timed_out"))
-    if order.status != "placed":
-        return Decision(order)
-    withdrawn = OrderWithdrawn(order_id=order_id, reason=reason)
-    return Decision(replace(order, status="withdrawn", reason=reason), facts=(withdrawn,))
+def withdraw(order: Order | None, order_id: UUID, reason: str, customer: str | None = None) -> Answer:
+    """Also what never began here: whoever did something for it is to undo it all the same."""
+    order = order or Order(order_id, "early_timed_out")
+    if not order.begun:
+        order = replace(order, customer=order.customer or customer)
+    match order.status:
+        case "placed" | "early_scheduled" | "early_timed_out":
+            withdrawn = OrderWithdrawn(order_id=order_id, reason=reason)
+            return Decision(replace(order, status="withdrawn", reason=reason), facts=(withdrawn,))
+        case "early_undone":
+            return cancel(order, order_id, order.reason or reason)
+        case "confirmed" | "withdrawn" | "cancelled":
+            return Decision(order)
 
 
 def cancel(order: Order | None, order_id: UUID, reason: str) -> Answer:
-    if order is None or order.status.startswith("early_"):
-        return Decision(Order(order_id, "early_undone", reason=reason))
-    if order.status not in ("placed", "withdrawn"):
+    order = order or Order(order_id, "early_undone", reason=reason)
+    if order.status in ("confirmed", "cancelled"):
         return Decision(order)
+    if order.customer is None:
+        # Whom to tell, `order.created` says, or `saga.timed_out` when that does not come.
+        undone = order.reason if order.status == "withdrawn" else reason
+        return Decision(Order(order_id, "early_undone", reason=undone))
     reason = order.reason or reason
     cancelled = OrderCancelled(order_id=order_id, customer=order.customer or "", reason=reason)
     return Decision(replace(order, status="cancelled", reason=reason), facts=(cancelled,))

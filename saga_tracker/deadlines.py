@@ -2,8 +2,9 @@
 
 A service that owes a fact is late once its step's deadline has passed. Then it is sent the fact that it
 should have heard once more. If that does not help either, the saga times out: its owner withdraws the order,
-unless it is confirmed already. What cannot be withdrawn, an undo or a step after the pivot, becomes a matter
-for a person. A parked saga has no deadline but that of its approval.
+unless it is confirmed already. So it does when the owner itself does not end what is undone: it may never
+have heard of the order. What cannot be withdrawn, an undo or a step after the pivot, becomes a matter for a
+person. A parked saga has no deadline but that of its approval.
 
 A deadline says that a service that works has not answered: see `availability` for those that cannot.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from events.facts.order import OrderCreated
 from events.facts.payment import PaymentHeld
 from saga_tracker.availability import ALWAYS, Availability, Time
 from saga_tracker.projection import Saga, State, Wait
@@ -54,6 +56,7 @@ class Due:
 
 _FORWARD = (State.PENDING_INVENTORY, State.PENDING_PAYMENT, State.AWAITING_APPROVAL, State.PENDING_SHIPMENT)
 _HELD = name_of(PaymentHeld)
+OWNER = OrderCreated.owner
 
 
 def due(
@@ -103,6 +106,7 @@ def _next(
     if time.give_up_from > since:
         # It was down, or busy with those before, while this one waited: all its time begins then.
         tried_at = max(tried_at, late_at(time.give_up_from))
-    if withdrawable:
+    unended = saga.state is State.COMPENSATING and wait.service == OWNER and not saga.timed_out
+    if withdrawable or unended:
         return Due(Act.TIME_OUT, tried_at + timedelta(seconds=rules.redrive_grace_seconds), wait)
     return Due(Act.CALL_OVERDUE, tried_at + timedelta(seconds=rules.overdue_after_seconds), wait)

@@ -32,7 +32,7 @@ from events.runtime.tracing import work
 from events.trace import trace_id
 from saga_tracker import outbox, redrive, store
 from saga_tracker.availability import Availability
-from saga_tracker.deadlines import Act, Due, due
+from saga_tracker.deadlines import OWNER, Act, Due, due
 from saga_tracker.outbox import Outgoing, Publisher
 from saga_tracker.projection import Saga
 from saga_tracker.reader import Reader
@@ -91,6 +91,11 @@ class _Late:
     @property
     def because_of(self) -> Key:
         return self.order_id, self.due.wait.because_of_id
+
+    @property
+    def of_owner(self) -> bool:
+        """Whether it takes the order's beginning to tell whoever owns its fate."""
+        return self.due.act is Act.TIME_OUT or self.due.wait.service == OWNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +202,12 @@ class Keeper:
                 late = await self._look_at(connection, order_ids, at.clock, at.heard_since)
                 facts = await redrive.facts_at(connection, [one.because_of for one in late])
                 acted = [(one, facts[one.because_of]) for one in late]
-                messages = [message for one, cause in acted for message in _traced(one, cause, at.now)]
+                begun = await redrive.beginnings(connection, [one.order_id for one in late if one.of_owner])
+                messages = [
+                    message
+                    for one, cause in acted
+                    for message in _traced(one, cause, begun.get(one.order_id), at.now)
+                ]
                 await outbox.enter(connection, messages)
         except Exception as error:
             if spares_the_row(error) or not order_ids:
@@ -280,7 +290,9 @@ class Keeper:
                 self._availability.waited(wait.service, wait.step, wait.since, seconds, clock)
 
 
-def _traced(late: _Late, cause: Mapping[str, Any], now: datetime) -> list[Outgoing]:
+def _traced(
+    late: _Late, cause: Mapping[str, Any], beginning: Mapping[str, Any] | None, now: datetime
+) -> list[Outgoing]:
     """What to publish, from a span that is an error of the saga's trace, at the step that is late."""
     wait, heard = late.due.wait, name_of(cause["wire_name"])
     attributes = {
@@ -290,7 +302,7 @@ def _traced(late: _Late, cause: Mapping[str, Any], now: datetime) -> list[Outgoi
     }
     with work(f"saga {late.due.act.value}", cause["traceparent"], attributes=lambda: attributes) as span:
         span.fail(f"{wait.service} has not answered {heard}")
-        return _messages(late, {**cause, "traceparent": span.traceparent}, now)
+        return _messages(late, {**cause, "traceparent": span.traceparent}, beginning, now)
 
 
 def _report(late: _Late, cause: Mapping[str, Any]) -> None:
@@ -304,7 +316,9 @@ def _report(late: _Late, cause: Mapping[str, Any]) -> None:
     )
 
 
-def _messages(late: _Late, cause: Mapping[str, Any], now: datetime) -> list[Outgoing]:
+def _messages(
+    late: _Late, cause: Mapping[str, Any], beginning: Mapping[str, Any] | None, now: datetime
+) -> list[Outgoing]:
     """What to publish. Every id follows from the cause: whoever does this again states the same."""
     wait = late.due.wait
     match late.due.act:
@@ -313,11 +327,12 @@ def _messages(late: _Late, cause: Mapping[str, Any], now: datetime) -> list[Outg
                 order_id=late.order_id, service=wait.service, redriven_id=wait.because_of_id
             )
             return [
-                *([redrive.again(cause, wait.service)] if redrive.was_read(cause) else []),
+                *redrive.all_again(cause, wait.service, beginning),
                 _stating(fact, cause, uuid5(wait.because_of_id, f"redriven:{wait.service}"), now),
             ]
         case Act.TIME_OUT:
-            fact = SagaTimedOut(order_id=late.order_id, waiting_for=wait.facts[0])
+            customer = redrive.customer_of(beginning)
+            fact = SagaTimedOut(order_id=late.order_id, waiting_for=wait.facts[0], customer=customer)
             # Once for an order, whatever else is late of it.
             return [_stating(fact, cause, uuid5(late.order_id, "timed_out"), now)]
         case Act.CALL_OVERDUE:

@@ -116,13 +116,13 @@ async def _send_again(
     for wait in waits:
         if wait["person"] or wait["overdue_at"] is None:
             continue
-        message = await redrive.once_more(connection, order_id, UUID(wait["because_of_id"]), wait["service"])
-        if message is None:
+        messages = await redrive.once_more(connection, order_id, UUID(wait["because_of_id"]), wait["service"])
+        if not messages:
             continue
-        await outbox.enter(connection, [message])
+        await outbox.enter(connection, messages)
         await audit.enter(connection, [Entry(act.by, "sent_again", act.note, wait["service"], order_id)])
         sent.append(
-            AskedService(service=wait["service"], fact=wait["because_of"], fact_id=message.message_id)
+            AskedService(service=wait["service"], fact=wait["because_of"], fact_id=messages[-1].message_id)
         )
     return sent
 

@@ -20,7 +20,7 @@ from events.facts.fulfillment import (
     ShipmentRejected,
     ShipmentScheduled,
 )
-from events.facts.inventory import StockRejected, StockReleased, StockReserved
+from events.facts.inventory import StockRejected, StockReleased, StockReserved, StockSold
 from events.facts.notification import CustomerNotified, NotificationFailed
 from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
 from events.facts.payment import (
@@ -150,6 +150,7 @@ LADDER = (
 )
 _PAST_PIVOT = (
     OrderConfirmed,
+    StockSold,
     ShipmentDispatched,
     ShipmentDispatchFailed,
     CustomerNotified,
@@ -161,6 +162,7 @@ for _step in STEPS:
     _STEPS_AFTER.setdefault(name_of(_step.heard), []).append(_step)
 _NAMES = {kind: name_of(kind) for step in STEPS for kind in (step.heard, *step.answers)}
 _NAMES |= {kind: name_of(kind) for kind in (SagaRedriven, SagaOverdue)}
+_NOTIFICATION = CustomerNotified.owner
 
 
 class _Known:
@@ -198,7 +200,7 @@ class _Known:
         turns = [
             step
             for step in _STEPS_AFTER.get(name, ())
-            if step.owed_for(because.read_at) and self.first(*step.answers) is None
+            if step.owed_for(because.read_at, because.stated_at) and self.first(*step.answers) is None
         ]
         return tuple(_wait(step, because) for step in turns)
 
@@ -213,6 +215,20 @@ class _Known:
         if len(failures) <= len(about):
             return failures[-1], acts[-1]
         return [failed for failed in failures if failed.fact_id not in about][-1], None
+
+    def untold(self, ended: HeardFact) -> tuple[Wait, ...]:
+        """What notification owes after the end: the news, or that it has tried once more to bring it."""
+        told, failed = (
+            [fact for fact in self.all if fact.name == _NAMES[kind]]
+            for kind in (CustomerNotified, NotificationFailed)
+        )
+        if told:
+            return ()
+        if not failed:
+            return _waits_of(_NOTIFICATION, ended)
+        acts = [act for act in self.each(RetryRequested, Settled) if act.service == _NOTIFICATION]
+        again = len({act.about or act.fact_id for act in acts}) >= len(failed)
+        return _waits_of(_NOTIFICATION, acts[-1]) if again else ()
 
     def late(self, wait: Wait) -> Wait:
         """The wait, with what the tracker has done about it."""
@@ -235,9 +251,14 @@ def _wait(step: Step, because: HeardFact) -> Wait:
     )
 
 
+def _waits_of(service: str | None, because: HeardFact) -> tuple[Wait, ...]:
+    """What one service owes because of this fact, whatever it may have answered before."""
+    return tuple(_wait(step, because) for step in _STEPS_AFTER[because.name] if step.service == service)
+
+
 def _waits_again(act: HeardFact) -> tuple[Wait, ...]:
     """For what failed before, and so was answered before."""
-    return tuple(_wait(step, act) for step in _STEPS_AFTER[act.name] if step.service == act.service)
+    return _waits_of(act.service, act)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +317,7 @@ def _stand(known: _Known) -> _Standing:
         since = max(pivot.read_at, cancelled.read_at)
         return _Standing(State.NEEDS_MANUAL, since, reason=f"both {pivot.name} and {cancelled.name}")
     if cancelled:
-        return _Standing(State.CANCELLED, cancelled.read_at, reason=cancelled.reason)
+        return _Standing(State.CANCELLED, cancelled.read_at, known.untold(cancelled), cancelled.reason)
     if pivot:
         return _past_pivot(known, pivot)
     return _on_ladder(known)
@@ -308,6 +329,7 @@ def _past_pivot(known: _Known, pivot: HeardFact) -> _Standing:
     dispatched = known.first(ShipmentDispatched)
     notified = known.first(CustomerNotified)
     told = known.first(CustomerNotified, NotificationFailed)
+    sold = known.first(StockSold)
     untold = told.reason if told and not notified else None
     since = pivot.read_at
     if known.first(ShipmentDispatchFailed) and not dispatched:
@@ -318,8 +340,8 @@ def _past_pivot(known: _Known, pivot: HeardFact) -> _Standing:
         since = act.read_at
     if waits:
         return _Standing(State.COMPLETING, since, waits, untold)
-    ended_at = max(fact.read_at for fact in (pivot, dispatched, told) if fact)
-    return _Standing(State.COMPLETED, ended_at, reason=untold)
+    ended_at = max(fact.read_at for fact in (pivot, dispatched, told, sold) if fact)
+    return _Standing(State.COMPLETED, ended_at, known.untold(pivot), untold)
 
 
 def _on_ladder(known: _Known) -> _Standing:
@@ -347,11 +369,16 @@ def _on_ladder(known: _Known) -> _Standing:
 
 
 def _failed_undo(known: _Known, rung: Rung) -> _Standing:
-    """A matter for a person until somebody has taken it up, and again when that fails."""
+    """A matter for a person until somebody has taken it up, and again when that fails.
+
+    Meanwhile whoever is to hear that it turned back owes the sign of that all the same.
+    """
     failed, act = known.taken_up(*rung.reached_by)
+    turns = known.first(SagaTimedOut), known.first(OrderWithdrawn)
+    waits = tuple(wait for turn in turns if turn for wait in known.waits(turn))
     if act is None:
-        return _Standing(State.NEEDS_MANUAL, failed.read_at, known.waits(failed), failed.reason)
-    return _Standing(State.COMPENSATING, act.read_at, _waits_again(act), _why_back(known, failed))
+        return _Standing(State.NEEDS_MANUAL, failed.read_at, waits + known.waits(failed), failed.reason)
+    return _Standing(State.COMPENSATING, act.read_at, waits + _waits_again(act), _why_back(known, failed))
 
 
 def _why_back(known: _Known, fact: HeardFact) -> str | None:

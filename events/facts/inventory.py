@@ -24,3 +24,7 @@ class StockReleased(Fact, wire="inventory.stock_released.v1"):
     """Nothing is set aside for this order, nor ever will be."""
 
     reason: Reason
+
+
+class StockSold(Fact, wire="inventory.stock_sold.v1"):
+    """What was set aside for this order is sold, now that it is confirmed."""

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import NonNegativeInt, StringConstraints
 
-from events.facts.base import Fact, Note, Person, Reason
+from events.facts.base import Fact, Note, Person, Reason, SupersededFact, Token
 
 ServiceName = Annotated[str, StringConstraints(pattern=r"^[a-z]{1,32}$")]
 
@@ -17,10 +17,24 @@ class SagaRedriven(Fact, wire="saga.redriven.v1"):
     redriven_id: UUID
 
 
-class SagaTimedOut(Fact, wire="saga.timed_out.v1"):
-    """A step of this order is late for good; order_svc, which owns its fate, decides what follows."""
+class SagaTimedOut(Fact, wire="saga.timed_out.v2"):
+    """A step of this order is late for good; order_svc, which owns its fate, decides what follows.
+
+    `customer` is whose order it is, as far as is known: order_svc may never have heard of it.
+    """
 
     waiting_for: Reason
+    customer: Token | None = None
+
+
+class SagaTimedOutV1(SupersededFact, wire="saga.timed_out.v1"):
+    """The first shape of `timed_out`: whoever owns the order's fate had to know of it."""
+
+    waiting_for: Reason
+
+    def upcast(self) -> SagaTimedOut:
+        """The same fact, of a customer it does not name."""
+        return SagaTimedOut(order_id=self.order_id, waiting_for=self.waiting_for)
 
 
 class SagaOverdue(Fact, wire="saga.overdue.v1"):

@@ -106,6 +106,7 @@ STATUSES_AFTER: Mapping[str, tuple[str, ...]] = {
     "inventory.stock_reserved": ("reserved", "sold"),
     "inventory.stock_rejected": ("rejected",),
     "inventory.stock_released": ("released", "fenced"),
+    "inventory.stock_sold": ("sold",),
     "payment.held": ("held",),
     "payment.approved": (),
     "payment.captured": ("captured",),

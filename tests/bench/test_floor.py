@@ -11,7 +11,7 @@ from tests.runtime.eventually import eventually
 from tests.servers import Servers
 
 IN_FLIGHT = 20
-FACTS = 7
+FACTS = 8
 # Rows that a saga leaves in every service's database.
 TABLES = {
     "order": "orders",

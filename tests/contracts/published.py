@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from events.facts import Fact, fulfillment, order, payment, published_facts
+from events.facts import Fact, fulfillment, order, payment, published_facts, saga
 from tests.decide import given
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -32,6 +32,8 @@ PAYMENT_REFUNDED_V1 = payment.PaymentRefundedV1(order_id=given.ORDER, undone_by=
 SHIPMENT_CANCELLED_V1 = fulfillment.ShipmentCancelledV1(order_id=given.ORDER, reason="timed_out")
 SHIPMENT_DISPATCHED_V1 = fulfillment.ShipmentDispatchedV1(order_id=given.ORDER, shipment_id=given.SHIPMENT)
 
+SAGA_TIMED_OUT_V1 = saga.SagaTimedOutV1(order_id=given.ORDER, waiting_for="payment.captured")
+
 EXAMPLES: tuple[Fact, ...] = (
     ORDER_CREATED_V1,
     given.ORDER_CREATED,
@@ -41,6 +43,7 @@ EXAMPLES: tuple[Fact, ...] = (
     given.STOCK_RESERVED,
     given.stock_rejected("out_of_stock", "apple", "pear"),
     given.STOCK_RELEASED,
+    given.STOCK_SOLD,
     given.PAYMENT_HELD,
     given.PAYMENT_APPROVED,
     given.PAYMENT_CAPTURED,
@@ -59,6 +62,7 @@ EXAMPLES: tuple[Fact, ...] = (
     given.customer_notified("confirmed", "email", "push"),
     given.notification_failed("cancelled", "email: bounced; push: no_device"),
     given.SAGA_REDRIVEN,
+    SAGA_TIMED_OUT_V1,
     given.SAGA_TIMED_OUT,
     given.SAGA_OVERDUE,
     given.APPROVAL_EXPIRED,

@@ -139,6 +139,7 @@ ORDER_CANCELLED = order_cancelled("timed_out")
 STOCK_RESERVED = stock_reserved()
 STOCK_REJECTED = stock_rejected()
 STOCK_RELEASED = stock_released("timed_out")
+STOCK_SOLD = inventory.StockSold(order_id=ORDER)
 PAYMENT_HELD = payment.PaymentHeld(
     order_id=ORDER, amount_minor=ABOVE_LIMIT_MINOR, currency=CURRENCY, limit_minor=LIMIT_MINOR
 )
@@ -155,7 +156,7 @@ SHIPMENT_REJECTED = shipment_rejected()
 SHIPMENT_CANCELLED = shipment_cancelled()
 SHIPMENT_DISPATCHED = shipment_dispatched()
 SAGA_REDRIVEN = saga.SagaRedriven(order_id=ORDER, service="payment", redriven_id=UUID(int=2))
-SAGA_TIMED_OUT = saga.SagaTimedOut(order_id=ORDER, waiting_for="payment.captured")
+SAGA_TIMED_OUT = saga.SagaTimedOut(order_id=ORDER, waiting_for="payment.captured", customer=CUSTOMER)
 SAGA_OVERDUE = saga.SagaOverdue(
     order_id=ORDER, service="payment", because_of_id=UUID(int=2), waiting_for="payment.refunded"
 )

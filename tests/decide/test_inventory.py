@@ -15,6 +15,7 @@ from tests.decide.given import (
     PAYMENT_REFUNDED,
     STOCK_RELEASED,
     STOCK_RESERVED,
+    STOCK_SOLD,
     order_created,
     stock_rejected,
     stock_released,
@@ -91,7 +92,7 @@ RELEASING = rows(
 )
 
 SELLING = rows(
-    given(RESERVED).when(ORDER_CONFIRMED).then(SOLD),
+    given(RESERVED).when(ORDER_CONFIRMED).then(SOLD, STOCK_SOLD),
     given(SOLD).when(ORDER_CONFIRMED).nothing(),
     given(NEW, REJECTED, RELEASED, FENCED).when(ORDER_CONFIRMED).violates_causality(),
 )

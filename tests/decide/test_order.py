@@ -46,6 +46,10 @@ PLACED = Order(
 CONFIRMED = replace(PLACED, status="confirmed")
 WITHDRAWN = replace(PLACED, status="withdrawn", reason="timed_out")
 CANCELLED = replace(PLACED, status="cancelled", reason="timed_out")
+TOMBSTONE = Order(ORDER, "withdrawn", customer=CUSTOMER, reason="timed_out")
+UNNAMED_TOMBSTONE = Order(ORDER, "withdrawn", reason="customer_cancelled")
+ENDED_TOMBSTONE = replace(TOMBSTONE, status="cancelled")
+TIMED_OUT_UNNAMED = SAGA_TIMED_OUT.model_copy(update={"customer": None})
 
 
 def posted(state: Order) -> Order:
@@ -65,7 +69,7 @@ BEGINNING = rows(
 
 TURNING = rows(
     given(PLACED).when(SHIPMENT_SCHEDULED).then(CONFIRMED, ORDER_CONFIRMED),
-    given(CONFIRMED, WITHDRAWN, CANCELLED).when(SHIPMENT_SCHEDULED).nothing(),
+    given(CONFIRMED, WITHDRAWN, CANCELLED, TOMBSTONE, ENDED_TOMBSTONE).when(SHIPMENT_SCHEDULED).nothing(),
     given(PLACED).when(SAGA_TIMED_OUT).then(WITHDRAWN, ORDER_WITHDRAWN),
     given(PLACED)
     .when(CANCEL)
@@ -86,7 +90,6 @@ ENDING = rows(
 
 OVERTAKING = rows(
     given(None).when(SHIPMENT_SCHEDULED).then(EARLY_SCHEDULED),
-    given(None).when(SAGA_TIMED_OUT).then(EARLY_TIMED_OUT),
     given(None, EARLY_TIMED_OUT, EARLY_SCHEDULED, EARLY_UNDONE)
     .when(stock_released("card_declined"))
     .then(EARLY_UNDONE),
@@ -94,9 +97,39 @@ OVERTAKING = rows(
     .when(STOCK_REJECTED)
     .then(replace(EARLY_UNDONE, reason="out_of_stock")),
     # Whichever came first stands: the pivot is decided once.
-    given(EARLY_SCHEDULED, EARLY_TIMED_OUT, EARLY_UNDONE)
-    .when(SHIPMENT_SCHEDULED, SAGA_TIMED_OUT, CANCEL)
-    .nothing(),
+    given(EARLY_SCHEDULED, EARLY_TIMED_OUT, EARLY_UNDONE).when(SHIPMENT_SCHEDULED).nothing(),
+)
+
+# What never began here is withdrawn all the same; then the chain runs back, and the order ends.
+NEVER_BEGUN = rows(
+    given(None, EARLY_SCHEDULED, EARLY_TIMED_OUT).when(SAGA_TIMED_OUT).then(TOMBSTONE, ORDER_WITHDRAWN),
+    given(None, EARLY_SCHEDULED, EARLY_TIMED_OUT)
+    .when(TIMED_OUT_UNNAMED)
+    .then(replace(TOMBSTONE, customer=None), ORDER_WITHDRAWN),
+    given(EARLY_SCHEDULED, EARLY_TIMED_OUT)
+    .when(CANCEL)
+    .then(UNNAMED_TOMBSTONE, order_withdrawn("customer_cancelled")),
+    given(TOMBSTONE, ENDED_TOMBSTONE).when(SAGA_TIMED_OUT, TIMED_OUT_UNNAMED, CANCEL).nothing(),
+    given(TOMBSTONE).when(STOCK_RELEASED, STOCK_REJECTED).then(ENDED_TOMBSTONE, ORDER_CANCELLED),
+    given(ENDED_TOMBSTONE).when(STOCK_RELEASED, STOCK_REJECTED).nothing(),
+    # Whose order it is has to be known for it to end, and may become known later.
+    given(UNNAMED_TOMBSTONE).when(SAGA_TIMED_OUT).then(replace(UNNAMED_TOMBSTONE, customer=CUSTOMER)),
+    given(UNNAMED_TOMBSTONE)
+    .when(stock_released("card_declined"))
+    .then(replace(EARLY_UNDONE, reason="customer_cancelled")),
+    given(UNNAMED_TOMBSTONE).when(SHIPMENT_SCHEDULED, CANCEL).nothing(),
+    given(EARLY_UNDONE)
+    .when(SAGA_TIMED_OUT)
+    .then(
+        replace(EARLY_UNDONE, status="cancelled", customer=CUSTOMER),
+        order_cancelled("card_declined"),
+    ),
+    given(EARLY_UNDONE).when(TIMED_OUT_UNNAMED, CANCEL).nothing(),
+    # It comes after all, and changes nothing but what is known.
+    given(TOMBSTONE, replace(TOMBSTONE, customer=None)).when(ORDER_CREATED).then(WITHDRAWN),
+    given(ENDED_TOMBSTONE).when(ORDER_CREATED).then(CANCELLED),
+    given(TOMBSTONE).when(POST).then(posted(WITHDRAWN), ORDER_CREATED),
+    given(ENDED_TOMBSTONE).when(POST).then(posted(CANCELLED), ORDER_CREATED),
 )
 
 CATCHING_UP = rows(
@@ -114,7 +147,7 @@ CATCHING_UP = rows(
     ),
 )
 
-TABLE = rows(BEGINNING, TURNING, ENDING, OVERTAKING, CATCHING_UP)
+TABLE = rows(BEGINNING, TURNING, ENDING, OVERTAKING, NEVER_BEGUN, CATCHING_UP)
 
 
 @every(TABLE)

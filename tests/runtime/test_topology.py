@@ -140,7 +140,7 @@ async def test_the_tracker_states_nothing_but_about_sagas(broker: Broker) -> Non
     assert {wire for wire, allowed in may.items() if allowed} == {
         wire for wire in WIRE_NAMES if wire.startswith("saga.")
     }
-    assert {"saga.timed_out.v1", "saga.settled.v1"} < may.keys()
+    assert {"saga.timed_out.v2", "saga.settled.v1"} < may.keys()
     with pytest.raises(ChannelAccessRefused):
         await broker.publish(TRACKER, "payment.captured.v1")
 

@@ -13,7 +13,7 @@ from tests.runtime.eventually import eventually
 from tests.tracker.told import envelopes
 from tests.tracker.watch import Watch, get
 
-FIRST_AT = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+FIRST_AT = datetime(2026, 11, 28, 6, 0, tzinfo=UTC)
 LAST_AT = FIRST_AT + timedelta(seconds=31)
 TOKEN = "letmein"  # a test's own
 

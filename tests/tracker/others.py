@@ -51,7 +51,7 @@ class Others:
         """Enter movements of money into the provider's ledger."""
         for kind in kinds:
             entry = {"id": len(self.entries) + 1, "reference": str(order_id), "kind": kind}
-            at = f"2026-11-21T12:00:{len(self.entries) % 60:02}Z"
+            at = f"2026-11-28T06:00:{len(self.entries) % 60:02}Z"
             self.entries.append(
                 {
                     **entry,

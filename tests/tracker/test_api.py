@@ -41,8 +41,8 @@ async def test_a_saga_says_where_it_stands_and_whom_it_waits_for(watch: Watch, a
     saga = answer.json()
     assert answer.status == 200
     assert (saga["state"], saga["timed_out"], saga["reason"]) == ("PENDING_SHIPMENT", False, None)
-    assert saga["since"] == "2026-11-21T12:00:02Z"
-    assert saga["started_at"] == "2026-11-21T12:00:00Z"
+    assert saga["since"] == "2026-11-28T06:00:02Z"
+    assert saga["started_at"] == "2026-11-28T06:00:00Z"
     assert saga["ended_at"] is None
     assert saga["in_state_seconds"] == pytest.approx(saga["duration_seconds"] - 2)
     assert saga["trace_id"] == TRACEPARENT.split("-")[1]
@@ -195,8 +195,8 @@ async def test_stats_count_and_time_what_happens(watch: Watch, app: FastAPI) -> 
     assert durations["COMPLETED"] == {
         "state": "COMPLETED",
         "sagas": 2,
-        "p50_seconds": 6.0,
-        "p99_seconds": 6.0,
+        "p50_seconds": 7.0,
+        "p99_seconds": 7.0,
     }
     assert durations["CANCELLED"]["p50_seconds"] == 5.5
     assert stats["stream"]["reading"] is True

@@ -56,7 +56,7 @@ async def test_a_stream_made_anew_is_told_of_and_what_was_missed_is_asked_for(
         await watch.say(*envelopes(PATHS["completed"], ended))
         for order in (done, moving):
             await watch.say(*envelopes("created reserved", order))
-        await watch.sees_facts(11)
+        await watch.sees_facts(12)
         assert "never read" not in await front_page(watch, tracker)
         assert "never_read" not in await tracker.ready()
         await lose(watch, tracker, "captured", "confirmed", orders=[done, moving])

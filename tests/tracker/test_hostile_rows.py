@@ -61,7 +61,7 @@ async def test_a_late_order_of_a_foreign_name_is_redriven_and_timed_out(watch: W
     assert decode(again, fact.wire_name).fact.order_id == order
     assert again.app_id is not None
     assert set(again.app_id) == {"\ufffd"}
-    await states(watch, order, "saga.redriven.v1", "saga.timed_out.v1")
+    await states(watch, order, "saga.redriven.v1", "saga.timed_out.v2")
     await eventually(lambda: is_empty(watch))
 
 

@@ -211,7 +211,7 @@ async def test_who_is_overdue_is_sent_its_fact_again_as_often_as_asked(watch: Wa
 
 async def test_there_is_nothing_to_do_about_a_saga_that_needs_nobody(watch: Watch, app: FastAPI) -> None:
     completed, contradictory = uuid4(), uuid4()
-    await state(watch, "created reserved captured scheduled confirmed dispatched notified", completed)
+    await state(watch, "created reserved captured scheduled confirmed sold dispatched notified", completed)
     await state(watch, "created confirmed cancelled", contradictory)
     await stands(app, completed, "COMPLETED")
     await stands(app, contradictory, "NEEDS_MANUAL")

@@ -92,7 +92,7 @@ async def test_what_was_stated_long_ago_is_history(watch: Watch) -> None:
     tracker = await watch.start()
     before = await numbers_of(watch, tracker)
     await watch.say(*just_now("created", uuid4()))
-    await watch.sees_facts(3 * 7 + 1)
+    await watch.sees_facts(3 * 8 + 1)
     found = await now(watch, tracker, lambda found: found.of("murmuration_stream_lag_messages") == 0)
     assert Since(before, found).of(FACTS) <= 1
     assert Since(before, found).of(ENDED) == 0
@@ -103,7 +103,7 @@ async def test_what_is_read_again_is_not_counted_again(watch: Watch, how: str) -
     tracker = await watch.start()
     order = uuid4()
     await watch.say(*just_now(PATHS["completed"], order))
-    await watch.sees_facts(7)
+    await watch.sees_facts(8)
     before = await now(watch, tracker, lambda found: found.of("murmuration_sagas_open") == 0)
     if how == "restart":
         await watch.stop(tracker)
@@ -118,8 +118,8 @@ async def test_what_is_read_again_is_not_counted_again(watch: Watch, how: str) -
         # The rebuild ran in this process, unlike in real life, and yet it must not count.
         assert Since(before, await numbers_of(watch, tracker)).of(FACTS) == 0
     await watch.say(*just_now(PATHS["completed"], order), *just_now(PATHS["completed"], uuid4()))
-    await watch.sees_facts(14)
-    found = await now(watch, tracker, lambda found: Since(before, found).of(FACTS) == 7)
+    await watch.sees_facts(16)
+    found = await now(watch, tracker, lambda found: Since(before, found).of(FACTS) == 8)
     assert Since(before, found).of(ENDED, end="COMPLETED") == 1
 
 
@@ -127,7 +127,7 @@ async def test_open_sagas_are_there_by_state_and_by_what_they_wait_for(watch: Wa
     tracker = await watch.start()
     for names in ("created reserved", "created reserved", "created reserved held", PATHS["completed"]):
         await watch.say(*just_now(names, uuid4()))
-    await watch.sees_facts(2 + 2 + 3 + 7)
+    await watch.sees_facts(2 + 2 + 3 + 8)
     found = await now(watch, tracker, lambda found: found.of("murmuration_sagas_open") == 3)
     assert found.of("murmuration_sagas_open", state="PENDING_PAYMENT") == 2
     assert found.of("murmuration_sagas_open", state="AWAITING_APPROVAL") == 1

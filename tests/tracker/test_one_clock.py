@@ -45,7 +45,7 @@ async def test_whatever_date_it_bears_its_deadline_comes_on_time(watch: Watch, o
     await watch.start(**impatient(inventory=0.6))
     order, (created,) = order_stated(off_by, "created")
     await watch.say(created)
-    await states(watch, order, "saga.redriven.v1", "saga.timed_out.v1")
+    await states(watch, order, "saga.redriven.v1", "saga.timed_out.v2")
 
 
 async def test_a_date_in_two_hours_makes_no_duration_negative_nor_long_and_is_doubtful(watch: Watch) -> None:
@@ -57,7 +57,7 @@ async def test_a_date_in_two_hours_makes_no_duration_negative_nor_long_and_is_do
     saga = (await get(app, f"/sagas/{order}")).json()
     assert 0 <= saga["duration_seconds"] < 30
     assert all(0 <= fact["since_start_seconds"] < 30 for fact in saga["facts"])
-    assert [fact["doubtful"] is not None for fact in saga["facts"]] == [True] + [False] * 6
+    assert [fact["doubtful"] is not None for fact in saga["facts"]] == [True] + [False] * 7
     assert "doubtful" in (await get(app, f"/ui/sagas/{order}")).text
     (durations,) = (await get(app, "/stats")).json()["durations"]
     assert 0 <= durations["p50_seconds"] <= durations["p99_seconds"] < 30
@@ -71,8 +71,8 @@ async def test_what_was_read_late_is_not_doubtful(watch: Watch) -> None:
     order = uuid4()
     await watch.say(*envelopes(PATHS["completed"], order, began))
     tracker = await watch.start()
-    await watch.sees_facts(7)
+    await watch.sees_facts(8)
     saga = (await get(watch.app(tracker), f"/sagas/{order}")).json()
-    assert [fact["doubtful"] for fact in saga["facts"]] == [None] * 7
+    assert [fact["doubtful"] for fact in saga["facts"]] == [None] * 8
     assert saga["duration_seconds"] < 30
     assert "after it was stated" in (await get(watch.app(tracker), f"/ui/sagas/{order}")).text

@@ -18,7 +18,7 @@ from tests.tracker.test_keeper import impatient, just_now, stands, stated, state
 from tests.tracker.told import envelopes
 from tests.tracker.watch import FIVE, Watch, get
 
-LATE = ("saga.redriven.v1", "saga.timed_out.v1")
+LATE = ("saga.redriven.v1", "saga.timed_out.v2")
 
 
 def patient(**changes: Any) -> dict[str, Any]:

@@ -81,7 +81,7 @@ async def test_it_serves_and_stops_and_rebuilds_while_it_runs(
         processes.append(rebuilding)
         _, log = await asyncio.to_thread(rebuilding.communicate, timeout=60)
         assert rebuilding.returncode == 0, log
-        assert '"messages": 7' in log
+        assert '"messages": 8' in log
         assert await watch.view() == before
         assert await completed()
     process.send_signal(signal.SIGTERM)
@@ -106,7 +106,7 @@ async def test_killed_in_the_middle_it_loses_nothing_and_counts_nothing_twice(
     processes.append(run(watch, MURMURATION_HTTP_PORT=str(free_port())))
     await watch.sees_facts(len(facts))
     shown = await watch.rows("SELECT state, fact_count, count(*) AS sagas FROM sagas GROUP BY 1, 2")
-    assert shown == [{"state": "COMPLETED", "fact_count": 7, "sagas": 300}]
+    assert shown == [{"state": "COMPLETED", "fact_count": 8, "sagas": 300}]
 
 
 async def _sees(watch: Watch, enough: int) -> bool:

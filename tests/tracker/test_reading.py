@@ -137,7 +137,7 @@ async def test_a_database_that_is_away_is_waited_for(watch: Watch) -> None:
     await watch.say_at_once(fact for _ in range(BURST) for fact in envelopes(PATHS["completed"], uuid4()))
     assert not await is_ready(tracker)
     proxy.restore()
-    await watch.sees_facts(1 + BURST * 7)
+    await watch.sees_facts(1 + BURST * 8)
     assert await is_ready(tracker)
 
 
@@ -156,10 +156,10 @@ async def test_a_commit_whose_answer_is_lost_counts_once(watch: Watch) -> None:
 async def test_two_trackers_share_one_view(watch: Watch) -> None:
     first, second = await watch.start(), await watch.start()
     await watch.say_at_once(fact for _ in range(BURST) for fact in envelopes(PATHS["completed"], uuid4()))
-    await watch.sees_facts(7 * BURST)
+    await watch.sees_facts(8 * BURST)
     await watch.stop(first)
     await watch.say_at_once(fact for _ in range(BURST) for fact in envelopes(PATHS["completed"], uuid4()))
-    await watch.sees_facts(14 * BURST)
+    await watch.sees_facts(16 * BURST)
     states = await watch.rows("SELECT state, count(*) AS sagas FROM sagas GROUP BY state")
     assert states == [{"state": "COMPLETED", "sagas": 2 * BURST}]
     assert await is_ready(second)

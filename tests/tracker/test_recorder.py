@@ -155,7 +155,7 @@ async def test_it_remembers_no_more_than_it_may_and_nothing_that_ended(watch: Wa
         assert list(tracker.recorder.remembered) == orders[2:]
         await tracker.write(batch_of(5, envelopes(PATHS["completed"], orders[3])))
         assert list(tracker.recorder.remembered) == [orders[2], orders[4]]
-        await tracker.write(batch_of(12, envelopes("created reserved", orders[0])[1:]))
+        await tracker.write(batch_of(13, envelopes("created reserved", orders[0])[1:]))
     assert await shown(watch, orders[0]) == ("PENDING_PAYMENT", 2)
 
 

@@ -156,8 +156,8 @@ async def test_a_letter_is_seen_whole(
     assert seen["routing_key"] == "inventory.stock_reserved.v1"
     assert seen["history"] == {
         "attempts": 4,
-        "first_at": "2026-11-21T12:00:00Z",
-        "last_at": "2026-11-21T12:00:31Z",
+        "first_at": "2026-11-28T06:00:00Z",
+        "last_at": "2026-11-28T06:00:31Z",
         "came_back_as": [],
         "audit": [],
     }

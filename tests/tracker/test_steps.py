@@ -4,13 +4,16 @@ import pytest
 
 from compose.system import SERVICES
 from events.facts import Fact
-from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated
-from saga_tracker.steps import STEPS, Step
+from events.facts.order import OrderCreated
+from saga_tracker.projection import project
+from saga_tracker.steps import STEPS, Step, name_of
+from tests.tracker.told import PATHS, RETOLD, heard
 
 BY_NAME = {service.name: service for service in SERVICES}
-# Who hears a fact without a saga waiting for an answer: order_svc records a published order, inventory
-# books as sold what was reserved, and the customer is told of a cancellation after the end.
-UNANSWERED = {(OrderCreated, "order"), (OrderConfirmed, "inventory"), (OrderCancelled, "notification")}
+# Every pair of a service and a fact that it subscribes to.
+SUBSCRIPTIONS: set[tuple[type[Fact], str]] = {
+    (fact, service.name) for service in SERVICES for fact in service.hears
+}
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.heard.__name__} to {step.service}")
@@ -21,11 +24,29 @@ def test_whoever_is_waited_for_hears_the_fact_before_and_states_what_is_awaited(
     assert set(step.answers) <= set(service.states)
 
 
-def test_every_fact_heard_is_somebodys_turn() -> None:
-    heard: set[tuple[type[Fact], str]] = {
-        (fact, service.name) for service in SERVICES for fact in service.hears
+def test_every_fact_that_a_service_subscribes_to_has_a_sign_that_it_came() -> None:
+    """A step whose answer says so. That of `order.created` to order_svc is how it goes on with the order."""
+    turns = {(step.heard, step.service) for step in STEPS if not step.own}
+    needed = {(step.knowing, step.service) for step in STEPS if step.knowing is not None}
+    assert turns | needed == SUBSCRIPTIONS
+    assert needed - turns == {(OrderCreated, "order")}
+    assert all(step.knowing for step in STEPS if step.service == "order")
+
+
+@pytest.mark.parametrize(
+    ("fact", "service"),
+    sorted({(step.heard, step.service) for step in STEPS}, key=str),
+    ids=lambda part: part if isinstance(part, str) else part.__name__,
+)
+def test_the_sign_is_waited_for(fact: type[Fact], service: str) -> None:
+    """At some moment of some saga the tracker waits for it, because of this very fact."""
+    waited_for = {
+        (wait.because_of, wait.service)
+        for path in (*PATHS.values(), *RETOLD)
+        for count in range(1, len(path.split()) + 1)
+        for wait in project(heard(" ".join(path.split()[:count]))).waits
     }
-    assert {(step.heard, step.service) for step in STEPS if not step.own} == heard - UNANSWERED
+    assert (name_of(fact), service) in waited_for
 
 
 def test_every_fact_stated_is_awaited_or_begins_something() -> None:

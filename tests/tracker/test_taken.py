@@ -21,8 +21,9 @@ def test_each_answer_ends_a_step() -> None:
         ("payment:inventory.stock_reserved", 1.0),
         ("fulfillment:payment.captured", 1.0),
         ("order:fulfillment.shipment_scheduled", 1.0),
-        ("fulfillment:order.confirmed", 1.0),
-        ("notification:order.confirmed", 2.0),
+        ("inventory:order.confirmed", 1.0),
+        ("fulfillment:order.confirmed", 2.0),
+        ("notification:order.confirmed", 3.0),
     ]
 
 

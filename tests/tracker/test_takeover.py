@@ -15,7 +15,7 @@ from tests.tracker.test_keeper import STEP_SECONDS, holder, impatient, just_now,
 from tests.tracker.test_process import free_port, run
 from tests.tracker.watch import QUICK, Watch
 
-LATE = ("saga.redriven.v1", "saga.timed_out.v1")
+LATE = ("saga.redriven.v1", "saga.timed_out.v2")
 
 
 @pytest.fixture

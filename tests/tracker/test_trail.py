@@ -36,7 +36,7 @@ def test_a_causation_id_that_is_in_the_trail_names_the_cause() -> None:
 
 
 def test_behind_the_outcome_of_a_call_the_cause_is_what_made_it_their_turn() -> None:
-    rows = trail(f"{PATHS['carrier refuses']} notified_of_cancellation")
+    rows = trail(PATHS["carrier refuses"])
     for row in rows:
         row["causation_id"] = uuid4()
     assert caused(rows) == [

@@ -12,7 +12,7 @@ from events.facts.fulfillment import (
     ShipmentRejected,
     ShipmentScheduled,
 )
-from events.facts.inventory import StockRejected, StockReleased, StockReserved
+from events.facts.inventory import StockRejected, StockReleased, StockReserved, StockSold
 from events.facts.notification import CustomerNotified, NotificationFailed
 from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
 from events.facts.payment import (
@@ -37,7 +37,7 @@ from saga_tracker.projection import HeardFact
 from saga_tracker.steps import name_of
 
 ORDER = UUID("0b0e8f9c-0000-4000-8000-000000000001")
-BEGAN = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+BEGAN = datetime(2026, 11, 28, 6, 0, tzinfo=UTC)
 LINES = (Line(sku="lamp", quantity=2, amount_minor=4_000),)
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -58,6 +58,7 @@ def facts_of(order_id: UUID = ORDER) -> dict[str, Fact]:
         "scheduled": ShipmentScheduled(order_id=order_id, shipment_id="s1", deliver_on=date(2026, 11, 24)),
         "shipment_rejected": ShipmentRejected(order_id=order_id, reason="address_not_served"),
         "confirmed": OrderConfirmed.model_validate({"order_id": order_id, **money}),
+        "sold": StockSold(order_id=order_id),
         "dispatched": ShipmentDispatched(order_id=order_id, shipment_id="s1"),
         "dispatch_failed": ShipmentDispatchFailed(order_id=order_id, reason="carrier_gone"),
         "notified": CustomerNotified(order_id=order_id, ending="confirmed", channels=("email",)),
@@ -73,18 +74,22 @@ def facts_of(order_id: UUID = ORDER) -> dict[str, Fact]:
         "notified_of_cancellation": CustomerNotified(
             order_id=order_id, ending="cancelled", channels=("push",)
         ),
+        "not_told_of_cancellation": NotificationFailed(
+            order_id=order_id, ending="cancelled", reason="email: bounced"
+        ),
         **_about_lateness(order_id),
         **_from_people(order_id),
     }
 
 
 def _about_lateness(order_id: UUID) -> dict[str, Fact]:
-    reserved, rejected, confirmed = (
-        uuid5(order_id, name) for name in ("reserved", "shipment_rejected", "confirmed")
+    reserved, rejected, released, confirmed = (
+        uuid5(order_id, name) for name in ("reserved", "shipment_rejected", "released", "confirmed")
     )
     return {
         "redriven": SagaRedriven(order_id=order_id, service="payment", redriven_id=reserved),
         "undo_redriven": SagaRedriven(order_id=order_id, service="payment", redriven_id=rejected),
+        "order_redriven": SagaRedriven(order_id=order_id, service="order", redriven_id=released),
         "undo_overdue": SagaOverdue(
             order_id=order_id, service="payment", because_of_id=rejected, waiting_for="payment.refunded"
         ),
@@ -106,6 +111,12 @@ def _from_people(order_id: UUID) -> dict[str, Fact]:
         "refund_failed_again": PaymentRefundFailed(order_id=order_id, reason="refund: refused again"),
         "settled": Settled.model_validate({**signed, "service": "payment"}),
         "dispatch_retried": RetryRequested.model_validate({**signed, "service": "fulfillment"}),
+        "cancel_settled": Settled.model_validate({**signed, "service": "fulfillment"}),
+        "telling_retried": RetryRequested.model_validate({**signed, "service": "notification"}),
+        "telling_settled": Settled.model_validate({**signed, "service": "notification"}),
+        "telling_of_cancellation_retried": RetryRequested.model_validate(
+            {**signed, "service": "notification"}
+        ),
     }
 
 
@@ -155,39 +166,63 @@ def heard(names: str) -> list[HeardFact]:
 BECAUSE = {
     "redriven": "reserved",
     "undo_redriven": "shipment_rejected",
+    "order_redriven": "released",
     "undo_overdue": "shipment_rejected",
     "dispatch_overdue": "confirmed",
     "expired": "held",
     "retried": "refund_failed",
     "settled": "refund_failed_again",
     "dispatch_retried": "dispatch_failed",
+    "cancel_settled": "cancel_failed",
+    "telling_retried": "not_notified",
+    "telling_settled": "not_notified",
+    "telling_of_cancellation_retried": "not_told_of_cancellation",
 }
 PATHS = {
-    "completed": "created reserved captured scheduled confirmed dispatched notified",
-    "completed, customer not told": "created reserved captured scheduled confirmed not_notified dispatched",
-    "approved": "created reserved held captured scheduled confirmed notified dispatched",
+    "completed": "created reserved captured scheduled confirmed sold dispatched notified",
+    "completed, customer not told": "created reserved captured scheduled confirmed not_notified"
+    " dispatched sold",
+    "approved": "created reserved held captured scheduled confirmed notified dispatched sold",
     "out of stock": "created stock_rejected cancelled notified_of_cancellation",
     "declined": "created reserved declined released cancelled notified_of_cancellation",
     "not approved": "created reserved held declined released cancelled notified_of_cancellation",
-    "carrier refuses": "created reserved captured shipment_rejected refunded released cancelled",
-    "withdrawn at once": "created withdrawn shipment_cancelled refunded released cancelled",
-    "withdrawn while declined": "created reserved withdrawn declined shipment_cancelled released cancelled",
-    "withdrawn, no stock": "created withdrawn stock_rejected shipment_cancelled cancelled refunded",
-    "timed out": "created reserved timed_out withdrawn shipment_cancelled refunded released cancelled",
-    "timed out too late": "created reserved captured scheduled timed_out confirmed dispatched notified",
-    "refund settled": "created reserved captured shipment_rejected refund_failed refunded released cancelled",
-    "shipment settled": "created captured cancel_failed shipment_rejected refunded released cancelled",
-    "approved by name": "created reserved held approved captured scheduled confirmed notified dispatched",
+    "carrier refuses": "created reserved captured shipment_rejected refunded released"
+    " cancelled notified_of_cancellation",
+    "withdrawn at once": "created withdrawn shipment_cancelled refunded released"
+    " cancelled notified_of_cancellation",
+    "withdrawn while declined": "created reserved withdrawn declined shipment_cancelled released"
+    " cancelled notified_of_cancellation",
+    "withdrawn, no stock": "created withdrawn stock_rejected shipment_cancelled cancelled"
+    " refunded notified_of_cancellation",
+    "timed out": "created reserved timed_out withdrawn shipment_cancelled refunded released"
+    " cancelled notified_of_cancellation",
+    "timed out too late": "created reserved captured scheduled timed_out confirmed sold dispatched notified",
+    "refund settled": "created reserved captured shipment_rejected refund_failed refunded released"
+    " cancelled notified_of_cancellation",
+    "shipment settled": "created captured cancel_failed shipment_rejected refunded released"
+    " cancelled notified_of_cancellation",
+    "approved by name": "created reserved held approved captured scheduled confirmed notified"
+    " dispatched sold",
     "approval expired": "created reserved held expired declined released cancelled notified_of_cancellation",
-    "redriven": "created reserved redriven captured scheduled confirmed dispatched notified",
+    "redriven": "created reserved redriven captured scheduled confirmed sold dispatched notified",
     "undo overdue": "created reserved captured shipment_rejected undo_redriven undo_overdue refunded released"
-    " cancelled",
-    "dispatch overdue": "created reserved captured scheduled confirmed notified dispatch_overdue dispatched",
+    " cancelled notified_of_cancellation",
+    "dispatch overdue": "created reserved captured scheduled confirmed notified sold"
+    " dispatch_overdue dispatched",
     "refund retried": "created reserved captured shipment_rejected refund_failed retried refunded released"
-    " cancelled",
+    " cancelled notified_of_cancellation",
     "refund retried in vain": "created reserved captured shipment_rejected refund_failed retried"
-    " refund_failed_again settled refunded released cancelled",
+    " refund_failed_again settled refunded released cancelled notified_of_cancellation",
     "dispatch retried": "created reserved captured scheduled confirmed dispatch_failed dispatch_retried"
+    " sold notified dispatched",
+    "dispatch settled": "created reserved captured scheduled confirmed sold dispatch_failed"
     " notified dispatched",
-    "dispatch settled": "created reserved captured scheduled confirmed dispatch_failed notified dispatched",
 }
+# A person has something tried again, or has seen to it; the service is yet to say so.
+RETOLD = (
+    f"{PATHS['completed, customer not told']} telling_retried",
+    f"{PATHS['completed, customer not told']} telling_settled",
+    "created stock_rejected cancelled not_told_of_cancellation telling_of_cancellation_retried",
+    "created reserved captured withdrawn cancel_failed cancel_settled",
+    "created scheduled confirmed dispatch_failed dispatch_retried",
+)

@@ -24,7 +24,7 @@ from compose.books import (
     books_by_order,
 )
 from compose.invariants import violations
-from events.facts.saga import RetryRequested, Settled
+from events.facts.saga import RetryRequested, SagaOverdue, SagaRedriven, Settled
 from saga_tracker.projection import HeardFact, Saga, State, project
 from saga_tracker.steps import name_of
 from tests.world.stage import ROLES, Stage
@@ -33,6 +33,8 @@ from tests.world.world import Inconsistent, Known, Move, World, fact_of
 CameFrom = dict[World, tuple[World, tuple[Any, ...]] | None]
 
 MAX_SERIAL = 10_000_000
+BEGAN_AT = datetime(2026, 11, 28, 6, tzinfo=UTC).timestamp()
+OVERDUE = "OVERDUE"
 # What people act upon, be it by reading on.
 SPOKEN_OF = (State.COMPLETED, State.CANCELLED, State.NEEDS_MANUAL)
 
@@ -111,8 +113,31 @@ def ends_of(stage: Stage, world: World) -> tuple[End, ...]:
     ends = []
     for order_id, standing in zip(stage.orders, world.standings, strict=True):
         statuses = map(status_of, standing[: len(ROLES)])
-        ends.append(End._make([*statuses, books[order_id].verdict]))
+        verdict = OVERDUE if _is_overdue(order_id, world) else books[order_id].verdict
+        ends.append(End._make([*statuses, verdict]))
     return tuple(ends)
+
+
+def _is_overdue(order_id: UUID, world: World) -> bool:
+    """Whether a person has been called for an answer that is still missing."""
+    if not any(isinstance(stated.value, SagaOverdue) for stated in world.stated):
+        return False
+    trail = [
+        fact
+        for stated in world.stated
+        if fact_of(stated).order_id == order_id
+        for fact in heard_by_the_tracker(stated)
+    ]
+    return bool(overdue_orders({order_id: project(trail)}))
+
+
+def overdue_orders(sagas: Mapping[UUID, Saga]) -> frozenset[UUID]:
+    """Those for which a person has been called, as a service owes an answer: it may stand anywhere."""
+    return frozenset(
+        order_id
+        for order_id, saga in sagas.items()
+        if saga.state is State.NEEDS_MANUAL and any(wait.overdue_at for wait in saga.waits)
+    )
 
 
 def status_of(state: Known) -> str:
@@ -151,7 +176,9 @@ class Auditor:
         if at_rest:
             sagas = self._tracked(world, self._heard)
             rows = tuple(SagaRow(order_id, saga.state) for order_id, saga in sagas.items())
-            found += [*violations(replace(read, sagas=rows)), *waits_in_vain(sagas)]
+            excused = overdue_orders(sagas) | self.stage.unknown_to_their_owner(world, sagas)
+            found += violations(replace(read, sagas=rows), still_moving=excused)
+            found += waits_in_vain(sagas)
             found += lateness_that_stays(sagas, self._tracked(world, self._heard_late))
         else:
             found += violations(read, still_moving=frozenset(self.stage.orders))
@@ -200,12 +227,12 @@ def snapshot(stage: Stage, world: World) -> Snapshot:
 
 
 def waits_in_vain(sagas: Mapping[UUID, Saga]) -> list[str]:
-    """Where the tracker still waits for a service, and not for a person."""
+    """Where the tracker still waits for a service, and has not called a person."""
     return [
         f"order {order_id}: the tracker waits in vain for {wait.service} to state {' or '.join(wait.facts)}"
         for order_id, saga in sagas.items()
         for wait in saga.waits
-        if not wait.person
+        if not wait.person and wait.overdue_at is None
     ]
 
 
@@ -227,16 +254,31 @@ def lateness_that_stays(sagas: Mapping[UUID, Saga], late: Mapping[UUID, Saga]) -
     ]
 
 
+def at(serial: int) -> datetime:
+    """When the tracker reads what has this number: after every step of the table began to be owed."""
+    return datetime.fromtimestamp(BEGAN_AT + serial, UTC)
+
+
 def heard_by_the_tracker(stated: Known) -> tuple[HeardFact, ...]:
     fact = fact_of(stated)
+    about: UUID | None = None
+    match fact:
+        case RetryRequested() | Settled():
+            about = UUID(int=int(fact.note))
+        case SagaRedriven():
+            about = fact.redriven_id
+        case SagaOverdue():
+            about = fact.because_of_id
+        case _:
+            pass
     heard = HeardFact(
         fact_id=UUID(int=stated.serial),
         name=name_of(type(fact)),
-        read_at=datetime.fromtimestamp(stated.serial, UTC),
+        read_at=at(stated.serial),
         reason=getattr(fact, "reason", None),
         ending=getattr(fact, "ending", None),
         service=getattr(fact, "service", None),
-        about=UUID(int=int(fact.note)) if isinstance(fact, RetryRequested | Settled) else None,
+        about=about,
     )
     return (heard,)
 
@@ -247,7 +289,7 @@ def heard_late(stage: Stage, stated: Known) -> tuple[HeardFact, ...]:
     Read in the opposite order, too: where an order stands must not depend on that.
     """
     (heard,) = heard_by_the_tracker(stated)
-    heard = heard._replace(read_at=datetime.fromtimestamp(MAX_SERIAL - stated.serial, UTC))
+    heard = heard._replace(read_at=at(MAX_SERIAL - stated.serial))
     about_it = [
         HeardFact(
             uuid5(heard.fact_id, kind + ROLES[role]),

@@ -8,7 +8,7 @@ from events.facts.order import OrderCreated
 from events.facts.saga import ApprovalExpired, SagaTimedOut
 from inventory_svc.decide import Stock
 from order_svc.decide import CancelOrder, PlaceOrder
-from tests.decide.given import LIMIT_MINOR, order_created
+from tests.decide.given import CUSTOMER, LIMIT_MINOR, order_created
 
 ADA, BOB, EVE = UUID(int=1), UUID(int=2), UUID(int=3)
 
@@ -36,7 +36,7 @@ def cancelled(order_id: UUID) -> CancelOrder:
 
 
 def timed_out(order_id: UUID, waiting_for: str = "payment.captured") -> SagaTimedOut:
-    return SagaTimedOut(order_id=order_id, waiting_for=waiting_for)
+    return SagaTimedOut(order_id=order_id, waiting_for=waiting_for, customer=CUSTOMER)
 
 
 def approval_expired(order_id: UUID) -> ApprovalExpired:

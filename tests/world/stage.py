@@ -22,6 +22,7 @@ from events.facts.saga import ApprovalExpired, RetryRequested, Settled
 from inventory_svc.decide import Shelf, Stock
 from order_svc.decide import PlaceOrder
 from payment_svc.decide import Approve, Reject
+from saga_tracker.projection import Saga
 from tests.decide.table import Decide
 from tests.world.outside import Outside, carry_out, leaves_a_trace
 from tests.world.world import (
@@ -135,6 +136,10 @@ class Stage:
         yield from self._let_expire(world)
         if world.acts:
             yield from self._act_on_failures(world)
+
+    def unknown_to_their_owner(self, world: World, sagas: Mapping[UUID, Saga]) -> frozenset[UUID]:
+        """Orders that wait for a person, and that order_svc need not know of meanwhile."""
+        return frozenset()
 
     def _message(self, world: World) -> Move | None:
         """What brings a customer the news, if there is any."""

@@ -92,13 +92,13 @@ PLAYS = [
     Play("posted, cancelled, late", (POSTED, CANCELLED, LATE), 27_240, WITHDRAWN),
     Play("posted, cancelled, late twice", (POSTED, CANCELLED, LATE, LATE_AGAIN), 64_404, WITHDRAWN),
     Play("published", (PUBLISHED,), 1_225, UNDISTURBED),
-    Play("published, cancelled, late twice", (PUBLISHED, CANCELLED, LATE, LATE_AGAIN), 34_392, WITHDRAWN),
+    Play("published, cancelled, late twice", (PUBLISHED, CANCELLED, LATE, LATE_AGAIN), 51_214, WITHDRAWN),
     Play("posted, no stock", (POSTED,), 46, "c", NO_PEARS),
     Play("posted, no stock, cancelled, late", (POSTED, CANCELLED, LATE), 1_252, "cij", NO_PEARS),
     Play(
         "published, no stock, cancelled, late twice",
         (PUBLISHED, CANCELLED, LATE, LATE_AGAIN),
-        1_546,
+        2_464,
         "cij",
         NO_PEARS,
     ),
@@ -107,11 +107,11 @@ PLAYS = [
     Play(
         "published, dear, expired, cancelled, late",
         (DEAR_PUBLISHED, EXPIRED, CANCELLED, LATE),
-        45_502,
+        62_840,
         WITHDRAWN,
     ),
     Play("published, seen to twice", (PUBLISHED,), 61_913, UNDISTURBED + "ADEGST", acts=2),
-    Play("published, late, seen to", (PUBLISHED, LATE), 51_097, WITHDRAWN + "ADEMNQS", acts=1),
+    Play("published, late, seen to", (PUBLISHED, LATE), 84_009, WITHDRAWN + "ADEMNQS", acts=1),
     Play(
         "published, dear, expired, seen to", (DEAR_PUBLISHED, EXPIRED), 35_203, UNDISTURBED + "ADEGS", acts=1
     ),

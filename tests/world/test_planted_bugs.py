@@ -10,6 +10,7 @@ from events.decision import Call, Command, Decision, GaveUp
 from events.facts import Fact
 from events.facts.fulfillment import ShipmentCancelled, ShipmentScheduled
 from events.facts.inventory import StockReleased, StockReserved
+from events.facts.order import OrderConfirmed, OrderCreated
 from events.facts.payment import PaymentDeclined, PaymentRefunded
 from events.facts.saga import ApprovalExpired, RetryRequested, SagaTimedOut, Settled
 from fulfillment_svc.decide import Unbooked
@@ -17,9 +18,11 @@ from inventory_svc.decide import Shelf
 from order_svc.decide import Order
 from payment_svc.decide import AuthorisationDeclined, Authorise, Capture, CaptureRefused
 from saga_tracker.projection import HeardFact, Saga, State, project
+from saga_tracker.redrive import needs_the_beginning
 from tests.decide.given import SERVICE
 from tests.decide.table import Decide
-from tests.world.explore import explore
+from tests.world.explore import OVERDUE, explore
+from tests.world.lost import LossyStage
 from tests.world.plays import (
     ABOVE_LIMIT,
     ADA,
@@ -138,7 +141,7 @@ def fulfillment_assumes_it_was_cancelled(shipment: Any, heard: Any) -> Answer:
 
 
 def order_confirms_what_was_withdrawn(order: Order | None, heard: Any) -> Answer:
-    if isinstance(heard, ShipmentScheduled) and order and order.status == "withdrawn":
+    if isinstance(heard, ShipmentScheduled) and order and order.begun and order.status == "withdrawn":
         order = replace(order, status="placed")
     return SERVICE["order"].decide(order, heard)
 
@@ -161,6 +164,25 @@ def order_says_it_is_cancelled_too_early(order: Order | None, heard: Any) -> Ans
         early = SERVICE["order"].decide(answer.state, StockReleased(order_id=ADA, reason="withdrawn"))
         return replace(early, facts=answer.facts + early.facts)
     return answer
+
+
+def inventory_sells_silently(shelf: Shelf, heard: Any) -> Answer:
+    answer = SERVICE["inventory"].decide(shelf, heard)
+    return replace(answer, facts=()) if isinstance(heard, OrderConfirmed) else answer
+
+
+def order_waits_for_its_creation(order: Order | None, heard: Any) -> Answer:
+    """Puts a withdrawal off until it has heard of the order."""
+    if isinstance(heard, SagaTimedOut) and (order is None or not order.begun):
+        return Decision(order or Order(heard.order_id, "early_timed_out"))
+    return SERVICE["order"].decide(order, heard)
+
+
+def order_forgets_its_tombstone(order: Order | None, heard: Any) -> Answer:
+    """Withdraws what it has not heard of, and begins it when it comes after all."""
+    if isinstance(heard, OrderCreated) and order is not None and not order.begun:
+        order = None
+    return SERVICE["order"].decide(order, heard)
 
 
 def notification_gives_up_silently(notice: Any, heard: Any) -> Answer:
@@ -210,6 +232,8 @@ BUGS = [
     Planted("fulfillment", fulfillment_assumes_it_was_cancelled, POSTED, "shipment_matches_the_carrier"),
     Planted("order", order_confirms_what_was_withdrawn, WITHDRAWN, "confirmed"),
     Planted("order", order_forgets_what_overtook_its_creation, PUBLISHED, "every_order_ends"),
+    Planted("order", order_forgets_its_tombstone, WITHDRAWN, "every_order_ends|confirmed"),
+    Planted("inventory", inventory_sells_silently, POSTED, "waits in vain for inventory"),
     Planted("order", order_says_it_is_cancelled_too_early, CANCELLED, "cancelled_is_undone"),
     Planted("notification", notification_gives_up_silently, POSTED, "customer_is_told"),
     Planted("payment", asks_again("payment"), POSTED, "asks the same twice"),
@@ -250,6 +274,37 @@ def test_a_service_that_trusts_its_inbox_needs_it(bug: Bug, caught_by: str) -> N
     unprotected = Stage(ADA, stock=PLENTY, redrives=True, bug=bug)
     with pytest.raises(Inconsistent, match=caught_by):
         explore(unprotected, unprotected.start(*WITHDRAWN))
+
+
+def test_an_order_that_is_withdrawn_only_once_it_is_known_is_stuck() -> None:
+    """Where its creation never comes: nobody undoes what was done for it."""
+    for bug, is_stuck in ((None, False), (order_waits_for_its_creation, True)):
+        stage = LossyStage(
+            ADA,
+            stock=PLENTY,
+            service="order",
+            kind=OrderCreated,
+            tells_again=False,
+            brief=True,
+            bug=Bug("order", bug) if bug else None,
+        )
+        found = explore(stage, stage.start(published(ADA)))
+        seen = {end.verdict for ends in found.ends for end in ends}
+        assert (OVERDUE in seen) is is_stuck
+
+
+def test_a_redrive_without_what_it_takes_to_answer_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order that order_svc never heard of is withdrawn, although it was sent everything else once more."""
+    verdicts = []
+    for needs in (needs_the_beginning, lambda wire_name, service: False):
+        monkeypatch.setattr("tests.world.lost.needs_the_beginning", needs)
+        stage = LossyStage(
+            ADA, stock=PLENTY, service="order", kind=OrderCreated, tells_again=True, brief=True
+        )
+        found = explore(stage, stage.start(published(ADA)))
+        verdicts.append({end.verdict for ends in found.ends for end in ends})
+    assert "COMPLETED" in verdicts[0]
+    assert "COMPLETED" not in verdicts[1]
 
 
 def forgets_what_people_did(facts: Collection[HeardFact]) -> Saga:

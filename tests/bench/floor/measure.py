@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
@@ -63,7 +64,7 @@ class Sagas:
 
     placed_at: dict[UUID, float] = field(default_factory=dict)
     ended_at: dict[UUID, float] = field(default_factory=dict)
-    half_ended: set[UUID] = field(default_factory=set)
+    partly_ended: Counter[UUID] = field(default_factory=Counter)
     read_by_tracker: int = 0
     stopping: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,11 +74,11 @@ class Sagas:
         return len(self.placed_at) - len(self.ended_at)
 
     def end(self, order_id: UUID) -> bool:
-        """One of its last facts is published; whether that was the other one."""
-        if order_id not in self.half_ended:
-            self.half_ended.add(order_id)
+        """One of its last facts is published; whether that was the last missing one."""
+        self.partly_ended[order_id] += 1
+        if self.partly_ended[order_id] < len(ENDINGS):
             return False
-        self.half_ended.discard(order_id)
+        del self.partly_ended[order_id]
         self.ended_at[order_id] = time.monotonic()
         return True
 

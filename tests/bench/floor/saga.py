@@ -33,13 +33,18 @@ BODIES = {
             f'{_ORDER},"shipment_id":"{SHIPMENT_ID}","deliver_on":"2026-11-24"'
         ),
         "order.confirmed.v1": f'{_CUSTOMER},"amount_minor":1999,"currency":"EUR"',
+        "inventory.stock_sold.v1": _ORDER,
         "fulfillment.shipment_dispatched.v2": (f'{_ORDER},"shipment_id":"{SHIPMENT_ID}","settled_by":null'),
         "notification.customer_notified.v1": (f'{_ORDER},"ending":"confirmed","channels":["email","push"]'),
     }.items()
 }
 COMPARED_AFTER = "fulfillment.shipment_dispatched.v2"
-# The saga is complete when both are published.
-ENDINGS = {"fulfillment.shipment_dispatched.v2", "notification.customer_notified.v1"}
+# The saga is complete when all are published.
+ENDINGS = {
+    "inventory.stock_sold.v1",
+    "fulfillment.shipment_dispatched.v2",
+    "notification.customer_notified.v1",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ STEPS: dict[str, dict[str, Step]] = {
     },
     "inventory": {
         "order.created.v2": Step("insert", "reserved", "inventory.stock_reserved.v1"),
-        "order.confirmed.v1": Step("update", "sold"),
+        "order.confirmed.v1": Step("update", "sold", "inventory.stock_sold.v1"),
     },
     "payment": {
         "inventory.stock_reserved.v1": Step("insert", "authorising", calls=("authorise",)),
