@@ -65,8 +65,8 @@ class _ClosedMeansAway:
     ) -> None:
         if kind is StopAsyncIteration:
             raise ConnectionError("closed during the handshake") from error
-        if kind is RuntimeError:
-            raise ConnectionError(str(error)) from error
+        if kind is RuntimeError or kind is Exception:
+            raise ConnectionError(str(error) or "closed before the answer came") from error
 
 
 _LOST, _CLOSED = _LostMeansAway(), _ClosedMeansAway()
@@ -81,10 +81,10 @@ def lost_means_away() -> AbstractContextManager[None]:
 
 
 def closed_means_away() -> AbstractContextManager[None]:
-    """Raises ConnectionError for the bare RuntimeError and StopAsyncIteration of aiormq and aio-pika.
+    """Raises ConnectionError for aiormq's and aio-pika's bare Exception, RuntimeError and StopAsyncIteration.
 
-    They raise these for a connection that was closed under one's hands, or ends before its handshake. Put
-    around a call of theirs and nothing else. A RecursionError, which is a RuntimeError, passes.
+    They raise these for a channel or a connection that was closed under one's hands, or ends before its
+    handshake. Put around a call of theirs and nothing else. What is derived from them passes.
     """
     return _CLOSED
 

@@ -174,7 +174,8 @@ class DeadLetterPublisher:
         where = await channel.get_exchange(exchange, ensure=False)
         with self._span_of(failure, exchange) as span, span.current(), lost_means_away():
             try:
-                await where.publish(copy_of(failure.message, headers), self._service, mandatory=True)
+                with closed_means_away():
+                    await where.publish(copy_of(failure.message, headers), self._service, mandatory=True)
             except (*BROKER_AWAY, DeliveryError):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever nobody thought of, it must not stop the others

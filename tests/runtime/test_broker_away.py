@@ -4,11 +4,15 @@ import asyncio
 import socket
 import threading
 
+import aio_pika
 import pytest
 import uvloop
+from aio_pika.abc import AbstractChannel
 
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
 from events.runtime.settings import ProcessSettings
+from tests.runtime.stage import Stage
+from tests.runtime.toy.service import TOY
 
 ATTEMPTS = 20
 
@@ -46,8 +50,30 @@ def test_a_mistake_in_the_program_is_not_away(mistake: type[Exception]) -> None:
 def test_a_recursion_without_end_passes_where_the_libraries_bare_errors_do_not() -> None:
     with pytest.raises(RecursionError), closed_means_away():
         raise RecursionError
-    with pytest.raises(ConnectionError), closed_means_away():
-        raise RuntimeError("connection closed")
+    for bare in (RuntimeError("connection closed"), Exception()):
+        with pytest.raises(ConnectionError), closed_means_away():
+            raise bare
+
+
+async def test_a_channel_that_is_closed_while_it_is_asked_is_away(stage: Stage) -> None:
+    """aiormq then raises whatever it has at hand, down to a bare Exception."""
+
+    async def ask(channel: AbstractChannel) -> str:
+        try:
+            with closed_means_away(), lost_means_away():
+                await channel.declare_queue(TOY.queue, passive=True)
+        except BROKER_AWAY:
+            return "away"
+        return "answered"
+
+    for yields in range(ATTEMPTS):
+        connection = await aio_pika.connect(stage.broker_url)
+        channels = [await connection.channel() for _ in range(3)]
+        asking = [asyncio.create_task(ask(channel)) for channel in channels]
+        for _ in range(yields):
+            await asyncio.sleep(0)
+        await connection.close()
+        assert set(await asyncio.gather(*asking)) <= {"away", "answered"}
 
 
 def test_who_hangs_up_before_the_handshake_is_away() -> None:
