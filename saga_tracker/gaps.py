@@ -1,8 +1,10 @@
 """What the tracker knows that it never read: facts that the stream no longer had when their turn came."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from events.runtime.database import Connection
 
@@ -23,6 +25,10 @@ _NOTE = b"""
         SET due_at = now(), proved = NULL, waited_for_until = excluded.waited_for_until RETURNING order_id
     )
     SELECT count(*) AS sagas FROM under_way
+"""
+_ASK = b"""
+    INSERT INTO look_ups (order_id) SELECT DISTINCT unnest(%(order_ids)s::uuid[]) ORDER BY 1
+    ON CONFLICT DO NOTHING
 """
 _PASS = b"UPDATE stream_position SET stream_offset = %(before)s - 1, message_id = NULL, moved_at = now()"
 _LAST = b"SELECT * FROM stream_gaps ORDER BY gap_id DESC LIMIT %(row_limit)s"
@@ -51,6 +57,12 @@ async def note(connection: Connection, why: str, after: int, before: int, patien
     )
     row: dict[str, Any] | None = await cursor.fetchone()
     return int(row["sagas"]) if row else 0
+
+
+async def ask(connection: Connection, order_ids: Sequence[UUID]) -> None:
+    """Have the services of these sagas asked what they did and never stated."""
+    if order_ids:
+        await connection.execute(_ASK, {"order_ids": order_ids})
 
 
 async def skip(connection: Connection, after: int, before: int, patience_seconds: float) -> int:

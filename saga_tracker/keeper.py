@@ -30,7 +30,7 @@ from events.runtime.promptly import promptly
 from events.runtime.sql import compiled
 from events.runtime.tracing import work
 from events.trace import trace_id
-from saga_tracker import outbox, redrive, store
+from saga_tracker import gaps, outbox, redrive, store
 from saga_tracker.availability import Availability
 from saga_tracker.deadlines import OWNER, Act, Due, due
 from saga_tracker.outbox import Outgoing, Publisher
@@ -38,7 +38,7 @@ from saga_tracker.projection import Saga
 from saga_tracker.reader import Reader
 from saga_tracker.redrive import Key
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.steps import name_of
+from saga_tracker.steps import ADDED, name_of
 from saga_tracker.store import AnotherWrites
 from saga_tracker.tables import lease, look_ups, sagas
 
@@ -91,6 +91,12 @@ class _Late:
     @property
     def because_of(self) -> Key:
         return self.order_id, self.due.wait.because_of_id
+
+    @property
+    def perhaps_done(self) -> bool:
+        """Whether it may have been done without being stated."""
+        wait = self.due.wait
+        return self.due.act is Act.REDRIVE and (wait.because_of, wait.service) in ADDED
 
     @property
     def of_owner(self) -> bool:
@@ -209,6 +215,7 @@ class Keeper:
                     for message in _traced(one, cause, begun.get(one.order_id), at.now)
                 ]
                 await outbox.enter(connection, messages)
+                await gaps.ask(connection, [one.order_id for one in late if one.perhaps_done])
         except Exception as error:
             if spares_the_row(error) or not order_ids:
                 raise

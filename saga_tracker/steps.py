@@ -45,7 +45,8 @@ class Step:
 
     `person`: the service has done its part, and what it is to state next depends on a person. `since`: a step
     that was added to a choreography which runs is not owed for what was heard before, so what ended stays
-    ended. `knowing`: what it cannot answer without, so that its answer is the sign of both, and late both are
+    ended; and late, its service is also asked, for a replica of the release before does it and does not state
+    it. `knowing`: what it cannot answer without, so that its answer is the sign of both, and late both are
     sent once more.
     """
 
@@ -119,6 +120,8 @@ STEPS = (
 
 # Which service hears which fact, as opposed to what it goes on from by itself.
 HEARD = frozenset((name_of(step.heard), step.service) for step in STEPS if not step.own)
+# What replicas of a release before this one do without stating it.
+ADDED = frozenset((name_of(step.heard), step.service) for step in STEPS if step.since is not None)
 # Who cannot answer which of them without having heard `order.created`.
 KNOWING_THE_ORDER = frozenset(
     (name_of(step.heard), step.service) for step in STEPS if step.knowing is OrderCreated

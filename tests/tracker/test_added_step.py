@@ -10,8 +10,11 @@ from events.facts.order import OrderConfirmed
 from saga_tracker import projection
 from saga_tracker.projection import State, project
 from saga_tracker.steps import Step, name_of
+from tests.runtime.eventually import eventually
+from tests.tracker.others import others_answering
+from tests.tracker.test_keeper import impatient
 from tests.tracker.told import BEGAN, PATHS, envelopes, heard
-from tests.tracker.watch import Watch
+from tests.tracker.watch import Watch, get
 
 CONFIRMED = name_of(OrderConfirmed)
 
@@ -63,3 +66,21 @@ async def test_a_rebuild_after_it_re_opens_nothing(watch: Watch, monkeypatch: py
 
 async def states(watch: Watch, orders: list[UUID]) -> list[str | None]:
     return [await watch.state_of(order) for order in orders]
+
+
+async def test_who_does_it_without_stating_it_is_asked(watch: Watch) -> None:
+    """As a replica of the release before sells without `inventory.stock_sold`."""
+    with others_answering() as others:
+        order = uuid4()
+        others.completed(order)
+        tracker = await watch.start(**impatient(inventory=0.3), **others.settings())
+        unstated = PATHS["completed"].replace(" sold", "")
+        await watch.say(*envelopes(unstated, order, datetime.now(UTC)))
+
+        async def completed() -> bool:
+            return await watch.state_of(order) == "COMPLETED"
+
+        await eventually(completed, within_seconds=30)
+        saga = (await get(watch.app(tracker), f"/sagas/{order}")).json()
+        assert saga["reconstructed"]
+        assert saga["facts"][-1]["name"] == "inventory.stock_sold"
