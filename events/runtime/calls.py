@@ -36,12 +36,16 @@ CallT_contra = TypeVar("CallT_contra", bound=Call, contravariant=True)
 
 
 class CallFailed(Exception):
-    """An attempt failed in a way that another may not. `maybe_done`: it may have been done all the same."""
+    """An attempt failed in a way that another may not. `maybe_done`: it may have been done all the same.
 
-    def __init__(self, reason: str, *, maybe_done: bool) -> None:
+    `wait_seconds`: before then another one would fail in the same way.
+    """
+
+    def __init__(self, reason: str, *, maybe_done: bool, wait_seconds: float = 0.0) -> None:
         super().__init__(reason)
         self.reason = reason
         self.maybe_done = maybe_done
+        self.wait_seconds = wait_seconds
 
 
 class Gateway(Protocol[CallT_contra]):
@@ -321,7 +325,9 @@ class Caller:
         except TimeoutError:
             failure = CallFailed("timeout", maybe_done=True)
         except CallFailed as error:
-            failure = CallFailed(error.reason, maybe_done=maybe_done or error.maybe_done)
+            failure = CallFailed(
+                error.reason, maybe_done=maybe_done or error.maybe_done, wait_seconds=error.wait_seconds
+            )
         except Exception as error:  # noqa: BLE001 - a gateway's bug must not strand the call
             log.error("gateway_broke", call=row.name, order_id=str(row.order_id), exc_info=error)
             failure = CallFailed(f"gateway_raised_{type(error).__name__}", maybe_done=True)
@@ -332,7 +338,9 @@ class Caller:
     async def _postpone(self, row: CallRow, failure: CallFailed, schedule: Schedule) -> None:
         """Write the failed attempt down, and when the next one is due."""
         attempts = row.attempts + 1
-        due_at = datetime.now(UTC) + timedelta(seconds=schedule.pause_after(attempts))
+        # Those that wait for the same instant come one after the other.
+        at_least = failure.wait_seconds and failure.wait_seconds + schedule.pause_after(0)
+        due_at = datetime.now(UTC) + timedelta(seconds=max(schedule.pause_after(attempts), at_least))
         if story.goes_on():
             log.warning(
                 "call_failed",

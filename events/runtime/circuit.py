@@ -1,10 +1,12 @@
 """A circuit for each outside party: one that is down is left alone, instead of being asked by every call.
 
-closed     requests go out; after so many failures in a row it opens
+closed     requests go out; after so many failures in a row, for so long, it opens
 open       no request goes out, for a while
 half open  a few requests go out, to probe: one success closes the circuit, and if all fail it opens again
 
-More than one, because a party that is well again may still refuse, or lose, the very request that probes.
+More than one, because a party that is well again may still refuse, or lose, the very request that probes. And
+for so long, because refusals come quickly: after an outage of our own those that were refused before go out
+together, and are answered before the first that succeeds.
 """
 
 import time
@@ -27,16 +29,19 @@ class Circuit:
         self,
         *,
         opens_after: int,
+        opens_after_seconds: float,
         open_seconds: float,
         probes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._opens_after = opens_after
+        self._opens_after_seconds = opens_after_seconds
         self._probes = probes
         self._probes_left = 0
         self._open_seconds = open_seconds
         self._clock = clock
         self._failures = 0
+        self._failing_since = 0.0
         self._probe_at = 0.0
         self._era = 0
         self.state: CircuitState = "closed"
@@ -55,12 +60,30 @@ class Circuit:
         """Note whether the party gave a sign of life. What was asked in an earlier state says nothing now."""
         if permit != self._era:
             return
-        self._failures = 0 if alive else self._failures + 1
-        if alive and self.state == "half_open":
-            self._enter("closed")
-        elif self._failures >= (self._probes if self.state == "half_open" else self._opens_after):
+        if alive:
+            self._failures = 0
+            if self.state == "half_open":
+                self._enter("closed")
+            return
+        if self._failures == 0:
+            self._failing_since = self._clock()
+        self._failures += 1
+        if self._is_down():
             self._probe_at = self._clock() + self._open_seconds
             self._enter("open")
+
+    def _is_down(self) -> bool:
+        if self.state == "half_open":
+            return self._failures >= self._probes
+        failing_seconds = self._clock() - self._failing_since
+        return self._failures >= self._opens_after and failing_seconds >= self._opens_after_seconds
+
+    def wait_seconds(self) -> float:
+        """How long nobody need ask again who was turned away now."""
+        if self.state == "half_open":
+            # The probes have yet to be answered.
+            return self._open_seconds / 2
+        return max(self._probe_at - self._clock(), 0.0)
 
     def withdraw(self, permit: int) -> None:
         """Give a permit back: the request came to nothing that says anything about the party."""
@@ -110,6 +133,7 @@ class CircuitBreaker:
         self._open_seconds = settings.circuit_open_seconds
         self._circuit = Circuit(
             opens_after=settings.circuit_opens_after,
+            opens_after_seconds=settings.circuit_opens_after_seconds,
             open_seconds=settings.circuit_open_seconds,
             probes=settings.circuit_probes,
         )
@@ -120,7 +144,8 @@ class CircuitBreaker:
         """For the `with` around one request. Raises CallFailed when none may go out: nothing was sent."""
         permit = self._circuit.admit()
         if permit is None:
-            raise CallFailed(f"{self._party}_circuit_open", maybe_done=False)
+            wait_seconds = self._circuit.wait_seconds()
+            raise CallFailed(f"{self._party}_circuit_open", maybe_done=False, wait_seconds=wait_seconds)
         return Request(permit, self._settle, self._circuit.withdraw)
 
     def _settle(self, permit: int, alive: bool) -> None:

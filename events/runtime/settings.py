@@ -114,7 +114,8 @@ class ServiceSettings(ProcessSettings):
     # After that a message goes to the queue of those that come again later, for as often as it takes.
     lock_held_seconds: float = Field(default=10.0, gt=0)
 
-    call_concurrency: int = Field(default=64, gt=0)
+    # How many are under way: what 60 a second need of a party that takes 2 s.
+    call_concurrency: int = Field(default=128, gt=0)
     call_memory: int = Field(default=5_000, gt=0)
     # The pause after the n-th failed attempt is half to all of call_backoff_seconds * 2^n, up to the cap that
     # goes with a call's patience. After the last attempt and its pause, a call that may have been done is
@@ -136,8 +137,10 @@ class ServiceSettings(ProcessSettings):
     # this one looks at it again.
     left_to_others_seconds: float = Field(default=30.0, gt=0)
 
-    # An outside party that failed so many requests in a row is left alone for a while, but for a few probes.
+    # An outside party that failed so many requests in a row, for so long, is left alone for a while, but for
+    # a few probes.
     circuit_opens_after: int = Field(default=10, gt=0)
+    circuit_opens_after_seconds: float = Field(default=1.0, ge=0)
     circuit_open_seconds: float = Field(default=5.0, gt=0)
     circuit_probes: int = Field(default=3, gt=0)
 

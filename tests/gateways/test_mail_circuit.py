@@ -36,7 +36,7 @@ async def served(port: int, answers: dict[bytes, bytes]) -> AsyncIterator[SmtpMa
             writer.write(answer + b"\r\n")
         writer.close()
 
-    opening = {"circuit_opens_after": 3, "circuit_open_seconds": 60}
+    opening = {"circuit_opens_after": 3, "circuit_opens_after_seconds": 0, "circuit_open_seconds": 60}
     async with mail_server_that(talk, port, connections=2, **opening) as server:
         yield server
 

@@ -35,12 +35,17 @@ class Party:
     """A circuit and the requests under way."""
 
     probes: int = 1
+    opens_after_seconds: float = 0
     clock: Clock = field(default_factory=Clock)
     permits: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.circuit = Circuit(
-            opens_after=OPENS_AFTER, open_seconds=OPEN_SECONDS, probes=self.probes, clock=self.clock
+            opens_after=OPENS_AFTER,
+            opens_after_seconds=self.opens_after_seconds,
+            open_seconds=OPEN_SECONDS,
+            probes=self.probes,
+            clock=self.clock,
         )
 
     def play(self, story: str) -> CircuitState:
@@ -98,6 +103,32 @@ class Party:
 )
 def test_the_states_of_a_circuit(story: str, state: CircuitState) -> None:
     assert Party().play(story) == state
+
+
+@pytest.mark.parametrize(
+    ("story", "state"),
+    [
+        ("-------", "closed"),
+        ("-------.+", "closed"),
+        ("-------.+-", "closed"),
+        ("-.-", "closed"),
+        ("-.--", "open"),
+        ("--.-..(", "half_open"),
+        ("--.-..-", "open"),
+    ],
+)
+def test_failures_that_come_all_at_once_say_little(story: str, state: CircuitState) -> None:
+    assert Party(opens_after_seconds=1).play(story) == state
+
+
+def test_who_is_turned_away_is_told_for_how_long() -> None:
+    party = Party()
+    party.play("---x")
+    assert party.circuit.wait_seconds() == OPEN_SECONDS
+    party.play(".x")
+    assert party.circuit.wait_seconds() == OPEN_SECONDS - 5
+    party.play(".(x")
+    assert party.circuit.wait_seconds() == OPEN_SECONDS / 2
 
 
 @pytest.mark.parametrize(
@@ -163,7 +194,13 @@ async def stand_in(unused_tcp_port: int) -> AsyncIterator[StandIn]:
 
 @asynccontextmanager
 async def connected(url: str, **changes: Any) -> AsyncIterator[HttpParty]:
-    given = {"circuit_opens_after": 3, "circuit_open_seconds": 0.3, "call_timeout_seconds": 2.0, **changes}
+    given = {
+        "circuit_opens_after": 3,
+        "circuit_opens_after_seconds": 0,
+        "circuit_open_seconds": 0.3,
+        "call_timeout_seconds": 2.0,
+        **changes,
+    }
     settings = ServiceSettings(
         broker_url="amqp://none", database_url="postgresql://none", http_port=1, **given
     )
@@ -282,7 +319,7 @@ async def test_a_mistake_of_our_own_says_nothing_of_the_party(stand_in: StandIn)
 
 def test_a_probe_that_came_to_nothing_is_given_back() -> None:
     now = 0.0
-    circuit = Circuit(opens_after=1, open_seconds=5, probes=1, clock=lambda: now)
+    circuit = Circuit(opens_after=1, opens_after_seconds=0, open_seconds=5, probes=1, clock=lambda: now)
     permit = circuit.admit()
     assert permit is not None
     circuit.settle(permit, alive=False)

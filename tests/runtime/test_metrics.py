@@ -181,8 +181,11 @@ async def test_redeliveries_are_counted(stage: Stage, http: ClientSession) -> No
         await eventually(redelivered)
 
 
+OPENS_AT_ONCE = {"circuit_opens_after": 1, "circuit_opens_after_seconds": 0, "circuit_open_seconds": 0.001}
+
+
 async def test_a_circuit_is_open_or_not(stage: Stage) -> None:
-    breaker = CircuitBreaker("godot", stage.settings(circuit_opens_after=1, circuit_open_seconds=0.001))
+    breaker = CircuitBreaker("godot", stage.settings(**OPENS_AT_ONCE))
     assert Numbers(_printed()).has("murmuration_circuit_open")
 
     def is_open() -> float:

@@ -126,7 +126,7 @@ def test_a_crash_loop_does_not_restart_its_patience(answers: bool) -> None:
 
 def test_who_answers_nobody_is_down_although_it_consumes_and_says_it_is_ready() -> None:
     known = knowing()
-    known.waited("payment", STEP, at(1), 8, at(8))
+    known.waited("payment", STEP, at(1), 8, at(4))
     assert known.outage_of("payment") is None
     known.waited("payment", STEP, at(1), 8, at(9))
     outage = known.outage_of("payment")

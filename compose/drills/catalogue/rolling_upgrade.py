@@ -1,4 +1,9 @@
-"""From the release before to this one under load, replica by replica, and back, on this one's schema."""
+"""From the release before to this one under load, replica by replica, and back, on this one's schema.
+
+In the order that `compose/GOING_FURTHER.md` gives: whoever is to hear something new before whoever says it.
+"""
+
+from itertools import product
 
 from compose.drills.rig import REPLICAS, SERVICES, TRACKER, Deed
 from compose.drills.stage import Drill, Stage
@@ -9,12 +14,12 @@ ORDERS_PER_SECOND = 6.0
 
 
 async def strike(stage: Stage) -> None:
-    for replica in REPLICAS:
-        with stage.broken(f"replica {replica} of each is upgraded"):
-            await stage.rig.replace(NAMES, replica, "this")
-    for replica in REPLICAS:
-        with stage.broken(f"replica {replica} of each is taken back"):
-            await stage.rig.replace(NAMES, replica, "before")
+    for names, replica in product((SERVICES, (TRACKER,)), REPLICAS):
+        with stage.broken(f"replica {replica} of {' '.join(names)} is upgraded"):
+            await stage.rig.replace(names, replica, "this")
+    for names, replica in product(((TRACKER,), SERVICES), REPLICAS):
+        with stage.broken(f"replica {replica} of {' '.join(names)} is taken back"):
+            await stage.rig.replace(names, replica, "before")
 
 
 DRILL = Drill(
