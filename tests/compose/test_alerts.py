@@ -151,6 +151,43 @@ CASES = {
         after_minutes=8,
         not_before_minutes=5,
     ),
+    "StreamLost": Case(
+        {'murmuration_stream_gaps{job="tracker"}': "1x5 2x30"},
+        {'murmuration_stream_gaps{job="tracker"}': "3x30"},
+        after_minutes=7,
+        not_before_minutes=4,
+    ),
+    "RetentionFails": Case(
+        {'murmuration_retention_failures_total{job="tracker"}': "0+1x30"},
+        {'murmuration_retention_failures_total{job="tracker"}': "7x30"},
+        after_minutes=13,
+        not_before_minutes=9,
+    ),
+    "ServiceDown": Case(
+        {'murmuration_service_down{job="tracker",service="payment"}': "0x2 1x30"},
+        {'murmuration_service_down{job="tracker",service="payment"}': "1x0 0x30"},
+        labels={"service": "payment"},
+        after_minutes=5,
+        not_before_minutes=2,
+    ),
+    "BrokerBlocked": Case(
+        {'murmuration_broker_blocked{job="order"}': "0x2 1x30"},
+        {'murmuration_broker_blocked{job="order"}': "0x30"},
+        after_minutes=5,
+        not_before_minutes=2,
+    ),
+    "IntakeRefuses": Case(
+        {'murmuration_intake_refused_total{job="order"}': "0+20x30"},
+        {'murmuration_intake_refused_total{job="order"}': "20x30"},
+        after_minutes=5,
+    ),
+    "LocksHeld": Case(
+        {'murmuration_lock_timeouts_total{job="inventory"}': "0+2x30"},
+        {'murmuration_lock_timeouts_total{job="inventory"}': "2x30"},
+        labels={"job": "inventory"},
+        after_minutes=9,
+        not_before_minutes=4,
+    ),
     "CallOld": Case(
         {'murmuration_call_oldest_seconds{job="payment"}': "0+60x30"},
         {'murmuration_call_oldest_seconds{job="payment"}': "300x30"},
