@@ -79,6 +79,7 @@ class Availability:
         self._progress: dict[str, dict[str, _Progress]] = {}
         self._answered_at: dict[str, datetime] = {}
         self._unready_since: dict[str, datetime] = {}
+        self._locked: dict[str, tuple[datetime, datetime]] = {}
 
     def outage_of(self, service: str) -> Outage | None:
         """The outage that lasts."""
@@ -97,6 +98,14 @@ class Availability:
             self._found_down(service, failing, at, f"it is not ready: {unready}", deaf=True)
         else:
             self._found_up(service, at)
+
+    def saw_locked(self, service: str, at: datetime) -> None:
+        """Some of its orders wait for a lock that another session holds; the others pass.
+
+        Nobody knows which, so the time of all begins anew whenever that is seen, up to its patience.
+        """
+        since, seen_at = self._locked.get(service, (at, at))
+        self._locked[service] = (since if at - seen_at < self._settled else at, at)
 
     def waited(self, service: str, step: str, since: datetime, seconds: float, at: datetime) -> None:
         """Somebody has waited for it since then, for a step that may take so many seconds.
@@ -134,11 +143,12 @@ class Availability:
     def anew_at(self) -> datetime:
         """From when a saga's whole way has its full time, whichever service was down."""
         ends = [outage.until for outage in self._outages.values()]
+        ends += map(self._locked_until, self._locked)
         return max(self._anew_at, *ends, *(at for _, at in self._ended.values()), ALWAYS)
 
     def time_of(self, service: str, step: str, since: datetime, seconds: float) -> Time:
         """The time of one who has waited since then for a step that may take so many seconds."""
-        begins = max(since, self._back_at(service))
+        begins = max(since, self._back_at(service), self._locked_until(service))
         outage = self._outages.get(service)
         if outage is not None:
             until = max(begins, outage.until)
@@ -152,6 +162,10 @@ class Availability:
     def _passed_over_at(self, service: str, step: str, since: datetime) -> datetime | None:
         progress = self._progress.get(service, {}).get(step)
         return progress.passed_over_at(since) if progress else None
+
+    def _locked_until(self, service: str) -> datetime:
+        since, seen_at = self._locked.get(service, (ALWAYS, ALWAYS))
+        return min(seen_at, since + self._patience.get(service, timedelta(0)))
 
     def _back_at(self, service: str) -> datetime:
         _, back_at = self._ended.get(service, (None, ALWAYS))

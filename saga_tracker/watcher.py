@@ -4,7 +4,9 @@ Every tracker looks for itself. What it finds goes into `availability`, by the v
 """
 
 import asyncio
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,9 +23,19 @@ MAX_REASON_CHARACTERS = 200
 
 
 class _Readiness(BaseModel):
-    """What `/readyz` says: of each part, whether it works."""
+    """What `/readyz` says: of each part, whether it works; `locked` where orders wait for somebody's lock."""
 
     model_config = ConfigDict(extra="allow")
+
+    locked: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """Why a service is not ready, in its own words, or None; whether orders of it wait for a lock."""
+
+    unready: str | None
+    locked: bool = False
 
 
 class Watcher:
@@ -53,17 +65,19 @@ class Watcher:
 
     async def _look(self, http: ClientSession) -> None:
         queues = {name: f"{name}.facts" for name in self._urls}
-        consumers, unready = await asyncio.gather(
+        consumers, said = await asyncio.gather(
             self._reader.consumers_of(list(queues.values())),
-            asyncio.gather(*(_why_not_ready(http, url) for url in self._urls.values())),
+            asyncio.gather(*(_readiness_of(http, url) for url in self._urls.values())),
         )
         rows = await self._database.rows(store.CLOCK)
         now: datetime = rows[0]["now"]
         if not consumers:
             # The broker does not answer, so nobody can be heard: that is no service's fault.
             return
-        for name, why in zip(self._urls, unready, strict=True):
-            self._availability.looked(name, now, consumers.get(queues[name]), why)
+        for name, service in zip(self._urls, said, strict=True):
+            self._availability.looked(name, now, consumers.get(queues[name]), service.unready)
+            if service.locked:
+                self._availability.saw_locked(name, now)
         self._report()
 
     def _report(self) -> None:
@@ -77,25 +91,27 @@ class Watcher:
                 log.info("service_back", service=name, down_since=before.since.isoformat())
 
 
-async def _why_not_ready(http: ClientSession, url: str | None) -> str | None:
-    """Why a service is not ready, in its own words; None where it is, or is nobody's to ask."""
+async def _readiness_of(http: ClientSession, url: str | None) -> _Said:
+    """What a service says of itself; nothing, where it is nobody's to ask."""
     if url is None:
-        return None
+        return _Said(None)
     try:
         async with http.get(f"{url.rstrip('/')}/readyz", allow_redirects=False) as answer:
-            if answer.status == 200:
-                return None
-            return _in_words(answer.status, await answer.content.read(MAX_ANSWER_BYTES))
+            return _read(answer.status, await answer.content.read(MAX_ANSWER_BYTES))
     except TimeoutError:
-        return "it does not answer in time"
+        return _Said("it does not answer in time")
     except (ClientError, ConnectionError) as error:
-        return (str(error) or type(error).__name__)[:MAX_REASON_CHARACTERS]
+        return _Said((str(error) or type(error).__name__)[:MAX_REASON_CHARACTERS])
 
 
-def _in_words(status: int, body: bytes) -> str:
+def _read(status: int, body: bytes) -> _Said:
     try:
-        said = _Readiness.model_validate_json(body).model_extra or {}
+        readiness = _Readiness.model_validate_json(body)
     except ValidationError:
-        said = {}
-    missing = ", ".join(str(name) for name, well in said.items() if well is False)
-    return (missing or f"status {status}")[:MAX_REASON_CHARACTERS]
+        readiness = _Readiness()
+    locked = readiness.locked is not None
+    if status == 200:
+        return _Said(None, locked)
+    parts = readiness.model_extra or {}
+    missing = ", ".join(str(name) for name, well in parts.items() if well is False)
+    return _Said((missing or f"status {status}")[:MAX_REASON_CHARACTERS], locked)

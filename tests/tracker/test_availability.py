@@ -141,6 +141,22 @@ def test_who_answers_nobody_is_down_although_it_consumes_and_says_it_is_ready() 
     assert known.outage_of("payment") is None
 
 
+def test_who_waits_for_a_lock_is_not_late_although_others_pass() -> None:
+    known = knowing()
+    pass_over(known, 2)
+    known.saw_locked("payment", at(3))
+    known.saw_locked("payment", at(12))
+    assert planned(RESERVED, known) == "payment redrive 20"
+    assert planned("created reserved redriven", known) == "payment time_out 24"
+    # Up to its patience, from when the lock was seen first.
+    for second in range(20, 300, 10):
+        known.saw_locked("payment", at(second))
+    assert planned(RESERVED, known) == f"payment redrive {3 + PATIENCE_SECONDS + 8:g}"
+    # Another lock, later, is another matter.
+    known.saw_locked("payment", at(400))
+    assert planned(RESERVED, known) == "payment redrive 408"
+
+
 def test_who_answers_others_that_came_later_works_and_this_order_is_late() -> None:
     known = knowing()
     pass_over(known, 3)
