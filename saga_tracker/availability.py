@@ -39,6 +39,15 @@ class Outage:
     up_since: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Since when orders of a service wait for a lock, when that was seen last, and whose it is, if it is."""
+
+    since: datetime
+    seen_at: datetime
+    session: str | None
+
+
 @dataclass(slots=True)
 class _Progress:
     """How far a service has come with a step: who began to wait last of those whom it answered, and when."""
@@ -79,11 +88,16 @@ class Availability:
         self._progress: dict[str, dict[str, _Progress]] = {}
         self._answered_at: dict[str, datetime] = {}
         self._unready_since: dict[str, datetime] = {}
-        self._locked: dict[str, tuple[datetime, datetime]] = {}
+        self._locks: dict[str, Lock] = {}
 
     def outage_of(self, service: str) -> Outage | None:
         """The outage that lasts."""
         return self._outages.get(service)
+
+    def lock_of(self, service: str) -> Lock | None:
+        """The lock that orders of it wait for now."""
+        lock = self._locks.get(service)
+        return lock if lock is not None and lock.session is not None else None
 
     def looked(self, service: str, at: datetime, consumers: int | None, unready: str | None) -> None:
         """How many consume its queue, and why it is not ready; None where that is unknown, or it is."""
@@ -99,13 +113,17 @@ class Availability:
         else:
             self._found_up(service, at)
 
-    def saw_locked(self, service: str, at: datetime) -> None:
-        """Some of its orders wait for a lock that another session holds; the others pass.
+    def saw_lock(self, service: str, at: datetime, session: str | None) -> None:
+        """Some of its orders wait for a lock that this session holds, and the others pass; None if no lock.
 
         Nobody knows which, so the time of all begins anew whenever that is seen, up to its patience.
         """
-        since, seen_at = self._locked.get(service, (at, at))
-        self._locked[service] = (since if at - seen_at < self._settled else at, at)
+        before = self._locks.get(service)
+        if session is not None:
+            lasts = before is not None and at - before.seen_at < self._settled
+            self._locks[service] = Lock(before.since if before and lasts else at, at, session)
+        elif before is not None:
+            self._locks[service] = replace(before, session=None)
 
     def waited(self, service: str, step: str, since: datetime, seconds: float, at: datetime) -> None:
         """Somebody has waited for it since then, for a step that may take so many seconds.
@@ -143,7 +161,7 @@ class Availability:
     def anew_at(self) -> datetime:
         """From when a saga's whole way has its full time, whichever service was down."""
         ends = [outage.until for outage in self._outages.values()]
-        ends += map(self._locked_until, self._locked)
+        ends += map(self._locked_until, self._locks)
         return max(self._anew_at, *ends, *(at for _, at in self._ended.values()), ALWAYS)
 
     def time_of(self, service: str, step: str, since: datetime, seconds: float) -> Time:
@@ -164,8 +182,10 @@ class Availability:
         return progress.passed_over_at(since) if progress else None
 
     def _locked_until(self, service: str) -> datetime:
-        since, seen_at = self._locked.get(service, (ALWAYS, ALWAYS))
-        return min(seen_at, since + self._patience.get(service, timedelta(0)))
+        lock = self._locks.get(service)
+        if lock is None:
+            return ALWAYS
+        return min(lock.seen_at, lock.since + self._patience.get(service, timedelta(0)))
 
     def _back_at(self, service: str) -> datetime:
         _, back_at = self._ended.get(service, (None, ALWAYS))

@@ -246,6 +246,11 @@ def _lateness(wait: WaitView) -> str:
         )
     elif wait.due_at:
         said += f'<br><span class="quiet">due {instant(wait.due_at)}</span>'
+    if (lock := wait.service_locked) is not None:
+        said += (
+            f'<br><span class="bad">orders of it wait for a lock</span> since {instant(lock.since)}:'
+            f" {escape(lock.session)}"
+        )
     return said
 
 

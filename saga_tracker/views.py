@@ -20,7 +20,8 @@ class WaitView(BaseModel):
 
     `due_at`: when the tracker does something about it. `redriven_at`: when it sent the service the fact
     before it once more. `overdue_at`: when it gave up that the service will answer by itself.
-    `service_down`: the service cannot work, so its time stands still.
+    `service_down`: the service cannot work, so its time stands still. `service_locked`: some of its orders,
+    this one perhaps, wait for a lock.
     """
 
     service: str
@@ -33,6 +34,7 @@ class WaitView(BaseModel):
     redriven_at: datetime | None = None
     overdue_at: datetime | None = None
     service_down: "OutageView | None" = None
+    service_locked: "LockView | None" = None
 
 
 class OutageView(BaseModel):
@@ -41,6 +43,13 @@ class OutageView(BaseModel):
     since: datetime
     why: str
     stands_still_until: datetime
+
+
+class LockView(BaseModel):
+    """Since when orders of a service wait for a lock in its database, and which session holds that."""
+
+    since: datetime
+    session: str
 
 
 class SagaView(BaseModel):
@@ -166,7 +175,10 @@ def saga_with_trail(
     facts = [_fact(fact, trail, saga["started_at"], doubt) for fact in trail]
     jaeger_url = settings.jaeger_url
     trace_url = f"{jaeger_url}/trace/{saga['trace_id']}" if jaeger_url and saga["trace_id"] else None
-    waits = [wait | {"service_down": _outage(wait, availability)} for wait in saga["waits"]]
+    waits = [
+        wait | {"service_down": _outage(wait, availability), "service_locked": _lock(wait, availability)}
+        for wait in saga["waits"]
+    ]
     return SagaWithTrail(**{**saga, "waits": waits}, trace_url=trace_url, facts=facts)
 
 
@@ -175,6 +187,13 @@ def _outage(wait: Mapping[str, Any], availability: Availability) -> OutageView |
     if outage is None or wait["person"]:
         return None
     return OutageView(since=outage.since, why=outage.why, stands_still_until=outage.until)
+
+
+def _lock(wait: Mapping[str, Any], availability: Availability) -> LockView | None:
+    lock = availability.lock_of(wait["service"])
+    if lock is None or lock.session is None or wait["person"]:
+        return None
+    return LockView(since=lock.since, session=lock.session)
 
 
 def stats(figures: Mapping[str, Sequence[Mapping[str, Any]]], progress: Progress) -> Stats:

@@ -6,7 +6,6 @@ Every tracker looks for itself. What it finds goes into `availability`, by the v
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,20 +21,24 @@ MAX_ANSWER_BYTES = 16_384
 MAX_REASON_CHARACTERS = 200
 
 
+class _Locked(BaseModel):
+    session: str
+
+
 class _Readiness(BaseModel):
     """What `/readyz` says: of each part, whether it works; `locked` where orders wait for somebody's lock."""
 
     model_config = ConfigDict(extra="allow")
 
-    locked: Any = None
+    locked: _Locked | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """Why a service is not ready, in its own words, or None; whether orders of it wait for a lock."""
+    """Why a service is not ready, in its own words; the session whose lock some of its orders wait for."""
 
     unready: str | None
-    locked: bool = False
+    lock: str | None = None
 
 
 class Watcher:
@@ -76,8 +79,7 @@ class Watcher:
             return
         for name, service in zip(self._urls, said, strict=True):
             self._availability.looked(name, now, consumers.get(queues[name]), service.unready)
-            if service.locked:
-                self._availability.saw_locked(name, now)
+            self._availability.saw_lock(name, now, service.lock)
         self._report()
 
     def _report(self) -> None:
@@ -109,9 +111,9 @@ def _read(status: int, body: bytes) -> _Said:
         readiness = _Readiness.model_validate_json(body)
     except ValidationError:
         readiness = _Readiness()
-    locked = readiness.locked is not None
+    lock = readiness.locked.session[:MAX_REASON_CHARACTERS] if readiness.locked else None
     if status == 200:
-        return _Said(None, locked)
+        return _Said(None, lock)
     parts = readiness.model_extra or {}
     missing = ", ".join(str(name) for name, well in parts.items() if well is False)
-    return _Said((missing or f"status {status}")[:MAX_REASON_CHARACTERS], locked)
+    return _Said((missing or f"status {status}")[:MAX_REASON_CHARACTERS], lock)

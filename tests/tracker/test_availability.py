@@ -144,16 +144,21 @@ def test_who_answers_nobody_is_down_although_it_consumes_and_says_it_is_ready() 
 def test_who_waits_for_a_lock_is_not_late_although_others_pass() -> None:
     known = knowing()
     pass_over(known, 2)
-    known.saw_locked("payment", at(3))
-    known.saw_locked("payment", at(12))
+    known.saw_lock("payment", at(3), "pid 7")
+    known.saw_lock("payment", at(12), "pid 7")
     assert planned(RESERVED, known) == "payment redrive 20"
     assert planned("created reserved redriven", known) == "payment time_out 24"
+    lock = known.lock_of("payment")
+    assert lock is not None
+    assert (lock.since, lock.session) == (at(3), "pid 7")
+    known.saw_lock("payment", at(13), None)
+    assert known.lock_of("payment") is None
     # Up to its patience, from when the lock was seen first.
     for second in range(20, 300, 10):
-        known.saw_locked("payment", at(second))
+        known.saw_lock("payment", at(second), "pid 7")
     assert planned(RESERVED, known) == f"payment redrive {3 + PATIENCE_SECONDS + 8:g}"
     # Another lock, later, is another matter.
-    known.saw_locked("payment", at(400))
+    known.saw_lock("payment", at(400), "pid 7")
     assert planned(RESERVED, known) == "payment redrive 408"
 
 

@@ -31,6 +31,7 @@ async def test_one_locked_row_stops_no_other_sku(system: System, rig: LocalRig) 
         log = rig.state_dir / "logs" / "inventory.log"
         session = f'"pid": {somebody.info.backend_pid}, "role": "inventory", "application_name": "left open"'
         await until(partial(_is_logged, log, session))
+        await until(partial(_is_shown, system, of_apple, f"pid {somebody.info.backend_pid}"))
         await asyncio.sleep(LOCKED_SECONDS)
     await until(partial(_is_confirmed, system, of_apple))
     await system.settle(dict.fromkeys((of_apple, *pears), "COMPLETED"))
@@ -42,6 +43,11 @@ async def test_one_locked_row_stops_no_other_sku(system: System, rig: LocalRig) 
 
 async def _is_confirmed(system: System, order_id: UUID) -> bool:
     return bool((await system.shop.order(order_id))["status"] == "confirmed")
+
+
+async def _is_shown(system: System, order_id: UUID, session: str) -> bool:
+    [wait] = (await system.shop.saga(order_id) or {"waits": []})["waits"]
+    return session in (wait["service_locked"] or {}).get("session", "")
 
 
 async def _is_logged(log: Path, text: str) -> bool:
