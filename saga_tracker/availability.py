@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 ALWAYS = datetime.min.replace(tzinfo=UTC)
 # Of each step: enough for longer than any patience, and if not, an order is only passed over later.
@@ -37,6 +38,15 @@ class Outage:
     deaf: bool
     seen_at: datetime
     up_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiter:
+    """An order that has waited since then for a step that may take so many seconds."""
+
+    order_id: UUID
+    since: datetime
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,8 @@ class Availability:
         self._answered_at: dict[str, datetime] = {}
         self._unready_since: dict[str, datetime] = {}
         self._locks: dict[str, Lock] = {}
+        # Of each service and step, one that waits and was not passed over when that was noted.
+        self._first: dict[tuple[str, str], _Waiter] = {}
 
     def outage_of(self, service: str) -> Outage | None:
         """The outage that lasts."""
@@ -125,6 +137,22 @@ class Availability:
         elif before is not None:
             self._locks[service] = replace(before, session=None)
 
+    def waits(self, order_id: UUID, waits: Mapping[tuple[str, str], tuple[datetime, float]]) -> None:
+        """For which steps of which services an order waits, since when, and how long each may take.
+
+        Of those that wait for a step one is enough to `look` who answers nobody, before anybody is late.
+        """
+        for key in [key for key, first in self._first.items() if first.order_id == order_id]:
+            if key not in waits:
+                del self._first[key]
+        for key, (since, seconds) in waits.items():
+            self._first.setdefault(key, _Waiter(order_id, since, seconds))
+
+    def look(self, at: datetime) -> None:
+        """See who answers nobody."""
+        for (service, step), first in self._first.items():
+            self.waited(service, step, first.since, first.seconds, at)
+
     def waited(self, service: str, step: str, since: datetime, seconds: float, at: datetime) -> None:
         """Somebody has waited for it since then, for a step that may take so many seconds.
 
@@ -146,6 +174,9 @@ class Availability:
     def answered(self, service: str, step: str, began_at: datetime, at: datetime) -> None:
         """It has answered one who had waited since `began_at` for this step."""
         self._answered_at[service] = max(at, self._answered_at.get(service, ALWAYS))
+        first = self._first.get((service, step))
+        if first is not None and began_at >= first.since:
+            del self._first[service, step]
         outage = self._outages.get(service)
         if outage is not None and outage.up_since is not None and at > outage.seen_at:
             self._end(service, at)
@@ -166,12 +197,14 @@ class Availability:
 
     def time_of(self, service: str, step: str, since: datetime, seconds: float) -> Time:
         """The time of one who has waited since then for a step that may take so many seconds."""
+        patience = self._patience.get(service, timedelta(0))
         begins = max(since, self._back_at(service), self._locked_until(service))
+        # Of one order it stands still for so long, and no longer, whatever its service goes through.
+        begins = max(min(begins, since + patience), self._anew_at)
         outage = self._outages.get(service)
         if outage is not None:
             until = max(begins, outage.until)
             return Time(until if outage.deaf else begins, until)
-        patience = self._patience.get(service, timedelta(0))
         passed_over_at = self._passed_over_at(service, step, since)
         if passed_over_at is not None and passed_over_at <= begins + timedelta(seconds=seconds):
             return Time(begins, begins)

@@ -44,6 +44,14 @@ class Rules:
         """How long a service may take for the step that follows the fact of this name."""
         return self.step_seconds.get(f"{service}:{heard}", self.step_seconds[service])
 
+    def times_of(self, saga: Saga) -> dict[tuple[str, str], tuple[datetime, float]]:
+        """For which steps of which services it waits, since when, and how long each may take."""
+        return {
+            (wait.service, wait.step): (wait.since, self.seconds_of(wait.service, wait.because_of))
+            for wait in saga.waits
+            if not wait.person and wait.overdue_at is None
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Due:

@@ -291,10 +291,8 @@ class Keeper:
         return late
 
     def _note_waits(self, saga: Saga, clock: datetime) -> None:
-        for wait in saga.waits:
-            if not wait.person and wait.overdue_at is None:
-                seconds = self._rules.seconds_of(wait.service, wait.because_of)
-                self._availability.waited(wait.service, wait.step, wait.since, seconds, clock)
+        for (service, step), (since, seconds) in self._rules.times_of(saga).items():
+            self._availability.waited(service, step, since, seconds, clock)
 
 
 def _traced(

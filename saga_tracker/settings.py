@@ -15,8 +15,9 @@ from saga_tracker.steps import STEPS, name_of
 # How long each service may take for a step.
 STEP_DEADLINES_SECONDS = {
     "inventory": 5.0,
-    "payment": 8.0,
-    "fulfillment": 8.0,
+    # Enough for a party that refuses each of two requests twice, and takes 1.5 s for each.
+    "payment": 12.0,
+    "fulfillment": 12.0,
     "order": 5.0,
     "notification": 600.0,
 }
@@ -45,7 +46,7 @@ class TrackerSettings(ProcessSettings):
         default_factory=dict, validate_default=True
     )
     redrive_grace_seconds: float = Field(default=5.0, gt=0)
-    saga_deadline_seconds: float = Field(default=25.0, gt=0)
+    saga_deadline_seconds: float = Field(default=40.0, gt=0)
     overdue_after_seconds: float = Field(default=30.0, gt=0)
     approval_deadline_seconds: float = Field(default=7 * 86_400.0, gt=0)
     # How often, and for how many sagas in one transaction, to see whether something is late.

@@ -1,6 +1,7 @@
 """Who is down is not late, up to a patience; all in seconds since the order was created."""
 
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import pytest
 from pydantic import ValidationError
@@ -153,13 +154,42 @@ def test_who_waits_for_a_lock_is_not_late_although_others_pass() -> None:
     assert (lock.since, lock.session) == (at(3), "pid 7")
     known.saw_lock("payment", at(13), None)
     assert known.lock_of("payment") is None
-    # Up to its patience, from when the lock was seen first.
+    # Up to its patience.
     for second in range(20, 300, 10):
         known.saw_lock("payment", at(second), "pid 7")
-    assert planned(RESERVED, known) == f"payment redrive {3 + PATIENCE_SECONDS + 8:g}"
-    # Another lock, later, is another matter.
-    known.saw_lock("payment", at(400), "pid 7")
-    assert planned(RESERVED, known) == "payment redrive 408"
+    assert planned(RESERVED, known) == f"payment redrive {1 + PATIENCE_SECONDS + 8:g}"
+
+
+def test_who_answers_nobody_is_seen_before_anybody_is_late() -> None:
+    known = knowing()
+    payment = ("payment", STEP)
+    known.waits(UUID(int=1), {payment: (at(1), 8)})
+    known.waits(UUID(int=2), {payment: (at(2), 8)})
+    known.look(at(4))
+    assert known.outage_of("payment") is None
+    known.answered("payment", STEP, at(1), at(4))
+    # The next that is noted is looked at from then on, and only for as long as it waits.
+    known.waits(UUID(int=3), {payment: (at(4), 8)})
+    known.waits(UUID(int=3), {})
+    known.look(at(8))
+    assert known.outage_of("payment") is None
+    known.waits(UUID(int=4), {payment: (at(5), 8)})
+    known.look(at(9))
+    outage = known.outage_of("payment")
+    assert outage is not None
+    assert outage.since == at(5)
+
+
+def test_no_order_waits_for_ever_whatever_its_service_goes_through() -> None:
+    """For its patience while it is down, and once more while it may be busy with those before."""
+    known = knowing()
+    for second in range(10, 1_000, 40):
+        down(known, second, second + 10)
+        up(known, second + 11, second + 39)
+    assert (
+        planned("created reserved redriven", known)
+        == f"payment time_out {1 + 2 * PATIENCE_SECONDS + 8 + 4:g}"
+    )
 
 
 def test_who_answers_others_that_came_later_works_and_this_order_is_late() -> None:
