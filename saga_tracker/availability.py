@@ -156,8 +156,8 @@ class Availability:
     def waited(self, service: str, step: str, since: datetime, seconds: float, at: datetime) -> None:
         """Somebody has waited for it since then, for a step that may take so many seconds.
 
-        If it has answered nobody for half of that, it is down: so early, for whoever waited before has less
-        time left. Who was passed over says nothing of that: it may have nobody else to answer.
+        If it has answered nobody for a third of that, it is down: so early, for whoever waited before has
+        less time left. Who was passed over says nothing of that: it may have nobody else to answer.
         """
         outage = self._outages.get(service)
         if outage is not None and outage.up_since is None:
@@ -168,7 +168,7 @@ class Availability:
         silent_since = max(
             since, self._answered_at.get(service, ALWAYS), self._back_at(service), up_since or ALWAYS
         )
-        if at - silent_since >= timedelta(seconds=seconds) / 2:
+        if at - silent_since >= timedelta(seconds=seconds) / 3:
             self._found_down(service, silent_since, at, "it answers nobody", deaf=False)
 
     def answered(self, service: str, step: str, began_at: datetime, at: datetime) -> None:

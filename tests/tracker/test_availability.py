@@ -127,7 +127,7 @@ def test_a_crash_loop_does_not_restart_its_patience(answers: bool) -> None:
 
 def test_who_answers_nobody_is_down_although_it_consumes_and_says_it_is_ready() -> None:
     known = knowing()
-    known.waited("payment", STEP, at(1), 8, at(4))
+    known.waited("payment", STEP, at(1), 8, at(3))
     assert known.outage_of("payment") is None
     known.waited("payment", STEP, at(1), 8, at(9))
     outage = known.outage_of("payment")
@@ -165,9 +165,9 @@ def test_who_answers_nobody_is_seen_before_anybody_is_late() -> None:
     payment = ("payment", STEP)
     known.waits(UUID(int=1), {payment: (at(1), 8)})
     known.waits(UUID(int=2), {payment: (at(2), 8)})
-    known.look(at(4))
+    known.look(at(3))
     assert known.outage_of("payment") is None
-    known.answered("payment", STEP, at(1), at(4))
+    known.answered("payment", STEP, at(1), at(3))
     # The next that is noted is looked at from then on, and only for as long as it waits.
     known.waits(UUID(int=3), {payment: (at(4), 8)})
     known.waits(UUID(int=3), {})
