@@ -57,16 +57,20 @@ def _judge(stack: Stack, given: argparse.Namespace) -> bool:
     from compose.cli import report_console
     from compose.containers.replicas import ReplicaRig
     from compose.containers.rig import ContainerRig
-    from compose.demo.command import demo
+    from compose.demo.command import SETTINGS, demo
     from compose.local.interruptions import ending_in_order
 
-    rig = ReplicaRig(stack) if given.cluster else ContainerRig(stack)
+    runs = any(container.runs for container in stack.containers())
+    rig_of = ReplicaRig if given.cluster else ContainerRig
     with ending_in_order():
+        if given.command == "demo" and runs:
+            return demo(rig_of(stack), report_console(), given.only or ())
         if given.command == "demo":
-            return demo(rig, report_console(), given.only or ())
-        if not any(container.runs for container in stack.containers()):
+            with stack.with_settings(SETTINGS) as stack_of_demo:
+                return demo(rig_of(stack_of_demo), report_console(), given.only or ())
+        if not runs:
             raise RigError("nothing is running: make compose-up starts it")
-        return check(rig, report_console())
+        return check(rig_of(stack), report_console())
 
 
 if __name__ == "__main__":

@@ -5,16 +5,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from compose.containers.engine import PROJECT_LABEL, docker
-from compose.containers.stack import COMPOSE_FILE, Stack
+from compose.containers.stack import COMPOSE_FILE, SETTINGS_NAME, SETTINGS_VARIABLE, Stack
 from compose.local.errors import RigError
 from compose.local.ports import free_port
 from compose.local.processes import PROCESSES
 
 ENV_NAME = ".env"
-SETTINGS_NAME = "settings.env"
 IMAGE = "murmuration"
 IMAGE_VARIABLE = "IMAGE_TAG"
-SETTINGS_VARIABLE = "SETTINGS_FILE"
 # What a person may have set for a stack of their own.
 NOT_OURS = ("COMPOSE_PROFILES", "MAIL_SINK_URL", "LOG_LEVEL")
 PORTS = (

@@ -5,9 +5,11 @@ Runs on a bare Python, so it imports nothing but the standard library.
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from compose.containers.engine import (
     ANSWER_TIMEOUT_SECONDS,
@@ -28,6 +30,9 @@ BROKER_IMAGE = "rabbitmq:4-management"
 # What an image of Debian's package has to be told; see compose.yaml.
 DEBIANS_BROKER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 BROKER_COMMAND_VARIABLE = "RABBITMQ_COMMAND"
+# Names the file of settings for all processes.
+SETTINGS_VARIABLE = "SETTINGS_FILE"
+SETTINGS_NAME = "settings.env"
 UP_TIMEOUT_SECONDS = 900
 DELETE_GRACE_SECONDS = 3
 
@@ -53,6 +58,18 @@ class Stack:
             self._show(["up", "--build", "--detach", "--wait"], UP_TIMEOUT_SECONDS, environment)
         except RigError as error:
             raise RigError(str(error), details=self._last_words()) from error
+
+    @contextmanager
+    def with_settings(self, settings: Mapping[str, str]) -> Iterator["Stack"]:
+        """The same stack, with these settings for every process that a person has not set."""
+        named = {**os.environ, **self.variables}.get(SETTINGS_VARIABLE) or SETTINGS_NAME
+        own = FOLDER / named
+        with NamedTemporaryFile("w", suffix=".env") as file:
+            # Of a name that is there twice the last one counts.
+            file.writelines(f"{name}='{value}'\n" for name, value in settings.items())
+            file.write(own.read_text() if own.is_file() else "")
+            file.flush()
+            yield replace(self, variables={**self.variables, SETTINGS_VARIABLE: file.name})
 
     def stop(self) -> None:
         """Stops everything in order, within each one's grace period; the containers stay."""

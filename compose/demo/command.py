@@ -23,7 +23,10 @@ from compose.snapshot import Reader, sources_of
 RUN_BYTES = 3
 # For the processes that it starts. A service that is frozen is not late before its patience is over: by
 # default, and so in a system that ran before the demo, that takes two minutes.
-SETTINGS = {"MURMURATION_SERVICE_PATIENCE_SECONDS": '{"payment": 3}'}
+SETTINGS = {
+    "MURMURATION_SERVICE_PATIENCE_SECONDS": '{"payment": 3}',
+    "MURMURATION_STEP_DEADLINE_SECONDS": '{"payment": 8}',
+}
 
 
 def demo(rig: Rig, console: Console, only: Collection[str] = ()) -> bool:

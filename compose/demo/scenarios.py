@@ -279,8 +279,9 @@ SCENARIOS = (
         "timed_out",
         "A service too late",
         "payment frozen",
-        "Payment is frozen (SIGSTOP). The tracker tells it once more, has patience for a time (the demo"
-        " lets it have 3 s, by default it is 2 min), then says that it is too late.",
+        "Payment is frozen (SIGSTOP). The tracker has patience for a time (3 s where the demo started the"
+        " system; by default 2 min), tells it once more (after 8 s; by default 12), then says that it is too"
+        " late.",
         "CANCELLED",
         _statuses("cancelled", "released", "refunded", "fenced"),
         _while_payment_is_frozen,

@@ -20,7 +20,7 @@ from compose.containers.env import main as write_secrets
 from compose.containers.health import is_ready
 from compose.containers.provision import Management, teach_broker
 from compose.containers.rig import ContainerAddresses
-from compose.containers.stack import Stack
+from compose.containers.stack import SETTINGS_VARIABLE, Stack
 from compose.local.errors import RigError
 from compose.local.places import CHECKOUT
 from compose.local.processes import PROCESSES
@@ -189,3 +189,15 @@ def test_without_docker_the_command_says_so(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["up"]) == 1
     assert capsys.readouterr().err == "error: no containers can run here: docker is not installed\n"
+
+
+def test_a_persons_own_settings_count_for_more_than_the_demos(tmp_path: Path) -> None:
+    own = tmp_path / "mine.env"
+    own.write_text("SECOND='mine'\n")
+    stack = Stack(variables={SETTINGS_VARIABLE: str(own)})
+    with stack.with_settings({"FIRST": "demo", "SECOND": "demo"}) as stack_of_demo:
+        file = Path(stack_of_demo.variables[SETTINGS_VARIABLE])
+        assert file.read_text().splitlines() == ["FIRST='demo'", "SECOND='demo'", "SECOND='mine'"]
+    assert not file.exists()
+    with Stack(variables={SETTINGS_VARIABLE: str(tmp_path / "none")}).with_settings({"FIRST": "1"}) as alone:
+        assert Path(alone.variables[SETTINGS_VARIABLE]).read_text() == "FIRST='1'\n"
