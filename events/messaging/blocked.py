@@ -14,6 +14,7 @@ from time import monotonic
 from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractConnection as Underlying
 
+from events.messaging.connection import BROKER_AWAY, closed_means_away, lost_means_away
 from events.runtime.log import log
 
 # How soon it is noticed, and how long `ready()` may take where nothing is blocked.
@@ -63,7 +64,9 @@ class Blocked:
         """
         while True:
             if (transport := connection.transport) is not None:
-                await self._look(transport.connection)
+                # Who publishes notices by itself that the connection is lost.
+                with suppress(*BROKER_AWAY), lost_means_away(), closed_means_away():
+                    await self._look(transport.connection)
             await asyncio.sleep(NOTICE_SECONDS)
 
     async def _look(self, underlying: Underlying) -> None:

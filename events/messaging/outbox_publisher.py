@@ -125,11 +125,18 @@ class OutboxPublisher(Generic[RowT]):
             await self._forget_confirmed()
 
     async def _publish_over(self, channels: PublishingChannels) -> None:
+        """Until the channel is lost. No task ends unseen: what ends one of these is raised."""
         watching = asyncio.create_task(self.blocked.watch(channels.connection), name="watch for blocking")
+        publishing = asyncio.create_task(self._publish_for_ever(channels), name="publish")
+        both = (watching, publishing)
         try:
-            await self._publish_for_ever(channels)
+            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for ended in done:
+                ended.result()
         finally:
-            watching.cancel()
+            for task in both:
+                task.cancel()
+            await asyncio.wait(both)
 
     def _take_note_of_blocking(self) -> None:
         self._in_flight.count_anew()
