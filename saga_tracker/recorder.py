@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Table, bindparam, func, select, update
+from sqlalchemy import Column, Table, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from events.runtime.database import Connection
@@ -57,14 +57,14 @@ _MOVE = compiled(
 )
 
 
-def _insert_new(table: Table) -> bytes:
-    columns = list(table.c)
+def _insert_new(table: Table, columns: Sequence[Column[Any]]) -> bytes:
     statement = insert(table).from_select([col.name for col in columns], select(*rows_of(columns).c))
     return compiled(statement.on_conflict_do_nothing())
 
 
-_ENTER_FACTS = _insert_new(saga_facts)
-_ENTER_UNREADABLE = _insert_new(unreadable_messages)
+_UNREADABLE = [column for column in unreadable_messages.c if column.name != "read_at"]
+_ENTER_FACTS = _insert_new(saga_facts, list(saga_facts.c))
+_ENTER_UNREADABLE = _insert_new(unreadable_messages, _UNREADABLE)
 
 
 class Recorder:
@@ -161,7 +161,7 @@ class Recorder:
             await _show(connection, recorded.sagas, self._rules)
             if recorded.batch.unreadable:
                 rows = [asdict(message) for message in recorded.batch.unreadable]
-                await connection.execute(_ENTER_UNREADABLE, as_arrays(list(unreadable_messages.c), rows))
+                await connection.execute(_ENTER_UNREADABLE, as_arrays(_UNREADABLE, rows))
             position = recorded.position
             await connection.execute(
                 _MOVE, {"stream_offset": position.stream_offset, "message_id": position.message_id}

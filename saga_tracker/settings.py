@@ -165,6 +165,7 @@ class TrackerSettings(ProcessSettings):
             sagas=self.saga_retention_days,
             states=self.state_retention_days,
             dead_letters=self.dead_letter_retention_days,
+            unreadable=self.dead_letter_retention_days,
             audit=self.audit_retention_days,
             tombstones=self.tombstone_retention_days,
         )

@@ -92,6 +92,7 @@ unreadable_messages = Table(
     Column("message_id", Text),
     Column("wire_name", Text),
     Column("stated_by", Text),
+    Column("read_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     comment="Messages of the stream that tell of no saga, and why.",
 )
 

@@ -100,6 +100,18 @@ _AUDIT_LINES = b"""
 """
 _DELETE_AUDIT = b"DELETE FROM audit WHERE entry_id = ANY(%(entry_ids)s::bigint[])"
 
+# In the stream's order, so the oldest are the first.
+_OLD_UNREADABLE = b"""
+    SELECT stream_offset, true AS may_go FROM unreadable_messages
+    WHERE stream_offset > %(after)s AND read_at < now() - make_interval(days => %(days)s)
+    ORDER BY stream_offset LIMIT %(row_limit)s
+"""
+_UNREADABLE_LINES = b"""
+    SELECT to_jsonb(message)::text AS line FROM unreadable_messages AS message
+    WHERE stream_offset = ANY(%(offsets)s::bigint[]) ORDER BY stream_offset
+"""
+_DELETE_UNREADABLE = b"DELETE FROM unreadable_messages WHERE stream_offset = ANY(%(offsets)s::bigint[])"
+
 
 class OldSagas:
     """Ended sagas with their facts. What is said of them again is known by their tombstones."""
@@ -141,6 +153,24 @@ class OldLetters:
         return (await connection.execute(_DELETE_LETTERS, {"letter_ids": _all(rows, "letter_id")})).rowcount
 
 
+class OldUnreadable:
+    """What is known of messages of the stream that told of no saga."""
+
+    kind: Kind = "unreadable"
+
+    async def page(self, connection: Connection, days: int, after: Row | None, limit: int) -> Page:
+        given = {"days": days, "row_limit": limit, "after": after["stream_offset"] if after else -1}
+        return _page(await (await connection.execute(_OLD_UNREADABLE, given)).fetchall(), limit)
+
+    async def lines(self, connection: Connection, rows: Sequence[Row]) -> list[str]:
+        return await _lines(connection, _UNREADABLE_LINES, offsets=_all(rows, "stream_offset"))
+
+    async def delete(self, connection: Connection, rows: Sequence[Row]) -> int:
+        return (
+            await connection.execute(_DELETE_UNREADABLE, {"offsets": _all(rows, "stream_offset")})
+        ).rowcount
+
+
 class OldAudit:
     """What people did. Entries are numbered as they were made."""
 
@@ -157,7 +187,7 @@ class OldAudit:
         return (await connection.execute(_DELETE_AUDIT, {"entry_ids": _all(rows, "entry_id")})).rowcount
 
 
-OLD: tuple[Old, ...] = (OldSagas(), OldLetters(), OldAudit())
+OLD: tuple[Old, ...] = (OldSagas(), OldLetters(), OldUnreadable(), OldAudit())
 
 
 def _page(found: Sequence[Row], limit: int) -> Page:

@@ -5,6 +5,7 @@
 | sagas        | a saga, its facts and ledger entries | its end       | unended; open letter, difference |
 | states       | what the services keep of an order   | its end       | what a service is not done with  |
 | dead_letters | one replayed, discarded, resolved    | that was done | open                             |
+| unreadable   | that a message told of no saga       | it was read   |                                  |
 | audit        | who did what                         | they did it   | of a saga that has not ended     |
 | tombstones   | that an order was forgotten          | it was        | its services know it still       |
 """
@@ -12,7 +13,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["sagas", "states", "dead_letters", "audit", "tombstones"]
+Kind = Literal["sagas", "states", "dead_letters", "unreadable", "audit", "tombstones"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Keep:
     sagas: int = 0
     states: int = 0
     dead_letters: int = 0
+    unreadable: int = 0
     audit: int = 0
     tombstones: int = 0
 

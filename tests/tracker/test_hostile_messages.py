@@ -113,3 +113,20 @@ async def test_each_dead_letter_is_shown_and_replayed_or_discarded(
     assert {one.message_id for one in again if one is not None} == replayed
     assert [line for line in logged if line["event"] in UNHEARD_OF] == []
     await heard.delete(if_empty=False)
+
+
+async def test_what_told_of_no_saga_long_ago_is_forgotten(watch: Watch) -> None:
+    await watch.start(retention_interval_seconds=0.1, dead_letter_retention_days=30)
+    for offset, days in ((1, 31), (2, 29)):
+        await watch.rows(
+            "INSERT INTO unreadable_messages (stream_offset, reason, detail, read_at)"
+            " VALUES (%(offset)s, 'bad_body', '', now() - make_interval(days => %(days)s))",
+            offset=offset,
+            days=days,
+        )
+
+    async def kept() -> bool:
+        rows = await watch.rows("SELECT stream_offset FROM unreadable_messages")
+        return [row["stream_offset"] for row in rows] == [2]
+
+    await eventually(kept)
