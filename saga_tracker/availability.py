@@ -29,7 +29,8 @@ class Outage:
     """Since when a service has been down, and when that was seen last. `patience` ends at `until`.
 
     `deaf`: it would not hear a redrive either, unlike one that only does not answer. `up_since`: when it
-    looked well for the first time after that; it is over once the service has really worked.
+    looked well for the first time after that; it is over once the service has really worked. `silent_since`:
+    an answer after that shows it, however late it is read.
     """
 
     since: datetime
@@ -37,6 +38,7 @@ class Outage:
     why: str
     deaf: bool
     seen_at: datetime
+    silent_since: datetime
     up_since: datetime | None = None
 
 
@@ -101,6 +103,7 @@ class Availability:
         self._locks: dict[str, Lock] = {}
         # Of each service and step, one that waits and was not passed over when that was noted.
         self._first: dict[tuple[str, str], _Waiter] = {}
+        self._heard_at = ALWAYS
 
     def outage_of(self, service: str) -> Outage | None:
         """The outage that lasts."""
@@ -147,11 +150,12 @@ class Availability:
                 del self._first[key]
         for key, (since, seconds) in waits.items():
             self._first.setdefault(key, _Waiter(order_id, since, seconds))
+            self._heard_at = max(self._heard_at, since)
 
-    def look(self, at: datetime) -> None:
-        """See who answers nobody."""
+    def look(self) -> None:
+        """See who answers nobody, as of what was heard last: who is read late has not answered late."""
         for (service, step), first in self._first.items():
-            self.waited(service, step, first.since, first.seconds, at)
+            self.waited(service, step, first.since, first.seconds, self._heard_at)
 
     def waited(self, service: str, step: str, since: datetime, seconds: float, at: datetime) -> None:
         """Somebody has waited for it since then, for a step that may take so many seconds.
@@ -173,14 +177,15 @@ class Availability:
 
     def answered(self, service: str, step: str, began_at: datetime, at: datetime) -> None:
         """It has answered one who had waited since `began_at` for this step."""
+        self._heard_at = max(self._heard_at, at)
         self._answered_at[service] = max(at, self._answered_at.get(service, ALWAYS))
         first = self._first.get((service, step))
         if first is not None and began_at >= first.since:
             del self._first[service, step]
         outage = self._outages.get(service)
-        if outage is not None and outage.up_since is not None and at > outage.seen_at:
+        if outage is not None and outage.up_since is not None and at > outage.silent_since:
             self._end(service, at)
-        if outage is None:
+        if service not in self._outages:
             self._progress.setdefault(service, {}).setdefault(step, _Progress()).note(began_at, at)
 
     def begin_anew(self, at: datetime) -> None:
@@ -231,8 +236,8 @@ class Availability:
             lasting = before
         first = lasting.since if lasting is not None else since
         patience = self._patience.get(service, timedelta(0))
-        up_since = None if deaf else at
-        self._outages[service] = Outage(first, first + patience, why, deaf, at, up_since)
+        silent_since, up_since = (at, None) if deaf else (since, at)
+        self._outages[service] = Outage(first, first + patience, why, deaf, at, silent_since, up_since)
 
     def _found_up(self, service: str, at: datetime) -> None:
         outage = self._outages.get(service)

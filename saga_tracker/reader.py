@@ -250,8 +250,10 @@ class Reader:
         metrics.recorded(recorded, self._settings.deadline_rules, datetime.now(UTC))
         for taken in sorted(recorded.taken.values(), key=lambda taken: taken.answered_at):
             self._availability.answered(taken.service, taken.step, taken.began_at, taken.answered_at)
+        rules = self._settings.deadline_rules
         for order_id, saga in recorded.sagas.items():
-            self._availability.waits(order_id, self._settings.deadline_rules.times_of(saga))
+            self._availability.waits(order_id, rules.times_of(saga))
+        self._availability.look()
         self._held_up.ended()
         self._failure.ended()
         self.progress.stream_offset = recorded.position.stream_offset

@@ -80,7 +80,6 @@ class Watcher:
         for name, service in zip(self._urls, said, strict=True):
             self._availability.looked(name, now, consumers.get(queues[name]), service.unready)
             self._availability.saw_lock(name, now, service.lock)
-        self._availability.look(now)
         self._report()
 
     def _report(self) -> None:

@@ -87,9 +87,9 @@ class LockedOut:
         return bool(self._held) and monotonic() >= self._due_at
 
     @property
-    def pause_seconds(self) -> float:
-        """How long it is until then."""
-        return max(0.0, self._due_at - monotonic())
+    def pause_seconds(self) -> float | None:
+        """How long it is until then; None while none is set aside."""
+        return max(0.0, self._due_at - monotonic()) if self._held else None
 
     @property
     def detail(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ No lingering: an idle service commits a lone fact at once, a busy one commits ma
 """
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -110,7 +111,7 @@ class Worker:
         """Work for ever. At the end, whoever waits for a command hears that it was not answered in time."""
         try:
             while True:
-                await self._wake.wait()
+                await self._woken()
                 await self._gather()
                 self._wake.clear()
                 while self._waiting or self._asked or self._locked_out.due:
@@ -134,7 +135,6 @@ class Worker:
             return
         if await self._work([entry]):
             self._locked_out.wait_longer()
-            self._wake_later()
         else:
             self._waiting += self._locked_out.release()
 
@@ -149,8 +149,14 @@ class Worker:
             if entry.told is not None:
                 self._tell_why_not(entry.told, why)
 
-    def _wake_later(self) -> None:
-        asyncio.get_running_loop().call_later(self._locked_out.pause_seconds, self._wake.set)
+    async def _woken(self) -> None:
+        """Wait for work, but no longer than until those that wait for a lock are due."""
+        if self._locked_out.pause_seconds is None:
+            await self._wake.wait()
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._locked_out.pause_seconds):
+                await self._wake.wait()
 
     async def _gather(self) -> None:
         """Wait as long as each turn of the event loop brings more: what the socket had is one batch."""
@@ -200,7 +206,6 @@ class Worker:
             self._take_failures(failures)
         if locked:
             self._locked_out.set_aside(locked)
-            self._wake_later()
         left = {id(failure.message) for failure in failures} | {id(entry.message) for entry in locked}
         messages = [entry.message for entry in entries if entry.message is not None]
         if done := [message for message in messages if id(message) not in left]:

@@ -162,19 +162,21 @@ def test_who_waits_for_a_lock_is_not_late_although_others_pass() -> None:
 
 def test_who_answers_nobody_is_seen_before_anybody_is_late() -> None:
     known = knowing()
-    payment = ("payment", STEP)
+    payment, inventory = ("payment", STEP), ("inventory", "inventory:order.created")
     known.waits(UUID(int=1), {payment: (at(1), 8)})
     known.waits(UUID(int=2), {payment: (at(2), 8)})
-    known.look(at(3))
+    known.waits(UUID(int=9), {inventory: (at(3), 8)})
+    known.look()
     assert known.outage_of("payment") is None
     known.answered("payment", STEP, at(1), at(3))
     # The next that is noted is looked at from then on, and only for as long as it waits.
     known.waits(UUID(int=3), {payment: (at(4), 8)})
     known.waits(UUID(int=3), {})
-    known.look(at(8))
+    known.answered("inventory", "inventory:order.created", at(3), at(8))
+    known.look()
     assert known.outage_of("payment") is None
     known.waits(UUID(int=4), {payment: (at(5), 8)})
-    known.look(at(9))
+    known.look()
     outage = known.outage_of("payment")
     assert outage is not None
     assert outage.since == at(5)
