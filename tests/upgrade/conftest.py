@@ -9,7 +9,7 @@ import pytest
 from compose.demo.shop import open_shop
 from compose.local.rig import LocalRig
 from compose.release_before import environment_of, unpack
-from tests.servers import clean_environment, rig_folder, rig_on
+from tests.servers import clean_environment, container_servers, rig_folder, rig_on
 from tests.system.stage import System
 from tests.tools import RELEASE_BEFORE, require
 
@@ -24,12 +24,15 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def rig(before: dict[str, str], request: pytest.FixtureRequest) -> Iterator[LocalRig]:
-    """A rig that is up: migrated and provisioned by this release. Where INFRA=docker, on its servers."""
+def rig(before: dict[str, str]) -> Iterator[LocalRig]:
+    """A rig that is up: migrated and provisioned by this release.
+
+    Where INFRA=docker, on containers of its own: on the session's, other rigs have databases of these names.
+    """
     assert before
     with ExitStack() as stack:
         if os.environ.get("INFRA") == "docker":
-            servers = request.getfixturevalue("servers")
+            servers = stack.enter_context(container_servers())
             rig = stack.enter_context(rig_on(servers, MURMURATION_SANDBOX_SLOW_SECONDS=SLOW_SECONDS))
         else:
             folder = stack.enter_context(rig_folder())
