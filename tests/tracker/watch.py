@@ -50,6 +50,13 @@ DEAD_LETTERS = {
 VIEW = ("sagas", "saga_facts", "unreadable_messages")
 
 
+# But for when each was read: a rebuild reads it anew.
+_UNREADABLE: LiteralString = (
+    "SELECT stream_offset, reason, detail, message_id, wire_name, stated_by"
+    " FROM unreadable_messages ORDER BY stream_offset"
+)
+
+
 class Watch:
     """What a test of the tracker plays on."""
 
@@ -178,7 +185,7 @@ class Watch:
         return {
             "sagas": await self._sagas(),
             "saga_facts": await self.rows("SELECT * FROM saga_facts ORDER BY order_id, fact_id"),
-            "unreadable": await self.rows("SELECT * FROM unreadable_messages ORDER BY stream_offset"),
+            "unreadable": await self.rows(_UNREADABLE),
             "position": await self.rows("SELECT stream_offset, message_id FROM stream_position"),
         }
 
