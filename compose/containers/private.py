@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from compose.containers.engine import PROJECT_LABEL, docker
-from compose.containers.stack import COMPOSE_FILE, SETTINGS_NAME, SETTINGS_VARIABLE, Stack
+from compose.containers.stack import COMPOSE_FILE, SETTINGS_NAME, SETTINGS_VARIABLE, Stack, settings_text
 from compose.local.errors import RigError
 from compose.local.ports import free_port
 from compose.local.processes import PROCESSES
@@ -43,9 +43,8 @@ def private_stack(
 
 def up(stack: Stack, settings: Mapping[str, str]) -> None:
     """Start such a stack, with these settings for every process. Raises RigError."""
-    lines = [f"{name}='{value}'\n" for name, value in settings.items()]
     try:
-        _folder_of(stack).joinpath(SETTINGS_NAME).write_text("".join(lines))
+        _folder_of(stack).joinpath(SETTINGS_NAME).write_text(settings_text(settings))
     except OSError as error:
         raise RigError(f"cannot write {stack.env_file.parent}: {error.strerror}") from error
     stack.up()

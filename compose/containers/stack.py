@@ -37,6 +37,11 @@ UP_TIMEOUT_SECONDS = 900
 DELETE_GRACE_SECONDS = 3
 
 
+def settings_text(settings: Mapping[str, str]) -> str:
+    """What a file of settings says."""
+    return "".join(f"{name}='{value}'\n" for name, value in settings.items())
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
     """One project of `docker compose`. Methods raise RigError when the engine cannot or will not."""
@@ -66,8 +71,7 @@ class Stack:
         own = FOLDER / named
         with NamedTemporaryFile("w", suffix=".env") as file:
             # Of a name that is there twice the last one counts.
-            file.writelines(f"{name}='{value}'\n" for name, value in settings.items())
-            file.write(own.read_text() if own.is_file() else "")
+            file.write(settings_text(settings) + (own.read_text() if own.is_file() else ""))
             file.flush()
             yield replace(self, variables={**self.variables, SETTINGS_VARIABLE: file.name})
 
