@@ -10,7 +10,7 @@ from events.messaging.connection import broker_user
 from events.messaging.outbox import OutboxTable
 from events.messaging.outbox_publisher import OutboxPublisher
 from events.runtime.database import Database
-from events.runtime.instance import Instance
+from events.runtime.instance import Adoption, Instance
 from events.runtime.settings import ServiceSettings
 from events.runtime.tables import outbox
 from events.service import EXCHANGE
@@ -51,6 +51,7 @@ class OutboxRow:
 
 
 Relay = OutboxPublisher[OutboxRow]
+_ADOPT = Adoption(outbox)
 
 
 def relay_of(settings: ServiceSettings, database: Database, instance: Instance, service: str) -> Relay:
@@ -70,5 +71,5 @@ def relay_of(settings: ServiceSettings, database: Database, instance: Instance, 
         table,
         f"{service} relay",
         user=broker_user(settings),
-        adopt=lambda: instance.adopt(database, outbox),
+        adopt=lambda: instance.adopt(database, _ADOPT),
     )

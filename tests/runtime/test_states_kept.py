@@ -11,8 +11,8 @@ from alembic import command
 from psycopg.rows import dict_row
 
 from events.runtime.database import Session
-from events.runtime.exchange import Exchange
 from events.runtime.migrations import alembic_config, upgrade
+from events.runtime.round_trip import RoundTrip
 from events.runtime.states import OrderStates
 from fulfillment_svc.decide import Shipment
 from fulfillment_svc.store import SHIPMENTS
@@ -97,10 +97,10 @@ async def test_it_is_read_as_it_was_written(
     servers: Servers, package: str, store: OrderStates[Any], state: Any
 ) -> None:
     async with connected(await servers.new_database(package)) as connection:
-        exchange = Exchange(connection)
-        store.insert(exchange, [replace(state, round=1)] if hasattr(state, "round") else [state])
-        store.update(exchange, [state])
-        await exchange.over()
+        trip = RoundTrip(connection)
+        store.insert(trip, [replace(state, round=1)] if hasattr(state, "round") else [state])
+        store.update(trip, [state])
+        await trip.run()
         assert await store.read(connection, ORDER) == state
 
 
