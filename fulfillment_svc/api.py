@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from events.runtime.http import Problem, Running
+from events.http.application import Problem, Running
 from fulfillment_svc.store import SHIPMENTS
 
 router = APIRouter(prefix="/shipments", tags=["shipments"])

@@ -3,7 +3,7 @@
 from sqlalchemy import Boolean, CheckConstraint, Column, Date, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
-from events.runtime.states import OrderStates
+from events.storage.repository import OrderStates
 from fulfillment_svc.decide import Shipment
 
 metadata = MetaData()

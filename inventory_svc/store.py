@@ -21,10 +21,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from events.facts.order import OrderCreated
-from events.runtime.database import Connection
-from events.runtime.exchange import Answer, Exchange, prepared
-from events.runtime.sql import array_of, as_columns, update_rows
-from events.runtime.states import OrderStates, OrderWorkspace
+from events.storage.database import Connection
+from events.storage.exchange import Answer, Exchange, prepared
+from events.storage.sql import array_of, as_columns, update_rows
+from events.storage.repository import OrderStates, OrderWorkspace
 from events.runtime.told import Told
 from inventory_svc.decide import Reservation, Shelf, Stock
 

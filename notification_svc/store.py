@@ -2,7 +2,7 @@
 
 from sqlalchemy import CheckConstraint, Column, Integer, MetaData, Table, Text, Uuid
 
-from events.runtime.states import OrderStates
+from events.storage.repository import OrderStates
 from notification_svc.decide import Notice
 
 metadata = MetaData()

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from events.facts.base import Currency, Line, Lines, Token
 from events.runtime.host import Host
-from events.runtime.http import Problem, Running, json_body, read_json
+from events.http.application import Problem, Running, json_body, read_json
 from order_svc.decide import CancelOrder, Order, PlaceOrder
 from order_svc.store import ORDERS
 

@@ -14,7 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from events.runtime.states import OrderStates
+from events.storage.repository import OrderStates
 from order_svc.decide import Order
 
 metadata = MetaData()

@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
-from events.runtime.states import OrderStates
+from events.storage.repository import OrderStates
 from payment_svc.decide import Payment
 
 metadata = MetaData()

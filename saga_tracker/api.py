@@ -5,8 +5,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from events.runtime.database import Connection, Database
-from events.runtime.http import Problem
+from events.storage.database import Connection, Database
+from events.http.application import Problem
 from saga_tracker import queries, views
 from saga_tracker.availability import Availability
 from saga_tracker.cursor import Cursor, cursor_after, place_in

@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy import Select, bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
-from events.runtime.database import Connection
-from events.runtime.sql import array_of, as_arrays, compiled, rows_of
+from events.storage.database import Connection
+from events.storage.sql import array_of, as_arrays, compiled, rows_of
 from saga_tracker.tables import audit
 
 Action = Literal["replayed", "discarded", "retry_requested", "settled", "sent_again", "resolved"]

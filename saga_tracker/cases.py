@@ -15,8 +15,8 @@ from sqlalchemy import bindparam, select
 from events.facts.base import Fact
 from events.facts.notification import CustomerNotified, NotificationFailed
 from events.facts.saga import RetryRequested, Settled
-from events.runtime.database import Connection
-from events.runtime.sql import compiled
+from events.storage.database import Connection
+from events.storage.sql import compiled
 from saga_tracker import audit, outbox
 from saga_tracker.audit import Entry
 from saga_tracker.steps import STEPS, name_of

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from events.runtime.database import Connection
+from events.storage.database import Connection
 
 TRUNCATED = "the stream had deleted them"
 MADE_ANEW = "the stream was made anew"

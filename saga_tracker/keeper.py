@@ -24,12 +24,12 @@ from sqlalchemy import Interval, Text, bindparam, cast, exists, func, or_, selec
 
 from events.facts.base import Fact
 from events.facts.saga import ApprovalExpired, SagaOverdue, SagaRedriven, SagaTimedOut
-from events.runtime.database import AWAY, CONTENTION, Connection, Database, spares_the_row
-from events.runtime.log import Outage, log
+from events.storage.database import AWAY, CONTENTION, Connection, Database, spares_the_row
+from events.telemetry.log import Outage, log
 from events.runtime.promptly import promptly
-from events.runtime.sql import compiled
-from events.runtime.tracing import work
-from events.trace import trace_id
+from events.storage.sql import compiled
+from events.telemetry.tracing import work
+from events.telemetry.traceparent import trace_id
 from saga_tracker import gaps, outbox, redrive, store
 from saga_tracker.availability import Availability
 from saga_tracker.deadlines import OWNER, Act, Due, due

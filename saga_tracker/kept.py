@@ -10,7 +10,7 @@ from uuid import UUID
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from events.runtime.database import Connection, connect_options
+from events.storage.database import Connection, connect_options
 from saga_tracker.recorder import derive_anew
 from saga_tracker.settings import RebuildSettings
 from saga_tracker.tables import saga_facts

@@ -7,8 +7,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from events.runtime.database import Connection
-from events.runtime.http import Admin, Problem
+from events.storage.database import Connection
+from events.http.application import Admin, Problem
 from saga_tracker import audit, cases, outbox, queries, redrive
 from saga_tracker.audit import Entry
 from saga_tracker.cases import Case

@@ -11,7 +11,7 @@ from uuid import UUID
 from prometheus_client import Counter, Histogram
 
 from events.facts import published_facts
-from events.runtime.metrics import REGISTRY
+from events.telemetry.metrics import REGISTRY
 from saga_tracker.deadlines import Rules
 from saga_tracker.projection import ENDED, project
 from saga_tracker.recorder import Recorded

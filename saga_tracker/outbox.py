@@ -13,11 +13,11 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from events.facts.base import Fact
-from events.messaging.outbox import OutboxTable
+from events.storage.outbox import OutboxTable
 from events.messaging.outbox_publisher import OutboxPublisher
 from events.messaging.topology import TRACKER
-from events.runtime.database import Connection, Database
-from events.runtime.sql import as_arrays, compiled, rows_of
+from events.storage.database import Connection, Database
+from events.storage.sql import as_arrays, compiled, rows_of
 from events.service import EXCHANGE
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.tables import outbox

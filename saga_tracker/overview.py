@@ -9,8 +9,8 @@ from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
-from events.runtime.database import Connection, Database
-from events.runtime.scrape import LookUp, Values, backlog, gauge, refused
+from events.storage.database import Connection, Database
+from events.telemetry.scrape import LookUp, Values, backlog, gauge, refused
 from saga_tracker.cases import SERVICES
 from saga_tracker.dead_letters.letter import LetterKind
 from saga_tracker.projection import ENDED, State

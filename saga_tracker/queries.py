@@ -26,8 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
-from events.runtime.database import Connection
-from events.runtime.sql import compiled
+from events.storage.database import Connection
+from events.storage.sql import compiled
 from saga_tracker.tables import (
     FIRST_READ_AT,
     lease,

@@ -11,8 +11,8 @@ from typing import TypeVar
 import psycopg
 
 from events.messaging.connection import BROKER_AWAY, lost_means_away
-from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Connection, Database, spares_the_row
-from events.runtime.log import Outage, log
+from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Connection, Database, spares_the_row
+from events.telemetry.log import Outage, log
 from events.runtime.promptly import promptly
 from saga_tracker import gaps, metrics, store
 from saga_tracker.availability import Availability

@@ -12,8 +12,8 @@ from datetime import datetime
 import psycopg
 
 from events.messaging.connection import BROKER_AWAY
-from events.runtime.database import AWAY, Connection, connect_options
-from events.runtime.log import Outage, log
+from events.storage.database import AWAY, Connection, connect_options
+from events.telemetry.log import Outage, log
 from saga_tracker import gaps, store
 from saga_tracker.kept import REMEMBER_FACTS, keep_missing
 from saga_tracker.recorder import Key, Recorder

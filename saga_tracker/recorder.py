@@ -11,8 +11,8 @@ from uuid import UUID
 from sqlalchemy import Column, Table, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from events.runtime.database import Connection
-from events.runtime.sql import as_arrays, compiled, rows_of
+from events.storage.database import Connection
+from events.storage.sql import as_arrays, compiled, rows_of
 from saga_tracker import store
 from saga_tracker.batch import ReadBatch, ReadFact
 from saga_tracker.deadlines import Rules, due

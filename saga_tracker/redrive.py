@@ -7,8 +7,8 @@ from uuid import UUID
 
 from sqlalchemy import Text, cast, func, literal_column, select, tuple_
 
-from events.runtime.database import Connection
-from events.runtime.sql import array_of, as_arrays, compiled, rows_of
+from events.storage.database import Connection
+from events.storage.sql import array_of, as_arrays, compiled, rows_of
 from events.service import REDRIVE_EXCHANGE
 from saga_tracker.outbox import Outgoing
 from saga_tracker.steps import HEARD, KNOWING_THE_ORDER, name_of

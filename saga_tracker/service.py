@@ -6,12 +6,12 @@ import uvloop
 from prometheus_client.metrics_core import Metric
 
 from events.messaging.blocked import blocked_detail
-from events.runtime.database import AWAY, Database
-from events.runtime.log import configure_logging, log
+from events.storage.database import AWAY, Database
+from events.telemetry.log import configure_logging, log
 from events.runtime.loops import Loops
 from events.runtime.memory import collect_garbage_rarely
 from events.runtime.process import serve
-from events.runtime.scrape import Values, broker_blocked, connections, gauge
+from events.telemetry.scrape import Values, broker_blocked, connections, gauge
 from events.runtime.settings import read_settings
 from saga_tracker import __doc__ as purpose
 from saga_tracker import api, manual_api, pages

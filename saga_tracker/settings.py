@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from events.runtime.outbound import HttpUrl
+from events.outbound.http_party import HttpUrl
 from events.runtime.settings import FromJson, ProcessSettings
 from saga_tracker.deadlines import Rules
 from saga_tracker.retention.rules import Keep

@@ -26,7 +26,7 @@ from events.messaging.lenient_pamqp import SHORT_STRING_BYTES
 from events.messaging.retries import original_routing_key
 from events.runtime.promptly import promptly
 from events.service import STREAM
-from events.trace import trace_id
+from events.telemetry.traceparent import trace_id
 from saga_tracker.batch import ReadBatch, ReadFact, UnreadableMessage
 from saga_tracker.projection import HeardFact
 from saga_tracker.settings import TrackerSettings

@@ -10,8 +10,8 @@ from datetime import datetime
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from events.runtime.database import AWAY, Database
-from events.runtime.log import log
+from events.storage.database import AWAY, Database
+from events.telemetry.log import log
 from saga_tracker import store
 from saga_tracker.availability import Availability, Outage
 from saga_tracker.reader import Reader

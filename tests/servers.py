@@ -25,7 +25,7 @@ from compose.local.process_table import ProcessIdentity, identify
 from compose.local.processes import Blueprint
 from compose.local.rabbitmq import ADMIN_USER, speaks_amqp
 from compose.local.rig import LocalRig
-from events.runtime.migrations import upgrade
+from events.storage.migrations import upgrade
 from tests.runtime.standin_system import standin_blueprint
 from tests.tools import image_is_here
 

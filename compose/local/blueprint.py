@@ -6,7 +6,7 @@ from compose.local.processes import PROCESSES, Blueprint
 from compose.local.rabbitmq import Definitions
 from compose.system import SERVICES
 from events.messaging import definitions, topology
-from events.runtime.migrations import upgrade
+from events.storage.migrations import upgrade
 
 
 def murmuration() -> Blueprint:

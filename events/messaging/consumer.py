@@ -15,7 +15,7 @@ from events.messaging.connection import (
     closed_means_away,
     lost_means_away,
 )
-from events.runtime.log import Outage
+from events.telemetry.log import Outage
 from events.runtime.promptly import promptly
 from events.runtime.settings import ServiceSettings
 from events.service import Service

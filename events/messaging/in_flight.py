@@ -11,7 +11,7 @@ from uuid import UUID
 from aio_pika.exceptions import AMQPChannelError
 
 from events.messaging.connection import BROKER_AWAY
-from events.messaging.outbox import RowT
+from events.storage.outbox import RowT
 from events.messaging.publisher import PublishingChannels, Refused
 
 Key = tuple[Any, ...]

@@ -17,7 +17,7 @@ from aio_pika import ExchangeType
 from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import ChannelPreconditionFailed
 
-from events.runtime.log import log
+from events.telemetry.log import log
 from events.service import (
     DEAD_LETTER_EXCHANGE,
     EXCHANGE,

@@ -13,20 +13,20 @@ from events.messaging.broker import ServiceBroker
 from events.messaging.consumer import Consumer
 from events.messaging.dead_letters import DeadLetterPublisher
 from events.messaging.relay import relay_of
-from events.runtime.backlog import read_backlogs
+from events.storage.backlog import read_backlogs
 from events.runtime.batch import Batch, Committed
-from events.runtime.calls import Caller, Gateway
-from events.runtime.database import BY_KEY, Database
-from events.runtime.instance import Instance
-from events.runtime.intake import Intake
+from events.outbound.dispatcher import Caller, Gateway
+from events.storage.database import BY_KEY, Database
+from events.storage.instance import Instance
+from events.http.intake import Intake
 from events.runtime.locks import LockedOut
-from events.runtime.log import log
+from events.telemetry.log import log
 from events.runtime.loops import Loop, Loops
-from events.runtime.retention import Retention
-from events.runtime.scrape import LookUp, broker_blocked, connections
+from events.storage.retention import Retention
+from events.telemetry.scrape import LookUp, broker_blocked, connections
 from events.runtime.settings import ServiceSettings
-from events.runtime.states import Store
-from events.runtime.tracing import current_traceparent
+from events.storage.repository import Store
+from events.telemetry.tracing import current_traceparent
 from events.runtime.worker import Overloaded, Worker
 from events.service import Service
 

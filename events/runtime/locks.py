@@ -15,10 +15,10 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from events.messaging.acknowledgements import is_there
-from events.runtime import metrics
-from events.runtime.database import AWAY, Database, Locked
-from events.runtime.log import log
-from events.runtime.scrape import gauge
+from events.telemetry import metrics
+from events.storage.database import AWAY, Database, Locked
+from events.telemetry.log import log
+from events.telemetry.scrape import gauge
 from events.runtime.settings import ServiceSettings
 from events.runtime.told import Entry
 

@@ -10,14 +10,14 @@ from fastapi import APIRouter, FastAPI, Request
 
 from events.messaging.asyncapi import asyncapi_document
 from events.runtime.host import Host, Parts
-from events.runtime.http import Runnable, Straight, create_app
-from events.runtime.log import configure_logging
+from events.http.application import Runnable, Straight, create_app
+from events.telemetry.log import configure_logging
 from events.runtime.loops import EXIT_CODE, Loops, exit_within
 from events.runtime.memory import collect_garbage_rarely
-from events.runtime.metrics import say_what_runs
+from events.telemetry.metrics import say_what_runs
 from events.runtime.settings import ProcessSettings, ServiceSettings
-from events.runtime.states_api import states_router
-from events.runtime.tracing import start_tracing, stop_tracing
+from events.http.states_api import states_router
+from events.telemetry.tracing import start_tracing, stop_tracing
 
 # The last resort: beyond, uvicorn refuses every request, without a word on when to come back.
 MAX_CONNECTIONS = 10_000

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from events.runtime.database import CONTENTION, Connection, Database
-from events.runtime.http import RETRY_AFTER_SECONDS, Admin, Problem
+from events.storage.database import CONTENTION, Connection, Database
+from events.http.application import RETRY_AFTER_SECONDS, Admin, Problem
 from saga_tracker import audit
 from saga_tracker.audit import Entry
 from saga_tracker.cases import SERVICES

@@ -12,8 +12,8 @@ from uuid import UUID, uuid5
 from psycopg.types.json import Jsonb
 
 from events.facts import published_facts
-from events.runtime.database import Connection, Database
-from events.runtime.log import log
+from events.storage.database import Connection, Database
+from events.telemetry.log import log
 from saga_tracker import store
 from saga_tracker.projection import project
 from saga_tracker.reconciliation.parties import PROVIDER, Parties

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_json
 from yarl import URL
 
-from events.runtime.log import Outage
+from events.telemetry.log import Outage
 from events.runtime.settings import ENV_PREFIX
 from saga_tracker.reconciliation.rules import PARTIES, SERVICES, Answer, Party, Service
 from saga_tracker.settings import TrackerSettings

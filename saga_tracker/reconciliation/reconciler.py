@@ -11,8 +11,8 @@ from uuid import UUID
 
 import psycopg
 
-from events.runtime.database import AWAY, CONTENTION, Database
-from events.runtime.log import Outage, log
+from events.storage.database import AWAY, CONTENTION, Database
+from events.telemetry.log import Outage, log
 from saga_tracker import store
 from saga_tracker.projection import State
 from saga_tracker.reader import Progress

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from events.runtime.database import Connection
+from events.storage.database import Connection
 from saga_tracker import store
 from saga_tracker.retention.rules import Kind
 

@@ -19,7 +19,7 @@ from compose.local.processes import PROCESSES, SANDBOX
 from compose.sandbox.app import Sandbox
 from compose.sandbox.settings import SandboxSettings
 from events.runtime import process
-from events.runtime.http import create_app
+from events.http.application import create_app
 from events.runtime.settings import ProcessSettings
 from saga_tracker.service import ROUTERS
 

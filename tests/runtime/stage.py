@@ -21,10 +21,10 @@ from compose.drills.proxy import Proxy, proxy_to
 from events.facts.base import Fact
 from events.messaging.envelope import Envelope, encode
 from events.messaging.topology import declare, queues, retry_exchange
-from events.runtime import tables
-from events.runtime.calls import Gateway
+from events.storage import tables
+from events.outbound.dispatcher import Gateway
 from events.runtime.host import Host, Parts
-from events.runtime.http import create_app
+from events.http.application import create_app
 from events.runtime.process import uvicorn_server
 from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, STREAM

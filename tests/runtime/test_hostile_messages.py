@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from events.runtime import tracing
+from events.telemetry import tracing
 from events.runtime.host import Host
 from events.service import EXCHANGE
 from tests import raw_amqp

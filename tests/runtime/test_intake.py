@@ -15,7 +15,7 @@ from compose.drills.proxy import Proxy, proxy_to
 from events.facts.order import OrderCreated
 from events.messaging.topology import declare
 from events.runtime.host import Host, Parts
-from events.runtime.http import create_app
+from events.http.application import create_app
 from events.runtime.process import uvicorn_server
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE

@@ -8,7 +8,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from events.runtime.database import Locked
+from events.storage.database import Locked
 from events.runtime.host import Host
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, is_ready

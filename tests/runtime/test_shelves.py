@@ -8,8 +8,8 @@ import pytest
 
 from events.facts.base import Line
 from events.facts.order import OrderConfirmed, OrderCreated
-from events.runtime.database import Connection, Database, Session
-from events.runtime.exchange import BEGIN, Exchange
+from events.storage.database import Connection, Database, Session
+from events.storage.exchange import BEGIN, Exchange
 from events.runtime.settings import ProcessSettings
 from events.runtime.told import Told
 from inventory_svc import store

@@ -11,12 +11,12 @@ from fastapi import FastAPI
 from prometheus_client.metrics_core import Metric
 from pydantic import SecretStr
 
-from events.runtime.database import Database
-from events.runtime.exchange import Exchange
-from events.runtime.http import create_app
+from events.storage.database import Database
+from events.storage.exchange import Exchange
+from events.http.application import create_app
 from events.runtime.settings import ProcessSettings
-from events.runtime.states import TOLD, OrderStates, Store
-from events.runtime.states_api import MAX_ORDERS, states_router
+from events.storage.repository import TOLD, OrderStates, Store
+from events.http.states_api import MAX_ORDERS, states_router
 from fulfillment_svc.decide import Shipment
 from fulfillment_svc.store import SHIPMENTS
 from inventory_svc.decide import Reservation

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from events.runtime.database import Connection
+from events.storage.database import Connection
 from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.comparisons import Outcome, Pace
 from saga_tracker.service import Tracker

@@ -32,7 +32,7 @@ from events.facts.saga import (
     Settled,
 )
 from events.messaging.envelope import Envelope
-from events.trace import trace_id
+from events.telemetry.traceparent import trace_id
 from saga_tracker.projection import HeardFact
 from saga_tracker.steps import name_of
 

@@ -19,7 +19,7 @@ from compose.system import SERVICES
 from events.facts import Fact
 from events.messaging import topology
 from events.messaging.envelope import Envelope, encode
-from events.runtime.http import create_app
+from events.http.application import create_app
 from events.service import EXCHANGE, REDRIVE_EXCHANGE, STREAM
 from saga_tracker.rebuild import Rebuilt, rebuild
 from saga_tracker.service import ROUTERS, Tracker

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from events.runtime.host import Parts
-from events.runtime.http import Admin, Problem, Running, json_body, read_json
+from events.http.application import Admin, Problem, Running, json_body, read_json
 from events.runtime.process import run_service
 from events.runtime.settings import ServiceSettings, read_settings
 from events.service import Service

@@ -15,10 +15,10 @@ from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
-from events.runtime import metrics
-from events.runtime.database import Database
-from events.runtime.log import log
-from events.runtime.scrape import gauge
+from events.telemetry import metrics
+from events.storage.database import Database
+from events.telemetry.log import log
+from events.telemetry.scrape import gauge
 from events.runtime.settings import ServiceSettings
 
 LOOK_SECONDS = 1.0

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from events.runtime.log import Outage
+from events.telemetry.log import Outage
 from events.runtime.promptly import promptly
 from events.runtime.settings import ProcessSettings
 

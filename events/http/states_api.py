@@ -7,8 +7,8 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
-from events.runtime.http import Admin, Running
-from events.runtime.states import Store
+from events.http.application import Admin, Running
+from events.storage.repository import Store
 
 MAX_ORDERS = 200
 

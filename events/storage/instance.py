@@ -13,8 +13,8 @@ from typing import Any
 import psycopg
 from sqlalchemy import Table
 
-from events.runtime.database import AWAY, Database, connect_options
-from events.runtime.log import log
+from events.storage.database import AWAY, Database, connect_options
+from events.telemetry.log import log
 from events.runtime.settings import ServiceSettings
 
 LOCK_CLASS = 20_411

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
-from events.runtime import metrics
-from events.runtime.calls import CallFailed
-from events.runtime.log import log
+from events.telemetry import metrics
+from events.outbound.dispatcher import CallFailed
+from events.telemetry.log import log
 from events.runtime.settings import ServiceSettings
 
 CircuitState = Literal["closed", "open", "half_open"]

@@ -8,9 +8,9 @@ from aio_pika import IncomingMessage
 from opentelemetry.trace import Span, SpanContext, SpanKind
 
 from events.messaging.retries import attempts_before
-from events.runtime import tracing
+from events.telemetry import tracing
 from events.runtime.told import Told
-from events.runtime.tracing import Attributes, Work
+from events.telemetry.tracing import Attributes, Work
 from events.service import EXCHANGE
 
 

@@ -11,11 +11,11 @@ from urllib.parse import quote
 from pydantic import BaseModel, JsonValue, StringConstraints, ValidationError
 from pydantic_core import to_json
 
-from events.runtime.calls import CallFailed
-from events.runtime.circuit import CircuitBreaker
-from events.runtime.http_client import AnswerLost, AnswerTooLarge, HttpClient, Unreachable
+from events.outbound.dispatcher import CallFailed
+from events.outbound.circuit import CircuitBreaker
+from events.outbound.http_client import AnswerLost, AnswerTooLarge, HttpClient, Unreachable
 from events.runtime.settings import ServiceSettings
-from events.runtime.tracing import current_traceparent, is_tracing, note_on_current
+from events.telemetry.tracing import current_traceparent, is_tracing, note_on_current
 
 MAX_ANSWER_BYTES = 256 * 1024
 MAX_REASON_CHARACTERS = 200

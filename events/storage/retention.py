@@ -16,8 +16,8 @@ import time
 
 import psycopg
 
-from events.runtime.database import Database, in_words
-from events.runtime.log import log
+from events.storage.database import Database, in_words
+from events.telemetry.log import log
 from events.runtime.settings import ServiceSettings
 
 # Pages of 8 KiB, of some 80 rows each.

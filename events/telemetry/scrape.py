@@ -17,9 +17,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from events.runtime import metrics
-from events.runtime.database import Connection, Database
-from events.runtime.log import Outage
+from events.telemetry import metrics
+from events.storage.database import Connection, Database
+from events.telemetry.log import Outage
 from events.runtime.promptly import promptly
 
 # Whoever asks more often than once in so many seconds gets what was found last.

@@ -20,8 +20,8 @@ from psycopg.waiting import READY_R, WAIT_R, WAIT_RW
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.sql.elements import ClauseElement
 
-from events.runtime.binary import Encode, parameter_format
-from events.runtime.database import Session
+from events.storage.binary import Encode, parameter_format
+from events.storage.database import Session
 
 _DIALECT = psycopg.dialect()  # type: ignore[no-untyped-call]
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")

@@ -10,11 +10,11 @@ from psycopg import errors
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Column, Table, select
 
-from events.runtime.database import Connection
-from events.runtime.exchange import Answer, Exchange, prepared
-from events.runtime.sql import array_of, as_columns, compiled, insert_rows, update_rows
+from events.storage.database import Connection
+from events.storage.exchange import Answer, Exchange, prepared
+from events.storage.sql import array_of, as_columns, compiled, insert_rows, update_rows
 from events.runtime.told import Told
-from events.runtime.tombstones import Graveyard
+from events.storage.tombstones import Graveyard
 
 StateT = TypeVar("StateT")
 

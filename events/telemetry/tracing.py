@@ -34,8 +34,8 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from events.runtime.log import Outage
-from events.trace import begin_trace, trace_id
+from events.telemetry.log import Outage
+from events.telemetry.traceparent import begin_trace, trace_id
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 NAMESPACE = "murmuration"

@@ -10,10 +10,10 @@ from uuid import UUID
 from psycopg.rows import tuple_row
 from sqlalchemy import Column, Table, select
 
-from events.runtime.database import Connection
-from events.runtime.exchange import Answer, Exchange, prepared
-from events.runtime.sql import array_of
-from events.runtime.tables import tombstones
+from events.storage.database import Connection
+from events.storage.exchange import Answer, Exchange, prepared
+from events.storage.sql import array_of
+from events.storage.tables import tombstones
 
 _WAIT_BRIEFLY = b"SET LOCAL lock_timeout = '2s'"
 _KNOWN = prepared(

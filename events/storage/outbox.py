@@ -15,9 +15,9 @@ from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, Table
 
-from events.messaging.outbox_statements import OutboxStatements
-from events.runtime.database import Connection, Database
-from events.runtime.sql import as_arrays
+from events.storage.outbox_statements import OutboxStatements
+from events.storage.database import Connection, Database
+from events.storage.sql import as_arrays
 
 MAX_ERROR_CHARACTERS = 500
 # Losing a commit in a crash of the server only means that something is published, or set aside, once more.

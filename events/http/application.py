@@ -18,15 +18,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from events.runtime.database import AWAY, Locked
+from events.storage.database import AWAY, Locked
 from events.runtime.host import Host
-from events.runtime.intake import IntakeClosed
-from events.runtime.log import log
-from events.runtime.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
+from events.http.intake import IntakeClosed
+from events.telemetry.log import log
+from events.telemetry.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.runtime.settings import ProcessSettings
-from events.runtime.states import StateNotUnderstood
-from events.runtime.tombstones import Forgotten
-from events.runtime.tracing import Attributes, is_tracing, work
+from events.storage.repository import StateNotUnderstood
+from events.storage.tombstones import Forgotten
+from events.telemetry.tracing import Attributes, is_tracing, work
 from events.runtime.worker import Overloaded
 
 RETRY_AFTER_SECONDS = 2
