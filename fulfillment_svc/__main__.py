@@ -6,7 +6,7 @@ from events.runtime.settings import read_settings
 from fulfillment_svc import api
 from fulfillment_svc.gateway import FulfillmentSettings, gateway_from
 from fulfillment_svc.service import SERVICE
-from fulfillment_svc.store import SHIPMENTS
+from fulfillment_svc.repository import SHIPMENTS
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from events.http.application import Problem, Running
-from fulfillment_svc.store import SHIPMENTS
+from fulfillment_svc.repository import SHIPMENTS
 
 router = APIRouter(prefix="/shipments", tags=["shipments"])
 

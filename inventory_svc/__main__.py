@@ -5,7 +5,7 @@ from events.runtime.process import run_service
 from events.runtime.settings import ServiceSettings, read_settings
 from inventory_svc import api
 from inventory_svc.service import SERVICE
-from inventory_svc.store import SHELVES
+from inventory_svc.repository import SHELVES
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from events.facts.base import Sku
 from events.http.application import Admin, Problem, Running
 from events.storage.sql import compiled
-from inventory_svc.store import stock
+from inventory_svc.repository import stock
 
 router = APIRouter(prefix="/stock", tags=["stock"])
 

@@ -5,7 +5,7 @@ from events.runtime.process import run_service
 from events.runtime.settings import read_settings
 from notification_svc.gateway import NotificationSettings, gateway_from
 from notification_svc.service import SERVICE
-from notification_svc.store import NOTICES
+from notification_svc.repository import NOTICES
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 from aiosmtplib import SMTP
 
-from events.outbound.dispatcher import CallFailed
 from events.outbound.circuit import CircuitBreaker, Request
+from events.outbound.dispatcher import CallFailed
 from events.outbound.http_party import Accepted, Refused
 from notification_svc.dialogue import Declined, Dialogue, ReplyLost, Unavailable
 

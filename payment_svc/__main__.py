@@ -9,7 +9,7 @@ from events.runtime.settings import read_settings
 from payment_svc import api
 from payment_svc.gateway import ProviderSettings, gateway_from
 from payment_svc.service import DEFAULT_APPROVAL_LIMIT_MINOR, payment_service
-from payment_svc.store import PAYMENTS
+from payment_svc.repository import PAYMENTS
 
 
 class PaymentSettings(ProviderSettings):

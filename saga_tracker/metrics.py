@@ -14,7 +14,7 @@ from events.facts import published_facts
 from events.telemetry.metrics import REGISTRY
 from saga_tracker.deadlines import Rules
 from saga_tracker.projection import ENDED, project
-from saga_tracker.recorder import Recorded
+from saga_tracker.reading.recorder import Recorded
 from saga_tracker.steps import STEPS, name_of
 from saga_tracker.taken import Taken
 

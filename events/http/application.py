@@ -18,16 +18,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from events.storage.database import AWAY, Locked
-from events.runtime.host import Host
 from events.http.intake import IntakeClosed
-from events.telemetry.log import log
-from events.telemetry.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
+from events.runtime.host import Host
 from events.runtime.settings import ProcessSettings
+from events.runtime.worker import Overloaded
+from events.storage.database import AWAY, Locked
 from events.storage.repository import StateNotUnderstood
 from events.storage.tombstones import Forgotten
+from events.telemetry.log import log
+from events.telemetry.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.telemetry.tracing import Attributes, is_tracing, work
-from events.runtime.worker import Overloaded
 
 RETRY_AFTER_SECONDS = 2
 UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
-from events.telemetry import metrics
 from events.outbound.dispatcher import CallFailed
-from events.telemetry.log import log
 from events.runtime.settings import ServiceSettings
+from events.telemetry import metrics
+from events.telemetry.log import log
 
 CircuitState = Literal["closed", "open", "half_open"]
 

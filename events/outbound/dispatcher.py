@@ -18,19 +18,19 @@ from pydantic import ValidationError
 from sqlalchemy import Boolean, bindparam, func, not_, or_, select, update
 
 from events.decision import Call, GaveUp, Outcome, Patience
-from events.telemetry import metrics
+from events.outbound.left_calls import LeftCalls
 from events.runtime.crash import crash_point
+from events.runtime.settings import ServiceSettings
+from events.service import Service
 from events.storage.database import Database, Locked
 from events.storage.instance import Instance
-from events.outbound.left_calls import LeftCalls
-from events.telemetry.log import log, story
-from events.runtime.settings import ServiceSettings
-from events.storage.sql import array_of, compiled
 from events.storage.repository import StateNotUnderstood
+from events.storage.sql import array_of, compiled
 from events.storage.tables import calls as calls_table
-from events.telemetry.tracing import Attributes, Work, work
-from events.service import Service
+from events.telemetry import metrics
+from events.telemetry.log import log, story
 from events.telemetry.traceparent import trace_id
+from events.telemetry.tracing import Attributes, Work, work
 
 CallT_contra = TypeVar("CallT_contra", bound=Call, contravariant=True)
 

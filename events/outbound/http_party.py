@@ -11,8 +11,8 @@ from urllib.parse import quote
 from pydantic import BaseModel, JsonValue, StringConstraints, ValidationError
 from pydantic_core import to_json
 
-from events.outbound.dispatcher import CallFailed
 from events.outbound.circuit import CircuitBreaker
+from events.outbound.dispatcher import CallFailed
 from events.outbound.http_client import AnswerLost, AnswerTooLarge, HttpClient, Unreachable
 from events.runtime.settings import ServiceSettings
 from events.telemetry.tracing import current_traceparent, is_tracing, note_on_current

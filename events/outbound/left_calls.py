@@ -10,12 +10,12 @@ from uuid import UUID
 
 from sqlalchemy import Boolean, bindparam, func, not_, or_, select, update
 
+from events.runtime.settings import ServiceSettings
 from events.storage.database import Database
 from events.storage.instance import Instance
-from events.telemetry.log import log
-from events.runtime.settings import ServiceSettings
 from events.storage.sql import array_of, compiled
 from events.storage.tables import calls
+from events.telemetry.log import log
 
 # No instance draws this number, so its lock is always free: what it owns is there for the first who adopts.
 NOBODY = 0

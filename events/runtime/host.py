@@ -8,27 +8,27 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from events.decision import Call, Command
+from events.http.intake import Intake
 from events.messaging.blocked import blocked_detail
 from events.messaging.broker import ServiceBroker
 from events.messaging.consumer import Consumer
 from events.messaging.dead_letters import DeadLetterPublisher
 from events.messaging.relay import relay_of
-from events.storage.backlog import read_backlogs
-from events.runtime.batch import Batch, Committed
 from events.outbound.dispatcher import Caller, Gateway
-from events.storage.database import BY_KEY, Database
-from events.storage.instance import Instance
-from events.http.intake import Intake
+from events.runtime.batch import Batch, Committed
 from events.runtime.locks import LockedOut
-from events.telemetry.log import log
 from events.runtime.loops import Loop, Loops
-from events.storage.retention import Retention
-from events.telemetry.scrape import LookUp, broker_blocked, connections
 from events.runtime.settings import ServiceSettings
-from events.storage.repository import Store
-from events.telemetry.tracing import current_traceparent
 from events.runtime.worker import Overloaded, Worker
 from events.service import Service
+from events.storage.backlog import read_backlogs
+from events.storage.database import BY_KEY, Database
+from events.storage.instance import Instance
+from events.storage.repository import Store
+from events.storage.retention import Retention
+from events.telemetry.log import log
+from events.telemetry.scrape import LookUp, broker_blocked, connections
+from events.telemetry.tracing import current_traceparent
 
 
 @dataclass(frozen=True)

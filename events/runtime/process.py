@@ -8,15 +8,15 @@ import uvicorn
 import uvloop
 from fastapi import APIRouter, FastAPI, Request
 
+from events.http.application import Runnable, Straight, create_app
+from events.http.states_api import states_router
 from events.messaging.asyncapi import asyncapi_document
 from events.runtime.host import Host, Parts
-from events.http.application import Runnable, Straight, create_app
-from events.telemetry.log import configure_logging
 from events.runtime.loops import EXIT_CODE, Loops, exit_within
 from events.runtime.memory import collect_garbage_rarely
-from events.telemetry.metrics import say_what_runs
 from events.runtime.settings import ProcessSettings, ServiceSettings
-from events.http.states_api import states_router
+from events.telemetry.log import configure_logging
+from events.telemetry.metrics import say_what_runs
 from events.telemetry.tracing import start_tracing, stop_tracing
 
 # The last resort: beyond, uvicorn refuses every request, without a word on when to come back.

@@ -19,19 +19,19 @@ from events.messaging.connection import broker_user
 from events.messaging.dead_letters import Failure
 from events.messaging.envelope import Unreadable, decode
 from events.messaging.retries import original_routing_key
-from events.telemetry import metrics
-from events.runtime.batch import Batch, Committed
-from events.telemetry.batch_trace import BatchTrace
 from events.outbound.dispatcher import CallRow
+from events.runtime.batch import Batch, Committed
 from events.runtime.crash import crash_point
-from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, Locked, in_words
 from events.runtime.locks import LockedOut
-from events.telemetry.log import log, story
 from events.runtime.settings import ServiceSettings
-from events.storage.repository import AppearedMeanwhile, StateNotUnderstood
-from events.runtime.told import Entry, Told
-from events.storage.tombstones import Forgotten
+from events.runtime.input import Entry, Told
 from events.service import REDRIVE_EXCHANGE, Service
+from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, Locked, in_words
+from events.storage.repository import AppearedMeanwhile, StateNotUnderstood
+from events.storage.tombstones import Forgotten
+from events.telemetry import metrics
+from events.telemetry.batch_trace import BatchTrace
+from events.telemetry.log import log, story
 from events.telemetry.traceparent import trace_id
 
 MAX_CONTENTION_RETRIES = 5

@@ -1,1 +1,1 @@
-"""What a service keeps: database sessions, inbox and outbox tables, its repository, locks aside, retention."""
+"""What a service keeps: database sessions, inbox and outbox tables, repository, retention."""

@@ -12,9 +12,9 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from events.telemetry.log import Outage
 from events.runtime.promptly import promptly
 from events.runtime.settings import ProcessSettings
+from events.telemetry.log import Outage
 
 Connection = psycopg.AsyncConnection[DictRow]
 T = TypeVar("T")

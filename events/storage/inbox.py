@@ -14,11 +14,11 @@ from sqlalchemy.dialects.postgresql import insert
 from events.decision import Contradiction
 from events.facts import Fact
 from events.facts.content import content_of, contradict
+from events.runtime.input import Told
 from events.storage.database import Session
 from events.storage.exchange import Answer, Exchange, prepared
 from events.storage.sql import array_of, rows_of
 from events.storage.tables import inbox
-from events.runtime.told import Told
 
 _COLUMNS = [inbox.c[name] for name in ("fact_id", "order_id", "wire_name", "content")]
 _given = rows_of(_COLUMNS)

@@ -13,9 +13,9 @@ from typing import Any
 import psycopg
 from sqlalchemy import Table
 
+from events.runtime.settings import ServiceSettings
 from events.storage.database import AWAY, Database, connect_options
 from events.telemetry.log import log
-from events.runtime.settings import ServiceSettings
 
 LOCK_CLASS = 20_411
 

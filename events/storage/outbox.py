@@ -15,8 +15,8 @@ from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, Table
 
-from events.storage.outbox_statements import OutboxStatements
 from events.storage.database import Connection, Database
+from events.storage.outbox_statements import OutboxStatements
 from events.storage.sql import as_arrays
 
 MAX_ERROR_CHARACTERS = 500

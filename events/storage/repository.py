@@ -10,10 +10,10 @@ from psycopg import errors
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Column, Table, select
 
+from events.runtime.input import Told
 from events.storage.database import Connection
 from events.storage.exchange import Answer, Exchange, prepared
 from events.storage.sql import array_of, as_columns, compiled, insert_rows, update_rows
-from events.runtime.told import Told
 from events.storage.tombstones import Graveyard
 
 StateT = TypeVar("StateT")

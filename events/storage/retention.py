@@ -16,9 +16,9 @@ import time
 
 import psycopg
 
+from events.runtime.settings import ServiceSettings
 from events.storage.database import Database, in_words
 from events.telemetry.log import log
-from events.runtime.settings import ServiceSettings
 
 # Pages of 8 KiB, of some 80 rows each.
 PAGES_AT_ONCE = 64

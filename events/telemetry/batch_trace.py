@@ -8,10 +8,10 @@ from aio_pika import IncomingMessage
 from opentelemetry.trace import Span, SpanContext, SpanKind
 
 from events.messaging.retries import attempts_before
-from events.telemetry import tracing
-from events.runtime.told import Told
-from events.telemetry.tracing import Attributes, Work
+from events.runtime.input import Told
 from events.service import EXCHANGE
+from events.telemetry import tracing
+from events.telemetry.tracing import Attributes, Work
 
 
 class BatchTrace:

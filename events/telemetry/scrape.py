@@ -17,10 +17,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from events.telemetry import metrics
-from events.storage.database import Connection, Database
-from events.telemetry.log import Outage
 from events.runtime.promptly import promptly
+from events.storage.database import Connection, Database
+from events.telemetry import metrics
+from events.telemetry.log import Outage
 
 # Whoever asks more often than once in so many seconds gets what was found last.
 KEPT_SECONDS = 1.0

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from events.storage.database import Connection, Database
 from events.telemetry.log import log
-from saga_tracker import store
+from saga_tracker.reading import store
 from saga_tracker.reconciliation.comparisons import COMPARE_MOVED
 from saga_tracker.reconciliation.parties import Entry, Parties
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_json
 from yarl import URL
 
-from events.telemetry.log import Outage
 from events.runtime.settings import ENV_PREFIX
+from events.telemetry.log import Outage
 from saga_tracker.reconciliation.rules import PARTIES, SERVICES, Answer, Party, Service
 from saga_tracker.settings import TrackerSettings
 

@@ -24,7 +24,7 @@ from saga_tracker.retention.old import OLD, Old, Page, Row
 from saga_tracker.retention.rules import Kind
 from saga_tracker.retention.services import crumble, forget_states
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.store import AnotherWrites
+from saga_tracker.reading.store import AnotherWrites
 
 FORGOTTEN = Total(
     "murmuration_forgotten_total",

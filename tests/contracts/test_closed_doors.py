@@ -18,8 +18,8 @@ from starlette.routing import Route
 from compose.local.processes import PROCESSES, SANDBOX
 from compose.sandbox.app import Sandbox
 from compose.sandbox.settings import SandboxSettings
-from events.runtime import process
 from events.http.application import create_app
+from events.runtime import process
 from events.runtime.settings import ProcessSettings
 from saga_tracker.service import ROUTERS
 

@@ -19,15 +19,15 @@ from sqlalchemy.pool import NullPool
 
 from compose.drills.proxy import Proxy, proxy_to
 from events.facts.base import Fact
+from events.http.application import create_app
 from events.messaging.envelope import Envelope, encode
 from events.messaging.topology import declare, queues, retry_exchange
-from events.storage import tables
 from events.outbound.dispatcher import Gateway
 from events.runtime.host import Host, Parts
-from events.http.application import create_app
 from events.runtime.process import uvicorn_server
 from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, STREAM
+from events.storage import tables
 from tests.runtime.eventually import eventually
 from tests.runtime.toy import store
 from tests.runtime.toy.outside import Outside

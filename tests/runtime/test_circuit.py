@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from events.outbound.dispatcher import CallFailed
 from events.outbound.circuit import Circuit, CircuitState
+from events.outbound.dispatcher import CallFailed
 from events.outbound.http_party import HttpParty
 from events.runtime.settings import ServiceSettings
 from tests.runtime.eventually import eventually

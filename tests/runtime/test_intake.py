@@ -13,15 +13,15 @@ import pytest
 
 from compose.drills.proxy import Proxy, proxy_to
 from events.facts.order import OrderCreated
+from events.http.application import create_app
 from events.messaging.topology import declare
 from events.runtime.host import Host, Parts
-from events.http.application import create_app
 from events.runtime.process import uvicorn_server
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE
 from order_svc import api
 from order_svc.service import SERVICE
-from order_svc.store import OLDEST, ORDERS
+from order_svc.repository import OLDEST, ORDERS
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import QUICK, is_ready, message
 from tests.servers import Servers

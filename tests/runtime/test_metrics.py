@@ -10,9 +10,9 @@ import aio_pika
 import pytest
 from aiohttp import ClientSession
 
-from events.telemetry import metrics
 from events.outbound.circuit import CircuitBreaker
 from events.runtime.host import Host
+from events.telemetry import metrics
 from events.telemetry.scrape import page
 from tests.metrics import Numbers, Since
 from tests.runtime.eventually import eventually

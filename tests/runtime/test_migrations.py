@@ -18,11 +18,11 @@ from tests.servers import Servers
 
 # Each package, and the modules that declare the tables of its database.
 PACKAGES = {
-    "order_svc": ["order_svc.store"],
-    "inventory_svc": ["inventory_svc.store"],
-    "payment_svc": ["payment_svc.store"],
-    "fulfillment_svc": ["fulfillment_svc.store"],
-    "notification_svc": ["notification_svc.store"],
+    "order_svc": ["order_svc.repository"],
+    "inventory_svc": ["inventory_svc.repository"],
+    "payment_svc": ["payment_svc.repository"],
+    "fulfillment_svc": ["fulfillment_svc.repository"],
+    "notification_svc": ["notification_svc.repository"],
     "saga_tracker": ["saga_tracker.tables"],
 }
 

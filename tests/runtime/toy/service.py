@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from events.runtime.host import Parts
 from events.http.application import Admin, Problem, Running, json_body, read_json
+from events.runtime.host import Parts
 from events.runtime.process import run_service
 from events.runtime.settings import ServiceSettings, read_settings
 from events.service import Service

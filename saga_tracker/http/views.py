@@ -9,10 +9,10 @@ from pydantic import BaseModel
 
 from saga_tracker.availability import Availability
 from saga_tracker.projection import State
-from saga_tracker.reader import Progress
+from saga_tracker.reading.reader import Progress
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import name_of
-from saga_tracker.trail import cause_of, why_doubtful
+from saga_tracker.timeline import cause_of, why_doubtful
 
 
 class WaitView(BaseModel):

@@ -13,12 +13,12 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from events.facts.base import Fact
-from events.storage.outbox import OutboxTable
 from events.messaging.outbox_publisher import OutboxPublisher
 from events.messaging.topology import TRACKER
-from events.storage.database import Connection, Database
-from events.storage.sql import as_arrays, compiled, rows_of
 from events.service import EXCHANGE
+from events.storage.database import Connection, Database
+from events.storage.outbox import OutboxTable
+from events.storage.sql import as_arrays, compiled, rows_of
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.tables import outbox
 

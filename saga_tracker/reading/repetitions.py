@@ -9,7 +9,7 @@ from uuid import UUID
 
 from events.facts.content import contradict
 from events.facts.order import OrderCreated
-from saga_tracker.batch import ReadBatch, ReadFact, UnreadableMessage
+from saga_tracker.reading.batch import ReadBatch, ReadFact, UnreadableMessage
 from saga_tracker.projection import HeardFact
 from saga_tracker.steps import name_of
 

@@ -21,11 +21,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from events.facts.order import OrderCreated
+from events.runtime.input import Told
 from events.storage.database import Connection
 from events.storage.exchange import Answer, Exchange, prepared
-from events.storage.sql import array_of, as_columns, update_rows
 from events.storage.repository import OrderStates, OrderWorkspace
-from events.runtime.told import Told
+from events.storage.sql import array_of, as_columns, update_rows
 from inventory_svc.decide import Reservation, Shelf, Stock
 
 metadata = MetaData()

@@ -7,11 +7,15 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from events.storage.database import Connection
 from events.http.application import Admin, Problem
-from saga_tracker import audit, cases, outbox, queries, redrive
-from saga_tracker.audit import Entry
-from saga_tracker.cases import Case
+from events.storage.database import Connection
+from saga_tracker.http import audit
+from saga_tracker.http import manual_cases as cases
+from saga_tracker.scheduler import outbox
+from saga_tracker.http import queries
+from saga_tracker.scheduler import redrive
+from saga_tracker.http.audit import Entry
+from saga_tracker.http.manual_cases import Case
 from saga_tracker.dead_letters import store
 from saga_tracker.dead_letters.api import Tracker
 from saga_tracker.dead_letters.views import AuditPage, AuditView, NotedAct

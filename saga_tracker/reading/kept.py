@@ -11,7 +11,7 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from events.storage.database import Connection, connect_options
-from saga_tracker.recorder import derive_anew
+from saga_tracker.reading.recorder import derive_anew
 from saga_tracker.settings import RebuildSettings
 from saga_tracker.tables import saga_facts
 

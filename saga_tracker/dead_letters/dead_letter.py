@@ -22,7 +22,7 @@ from events.messaging.envelope import Envelope, Unreadable, decode
 from events.messaging.retries import DEAD_ROUTING_KEY, ROUTING_KEY
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE
 from saga_tracker.dead_letters.properties import as_text, properties_of
-from saga_tracker.stream import storable
+from saga_tracker.reading.stream import storable
 
 MAX_NAME_CHARACTERS = 255
 MAX_REASON_CHARACTERS = 200

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from events.storage.database import AWAY, Database
 from events.telemetry.log import log
-from saga_tracker import store
+from saga_tracker.reading import store
 from saga_tracker.availability import Availability, Outage
-from saga_tracker.reader import Reader
+from saga_tracker.reading.reader import Reader
 from saga_tracker.settings import TrackerSettings
 
 MAX_ANSWER_BYTES = 16_384
