@@ -5,8 +5,8 @@ from events.runtime.process import run_service
 from events.runtime.settings import read_settings
 from fulfillment_svc import api
 from fulfillment_svc.gateway import FulfillmentSettings, gateway_from
-from fulfillment_svc.service import SERVICE
 from fulfillment_svc.repository import SHIPMENTS
+from fulfillment_svc.service import SERVICE
 
 
 def main() -> None:

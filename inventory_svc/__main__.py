@@ -4,8 +4,8 @@ from events.runtime.host import Parts
 from events.runtime.process import run_service
 from events.runtime.settings import ServiceSettings, read_settings
 from inventory_svc import api
-from inventory_svc.service import SERVICE
 from inventory_svc.repository import SHELVES
+from inventory_svc.service import SERVICE
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ from events.runtime.host import Parts
 from events.runtime.process import run_service
 from events.runtime.settings import read_settings
 from notification_svc.gateway import NotificationSettings, gateway_from
-from notification_svc.service import SERVICE
 from notification_svc.repository import NOTICES
+from notification_svc.service import SERVICE
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ from events.runtime.host import Parts
 from events.runtime.process import run_service
 from events.runtime.settings import ServiceSettings, read_settings
 from order_svc import api
-from order_svc.service import SERVICE
 from order_svc.repository import OLDEST, ORDERS
+from order_svc.service import SERVICE
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from events.runtime.process import run_service
 from events.runtime.settings import read_settings
 from payment_svc import api
 from payment_svc.gateway import ProviderSettings, gateway_from
-from payment_svc.service import DEFAULT_APPROVAL_LIMIT_MINOR, payment_service
 from payment_svc.repository import PAYMENTS
+from payment_svc.service import DEFAULT_APPROVAL_LIMIT_MINOR, payment_service
 
 
 class PaymentSettings(ProviderSettings):

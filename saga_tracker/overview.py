@@ -11,8 +11,8 @@ from prometheus_client.metrics_core import Metric
 
 from events.storage.database import Connection, Database
 from events.telemetry.scrape import LookUp, Values, backlog, gauge, refused
-from saga_tracker.http.manual_cases import SERVICES
 from saga_tracker.dead_letters.dead_letter import LetterKind
+from saga_tracker.http.manual_cases import SERVICES
 from saga_tracker.projection import ENDED, State
 from saga_tracker.reading.reader import Progress
 from saga_tracker.reconciliation import comparisons

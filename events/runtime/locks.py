@@ -15,8 +15,8 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from events.messaging.acknowledgements import is_there
-from events.runtime.settings import ServiceSettings
 from events.runtime.input import Entry
+from events.runtime.settings import ServiceSettings
 from events.storage.database import AWAY, Database, Locked
 from events.telemetry import metrics
 from events.telemetry.log import log

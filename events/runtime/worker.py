@@ -22,9 +22,9 @@ from events.messaging.retries import original_routing_key
 from events.outbound.dispatcher import CallRow
 from events.runtime.batch import Batch, Committed
 from events.runtime.crash import crash_point
+from events.runtime.input import Entry, Told
 from events.runtime.locks import LockedOut
 from events.runtime.settings import ServiceSettings
-from events.runtime.input import Entry, Told
 from events.service import REDRIVE_EXCHANGE, Service
 from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, Locked, in_words
 from events.storage.repository import AppearedMeanwhile, StateNotUnderstood

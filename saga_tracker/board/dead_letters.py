@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from urllib.parse import urlencode
 
+from saga_tracker.board.markup import instant, table
 from saga_tracker.dead_letters.dead_letter import LetterKind, LetterState
 from saga_tracker.dead_letters.views import AuditView, Groups, GroupView, LetterPage, LetterView
-from saga_tracker.board.markup import instant, table
-from saga_tracker.projection import State
 from saga_tracker.http.views import SagaView
+from saga_tracker.projection import State
 
 # Of one order's letters and audit entries, the last are shown.
 MAX_OF_ORDER = 50

@@ -10,19 +10,18 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from saga_tracker.http import api
-from saga_tracker.http import audit
-from saga_tracker.http.api import Tracker
-from saga_tracker.http.cursor import Cursor
-from saga_tracker.dead_letters import api as letters_api
 from saga_tracker.board import dead_letters as letter_pages
+from saga_tracker.board.markup import instant, span
+from saga_tracker.dead_letters import api as letters_api
 from saga_tracker.dead_letters import queries as letter_queries
 from saga_tracker.dead_letters.dead_letter import LetterState
 from saga_tracker.dead_letters.queries import LetterFilter
 from saga_tracker.dead_letters.views import AuditView, LetterView
-from saga_tracker.board.markup import instant, span
-from saga_tracker.projection import ENDED, State
+from saga_tracker.http import api, audit
+from saga_tracker.http.api import Tracker
+from saga_tracker.http.cursor import Cursor
 from saga_tracker.http.views import FactView, SagaView, SagaWithTrail, Stats, WaitView
+from saga_tracker.projection import ENDED, State
 
 PAGE_SIZE = 50
 REFRESH_SECONDS = 5

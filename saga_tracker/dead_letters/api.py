@@ -7,10 +7,6 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from events.http.application import RETRY_AFTER_SECONDS, Admin, Problem
 from events.storage.database import CONTENTION, Connection, Database
-from saga_tracker.http import audit
-from saga_tracker.http.audit import Entry
-from saga_tracker.http.manual_cases import SERVICES
-from saga_tracker.http.cursor import Cursor, cursor_after, place_in
 from saga_tracker.dead_letters import queries, store, views
 from saga_tracker.dead_letters.dead_letter import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, LetterState
 from saga_tracker.dead_letters.queries import LetterFilter, Place
@@ -27,6 +23,10 @@ from saga_tracker.dead_letters.views import (
     Selection,
     WholeLetter,
 )
+from saga_tracker.http import audit
+from saga_tracker.http.audit import Entry
+from saga_tracker.http.cursor import Cursor, cursor_after, place_in
+from saga_tracker.http.manual_cases import SERVICES
 from saga_tracker.scheduler.outbox import Publisher
 from saga_tracker.settings import TrackerSettings
 

@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 from events.messaging.topology import TRACKER
 from events.storage.database import Connection
 from events.storage.sql import array_of, as_arrays, compiled, rows_of
-from saga_tracker.http.manual_cases import ANSWERS
 from saga_tracker.dead_letters.dead_letter import Letter, LetterState
+from saga_tracker.http.manual_cases import ANSWERS
 from saga_tracker.tables import dead_letters
 
 _COLUMNS = [dead_letters.c[name] for name in Letter.__slots__]

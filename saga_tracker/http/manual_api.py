@@ -9,17 +9,15 @@ from pydantic import BaseModel
 
 from events.http.application import Admin, Problem
 from events.storage.database import Connection
-from saga_tracker.http import audit
-from saga_tracker.http import manual_cases as cases
-from saga_tracker.scheduler import outbox
-from saga_tracker.http import queries
-from saga_tracker.scheduler import redrive
-from saga_tracker.http.audit import Entry
-from saga_tracker.http.manual_cases import Case
 from saga_tracker.dead_letters import store
 from saga_tracker.dead_letters.api import Tracker
 from saga_tracker.dead_letters.views import AuditPage, AuditView, NotedAct
+from saga_tracker.http import audit, queries
+from saga_tracker.http import manual_cases as cases
+from saga_tracker.http.audit import Entry
+from saga_tracker.http.manual_cases import Case
 from saga_tracker.projection import State
+from saga_tracker.scheduler import outbox, redrive
 
 MAX_PAGE = 500
 

@@ -15,14 +15,13 @@ from events.runtime.promptly import promptly
 from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Connection, Database, spares_the_row
 from events.telemetry.log import Outage, log
 from saga_tracker import metrics
-from saga_tracker.reading import gaps
-from saga_tracker.reading import store
 from saga_tracker.availability import Availability
+from saga_tracker.reading import gaps, store
 from saga_tracker.reading.batch import ReadBatch, UnreadableMessage
 from saga_tracker.reading.recorder import Recorded, Recorder
-from saga_tracker.settings import TrackerSettings
 from saga_tracker.reading.store import AnotherWrites, Position, ReadAnew
 from saga_tracker.reading.stream import Arrived, Subscription, offset_of, read_batch, storable, unreadable_of
+from saga_tracker.settings import TrackerSettings
 
 T = TypeVar("T")
 

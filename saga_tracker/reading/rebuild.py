@@ -14,13 +14,12 @@ import psycopg
 from events.messaging.connection import BROKER_AWAY
 from events.storage.database import AWAY, Connection, connect_options
 from events.telemetry.log import Outage, log
-from saga_tracker.reading import gaps
-from saga_tracker.reading import store
+from saga_tracker.reading import gaps, store
 from saga_tracker.reading.kept import REMEMBER_FACTS, keep_missing
 from saga_tracker.reading.recorder import Key, Recorder
-from saga_tracker.settings import RebuildSettings
 from saga_tracker.reading.store import AnotherWrites, Position
 from saga_tracker.reading.stream import Arrived, Subscription, offset_of, read_batch, storable
+from saga_tracker.settings import RebuildSettings
 
 # A stream that is silent for so long where it was expected to end has been read to its end; one that never
 # is silent is left to the tracker, a little behind the end.

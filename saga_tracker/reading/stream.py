@@ -27,8 +27,8 @@ from events.messaging.retries import original_routing_key
 from events.runtime.promptly import promptly
 from events.service import STREAM
 from events.telemetry.traceparent import trace_id
-from saga_tracker.reading.batch import ReadBatch, ReadFact, UnreadableMessage
 from saga_tracker.projection import HeardFact
+from saga_tracker.reading.batch import ReadBatch, ReadFact, UnreadableMessage
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import name_of
 

@@ -14,11 +14,11 @@ from psycopg.types.json import Jsonb
 from events.facts import published_facts
 from events.storage.database import Connection, Database
 from events.telemetry.log import log
-from saga_tracker.reading import store
 from saga_tracker.projection import project
+from saga_tracker.reading import store
+from saga_tracker.reading.recorder import derive_anew
 from saga_tracker.reconciliation.parties import PROVIDER, Parties
 from saga_tracker.reconciliation.rules import Answer, Proof, proofs
-from saga_tracker.reading.recorder import derive_anew
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import name_of
 

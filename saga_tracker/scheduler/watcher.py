@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from events.storage.database import AWAY, Database
 from events.telemetry.log import log
-from saga_tracker.reading import store
 from saga_tracker.availability import Availability, Outage
+from saga_tracker.reading import store
 from saga_tracker.reading.reader import Reader
 from saga_tracker.settings import TrackerSettings
 

@@ -21,8 +21,8 @@ from events.messaging.topology import declare
 from events.runtime.host import Host, Parts
 from events.service import EXCHANGE
 from payment_svc.gateway import ProviderSettings, gateway_from
-from payment_svc.service import SERVICE
 from payment_svc.repository import PAYMENTS
+from payment_svc.service import SERVICE
 from tests.gateways.world import settings_for
 from tests.runtime.eventually import eventually
 from tests.sandbox.conftest import Client

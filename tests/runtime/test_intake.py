@@ -20,8 +20,8 @@ from events.runtime.process import uvicorn_server
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE
 from order_svc import api
-from order_svc.service import SERVICE
 from order_svc.repository import OLDEST, ORDERS
+from order_svc.service import SERVICE
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import QUICK, is_ready, message
 from tests.servers import Servers

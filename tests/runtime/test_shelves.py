@@ -8,8 +8,8 @@ import pytest
 
 from events.facts.base import Line
 from events.facts.order import OrderConfirmed, OrderCreated
-from events.runtime.settings import ProcessSettings
 from events.runtime.input import Told
+from events.runtime.settings import ProcessSettings
 from events.storage.database import Connection, Database, Session
 from events.storage.exchange import BEGIN, Exchange
 from inventory_svc import repository as store

@@ -15,11 +15,11 @@ from aiohttp import ClientError, ClientSession
 
 from events.runtime.loops import EXIT_CODE
 from saga_tracker import metrics
-from saga_tracker.scheduler import scheduler as keeper
 from saga_tracker.dead_letters import ingest
 from saga_tracker.dead_letters.dead_letter import bare_letter
 from saga_tracker.reconciliation import reconciler
 from saga_tracker.reconciliation.rules import Difference, SeenSaga, differences
+from saga_tracker.scheduler import scheduler as keeper
 from tests.runtime.eventually import eventually
 from tests.tracker.letters import give_up, in_queue, unusable
 from tests.tracker.others import others_answering
