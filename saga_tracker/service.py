@@ -19,7 +19,6 @@ from saga_tracker.board import pages
 from saga_tracker.dead_letters import api as letters_api
 from saga_tracker.dead_letters.ingest import Ingest
 from saga_tracker.http import api, manual_api
-from saga_tracker.http.manual_cases import SERVICES
 from saga_tracker.overview import Overview
 from saga_tracker.reading.reader import Progress, Reader
 from saga_tracker.reading.rebuild import RebuildFailed, rebuild
@@ -30,6 +29,7 @@ from saga_tracker.scheduler.outbox import publisher_of
 from saga_tracker.scheduler.scheduler import Keeper
 from saga_tracker.scheduler.watcher import Watcher
 from saga_tracker.settings import RebuildSettings, TrackerSettings
+from saga_tracker.steps import SERVICES
 
 NAME = "saga_tracker"
 # psycopg prepares a statement that a connection has executed so often.

@@ -6,14 +6,11 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from events.facts.notification import CustomerNotified, NotificationFailed
-from events.facts.order import OrderCancelled
-from saga_tracker.steps import STEPS, Step, name_of
+from events.service import name_of
+from saga_tracker.steps import STEPS
 
-# After the end nobody waits, but the customer is told of a cancellation too.
-_AFTER_THE_END = Step(OrderCancelled, "notification", (CustomerNotified, NotificationFailed))
 _LED_TO: dict[tuple[str, str], list[str]] = {}
-for _step in (*STEPS, _AFTER_THE_END):
+for _step in STEPS:
     for _answer in _step.answers:
         _LED_TO.setdefault((_step.service, name_of(_answer)), []).append(name_of(_step.heard))
 

@@ -26,9 +26,9 @@ from saga_tracker.dead_letters.views import (
 from saga_tracker.http import audit
 from saga_tracker.http.audit import Entry
 from saga_tracker.http.cursor import Cursor, cursor_after, place_in
-from saga_tracker.http.manual_cases import SERVICES
 from saga_tracker.scheduler.outbox import Publisher
 from saga_tracker.settings import TrackerSettings
+from saga_tracker.steps import SERVICES
 
 MAX_PAGE = 500
 MAX_GROUPS = 500

@@ -26,7 +26,7 @@ from aio_pika.exceptions import DeliveryError
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connection_url, lost_means_away
 from events.messaging.topology import TRACKER
 from events.runtime.promptly import promptly
-from events.service import REDRIVE_EXCHANGE
+from events.service import REDRIVE_EXCHANGE, name_of
 from events.storage.database import Connection, Database
 from saga_tracker.dead_letters import store
 from saga_tracker.dead_letters.dead_letter import LetterKind, LetterState
@@ -38,7 +38,6 @@ from saga_tracker.http.audit import Entry
 from saga_tracker.http.manual_cases import Case
 from saga_tracker.scheduler import redrive
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.steps import name_of
 
 # A message, and by name whom it is for.
 Publication = tuple[aio_pika.Message, str]

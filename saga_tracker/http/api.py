@@ -6,6 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request
 
 from events.http.application import Problem
+from events.service import name_of
 from events.storage.database import Connection, Database
 from saga_tracker.availability import Availability
 from saga_tracker.http import queries, views
@@ -15,7 +16,7 @@ from saga_tracker.http.views import SagaPage, SagaView, SagaWithTrail, Stats
 from saga_tracker.projection import State
 from saga_tracker.reading.reader import Progress
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.steps import STEPS, name_of
+from saga_tracker.steps import STEPS
 
 MAX_PAGE = 500
 MAX_AGE_SECONDS = 100 * 365 * 86_400

@@ -15,15 +15,14 @@ from sqlalchemy import bindparam, select
 from events.facts.base import Fact
 from events.facts.notification import CustomerNotified, NotificationFailed
 from events.facts.saga import RetryRequested, Settled
+from events.service import name_of
 from events.storage.database import Connection
 from events.storage.sql import compiled
 from saga_tracker.http import audit
 from saga_tracker.http.audit import Entry
 from saga_tracker.scheduler import outbox
-from saga_tracker.steps import STEPS, name_of
+from saga_tracker.steps import STEPS
 from saga_tracker.tables import FIRST_READ_AT, saga_facts
-
-SERVICES = tuple(sorted({step.service for step in STEPS}))
 
 # By the failure's name, the facts that end it. That nobody could be told undoes nothing and leaves the saga
 # as it is, but it can be tried again.

@@ -7,11 +7,11 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from events.service import name_of
 from saga_tracker.availability import Availability
 from saga_tracker.projection import State
 from saga_tracker.reading.reader import Progress
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.steps import name_of
 from saga_tracker.timeline import cause_of, why_doubtful
 
 

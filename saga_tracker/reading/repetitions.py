@@ -9,9 +9,9 @@ from uuid import UUID
 
 from events.facts.content import contradict
 from events.facts.order import OrderCreated
+from events.service import name_of
 from saga_tracker.projection import HeardFact
 from saga_tracker.reading.batch import ReadBatch, ReadFact, UnreadableMessage
-from saga_tracker.steps import name_of
 
 BEGINNING = name_of(OrderCreated)
 

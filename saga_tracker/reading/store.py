@@ -21,12 +21,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
+from events.service import name_of
 from events.storage.database import Connection
 from events.storage.sql import array_of, as_arrays, compiled, rows_of
 from events.telemetry.traceparent import trace_id
 from saga_tracker.deadlines import Due, due_at
 from saga_tracker.projection import HeardFact, Saga, project
-from saga_tracker.steps import name_of
 from saga_tracker.tables import (
     FIRST_READ_AT,
     saga_facts,

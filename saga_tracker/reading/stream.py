@@ -25,12 +25,11 @@ from events.messaging.envelope import Envelope, Unreadable, decode, stated_at
 from events.messaging.lenient_pamqp import SHORT_STRING_BYTES
 from events.messaging.retries import original_routing_key
 from events.runtime.promptly import promptly
-from events.service import STREAM
+from events.service import STREAM, name_of
 from events.telemetry.traceparent import trace_id
 from saga_tracker.projection import HeardFact
 from saga_tracker.reading.batch import ReadBatch, ReadFact, UnreadableMessage
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.steps import name_of
 
 MAX_DETAIL_CHARACTERS = 2_000
 # Outside of these a date is a mistake, and the fact counts as undated.

@@ -7,11 +7,11 @@ from uuid import UUID
 
 from sqlalchemy import Text, cast, func, literal_column, select, tuple_
 
-from events.service import REDRIVE_EXCHANGE
+from events.service import REDRIVE_EXCHANGE, name_of
 from events.storage.database import Connection
 from events.storage.sql import array_of, as_arrays, compiled, rows_of
 from saga_tracker.scheduler.outbox import Outgoing
-from saga_tracker.steps import HEARD, KNOWING_THE_ORDER, name_of
+from saga_tracker.steps import HEARD, KNOWING_THE_ORDER
 from saga_tracker.tables import saga_facts
 
 Key = tuple[UUID, UUID]

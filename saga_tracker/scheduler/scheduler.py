@@ -25,6 +25,7 @@ from sqlalchemy import Interval, Text, bindparam, cast, exists, func, or_, selec
 from events.facts.base import Fact
 from events.facts.saga import ApprovalExpired, SagaOverdue, SagaRedriven, SagaTimedOut
 from events.runtime.promptly import promptly
+from events.service import name_of
 from events.storage.database import AWAY, CONTENTION, Connection, Database, spares_the_row
 from events.storage.sql import compiled
 from events.telemetry.log import Outage, log
@@ -40,7 +41,7 @@ from saga_tracker.scheduler import outbox, redrive
 from saga_tracker.scheduler.outbox import Outgoing, Publisher
 from saga_tracker.scheduler.redrive import Key
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.steps import ADDED, name_of
+from saga_tracker.steps import ADDED
 from saga_tracker.tables import lease, look_ups, sagas
 
 _clock = func.clock_timestamp()

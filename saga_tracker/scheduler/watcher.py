@@ -16,6 +16,7 @@ from saga_tracker.availability import Availability, Outage
 from saga_tracker.reading import store
 from saga_tracker.reading.reader import Reader
 from saga_tracker.settings import TrackerSettings
+from saga_tracker.steps import SERVICES
 
 MAX_ANSWER_BYTES = 16_384
 MAX_REASON_CHARACTERS = 200
@@ -51,7 +52,7 @@ class Watcher:
         self._database = database
         self._reader = reader
         self._availability = availability
-        self._urls = settings.service_urls
+        self._urls = {name: settings.service_url(name) for name in SERVICES}
         self._down: dict[str, Outage] = {}
 
     async def run(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
 from typing import Any, LiteralString
@@ -23,7 +24,7 @@ from events.http.application import create_app
 from events.messaging.envelope import Envelope, encode
 from events.messaging.topology import declare, queues, retry_exchange
 from events.outbound.dispatcher import Gateway
-from events.runtime.host import Host, Parts
+from events.runtime.host import Host
 from events.runtime.process import uvicorn_server
 from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, STREAM
@@ -109,7 +110,7 @@ class Stage:
 
     def host(self, *, outside: Gateway[Any] | None = None, **changes: Any) -> Host:
         """An instance that is not started yet."""
-        return Host(Parts(TOY, store.TALLIES, outside or self.outside), self.settings(**changes))
+        return Host(replace(TOY, gateway=lambda _: outside or self.outside), self.settings(**changes))
 
     async def start(self, *, outside: Gateway[Any] | None = None, **changes: Any) -> Host:
         """A running instance, ready."""

@@ -157,7 +157,8 @@ async def test_who_has_no_url_is_left_out_and_said_to_be(watch: Watch, others: O
         for each in (await report(watch, tracker))["parties"]
     }
     assert told["order"] == (True, None)
-    assert told["payment"] == (False, "MURMURATION_PAYMENT_URL is not set")
+    missing = "MURMURATION_SERVICE_URLS has no 'payment', and MURMURATION_SERVICES_URL is not set"
+    assert told["payment"] == (False, missing)
     assert told["provider"] == (False, "MURMURATION_PROVIDER_LEDGER_URL is not set")
     assert "payment" not in others.asked
 
