@@ -30,10 +30,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
 from events.facts.base import Line
-from events.runtime.database import Database, Session
-from events.runtime.round_trip import BEGIN, COMMIT, RoundTrip, prepared
 from events.runtime.settings import ProcessSettings
-from events.runtime.sql import as_arrays, rows_of
+from events.storage.database import Database, Session
+from events.storage.round_trip import BEGIN, COMMIT, RoundTrip, prepared
+from events.storage.sql import as_arrays, rows_of
 from tests.runtime.eventually import eventually
 from tests.servers import Servers
 

@@ -32,9 +32,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
 from events.facts.base import Line
-from events.runtime.database import Connection, Database
 from events.runtime.settings import ProcessSettings
-from events.runtime.sql import as_arrays, compiled, insert_rows, rows_of, setting
+from events.storage.database import Connection, Database
+from events.storage.sql import as_arrays, compiled, insert_rows, rows_of, setting
 from tests.runtime.eventually import eventually
 from tests.servers import Servers
 
