@@ -178,8 +178,8 @@ async def lock_and_read(
             facts = await facts_of(connection, order_ids)
     except errors.LockNotAvailable:
         raise AnotherWrites from None
-    # Not in the pipeline. After a pipeline psycopg sends one more message, to which PostgreSQL does not answer:
-    # its limit on idling in a transaction, in case this process hangs, holds again after the next statement.
+    # Not in the pipeline. After the end of one psycopg sends another message, to which PostgreSQL does not
+    # answer. Its limit on idling in a transaction, if this process hangs, holds again from the next answer on.
     given = {"begun_ids": begun_ids, "order_ids": order_ids}
     row = _only(await (await connection.execute(_POSITION_AND_KNOWN, given)).fetchone())
     by_id = {UUID(fact_id): UUID(order_id) for fact_id, order_id in (row["begun"] or {}).items()}
