@@ -179,7 +179,7 @@ async def lock_and_read(
     except errors.LockNotAvailable:
         raise AnotherWrites from None
     # Not in the pipeline. After the end of one psycopg sends another message, to which PostgreSQL does not
-    # answer. Its limit on idling in a transaction, if this process hangs, holds again from the next answer on.
+    # answer. Its limit on idling in a transaction, if this process hangs, holds again after the next one.
     given = {"begun_ids": begun_ids, "order_ids": order_ids}
     row = _only(await (await connection.execute(_POSITION_AND_KNOWN, given)).fetchone())
     by_id = {UUID(fact_id): UUID(order_id) for fact_id, order_id in (row["begun"] or {}).items()}
