@@ -14,8 +14,9 @@ from events.runtime.process import serve
 from events.runtime.scrape import Values, broker_blocked, connections, gauge
 from events.runtime.settings import read_settings
 from saga_tracker import __doc__ as purpose
-from saga_tracker import api, manual_api, pages
+from saga_tracker import api, manual_api
 from saga_tracker.availability import Availability
+from saga_tracker.board import pages
 from saga_tracker.cases import SERVICES
 from saga_tracker.dead_letters import api as letters_api
 from saga_tracker.dead_letters.ingest import Ingest
