@@ -1,95 +1,82 @@
-"""The bench's plots as SVG."""
+"""The plots of the bench."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from compose.chart import RIGHT, WIDTH, Chart
+from markupsafe import Markup
+
+from compose.report import COLOURS, svg_of
 from tests.bench.results import Round
 
-COLOURS = 10
-BAR_HEIGHT, BAR_GAP = 16, 5
-NAME_WIDTH, NUMBER_WIDTH = 90, 60
-# Where on the axis a percentile stands: each further nine as far as the one before.
-PLACES: Mapping[str, float] = {
-    "0": 0,
-    "10": 1,
-    "25": 2,
-    "50": 3,
-    "75": 4,
-    "90": 5,
-    "95": 6,
-    "98": 7,
-    "99": 8,
-    "99.5": 9,
-    "99.9": 10,
-    "100": 11,
-}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BAR_INCHES = 0.22
+# Each further nine stands as far along the axis as the one before.
+PERCENTILES = ("0", "10", "25", "50", "75", "90", "95", "98", "99", "99.5", "99.9", "100")
+EXTREMES = {"0": "min", "100": "max"}
 
 
-def seconds_of(found: Round) -> Iterator[str]:
+def seconds_of(found: Round) -> Markup:
     """Accepted and ended in each second, and in flight after it, on a scale of its own."""
-    rates = [max(second.accepted, second.ended) for second in found.seconds]
-    flying = max([1, *(second.in_flight for second in found.seconds)])
-    top = max([1, *rates])
-    chart = Chart(max(1, len(found.seconds)), top)
-    yield chart.begin("orders over time")
-    yield from chart.axes()
-    yield from chart.line("c0", ((at + 0.5, second.accepted) for at, second in enumerate(found.seconds)))
-    yield from chart.line("c1", ((at + 0.5, second.ended) for at, second in enumerate(found.seconds)))
-    yield from chart.line(
-        "c2", ((at + 1, second.in_flight * top / flying) for at, second in enumerate(found.seconds))
-    )
-    yield "</svg>"
-    yield _key(["accepted a second", "ended a second", f"in flight (to its own scale: at most {flying:,})"])
 
-
-def latencies_of(rounds: Sequence[Round]) -> Iterator[str]:
-    """A line for each round."""
-    most = max(ms for found in rounds for ms in found.latency_ms_by_percentile.values())
-    chart = Chart(len(PLACES) - 1, max(1.0, most))
-    yield chart.begin("latency by percentile")
-    # The numbers below are percentiles, not the places of this axis.
-    yield from (element for element in chart.axes() if 'class="tick middle"' not in element)
-    for percent, place in PLACES.items():
-        yield (
-            f'<text class="tick middle" x="{chart.x(place):.1f}" y="{chart.bottom + 15}">'
-            f"{'max' if percent == '100' else 'min' if percent == '0' else f'p{percent}'}</text>"
+    def draw(axes: "Axes") -> None:
+        middles = [at + 0.5 for at in range(len(found.seconds))]
+        axes.plot(
+            middles, [each.accepted for each in found.seconds], color=COLOURS[0], label="accepted a second"
         )
-    for number, found in enumerate(rounds):
-        points = [(PLACES[percent], ms) for percent, ms in found.latency_ms_by_percentile.items()]
-        yield from chart.line(f"c{number % COLOURS}", points)
-    yield "</svg>"
-    yield _key([f"round {number + 1}" for number in range(len(rounds))])
+        axes.plot(middles, [each.ended for each in found.seconds], color=COLOURS[1], label="ended a second")
+        in_flight = axes.twinx()
+        ends = [at + 1 for at in range(len(found.seconds))]
+        flying = [each.in_flight for each in found.seconds]
+        in_flight.plot(ends, flying, color=COLOURS[2], label="in flight (right)")
+        in_flight.spines["right"].set_visible(True)
+        for each in (axes, in_flight):
+            each.set_ylim(bottom=0)
+        axes.set_xlim(0, max(1, len(found.seconds)))
+        axes.set_xlabel("seconds")
+
+    return svg_of("orders over time", draw)
 
 
-def memory_of(samples: Mapping[str, Sequence[tuple[float, float]]]) -> Iterator[str]:
+def latencies_of(rounds: Sequence[Round]) -> Markup:
+    """A line for each round."""
+
+    def draw(axes: "Axes") -> None:
+        for number, found in enumerate(rounds):
+            places = [PERCENTILES.index(percent) for percent in found.latency_ms_by_percentile]
+            values = list(found.latency_ms_by_percentile.values())
+            axes.plot(places, values, color=_colour(number), label=f"round {number + 1}")
+        axes.set_xticks(range(len(PERCENTILES)), [EXTREMES.get(each, f"p{each}") for each in PERCENTILES])
+        axes.set_ylim(bottom=0)
+
+    return svg_of("latency by percentile", draw)
+
+
+def memory_of(samples: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
     """A line for each process."""
-    taken = [point for points in samples.values() for point in points]
-    chart = Chart(max(1.0, *(at for at, _ in taken)), max(1.0, *(megabytes for _, megabytes in taken)))
-    yield chart.begin("memory over time")
-    yield from chart.axes()
-    for number, points in enumerate(samples.values()):
-        yield from chart.line(f"c{number % COLOURS}", points)
-    yield "</svg>"
-    yield _key(list(samples))
+
+    def draw(axes: "Axes") -> None:
+        for number, (name, points) in enumerate(samples.items()):
+            at, megabytes = [at for at, _ in points], [megabytes for _, megabytes in points]
+            axes.plot(at, megabytes, color=_colour(number), label=name)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("seconds")
+
+    return svg_of("memory over time", draw)
 
 
-def shares_of(parts: Mapping[str, float]) -> Iterator[str]:
+def shares_of(parts: Mapping[str, float]) -> Markup:
     """A bar for each part, with its number."""
-    most = max([*parts.values(), 0.001])
-    height = len(parts) * (BAR_HEIGHT + BAR_GAP)
-    room = WIDTH - NAME_WIDTH - NUMBER_WIDTH - RIGHT
-    yield f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="CPU time by part">'
-    for number, (name, value) in enumerate(parts.items()):
-        top = number * (BAR_HEIGHT + BAR_GAP)
-        width = max(0.5, room * value / most)
-        text = top + BAR_HEIGHT - 4
-        yield f'<text class="bar-text end" x="{NAME_WIDTH - 6}" y="{text}">{escape(name)}</text>'
-        yield f'<rect class="bar" x="{NAME_WIDTH}" y="{top}" width="{width:.1f}" height="{BAR_HEIGHT}"/>'
-        yield f'<text class="bar-text" x="{NAME_WIDTH + width + 6:.1f}" y="{text}">{value:.2f}</text>'
-    yield "</svg>"
+
+    def draw(axes: "Axes") -> None:
+        bars = axes.barh(list(parts), list(parts.values()), color=COLOURS[0])
+        axes.bar_label(bars, fmt="%.2f", padding=3)
+        axes.invert_yaxis()
+
+    return svg_of("CPU time by part", draw, height_inches=0.6 + BAR_INCHES * len(parts))
 
 
-def _key(names: Sequence[str]) -> str:
-    parts = (f'<b class="c{number % COLOURS}"></b>{escape(name)}' for number, name in enumerate(names))
-    return f'<p class="key">{"".join(parts)}</p>'
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
