@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -190,12 +191,10 @@ def test_the_demo_fails_when_an_order_ends_otherwise(rig: LocalRig, monkeypatch:
 
 
 async def test_a_demo_that_is_interrupted_mends_what_it_broke(system: System) -> None:
-    payment = system.rig.pid("payment")
+    payment = psutil.Process(system.rig.pid("payment"))
 
     async def frozen() -> bool:
-        """As proc(5) has it."""
-        stat = await asyncio.to_thread(Path(f"/proc/{payment}/stat").read_text)
-        return stat.rpartition(")")[2].split()[0] == "T"
+        return bool(payment.status() == psutil.STATUS_STOPPED)
 
     line = sys.executable, "-m", "compose", "demo", "--only=timed_out"
     demo = await asyncio.create_subprocess_exec(
