@@ -13,6 +13,7 @@ from events.runtime.database import Connection, Database
 from events.runtime.scrape import LookUp, Values, backlog, gauge, refused
 from saga_tracker.cases import SERVICES
 from saga_tracker.dead_letters.letter import LetterKind
+from saga_tracker.leader import HOLDER
 from saga_tracker.projection import ENDED, State
 from saga_tracker.reader import Progress
 from saga_tracker.reconciliation import comparisons
@@ -46,7 +47,7 @@ _QUERIES = {
     "gaps": b"""
         SELECT (SELECT count(*) FROM stream_gaps) AS gaps, (SELECT count(*) FROM look_ups) AS sagas
     """,
-    "lease": b"SELECT holder FROM lease WHERE expires_at > clock_timestamp()",
+    "lease": HOLDER,
 }
 
 Rows = Sequence[Mapping[str, Any]]
