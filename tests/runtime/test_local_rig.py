@@ -21,6 +21,7 @@ from compose.local.errors import RigError
 from compose.local.process_table import marked
 from compose.local.rig import LocalRig
 from compose.local.supervisor import MARK_VARIABLE
+from compose.waiting import wait_until_ready
 from tests.runtime.standin_system import standin_blueprint
 from tests.servers import Servers, clean_environment, rig_folder, rig_on
 from tests.tools import RABBITMQ, require
@@ -75,10 +76,8 @@ def conditions(rig: LocalRig) -> dict[str, str]:
 
 
 def wait_until(condition: Callable[[], Any], timeout_seconds: float = 20) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
+    problem = wait_until_ready(lambda: None if condition() else "it is not so", timeout_seconds)
+    assert problem is None, "it did not come true in time"
 
 
 # -- up ---------------------------------------------------------------------------------------------
