@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.typing import RcKeyType
 
 WIDTH_INCHES, HEIGHT_INCHES = 9.0, 2.8
 # It can be read on a dark ground and on a light one: a plot has none of its own.
@@ -19,7 +20,7 @@ COLOURS = (
     *("#2563eb", "#16a34a", "#d97706", BAD, "#7c3aed", "#0891b2", "#be185d", "#65a30d", "#78716c"),
     "#334155",
 )
-_SETTINGS = {
+_SETTINGS: "dict[RcKeyType, Any]" = {
     # The same figures make the same file.
     "svg.hashsalt": "murmuration",
     "svg.fonttype": "none",

@@ -9,8 +9,7 @@ import pytest
 from compose.local.errors import RigError
 from tests.bench.compare import Side, in_turns
 from tests.bench.machine import describe_machine
-from tests.bench.page import page_of
-from tests.bench.reports import write_reports
+from tests.bench.report import page_of, write_reports
 from tests.bench.results import FIGURES, Result, Round, Run, Second, Target, medians, percentile
 from tests.bench.runner import about_seconds, chosen_scenarios, environment_for
 from tests.bench.scenarios import SCENARIOS
