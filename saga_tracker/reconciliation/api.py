@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from events.runtime.database import Database
 from events.runtime.http import Admin
+from saga_tracker.consistency.snapshot import Party
 from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.reconciler import Reconciler
-from saga_tracker.reconciliation.rules import Party
 from saga_tracker.settings import TrackerSettings
 
 MAX_PAGE = 500

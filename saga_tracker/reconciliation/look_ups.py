@@ -15,9 +15,10 @@ from events.facts import published_facts
 from events.runtime.database import Connection, Database
 from events.runtime.log import log
 from saga_tracker import store
+from saga_tracker.consistency.proofs import Proof, proofs
+from saga_tracker.consistency.snapshot import ServiceState
 from saga_tracker.projection import project
 from saga_tracker.reconciliation.parties import PROVIDER, Parties
-from saga_tracker.reconciliation.rules import Answer, Proof, proofs
 from saga_tracker.recorder import derive_anew
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import name_of
@@ -93,7 +94,7 @@ class LookUps:
         self,
         connection: Connection,
         before: Mapping[UUID, Any],
-        answers: Mapping[Any, Mapping[UUID, Answer]],
+        answers: Mapping[Any, Mapping[UUID, ServiceState]],
         *,
         complete: bool,
     ) -> None:

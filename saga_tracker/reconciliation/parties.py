@@ -15,7 +15,7 @@ from yarl import URL
 
 from events.runtime.log import Outage
 from events.runtime.settings import ENV_PREFIX
-from saga_tracker.reconciliation.rules import PARTIES, SERVICES, Answer, Party, Service
+from saga_tracker.consistency.snapshot import PARTIES, SERVICES, Party, Service, ServiceState
 from saga_tracker.settings import TrackerSettings
 
 MAX_ANSWER_BYTES = 1_048_576
@@ -33,7 +33,7 @@ class NoAnswer(Exception):
 
 
 class _States(BaseModel):
-    states: dict[UUID, Answer]
+    states: dict[UUID, ServiceState]
 
 
 class _ForgottenStates(BaseModel):
@@ -146,7 +146,7 @@ class Parties:
         for line in self._lines.values():
             line.rests = False
 
-    async def states_of(self, order_ids: Sequence[UUID]) -> dict[Service, dict[UUID, Answer]]:
+    async def states_of(self, order_ids: Sequence[UUID]) -> dict[Service, dict[UUID, ServiceState]]:
         """What each service that answers knows of these orders, all asked at once."""
         asked: list[Service] = [
             service for service in SERVICES if service in self.asked and not self._lines[service].rests
@@ -154,7 +154,7 @@ class Parties:
         answers = await asyncio.gather(*(self._states(service, order_ids) for service in asked))
         return {service: answer for service, answer in zip(asked, answers, strict=True) if answer is not None}
 
-    async def _states(self, service: Service, order_ids: Sequence[UUID]) -> dict[UUID, Answer] | None:
+    async def _states(self, service: Service, order_ids: Sequence[UUID]) -> dict[UUID, ServiceState] | None:
         query = "&".join(f"order_id={order_id}" for order_id in order_ids)
         try:
             said = await self._get(service, f"/states?{query}", _States)

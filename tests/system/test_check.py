@@ -16,16 +16,15 @@ import psutil
 import pytest
 from rich.console import Console
 
-from compose.agreement import SENTENCE
-from compose.check import check, examine
+from compose.check import SENTENCE, check, examine
 from compose.demo import command
 from compose.demo.sabotage import WRONG_CONSTRAINT, sabotage_of
 from compose.demo.scenarios import SCENARIOS
 from compose.demo.shop import Item
-from compose.invariants import INVARIANTS
 from compose.local.errors import RigError
 from compose.local.rig import LocalRig
 from compose.snapshot import Reader, sources_of
+from saga_tracker.consistency.rules import INVARIANTS
 from tests.system.burst import new_burst
 from tests.system.stage import System, until
 

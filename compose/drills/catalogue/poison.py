@@ -6,10 +6,10 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 import psycopg
 
-from compose.books import Books
 from compose.drills.rig import SERVICES, TRACKER
 from compose.drills.stage import Drill, Problems, Stage
 from compose.drills.verbs import put_in_queue
+from saga_tracker.consistency.snapshot import Books
 
 POISONS = (
     ("not JSON", b"\x00{", "order.created.v2"),
