@@ -10,7 +10,7 @@ from compose.check import SENTENCE as TRACKER_SENTENCE
 from compose.check import Agreement, Findings
 from compose.drills.load import Kind
 from compose.drills.outcome import Check
-from compose.drills.rig import TRACKER
+from compose.system import TRACKER
 from compose.whereabouts import Whereabouts
 from saga_tracker.consistency.rules import INVARIANTS, Violation
 from saga_tracker.consistency.snapshot import NOTHING, Books, Snapshot, statuses_of

@@ -13,16 +13,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from saga_tracker import api, audit
-from saga_tracker.api import Tracker
-from saga_tracker.cursor import Cursor
 from saga_tracker.dead_letters import api as letters_api
 from saga_tracker.dead_letters import queries as letter_queries
-from saga_tracker.dead_letters.letter import LetterKind, LetterState
+from saga_tracker.dead_letters.dead_letter import LetterKind, LetterState
 from saga_tracker.dead_letters.queries import LetterFilter
 from saga_tracker.dead_letters.views import AuditView, Groups, LetterPage, LetterView
+from saga_tracker.http import api, audit
+from saga_tracker.http.api import Tracker
+from saga_tracker.http.cursor import Cursor
+from saga_tracker.http.views import FactView, SagaPage, SagaView, SagaWithTrail, Stats
 from saga_tracker.projection import ENDED, State
-from saga_tracker.views import FactView, SagaPage, SagaView, SagaWithTrail, Stats
 
 PAGE_SIZE = 50
 # Of one order's letters and audit entries, the last are shown.

@@ -16,11 +16,12 @@ from compose.drills.load import Kind, Load, NotAccepted, place_until_accepted
 from compose.drills.outcome import USUAL, Outcome, Recovery, Report, Target
 from compose.drills.recovery import left_to_a_person, recovery_checks, recovery_of, why_not_ended
 from compose.drills.report import page_of, record_of, summary_of
-from compose.drills.rig import SERVICES, DrillRig
+from compose.drills.rig import DrillRig
 from compose.drills.stage import Stage
 from compose.drills.timeline import Fault, Sample, Timeline
 from compose.drills.victims import Victims
 from compose.local.errors import RigError
+from compose.system import SERVICE_NAMES as SERVICES
 from saga_tracker.consistency.snapshot import Books, SeenSaga, ServiceState
 
 GOOD = Kind("COMPLETED")

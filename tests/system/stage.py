@@ -19,7 +19,6 @@ from compose.snapshot import Reader, sources_of
 from compose.whereabouts import Whereabouts
 from saga_tracker.consistency.snapshot import Books, books_by_order
 
-SERVICES = ("order", "inventory", "payment", "fulfillment", "notification")
 SETTLE_SECONDS = 40.0
 POLL_SECONDS = 0.05
 

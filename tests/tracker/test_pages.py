@@ -3,10 +3,10 @@
 import pytest
 
 from saga_tracker.board.pages import home_page, letters_page, saga_page
-from saga_tracker.dead_letters.letter import LetterKind, LetterState
+from saga_tracker.dead_letters.dead_letter import LetterKind, LetterState
 from saga_tracker.dead_letters.views import AuditView, Groups, LetterPage, LetterView
+from saga_tracker.http.views import SagaPage, SagaWithTrail, Stats, WaitView
 from saga_tracker.projection import State
-from saga_tracker.views import SagaPage, SagaWithTrail, Stats, WaitView
 from tests.planted import ESCAPED, SCRIPT, planted
 
 

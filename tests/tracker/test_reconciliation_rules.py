@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from events.service import name_of
 from saga_tracker.consistency.proofs import STATUSES_AFTER
 from saga_tracker.consistency.rules import Difference, differences, judged
 from saga_tracker.consistency.snapshot import (
@@ -20,7 +21,7 @@ from saga_tracker.consistency.snapshot import (
     ServiceState,
 )
 from saga_tracker.projection import State
-from saga_tracker.steps import STEPS, name_of
+from saga_tracker.steps import STEPS
 from tests.tracker.told import ORDER
 
 Answers = Mapping[Service, ServiceState]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 from events.facts.saga import RetryRequested, SagaOverdue, SagaRedriven, Settled
+from events.service import name_of
 from saga_tracker.consistency.rules import differences, violations
 from saga_tracker.consistency.snapshot import (
     SERVICES,
@@ -23,7 +24,6 @@ from saga_tracker.consistency.snapshot import (
     books_by_order,
 )
 from saga_tracker.projection import HeardFact, Saga, State, project
-from saga_tracker.steps import name_of
 from tests.world.stage import ROLES, Stage
 from tests.world.world import Inconsistent, Known, Move, World, fact_of
 
@@ -194,18 +194,19 @@ class Auditor:
 
 def snapshot(stage: Stage, world: World) -> Snapshot:
     """The books of a world, as they would be read from its databases."""
-    *services, outside = (
+    parts = [
         {
             order_id: standing[part].value
             for order_id, standing in zip(stage.orders, world.standings, strict=True)
         }
         for part in range(len(world.standings[0]))
-    )
+    ]
+    services, outside = dict(zip(ROLES, parts, strict=False)), parts[-1]
     stocked = {stock.sku: stock.available + stock.reserved + stock.sold for stock in stage.stock}
     return Snapshot(
         states={
-            role: {order_id: state_of(row) for order_id, row in rows.items() if row}
-            for role, rows in zip(SERVICES, services, strict=True)
+            service: {order_id: state_of(row) for order_id, row in services[service].items() if row}
+            for service in SERVICES
         },
         ledger={
             order_id: [Movement(kind, one.amount_minor, one.currency) for kind in one.movements]
