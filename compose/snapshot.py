@@ -7,7 +7,7 @@ what a snapshot shows of one order may be cut off in the middle, but is never im
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, LiteralString, Self, TypeVar
 from uuid import UUID
@@ -17,40 +17,35 @@ import aiohttp
 import psycopg
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPError
+from psycopg import sql
 from psycopg.rows import AsyncRowFactory, args_row, dict_row, scalar_row, tuple_row
 
 from compose.local.errors import RigError
 from compose.local.processes import SANDBOX
 from compose.local.rabbitmq import ADMIN_USER
+from compose.system import SERVICE_NAMES, SERVICES, TRACKER
 from compose.whereabouts import Whereabouts
 from events.messaging.topology import RETRY_DELAYS_SECONDS, retry_exchange
 from saga_tracker.consistency.snapshot import (
     Backlog,
     Movement,
     SeenSaga,
-    Service,
     ServiceState,
     Snapshot,
     StockRow,
 )
 
-# Effects before their causes; and what of a service's own row is read.
-STATES: Mapping[Service, LiteralString] = {
-    "notification": "SELECT order_id, status, ending FROM notices",
-    "fulfillment": "SELECT order_id, status, settled_by FROM shipments",
-    "payment": "SELECT order_id, status, amount_minor, currency, settled_by FROM payments",
-    "inventory": "SELECT order_id, status, units FROM reservations",
-    "order": "SELECT order_id, status, amount_minor, currency FROM orders",
-}
-SERVICES: tuple[Service, ...] = tuple(STATES)
-TRACKER = "tracker"
+# Effects before their causes, which are before them in the chain.
+SERVICES_READ = tuple(reversed(SERVICES))
+# What of a service's own row is read, as far as it has it.
+STATE_FIELDS = tuple(field.name for field in fields(ServiceState))
 # Rows fetched at a time, and entries asked of the sandbox at a time.
 CURSOR_ROWS = 5_000
 PAGE_ENTRIES = 1_000
 TIMEOUT_SECONDS = 10
 # Where messages wait: for a service, or to be tried again by one.
 QUEUES = (
-    *(f"{name}.facts" for name in SERVICES),
+    *(service.queue for service in SERVICES),
     *(retry_exchange(attempt) for attempt in range(1, len(RETRY_DELAYS_SECONDS) + 1)),
 )
 BROKER_AWAY = (AMQPError, OSError, TimeoutError, RuntimeError)
@@ -142,10 +137,15 @@ class Reader:
         async for order_id, entry in self._entries("/provider/ledger", "entries"):
             movement = Movement(entry["kind"], entry["amount_minor"], entry["currency"])
             ledger.setdefault(order_id, []).append(movement)
-        states: dict[Service, dict[UUID, ServiceState]] = {}
+        states: dict[str, dict[UUID, ServiceState]] = {}
         stock: tuple[StockRow, ...] = ()
         sold_before: tuple[Mapping[str, int], ...] = ()
-        for name, query in STATES.items():
+        for service in SERVICES_READ:
+            name, table = service.name, service.repository.table
+            known = [column for column in STATE_FIELDS if column in table.c]
+            query = sql.SQL("SELECT {} FROM {}").format(
+                sql.SQL(", ").join(map(sql.Identifier, ("order_id", *known))), sql.Identifier(table.name)
+            )
             async with self._service(name, backlogs) as books:
                 if name == "inventory":
                     stock = tuple([row async for row in _rows(books, args_row(StockRow), _STOCK)])
@@ -170,7 +170,7 @@ class Reader:
     async def activity(self) -> Activity:
         """What is on its way right now."""
         moving: set[UUID] = set()
-        for name in SERVICES:
+        for name in SERVICE_NAMES:
             async with self._transaction(name) as connection:
                 moving.update([row async for row in _rows(connection, scalar_row, _MOVING)])
         if TRACKER in self._databases:
@@ -245,7 +245,7 @@ class Reader:
 
 
 async def _rows(
-    connection: Connection, rows_as: AsyncRowFactory[RowT], query: LiteralString
+    connection: Connection, rows_as: AsyncRowFactory[RowT], query: LiteralString | sql.Composed
 ) -> AsyncIterator[RowT]:
     """Every row of a query, through a cursor on the server: what comes over the wire at once is bounded."""
     async with connection.cursor(name="books", row_factory=rows_as) as cursor:

@@ -9,13 +9,15 @@ shipments, payments, stock, orders.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Literal, get_args
+from typing import Literal
 from uuid import UUID
 
-Service = Literal["order", "inventory", "payment", "fulfillment", "notification"]
-Party = Literal["order", "inventory", "payment", "fulfillment", "notification", "provider"]
-SERVICES: tuple[Service, ...] = get_args(Service)
-PARTIES: tuple[Party, ...] = get_args(Party)
+from saga_tracker.steps import SERVICES
+
+# A service by its name, or the provider.
+Party = str
+PROVIDER: Party = "provider"
+PARTIES: tuple[Party, ...] = (*SERVICES, PROVIDER)
 NOT_THERE = "none"
 
 Verdict = Literal["COMPLETED", "CANCELLED", "NEEDS_MANUAL", "AWAITING_APPROVAL", "UNFINISHED"]
@@ -93,7 +95,7 @@ class Snapshot:
     `sold_before` is what the stock still counts of them.
     """
 
-    states: Mapping[Service, Mapping[UUID, ServiceState]] = field(default_factory=dict)
+    states: Mapping[str, Mapping[UUID, ServiceState]] = field(default_factory=dict)
     ledger: Mapping[UUID, Sequence[Movement]] | None = None
     carrier: Mapping[UUID, str] = field(default_factory=dict)
     sagas: Mapping[UUID, SeenSaga] | None = None
@@ -105,7 +107,7 @@ class Snapshot:
     @property
     def answered(self) -> frozenset[Party]:
         """Whose books are in it."""
-        provider: frozenset[Party] = frozenset() if self.ledger is None else frozenset({"provider"})
+        provider: frozenset[Party] = frozenset() if self.ledger is None else frozenset({PROVIDER})
         return provider | frozenset(self.states)
 
     def of(self, order_id: UUID) -> "Books":
@@ -179,7 +181,7 @@ class Books:
     Of `states` those that were asked; `ledger` is None where nobody asked for it.
     """
 
-    states: Mapping[Service, ServiceState] = field(default_factory=dict)
+    states: Mapping[str, ServiceState] = field(default_factory=dict)
     ledger: Ledger | None = field(default_factory=Ledger)
     parcel: str = NOT_THERE
     saga: SeenSaga | None = None

@@ -14,7 +14,7 @@ import psycopg
 from events.storage.database import AWAY, CONTENTION, Database
 from events.telemetry.log import Outage, log
 from saga_tracker.consistency.rules import COMPARED, Difference, differences, judged
-from saga_tracker.consistency.snapshot import Snapshot
+from saga_tracker.consistency.snapshot import PROVIDER, Snapshot
 from saga_tracker.projection import State
 from saga_tracker.reading import store
 from saga_tracker.reading.reader import Progress
@@ -23,7 +23,7 @@ from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.comparisons import Outcome, Pace, Taken
 from saga_tracker.reconciliation.ledger import LedgerFollower
 from saga_tracker.reconciliation.look_ups import LookUps
-from saga_tracker.reconciliation.parties import PROVIDER, NoAnswer, Parties
+from saga_tracker.reconciliation.parties import NoAnswer, Parties
 from saga_tracker.settings import TrackerSettings
 
 # Beyond the time everybody asked may take: then whoever took these orders to compare them is gone.

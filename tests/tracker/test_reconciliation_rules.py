@@ -7,24 +7,22 @@ from typing import Any
 import pytest
 
 from events.service import name_of
-from saga_tracker.consistency.proofs import STATUSES_AFTER
 from saga_tracker.consistency.rules import Difference, differences, judged
 from saga_tracker.consistency.snapshot import (
     PARTIES,
-    SERVICES,
     Awaited,
     Books,
     Ledger,
     Movement,
     SeenSaga,
-    Service,
     ServiceState,
 )
+from saga_tracker.consistency.statuses import STATUSES_AFTER
 from saga_tracker.projection import State
-from saga_tracker.steps import STEPS
+from saga_tracker.steps import SERVICES, STEPS
 from tests.tracker.told import ORDER
 
-Answers = Mapping[Service, ServiceState]
+Answers = Mapping[str, ServiceState]
 Found = set[tuple[str, str]]
 
 DONE: Answers = {
@@ -81,11 +79,11 @@ LATE_REFUND = SeenSaga(State.NEEDS_MANUAL, (LATE_WAIT,))
 NEEDS_DISPATCH = SeenSaga(State.NEEDS_MANUAL, (DISPATCH_WAIT,))
 
 
-def but(answers: Answers, service: Service, **changes: Any) -> Answers:
+def but(answers: Answers, service: str, **changes: Any) -> Answers:
     return {**answers, service: replace(answers[service], **changes)}
 
 
-def without(answers: Answers, *services: Service) -> Answers:
+def without(answers: Answers, *services: str) -> Answers:
     return {service: answer for service, answer in answers.items() if service not in services}
 
 

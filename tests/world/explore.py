@@ -13,7 +13,6 @@ from events.facts.saga import RetryRequested, SagaOverdue, SagaRedriven, Settled
 from events.service import name_of
 from saga_tracker.consistency.rules import differences, violations
 from saga_tracker.consistency.snapshot import (
-    SERVICES,
     Awaited,
     Books,
     Movement,
@@ -24,6 +23,7 @@ from saga_tracker.consistency.snapshot import (
     books_by_order,
 )
 from saga_tracker.projection import HeardFact, Saga, State, project
+from saga_tracker.steps import SERVICES
 from tests.world.stage import ROLES, Stage
 from tests.world.world import Inconsistent, Known, Move, World, fact_of
 

@@ -9,7 +9,6 @@ import pytest
 
 from saga_tracker.consistency.rules import INVARIANTS, violations
 from saga_tracker.consistency.snapshot import (
-    SERVICES,
     Backlog,
     Books,
     Movement,
@@ -20,6 +19,7 @@ from saga_tracker.consistency.snapshot import (
     Verdict,
     books_by_order,
 )
+from saga_tracker.steps import SERVICES
 
 DONE, UNDONE, STUCK, STRANGER = UUID(int=1), UUID(int=2), UUID(int=3), UUID(int=4)
 
