@@ -197,7 +197,7 @@ class SmtpMailServer:
         message["Date"] = formatdate()
         message["From"] = self._sender
         message["To"] = mail.to
-        message["Subject"] = Header(" ".join(mail.subject.splitlines()), "utf-8").encode()
+        message["Subject"] = _header(" ".join(mail.subject.splitlines()))
         return message.as_bytes(policy=_AS_SENT)
 
 
@@ -223,6 +223,12 @@ async def _handed_over(
             # Also after a cancellation: nobody knows what the server would answer next.
             connection.close()
     return None
+
+
+def _header(text: str) -> str:
+    """As it is where that means the same to whoever reads it, or else as RFC 2047 has it."""
+    plain = text.isascii() and text.isprintable() and "=?" not in text
+    return Header(text, "us-ascii" if plain else "utf-8").encode()
 
 
 def _credentials(parts: SplitResult, access: Access) -> tuple[str | None, str]:

@@ -81,6 +81,7 @@ async def sent(url: str, *accesses: Access, idle_seconds: float = 5, mails: int 
     return came
 
 
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
 async def test_who_has_a_password_logs_in_once_a_connection(unused_tcp_port: int) -> None:
     async with listening(unused_tcp_port, auth_require_tls=False, auth_required=True) as mailbox:
         url = f"smtp://127.0.0.1:{unused_tcp_port}"
