@@ -6,8 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from events.runtime.http import Problem, Running
-from fulfillment_svc.store import SHIPMENTS
+from events.http.application import Problem, Running
+from fulfillment_svc.repository import SHIPMENTS
 
 router = APIRouter(prefix="/shipments", tags=["shipments"])
 

@@ -9,9 +9,9 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
 from events.facts.base import Sku
-from events.runtime.http import Admin, Problem, Running
-from events.runtime.sql import compiled
-from inventory_svc.store import stock
+from events.http.application import Admin, Problem, Running
+from events.storage.sql import compiled
+from inventory_svc.repository import stock
 
 router = APIRouter(prefix="/stock", tags=["stock"])
 

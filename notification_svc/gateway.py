@@ -18,8 +18,8 @@ from pydantic import (
     field_validator,
 )
 
-from events.runtime.circuit import CircuitBreaker
-from events.runtime.outbound import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused
+from events.outbound.circuit import CircuitBreaker
+from events.outbound.http_party import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused
 from events.runtime.settings import ENV_PREFIX, ServiceSettings
 from notification_svc.decide import Calls, Delivered, SendEmail, SendPush, Undeliverable
 from notification_svc.mail import Access, Mail, SmtpMailServer, StartTls, goes_unencrypted

@@ -29,9 +29,9 @@ from aiosmtplib import (
 )
 from pydantic import SecretStr
 
-from events.runtime.calls import CallFailed
-from events.runtime.circuit import CircuitBreaker, Request
-from events.runtime.outbound import Accepted, Refused
+from events.outbound.circuit import CircuitBreaker, Request
+from events.outbound.dispatcher import CallFailed
+from events.outbound.http_party import Accepted, Refused
 
 CLOSING = 421
 PERMANENT = 500

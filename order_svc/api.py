@@ -8,10 +8,10 @@ from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from events.facts.base import Currency, Line, Lines, Token
+from events.http.application import Problem, Running, json_body, read_json
 from events.runtime.host import Host
-from events.runtime.http import Problem, Running, json_body, read_json
 from order_svc.decide import CancelOrder, Order, PlaceOrder
-from order_svc.store import ORDERS
+from order_svc.repository import ORDERS
 
 router = APIRouter(prefix="/orders", tags=["orders"])
 

@@ -6,10 +6,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from events.facts.base import Note, Person
+from events.http.application import Admin, Problem, Running
 from events.runtime.host import Host
-from events.runtime.http import Admin, Problem, Running
 from payment_svc.decide import APPROVAL_EXPIRED, APPROVAL_REJECTED, Approve, Payment, Reject
-from payment_svc.store import PAYMENTS
+from payment_svc.repository import PAYMENTS
 
 router = APIRouter(prefix="/payments", tags=["payments"])
 

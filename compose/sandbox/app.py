@@ -34,8 +34,8 @@ from compose.sandbox.http import (
 from compose.sandbox.ledger import Ledger
 from compose.sandbox.operations import Desk, Operation
 from compose.sandbox.sinks import MailServer, MailSink, Push, PushSink, mail_as_json
-from events.runtime.log import log
-from events.runtime.scrape import MeasuredRequests, measured_loop, page
+from events.telemetry.log import log
+from events.telemetry.scrape import MeasuredRequests, measured_loop, page
 
 PAGE_DEFAULT = 100
 PAGE_LIMIT = 1000

@@ -19,7 +19,7 @@ from compose.sandbox.faults import Delays, Faults, Manner
 from compose.sandbox.http import Body, Problem
 from compose.sandbox.ledger import Ledger
 from compose.sandbox.operations import Answer, new_id, now
-from events.runtime.log import log
+from events.telemetry.log import log
 
 PRUNE_EVERY = 100
 MAIL_LIMIT_BYTES = 64 * 1024

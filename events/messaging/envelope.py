@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from events.facts.base import Fact, SupersededFact, fact_type
 from events.messaging.lenient_pamqp import MAX_DEPTH, CutHeaders
-from events.trace import trace_id
+from events.telemetry.traceparent import trace_id
 
 CONTENT_TYPE = "application/json"
 PERSISTENT = int(DeliveryMode.PERSISTENT)

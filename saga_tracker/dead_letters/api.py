@@ -5,14 +5,10 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from events.runtime.database import CONTENTION, Connection, Database
-from events.runtime.http import RETRY_AFTER_SECONDS, Admin, Problem
-from saga_tracker import audit
-from saga_tracker.audit import Entry
-from saga_tracker.cases import SERVICES
-from saga_tracker.cursor import Cursor, cursor_after, place_in
+from events.http.application import RETRY_AFTER_SECONDS, Admin, Problem
+from events.storage.database import CONTENTION, Connection, Database
 from saga_tracker.dead_letters import queries, store, views
-from saga_tracker.dead_letters.letter import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, LetterState
+from saga_tracker.dead_letters.dead_letter import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, LetterState
 from saga_tracker.dead_letters.queries import LetterFilter, Place
 from saga_tracker.dead_letters.replay import NotSent, Replayed, replay
 from saga_tracker.dead_letters.views import (
@@ -27,8 +23,12 @@ from saga_tracker.dead_letters.views import (
     Selection,
     WholeLetter,
 )
-from saga_tracker.outbox import Publisher
+from saga_tracker.http import audit
+from saga_tracker.http.audit import Entry
+from saga_tracker.http.cursor import Cursor, cursor_after, place_in
+from saga_tracker.scheduler.outbox import Publisher
 from saga_tracker.settings import TrackerSettings
+from saga_tracker.steps import SERVICES
 
 MAX_PAGE = 500
 MAX_GROUPS = 500

@@ -13,10 +13,10 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import SecretStr
 
-from events.runtime import tracing
-from events.runtime.calls import CallFailed
-from events.runtime.outbound import HttpParty, Reply
+from events.outbound.dispatcher import CallFailed
+from events.outbound.http_party import HttpParty, Reply
 from events.runtime.settings import ServiceSettings
+from events.telemetry import tracing
 from tests.gateways.world import make_certificate, settings_for, told
 from tests.tools import OPENSSL, needs
 

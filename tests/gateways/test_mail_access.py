@@ -10,9 +10,9 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from pydantic import SecretStr, ValidationError
 
-from events.runtime.calls import CallFailed
-from events.runtime.circuit import CircuitBreaker
-from events.runtime.outbound import Accepted
+from events.outbound.circuit import CircuitBreaker
+from events.outbound.dispatcher import CallFailed
+from events.outbound.http_party import Accepted
 from events.runtime.settings import ServiceSettings
 from notification_svc.gateway import NotificationSettings
 from notification_svc.mail import Access, Mail, SmtpMailServer

@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from events.runtime.calls import CallFailed
-from events.runtime.outbound import Refused
+from events.outbound.dispatcher import CallFailed
+from events.outbound.http_party import Refused
 from events.runtime.settings import ServiceSettings
 from payment_svc.decide import Capture
 from payment_svc.gateway import PaymentGateway, ProviderSettings, gateway_from

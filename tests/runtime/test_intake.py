@@ -13,15 +13,15 @@ import pytest
 
 from compose.drills.proxy import Proxy, proxy_to
 from events.facts.order import OrderCreated
+from events.http.application import create_app
 from events.messaging.topology import declare
-from events.runtime.host import Host, Parts
-from events.runtime.http import create_app
+from events.runtime.host import Host
 from events.runtime.process import uvicorn_server
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE
 from order_svc import api
+from order_svc.repository import OLDEST
 from order_svc.service import SERVICE
-from order_svc.store import OLDEST, ORDERS
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import QUICK, is_ready, message
 from tests.servers import Servers
@@ -128,7 +128,7 @@ async def started(servers: Servers) -> AsyncIterator[Any]:
         async def start(**changes: Any) -> Orders:
             urls = {"broker_url": broker.url(broker_url), "database_url": database_url, "http_port": 0}
             settings = ServiceSettings(**{**urls, **QUICK, "intake_few_orders": FEW, **changes})
-            host = Host(Parts(SERVICE, ORDERS, oldest=OLDEST), settings)
+            host = Host(SERVICE, settings)
             server = uvicorn_server(
                 create_app("order_svc", "", settings, host, [api.router], [api.place]), settings
             )

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession
 from fastapi import APIRouter, Request, Response
 
-from events.runtime.http import Admin, create_app
+from events.http.application import Admin, create_app
 from events.runtime.settings import ServiceSettings
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage

@@ -8,25 +8,13 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from events.runtime.host import Parts
-from events.runtime.http import Admin, Problem, Running, json_body, read_json
+from events.http.application import Admin, Problem, Running, json_body, read_json
+from events.runtime.definition import ServiceDefinition
 from events.runtime.process import run_service
-from events.runtime.settings import ServiceSettings, read_settings
-from events.service import Service
+from events.runtime.settings import ServiceSettings
 from tests.runtime.toy.decide import Bump, decide
 from tests.runtime.toy.outside import Book, Outside
 from tests.runtime.toy.store import TALLIES
-
-
-class ToyService(Service):
-    """A service that lives among the tests."""
-
-    @property
-    def package(self) -> str:
-        return "tests.runtime.toy"
-
-
-TOY = ToyService("toy", decide)
 
 router = APIRouter()
 
@@ -84,7 +72,16 @@ async def secret() -> dict[str, str]:
     return {"secret": "told"}
 
 
+TOY = ServiceDefinition(
+    name="toy",
+    decide=decide,
+    repository=TALLIES,
+    settings=ToySettings,
+    gateway=lambda settings: Outside(Book(settings.toy_book)),
+    routers=(router,),
+)
+
+
 def main() -> None:
     """Run until stopped."""
-    settings = read_settings(ToySettings)
-    run_service(Parts(TOY, TALLIES, Outside(Book(settings.toy_book))), settings, [router], STRAIGHT)
+    run_service(TOY, STRAIGHT)
