@@ -125,7 +125,7 @@ class SmtpMailServer:
         # A 4xx to the recipient alone, such as greylisting, is no sign of a server in trouble.
         of_recipient = isinstance(declined, SMTPRecipientRefused) and declined.code != CLOSING
         request.alive = declined.code >= PERMANENT or of_recipient
-        await self._forget(connection)
+        await self._forget(connection, deadline)
         if declined.code < PERMANENT:
             raise CallFailed(f"mail_postponed_{declined.code}", maybe_done=False)
         return Refused(f"mail_refused_{declined.code}")
@@ -178,14 +178,19 @@ class SmtpMailServer:
             raise
         return connection
 
-    async def _forget(self, connection: SMTP) -> None:
+    async def _forget(self, connection: SMTP, deadline: float) -> None:
         """Get ready for another mail after one that was declined, which stays so even if this fails."""
+        forgotten = False
         try:
-            await connection.rset(timeout=self._timeout_seconds)
-        except (SMTPException, OSError):
-            connection.close()
-        else:
-            self._keep(connection)
+            left_seconds = deadline - asyncio.get_running_loop().time()
+            with suppress(SMTPException, OSError):
+                await connection.rset(timeout=max(left_seconds, 0))
+                forgotten = True
+        finally:
+            if forgotten:
+                self._keep(connection)
+            else:
+                connection.close()
 
     def _keep(self, connection: SMTP) -> None:
         self._idle.append((connection, time.monotonic()))
@@ -228,7 +233,7 @@ async def _handed_over(
 def _header(text: str) -> str:
     """As it is where that means the same to whoever reads it, or else as RFC 2047 has it."""
     plain = text.isascii() and text.isprintable() and "=?" not in text
-    return Header(text, "us-ascii" if plain else "utf-8").encode()
+    return text if plain else Header(text, "utf-8").encode()
 
 
 def _credentials(parts: SplitResult, access: Access) -> tuple[str | None, str]:

@@ -15,12 +15,15 @@ from aiohttp import (
     ClientConnectionError,
     ClientConnectorError,
     ClientError,
+    ClientHandlerType,
+    ClientOSError,
     ClientRequest,
     ClientResponse,
     ClientSession,
     ClientTimeout,
     ConnectionTimeoutError,
     DummyCookieJar,
+    ServerDisconnectedError,
     TCPConnector,
     encode_basic_auth,
 )
@@ -128,7 +131,8 @@ class HttpParty:
         self._session: ClientSession | None = None
 
     async def open(self) -> None:
-        """Nothing to do: connections are made when they are needed."""
+        """Get ready; connections are made when they are needed."""
+        self._session = self._session or self._new_session()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -231,11 +235,18 @@ class HttpParty:
 
         Raises _Unreachable when nothing was sent, TimeoutError, or ClientError for an answer that was lost.
         """
-        session = self._session or self._new_session()
+        session = self._session = self._session or self._new_session()
+        # aiohttp never sends a POST again.
+        middlewares = () if method in (*SAFE_METHODS, "POST") else (_sent_once,)
         while True:
             try:
                 response = await session.request(
-                    method, url, headers=headers, data=content, allow_redirects=False
+                    method,
+                    url,
+                    headers=headers,
+                    data=content,
+                    allow_redirects=False,
+                    middlewares=middlewares,
                 )
             except _Spoilt:
                 # It is closed now, and nothing was sent. There are no more of them than connections.
@@ -261,7 +272,7 @@ class HttpParty:
 
     def _new_session(self) -> ClientSession:
         settings = self._settings
-        self._session = ClientSession(
+        return ClientSession(
             connector=TCPConnector(
                 limit=settings.call_concurrency,
                 keepalive_timeout=settings.idle_connection_seconds,
@@ -278,7 +289,6 @@ class HttpParty:
             ),
             max_headers=MAX_HEADERS,
         )
-        return self._session
 
 
 class HttpAdapter:
@@ -308,6 +318,16 @@ class _Request(ClientRequest):
         if conn.protocol is not None and conn.protocol.should_close:
             raise _Spoilt
         return await super().send(conn)
+
+
+async def _sent_once(request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
+    """aiohttp sends a PUT or DELETE again when its answer was lost; to that the answer may be another."""
+    try:
+        return await send(request)
+    except ClientConnectorError:
+        raise
+    except (ClientOSError, ServerDisconnectedError) as error:
+        raise ClientError(*error.args) from error
 
 
 class _Unreachable(Exception):

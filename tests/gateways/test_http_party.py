@@ -189,9 +189,15 @@ async def test_a_span_says_where_but_neither_who_nor_what(server: Server) -> Non
     assert server.asked[0].startswith(b"GET /party/search?email=ada%40shop.example HTTP/1.1\r\n")
 
 
-async def test_a_deletion_whose_answer_is_lost_may_be_done(server: Server) -> None:
-    server.answers = [[CLOSE]]
-    assert await failure_of(server.party().request("DELETE", "/thing")) == LOST
+@pytest.mark.parametrize("method", ["DELETE", "PUT", "PATCH"])
+async def test_a_change_whose_answer_is_lost_may_be_done_and_is_not_sent_again(
+    server: Server, method: str
+) -> None:
+    server.answers = [[FINE], [CLOSE], [FINE]]
+    party = server.party()
+    assert await party.request(method, "/thing") == ANSWER
+    assert await failure_of(party.request(method, "/thing", content=b"{}")) == LOST
+    assert len(server.asked) == 2
 
 
 @pytest.mark.parametrize("value", ["one\r\nX-Other: 1", "one\n", "\x00"])
