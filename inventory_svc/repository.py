@@ -120,6 +120,8 @@ class ShelfWorkspace:
 class ShelfStore:
     """Reservations before stock, each in the order of its key: no two batches can deadlock."""
 
+    table = reservations
+
     def load(self, trip: RoundTrip, told: Sequence[Told]) -> ShelfWorkspace:
         reservations = RESERVATIONS.load(trip, told)
         skus = {line.sku for item in told if isinstance(item.said, OrderCreated) for line in item.said.lines}

@@ -37,7 +37,9 @@ class Workspace(Protocol):
 
 
 class Store(Protocol):
-    """Where a service keeps its states."""
+    """Where a service keeps its states. `table` has a row an order, by `order_id`, with its `status`."""
+
+    table: Table
 
     def load(self, trip: RoundTrip, told: Sequence[Told]) -> Workspace:
         """Have the states of the orders these are about locked, in a fixed order, and read.
@@ -79,6 +81,7 @@ class OrderStates(Generic[StateT]):
         units: Column[Any] | None = None,
     ) -> None:
         """In a `final` status the service is done with an order that ended. `units`: see Graveyard."""
+        self.table = table
         self._graveyard = Graveyard(table, final, units)
         self._names = [field.name for field in fields(state)]  # type: ignore[arg-type]
         self._columns = [table.c[name] for name in self._names]
