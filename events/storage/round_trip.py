@@ -1,19 +1,20 @@
 """Prepared statements that leave together and are answered together, in one round trip with the database.
 
-For the two round trips of a batch alone; everything else runs by psycopg's `execute` (see `sql.py`). It is built
-on the functions of libpq that psycopg offers (`psycopg.pq`); values are adapted by psycopg's own dumpers.
+For the two round trips of a batch alone: everything else runs by psycopg's `execute` (see `sql.py`). It is
+built on the functions of libpq that psycopg offers (`psycopg.pq`), and psycopg adapts the values.
 
-Why not psycopg's pipeline? It sends each statement by itself and makes a round trip of each BEGIN and COMMIT of
-`transaction()`. With all of a batch in two large statements (data-modifying common table expressions) it cost,
-in CPU of client and server together, against what a batch costs here (payment and inventory, PostgreSQL 15):
+Why not psycopg's pipeline? It sends every statement by itself, and within `transaction()` it waits for BEGIN
+and for COMMIT. Even with all of a batch in two large statements (data-modifying common table expressions,
+prepared, binary, BEGIN and COMMIT sent along) it takes more of the CPU of client and server together. In
+microseconds a batch, of inventory and of payment; PostgreSQL 15 on a busy machine, in turns:
 
-    messages in a batch            1              4              64
-    here                  1.10 to 1.19 ms    1.2 to 1.4 ms   5.0 to 5.2 ms
-    psycopg's pipeline    1.39 to 1.47 times 1.34 to 1.36    1.14 to 1.15
-    psycopg, no pipeline  1.50 to 1.60 times 1.16 to 1.74    1.14 to 1.17
+    messages in a batch                   1              4              64
+    this                             1192, 1099     1407, 1226     5242, 5003
+    psycopg, in a pipeline           1756, 1524     1884, 1672     5966, 5766
+    psycopg, one after the other     1788, 1755     1639, 2136     5951, 5868
 
-And after the end of a pipeline psycopg sends another message, to which PostgreSQL does not answer: until the next
-statement its limits on idling do not hold, and a process that hangs within a transaction keeps its locks.
+And after the end of a pipeline psycopg sends another message, to which PostgreSQL does not answer. Until the
+next statement its limits on idling do not hold: a process that hangs in a transaction would keep its locks.
 """
 
 import hashlib

@@ -1,11 +1,9 @@
-"""SQLAlchemy Core statements, compiled once into what psycopg executes: the one way in which SQL is run here.
+"""SQLAlchemy Core statements, compiled once into what psycopg executes: the way in which SQL is run here.
 
-    found = await connection.execute(STATEMENT, {"order_ids": [...]}, binary=True)
+    cursor = await connection.execute(STATEMENT, {"order_ids": [...]})
 
 Statements are set-based: a whole batch goes in as one array per column, so that a batch costs a constant
-number of statements. psycopg prepares what a connection executes often. Where several statements may leave
-together, they do so in psycopg's pipeline; but it costs a system call for each, so fewer and larger ones
-(`Combined`) come first.
+number of statements. The two round trips of a service's batch have a way of their own (`round_trip.py`).
 """
 
 import re
