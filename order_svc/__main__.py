@@ -11,7 +11,7 @@ from order_svc.store import OLDEST, ORDERS
 def main() -> None:
     """Run until stopped."""
     settings = read_settings(ServiceSettings)
-    run_service(Parts(SERVICE, ORDERS, oldest=OLDEST), settings, [api.router], straight=[api.place])
+    run_service(Parts(SERVICE, ORDERS, oldest=OLDEST), settings, [api.router])
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 from functools import partial
 
 from events.service import Service
-from payment_svc.decide import NAME, decide
+from payment_svc.decide import DEFAULT, NAME, ApprovalLimits, decide
 
 DEFAULT_APPROVAL_LIMIT_MINOR = 1_000_000
 
 
-def payment_service(approval_limit_minor: int = DEFAULT_APPROVAL_LIMIT_MINOR) -> Service:
-    """The service with the amount above which a person has to approve, in minor units of any currency."""
-    return Service(NAME, partial(decide, approval_limit_minor=approval_limit_minor))
+def payment_service(approval_limits_minor: ApprovalLimits) -> Service:
+    """The service with the amounts above which a person has to approve, by currency."""
+    return Service(NAME, partial(decide, approval_limits_minor=approval_limits_minor))
 
 
-SERVICE = payment_service()
+SERVICE = payment_service({DEFAULT: DEFAULT_APPROVAL_LIMIT_MINOR})

@@ -6,7 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request
 
 from events.runtime.database import Connection, Database
-from events.runtime.http import Problem
+from events.runtime.http_limits import InDigits
+from events.runtime.http_problems import Problem
 from saga_tracker import queries, views
 from saga_tracker.availability import Availability
 from saga_tracker.cursor import Cursor, cursor_after, place_in
@@ -50,13 +51,19 @@ def _view_server(request: Request) -> ViewServer:
 
 
 Tracker = Annotated[ViewServer, Depends(_view_server)]
-Age = Annotated[float | None, Query(ge=0, le=MAX_AGE_SECONDS, allow_inf_nan=False)]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
-Awaited = Annotated[str | None, Query(description=f"One of {', '.join(AWAITED)}.")]
+Age = Annotated[float | None, Query(ge=0, le=MAX_AGE_SECONDS, allow_inf_nan=False), InDigits]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits]
+Awaited = Annotated[str | None, Query(json_schema_extra={"enum": AWAITED})]
 Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they entered their state.")]
 
 
-@router.get("/sagas/{order_id}")
+@router.get(
+    "/sagas/{order_id}",
+    responses={
+        404: {"description": "No fact of such an order has been read"},
+        410: {"description": "The order ended long ago and was forgotten: when, the problem says"},
+    },
+)
 async def see(order_id: UUID, tracker: Tracker) -> SagaWithTrail:
     """Where an order stands, since when, what it waits for and from whom, and the trail of its facts."""
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fastapi import Query
 
-from events.runtime.http import Problem
+from events.runtime.http_problems import Problem
 
 MAX_CURSOR_CHARACTERS = 200
 

@@ -8,7 +8,9 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from events.runtime.database import Connection
-from events.runtime.http import Admin, Problem
+from events.runtime.http import Admin
+from events.runtime.http_limits import InDigits, StrictRoute
+from events.runtime.http_problems import Problem
 from saga_tracker import audit, cases, outbox, queries, redrive
 from saga_tracker.audit import Entry
 from saga_tracker.cases import Case
@@ -19,10 +21,14 @@ from saga_tracker.projection import State
 
 MAX_PAGE = 500
 
-router = APIRouter(tags=["manual cases"])
+router = APIRouter(tags=["manual cases"], route_class=StrictRoute)
 
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
-Before = Annotated[int | None, Query(ge=0, le=2**63 - 1, description="`next_before` of a page.")]
+UNKNOWN = {"description": "No fact of such an order has been read"}
+NOTHING_TO_DO = {"description": "The saga needs nobody, or nothing of it can be done by hand"}
+
+
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits]
+Before = Annotated[int | None, Query(ge=0, le=2**63 - 1, description="`next_before` of a page."), InDigits]
 
 
 class AskedService(BaseModel):
@@ -48,7 +54,12 @@ class SettleOutcome(BaseModel):
     settled: list[AskedService]
 
 
-@router.post("/sagas/{order_id}/redrive", status_code=202, dependencies=[Admin])
+@router.post(
+    "/sagas/{order_id}/redrive",
+    status_code=202,
+    dependencies=[Admin],
+    responses={404: UNKNOWN, 409: NOTHING_TO_DO},
+)
 async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> RedriveOutcome:
     """Have whoever failed for good try again, and send whoever is overdue its fact once more.
 
@@ -66,7 +77,12 @@ async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> Redri
     return RedriveOutcome(order_id=order_id, tries_again=_asked(asked), sent_again=sent)
 
 
-@router.post("/sagas/{order_id}/settle", status_code=202, dependencies=[Admin])
+@router.post(
+    "/sagas/{order_id}/settle",
+    status_code=202,
+    dependencies=[Admin],
+    responses={404: UNKNOWN, 409: NOTHING_TO_DO},
+)
 async def settle_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> SettleOutcome:
     """What failed for good was done outside: its service states it, with the name of who settled it.
 

@@ -32,6 +32,7 @@ from compose.sandbox.settings import SandboxSettings
 from compose.sandbox.shortcut import Shortcut
 from compose.sandbox.sinks import MailSink, Push, PushSink, mail_as_json
 from compose.sandbox.smtp import MailServer
+from events.runtime.http_limits import WithoutNul
 from events.runtime.log import log
 from events.runtime.scrape import MeasuredRequests, measured_loop, page
 
@@ -78,7 +79,11 @@ class Sandbox:
             routes=[*parties, *self._other_routes()],
             exception_handlers=handlers,
             lifespan=self._lifespan,
-            middleware=[Middleware(MeasuredRequests), Middleware(Shortcut, routes=parties)],
+            middleware=[
+                Middleware(MeasuredRequests),
+                Middleware(WithoutNul),
+                Middleware(Shortcut, routes=parties),
+            ],
         )
 
     @asynccontextmanager

@@ -52,11 +52,14 @@ def malformed(error: ValidationError) -> Problem:
         {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]}
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-    if any(item["type"] == "json_invalid" for item in error.errors(include_url=False, include_input=False)):
-        return Problem(400, "malformed-json", "The body is not JSON", errors[0]["message"])
     first = errors[0]
     detail = f"{first['field'] or 'body'}: {first['message']}"
     return Problem(422, "invalid-body", "The body is not what this operation takes", detail, errors=errors)
+
+
+def not_json(error: json.JSONDecodeError) -> Problem:
+    """A body that is not JSON, or that two programs would read differently."""
+    return Problem(400, "malformed-json", "The body is not JSON", error.msg)
 
 
 async def answer_problem(_request: Request, problem: Exception) -> Response:

@@ -1,7 +1,6 @@
 """A service as a process: settings, logging, HTTP server, signals."""
 
 import sys
-from collections.abc import Collection
 from typing import Protocol
 
 import uvicorn
@@ -10,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Request
 
 from events.messaging.asyncapi import asyncapi_document
 from events.runtime.host import Host, Parts
-from events.runtime.http import Runnable, Straight, create_app
+from events.runtime.http import Runnable, create_app
 from events.runtime.log import configure_logging
 from events.runtime.loops import EXIT_CODE, Loops, exit_within
 from events.runtime.memory import collect_garbage_rarely
@@ -31,13 +30,11 @@ class Looping(Runnable, Protocol):
     def loops(self) -> Loops: ...
 
 
-def run_service(
-    parts: Parts, settings: ServiceSettings, routers: list[APIRouter], straight: Collection[Straight] = ()
-) -> None:
-    """Run one service until SIGTERM or SIGINT. `straight`: see `create_app`."""
+def run_service(parts: Parts, settings: ServiceSettings, routers: list[APIRouter]) -> None:
+    """Run one service until SIGTERM or SIGINT."""
     host = Host(parts, settings)
     routers = [*routers, states_router(parts.store), _asyncapi_router(host)]
-    serve(parts.service.package, _purpose(parts), settings, host, routers, straight)
+    serve(parts.service.package, _purpose(parts), settings, host, routers)
 
 
 def serve(
@@ -46,7 +43,6 @@ def serve(
     settings: ProcessSettings,
     runnable: Looping,
     routers: list[APIRouter],
-    straight: Collection[Straight] = (),
 ) -> None:
     """Run anything with a start, a stop and routes as a process of this system, until it is told to stop.
 
@@ -55,7 +51,7 @@ def serve(
     configure_logging(name, settings.log_format, settings.log_level, settings.log_lines_per_second)
     start_tracing(name)
     say_what_runs()
-    app = create_app(name, description, settings, runnable, routers, straight)
+    app = create_app(name, description, settings, runnable, routers)
     collect_garbage_rarely()
     server = uvicorn_server(app, settings)
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from events.runtime.database import Database
 from events.runtime.http import Admin
+from events.runtime.http_limits import InDigits
 from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.reconciler import Reconciler
 from saga_tracker.reconciliation.rules import Party
@@ -38,7 +39,7 @@ def _comparer(request: Request) -> Comparer:
 
 
 Tracker = Annotated[Comparer, Depends(_comparer)]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits]
 
 
 class DifferenceView(BaseModel):

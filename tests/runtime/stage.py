@@ -31,7 +31,7 @@ from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, STREAM
 from tests.runtime.eventually import eventually
 from tests.runtime.toy import store
 from tests.runtime.toy.outside import Outside
-from tests.runtime.toy.service import STRAIGHT, TOY
+from tests.runtime.toy.service import TOY
 from tests.runtime.toy.service import router as toy_router
 from tests.servers import Servers
 
@@ -126,7 +126,7 @@ class Stage:
 
     async def serve(self, host: Host, **changes: Any) -> str:
         """The base URL of an HTTP server for an instance that runs already."""
-        app = create_app("toy", "", self.settings(**changes), _AlreadyRunning(host), [toy_router], STRAIGHT)
+        app = create_app("toy", "", self.settings(**changes), _AlreadyRunning(host), [toy_router])
         app.state.host = host
         server = uvicorn_server(app, self.settings(**changes))
         serving = asyncio.create_task(server.serve(), name="serve")

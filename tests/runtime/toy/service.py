@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter
 from pydantic import BaseModel
 
+from events.facts.base import WholeNumber
 from events.runtime.host import Parts
-from events.runtime.http import Admin, Problem, Running, json_body, read_json
+from events.runtime.http import Admin, Running
+from events.runtime.http_limits import StrictRoute
+from events.runtime.http_problems import Problem
 from events.runtime.process import run_service
 from events.runtime.settings import ServiceSettings, read_settings
 from events.service import Service
@@ -28,7 +30,7 @@ class ToyService(Service):
 
 TOY = ToyService("toy", decide)
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 
 class ToySettings(ServiceSettings):
@@ -40,7 +42,7 @@ class ToySettings(ServiceSettings):
 class BumpRequest(BaseModel):
     """How far to count up."""
 
-    by: int = 1
+    by: WholeNumber = 1
     note: str = ""
 
 
@@ -64,18 +66,14 @@ class RaiseRequest(BaseModel):
     """Whose count to raise, and how far."""
 
     order_id: UUID
-    by: int = 1
+    by: WholeNumber = 1
 
 
-@router.post("/raises", openapi_extra={"requestBody": json_body(RaiseRequest)})
-async def count_up(request: Request) -> Response:
-    """Count up, without FastAPI between."""
-    wanted = await read_json(request, RaiseRequest)
-    tally = await request.app.state.host.ask(Bump(order_id=wanted.order_id, by=wanted.by))
-    return JSONResponse({"count": tally.count})
-
-
-STRAIGHT = (count_up,)
+@router.post("/raises")
+async def count_up(wanted: RaiseRequest, host: Running) -> dict[str, Any]:
+    """Count up, as the body says."""
+    tally = await host.ask(Bump(order_id=wanted.order_id, by=wanted.by))
+    return {"count": tally.count}
 
 
 @router.post("/secrets", dependencies=[Admin])
@@ -87,4 +85,4 @@ async def secret() -> dict[str, str]:
 def main() -> None:
     """Run until stopped."""
     settings = read_settings(ToySettings)
-    run_service(Parts(TOY, TALLIES, Outside(Book(settings.toy_book))), settings, [router], STRAIGHT)
+    run_service(Parts(TOY, TALLIES, Outside(Book(settings.toy_book))), settings, [router])
