@@ -75,7 +75,8 @@ def create_app(
     app.add_middleware(BoundedRequests, max_open=settings.max_open_requests, always_open=UNTRACED_PATHS)
     app.add_middleware(MeasuredRequests)
     app.add_middleware(TracedRequests)
-    for router in (_health, *routers):
+    # What is asked most comes first: routes are tried in turn.
+    for router in (*routers, _health):
         _check_bodies(router)
         app.include_router(router)
     answer_with_problems(app)
