@@ -15,6 +15,7 @@ INFRA ?= local
 # Most tests wait for something: two files at a time take little longer than one.
 WORKERS ?= 2
 NAME ?= order
+HEARS ?=
 # Jaeger, Prometheus and Grafana, and everything that happens traced.
 OBSERVED := COMPOSE_PROFILES=observability OTEL_EXPORTER_OTLP_ENDPOINT=http://jaeger:4318 \
 	JAEGER_URL=http://127.0.0.1:$(or $(JAEGER_PORT),18686)
@@ -22,11 +23,11 @@ DRILL_OPTIONS = $(if $(RIG),--rig $(RIG)) $(if $(SEED),--seed $(SEED)) $(if $(RA
 BENCH_OPTIONS = $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(IN_FLIGHT),--in-flight $(IN_FLIGHT))
 A ?= HEAD~1
 B ?= HEAD
-LINTED := compose events order_svc inventory_svc payment_svc fulfillment_svc notification_svc saga_tracker tests
+LINTED := compose events $(wildcard *_svc) saga_tracker tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: FORCE help demo up status down logs check map bench bench-compare bench-tracing drills drill test jaeger lint clean
+.PHONY: FORCE help demo up status down logs check map bench bench-compare bench-tracing drills drill new-service test jaeger lint clean
 .PHONY: compose-up compose-down compose-demo compose-check
 
 help: ## list these commands
@@ -55,6 +56,9 @@ drills: $(READY) ## break a system made for it in every way, under load, and jud
 
 drill: $(READY) ## run one drill, by its NAME (make drill NAME=poison; SEED=7: as then)
 	@$(COMPOSE) drills --only $(NAME) $(DRILL_OPTIONS)
+
+new-service: $(READY) ## write the folder of a new service (NAME=loyalty HEARS=order.confirmed)
+	@$(COMPOSE) new-service $(NAME) "$(HEARS)"
 
 map: $(READY) ## write the README's map of facts anew
 	@$(COMPOSE) map
@@ -99,7 +103,7 @@ clean: ## stop the system, delete its data and the environment
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Also when the Python that the environment was made from is gone.
-$(READY): requirements.lock pyproject.toml compose/local/bootstrap.py $(shell test -x $(RUN) || echo FORCE)
+$(READY): requirements.lock pyproject.toml $(wildcard *_svc/pyproject.toml) compose/local/bootstrap.py $(shell test -x $(RUN) || echo FORCE)
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed: sudo apt-get install python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is `$(PYTHON) --version`" >&2; exit 1; }

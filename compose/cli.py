@@ -17,7 +17,7 @@ from rich.table import Table
 
 from compose.local.errors import RigError
 from compose.local.interruptions import ending_in_order
-from compose.local.places import DEFAULT_STATE_DIR
+from compose.local.places import CHECKOUT, DEFAULT_STATE_DIR
 from compose.local.progress import Progress
 from compose.local.rig import LocalRig
 from compose.local.servers import NAME_SERVICE, POSTGRES, RABBITMQ
@@ -205,6 +205,22 @@ def logs(
             sys.stdout.write(file.read())
             sys.stdout.flush()
             time.sleep(FOLLOW_SECONDS)
+
+
+@app.command()
+def new_service(
+    name: Annotated[str, typer.Argument(help="What it is called: loyalty is loyalty_svc.")],
+    hears: Annotated[str, typer.Argument(help="Facts it subscribes to, between commas: order.confirmed")],
+) -> None:
+    """Write the folder of a new service, which runs with the others from the next `up` on."""
+    from compose.local.bootstrap import install_services
+    from compose.new_service.scaffold import write_service
+
+    folder = write_service(name, [fact.strip() for fact in hears.split(",") if fact.strip()], CHECKOUT)
+    install_services([folder])
+    console.print(
+        f"wrote {folder.name}: begin with {folder.name}/decide.py; `make up` runs it with the others"
+    )
 
 
 def main() -> int:

@@ -1,9 +1,13 @@
-"""The five services, from whose types topology, permissions and documents derive."""
+"""What the system consists of: the services that are installed, and from these everything that runs."""
 
-from fulfillment_svc.service import SERVICE as FULFILLMENT
-from inventory_svc.service import SERVICE as INVENTORY
-from notification_svc.service import SERVICE as NOTIFICATION
-from order_svc.service import SERVICE as ORDER
-from payment_svc.service import SERVICE as PAYMENT
+from compose.local.processes import SANDBOX, ProcessSpec
+from events.installed import installed_services
 
-SERVICES = (ORDER, INVENTORY, PAYMENT, FULFILLMENT, NOTIFICATION)
+SERVICES = installed_services()
+SERVICE_NAMES = tuple(service.name for service in SERVICES)
+TRACKER = "tracker"
+PROCESSES = (
+    *(ProcessSpec(service.name, service.package, gateways=service.parties) for service in SERVICES),
+    ProcessSpec(TRACKER, "saga_tracker", gateways=("provider_ledger",), asks=SERVICE_NAMES),
+    ProcessSpec(SANDBOX, "compose.sandbox", has_database=False),
+)

@@ -1,8 +1,9 @@
-"""A service as a value: its name and its `decide`, and all that follows from the types of `decide`."""
+"""A service as a value: what the others must know of it. Most of it follows from the types of `decide`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cache, cached_property, partial
 from types import UnionType
 from typing import Any, Never, Union, get_args, get_origin, get_type_hints
 
@@ -19,16 +20,83 @@ PARKED_QUEUE = "dead-letters.parked"
 STREAM = "facts.stream"
 
 
+# How long a service may take for a step, and for how long an outage of it makes none of its orders late.
+STEP_DEADLINE_SECONDS = 5.0
+PATIENCE_SECONDS = 120.0
+# Of a service that says nothing of its place: behind all that do.
+LAST = 1_000
+
+
+@cache
+def name_of(kind: type[Fact] | str) -> str:
+    """A fact's name without its version, as people say it: `payment.captured`. Takes wire names too."""
+    wire_name = kind if isinstance(kind, str) else kind.wire_name
+    return wire_name.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """After `heard` it is the service's turn; any one of `answers` ends the turn.
+
+    `person`: the service has done its part, and what it is to publish next depends on a person. `since`: a
+    step that was added to a choreography which runs is not owed for what was heard before, so what ended
+    stays ended; and late, its service is also asked, for a replica of the release before does it and does
+    not publish it. `knowing`: what it cannot answer without, so that its answer is the sign of both, and late
+    both are sent once more. `service` is filled in by the service that lists the step.
+    """
+
+    heard: type[Fact]
+    answers: tuple[type[Fact], ...]
+    person: bool = False
+    since: datetime | None = None
+    knowing: type[Fact] | None = None
+    service: str = ""
+
+    def owed_for(self, read_at: datetime, stated_at: datetime | None = None) -> bool:
+        """Whether it is owed for a fact that was first read then, and stated then if that is known.
+
+        A tracker that lost its database reads old facts today: they are old all the same.
+        """
+        return self.since is None or min(read_at, stated_at or read_at) >= self.since
+
+    @property
+    def own(self) -> bool:
+        """Whether it goes on from a fact of its own: then there is nothing that it should have heard."""
+        return self.heard.owner == self.service
+
+
 @dataclass(frozen=True)
 class Service:
-    """One service. `package` is where it lives; its queue, bindings and documents derive from `decide`."""
+    """One service, as the others know it. Queue, bindings and documents derive from the types of `decide`.
+
+    `position`: where lists of services show it. `steps`: after which fact it owes which, one for all that it
+    subscribes to. `since`: from when on it owes them, if it joins a system which runs already.
+    `completes`: whether an order is COMPLETED only once it has done what it owes after `order.confirmed`.
+    `statuses_done`, `statuses_undone`: the final statuses of its row for a completed and for a cancelled
+    order; "none" is that it has no row. `statuses_after`: by the fact, in which statuses it has published it.
+    """
 
     name: str
     decide: Callable[..., Decision[Any, Any, Any]]
+    position: int = LAST
+    steps: tuple[Step, ...] = ()
+    since: datetime | None = None
+    completes: bool = True
+    step_deadline_seconds: float = STEP_DEADLINE_SECONDS
+    patience_seconds: float = PATIENCE_SECONDS
+    statuses_done: tuple[str, ...] = ()
+    statuses_undone: tuple[str, ...] = ()
+    statuses_after: Mapping[type[Fact], tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def package(self) -> str:
-        return f"{self.name}_svc"
+        """Where it lives: the package with its `decide` also has its migrations, and runs as its process."""
+        return self._function.__module__.rpartition(".")[0]
+
+    @cached_property
+    def owed(self) -> tuple[Step, ...]:
+        """Its steps, each with its name on it and with the date since when it is owed."""
+        return tuple(replace(step, service=self.name, since=step.since or self.since) for step in self.steps)
 
     @property
     def queue(self) -> str:
@@ -74,8 +142,11 @@ class Service:
 
     @cached_property
     def _hints(self) -> dict[str, Any]:
-        function = self.decide.func if isinstance(self.decide, partial) else self.decide
-        return get_type_hints(function)
+        return get_type_hints(self._function)
+
+    @property
+    def _function(self) -> Callable[..., Decision[Any, Any, Any]]:
+        return self.decide.func if isinstance(self.decide, partial) else self.decide
 
 
 def _bare_name(fact: type[Fact]) -> str:

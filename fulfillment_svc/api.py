@@ -6,9 +6,9 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from events.runtime.http import Running
-from events.runtime.http_problems import Problem
-from fulfillment_svc.store import SHIPMENTS
+from events.http.application import Running
+from events.http.problems import Problem
+from fulfillment_svc.repository import SHIPMENTS
 
 router = APIRouter(prefix="/shipments", tags=["shipments"])
 

@@ -13,8 +13,8 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from events.facts.base import Line
-from events.runtime.calls import CallFailed
-from events.runtime.outbound import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused, Reply
+from events.outbound.dispatcher import CallFailed
+from events.outbound.http_party import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused, Reply
 from events.runtime.settings import ServiceSettings
 from fulfillment_svc.decide import (
     Booked,

@@ -9,11 +9,11 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
 from events.facts.base import Sku, WholeNumber
-from events.runtime.http import Admin, Running
-from events.runtime.http_limits import InDigits, StrictRoute
-from events.runtime.http_problems import Problem
-from events.runtime.sql import compiled
-from inventory_svc.store import stock
+from events.http.application import Admin, Running
+from events.http.limits import InDigits, StrictRoute
+from events.http.problems import Problem
+from events.storage.sql import compiled
+from inventory_svc.repository import stock
 
 router = APIRouter(prefix="/stock", tags=["stock"], route_class=StrictRoute)
 

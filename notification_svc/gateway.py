@@ -10,8 +10,8 @@ from typing import Annotated, Protocol, assert_never
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from events.runtime.circuit import CircuitBreaker
-from events.runtime.outbound import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused
+from events.outbound.circuit import CircuitBreaker
+from events.outbound.http_party import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused
 from events.runtime.settings import ServiceSettings
 from notification_svc.decide import Calls, Delivered, SendEmail, SendPush, Undeliverable
 from notification_svc.mail import Mail, SmtpMailServer

@@ -16,9 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 from aiosmtplib import SMTP
 
-from events.runtime.calls import CallFailed
-from events.runtime.circuit import CircuitBreaker, Request
-from events.runtime.outbound import Accepted, Refused
+from events.outbound.circuit import CircuitBreaker, Request
+from events.outbound.dispatcher import CallFailed
+from events.outbound.http_party import Accepted, Refused
 from notification_svc.dialogue import Declined, Dialogue, ReplyLost, Unavailable
 
 CLOSING = 421

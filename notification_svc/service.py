@@ -1,6 +1,33 @@
-"""The service as the others know it: a name and a `decide`, from whose types the rest follows."""
+"""Everything the rest of the system must know of notification_svc, and what its process is made of."""
 
-from events.service import Service
+from events.facts.notification import CustomerNotified, NotificationFailed
+from events.facts.order import OrderCancelled, OrderConfirmed
+from events.facts.saga import RetryRequested, Settled
+from events.runtime.definition import ServiceDefinition
+from events.service import Step
 from notification_svc.decide import NAME, decide
+from notification_svc.gateway import NotificationSettings, gateway_from
+from notification_svc.repository import NOTICES
 
-SERVICE = Service(NAME, decide)
+_TOLD = (CustomerNotified, NotificationFailed)
+
+SERVICE = ServiceDefinition(
+    name=NAME,
+    position=5,
+    decide=decide,
+    repository=NOTICES,
+    settings=NotificationSettings,
+    gateway=gateway_from,
+    steps=(
+        Step(OrderConfirmed, _TOLD),
+        # After the end. A saga that is cancelled stays so while this is waited for.
+        Step(OrderCancelled, _TOLD),
+        Step(RetryRequested, _TOLD),
+        Step(Settled, _TOLD),
+    ),
+    step_deadline_seconds=600.0,
+    statuses_done=("notified", "failed"),
+    # Told after the end, for as long as it takes.
+    statuses_undone=("sending", "notified", "failed"),
+    statuses_after={CustomerNotified: ("notified",), NotificationFailed: ("failed",)},
+)

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from events.facts.base import Line, Lines, OrderCurrency, Token
 from events.facts.money import DECIMALS
-from events.runtime.http import Running
-from events.runtime.http_limits import StrictRoute
-from events.runtime.http_problems import FORGOTTEN, Problem
+from events.http.application import Running
+from events.http.limits import StrictRoute
+from events.http.problems import FORGOTTEN, Problem
 from order_svc.decide import CancelOrder, Order, PlaceOrder
-from order_svc.store import ORDERS
+from order_svc.repository import ORDERS
 
 router = APIRouter(prefix="/orders", tags=["orders"], route_class=StrictRoute)
 

@@ -6,12 +6,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from events.facts.base import Note, Person
+from events.http.application import Admin, Running
+from events.http.limits import StrictRoute
+from events.http.problems import FORGOTTEN, Problem
 from events.runtime.host import Host
-from events.runtime.http import Admin, Running
-from events.runtime.http_limits import StrictRoute
-from events.runtime.http_problems import FORGOTTEN, Problem
 from payment_svc.decide import APPROVAL_EXPIRED, APPROVAL_REJECTED, Approve, Payment, Reject
-from payment_svc.store import PAYMENTS
+from payment_svc.repository import PAYMENTS
 
 router = APIRouter(prefix="/payments", tags=["payments"], route_class=StrictRoute)
 

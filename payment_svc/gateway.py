@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from events.facts.payment import UndoneBy
-from events.runtime.outbound import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused, Reply
+from events.outbound.http_party import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused, Reply
 from events.runtime.settings import ServiceSettings
 from payment_svc.decide import (
     AuthorisationDeclined,

@@ -1,16 +1,100 @@
-"""The service as the others know it: a name and a `decide`, from whose types the rest follows."""
+"""Everything the rest of the system must know of payment_svc, and what its process is made of."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Annotated, Any
 
-from events.service import Service
-from payment_svc.decide import DEFAULT, NAME, ApprovalLimits, decide
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import NoDecode
+
+from events.decision import Decision
+from events.facts.base import AmountMinor
+from events.facts.fulfillment import ShipmentCancelled, ShipmentRejected
+from events.facts.inventory import StockReserved
+from events.facts.money import DECIMALS
+from events.facts.payment import (
+    PaymentApproved,
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentHeld,
+    PaymentRefunded,
+    PaymentRefundFailed,
+)
+from events.facts.saga import ApprovalExpired, RetryRequested, Settled
+from events.runtime.definition import ServiceDefinition
+from events.runtime.settings import FromJson
+from events.service import Step
+from payment_svc import api
+from payment_svc.decide import DEFAULT, NAME, decide
+from payment_svc.gateway import ProviderSettings, gateway_from
+from payment_svc.repository import PAYMENTS
 
 DEFAULT_APPROVAL_LIMIT_MINOR = 1_000_000
 
 
-def payment_service(approval_limits_minor: ApprovalLimits) -> Service:
-    """The service with the amounts above which a person has to approve, by currency."""
-    return Service(NAME, partial(decide, approval_limits_minor=approval_limits_minor))
+def _table(given: Any) -> Any:
+    return {DEFAULT: given} if isinstance(given, int) else given
 
 
-SERVICE = payment_service({DEFAULT: DEFAULT_APPROVAL_LIMIT_MINOR})
+def _complete(table: dict[str, int]) -> dict[str, int]:
+    if DEFAULT not in table:
+        raise ValueError(f"needs an entry {DEFAULT!r}, for every currency that it does not name")
+    if unknown := sorted(table.keys() - DECIMALS.keys() - {DEFAULT}):
+        raise ValueError(f"ISO 4217 knows no currency {', '.join(unknown)} with a minor unit")
+    return table
+
+
+class PaymentSettings(ProviderSettings):
+    """What payment_svc reads besides: above which amount a person has to approve."""
+
+    # 1000000, or by currency: {"default": 1000000, "JPY": 1500000}.
+    approval_limit_minor: Annotated[
+        dict[str, AmountMinor], NoDecode, AfterValidator(_complete), BeforeValidator(_table), FromJson
+    ] = Field(default_factory=lambda: {DEFAULT: DEFAULT_APPROVAL_LIMIT_MINOR})
+
+
+def _decide_by(settings: PaymentSettings) -> Callable[..., Decision[Any, Any, Any]]:
+    return partial(decide, approval_limits_minor=settings.approval_limit_minor)
+
+
+_REFUNDED = (PaymentRefunded, PaymentDeclined, PaymentRefundFailed)
+
+SERVICE = ServiceDefinition(
+    name=NAME,
+    position=3,
+    decide=partial(decide, approval_limits_minor={DEFAULT: DEFAULT_APPROVAL_LIMIT_MINOR}),
+    decide_by=_decide_by,
+    repository=PAYMENTS,
+    settings=PaymentSettings,
+    gateway=gateway_from,
+    routers=(api.router,),
+    # A payment that fails half-way is undone by payment itself, hence refund_failed on the way forward.
+    steps=(
+        Step(StockReserved, (PaymentCaptured, PaymentDeclined, PaymentHeld, PaymentRefundFailed)),
+        Step(
+            PaymentHeld,
+            (PaymentApproved, PaymentCaptured, PaymentDeclined, PaymentRefundFailed),
+            person=True,
+        ),
+        Step(PaymentApproved, (PaymentCaptured, PaymentDeclined, PaymentRefundFailed)),
+        Step(ApprovalExpired, (PaymentDeclined, PaymentApproved, PaymentCaptured, PaymentRefundFailed)),
+        Step(ShipmentCancelled, _REFUNDED),
+        Step(ShipmentRejected, (PaymentRefunded, PaymentRefundFailed)),
+        # An undo that failed for good: a person resolves it, and the chain goes on from there.
+        Step(PaymentRefundFailed, (PaymentRefunded, PaymentDeclined), person=True),
+        Step(RetryRequested, _REFUNDED),
+        Step(Settled, _REFUNDED),
+    ),
+    # Enough for a party that refuses each of two requests twice, and takes 1.5 s for each.
+    step_deadline_seconds=12.0,
+    statuses_done=("captured",),
+    statuses_undone=("none", "declined", "refunded", "fenced"),
+    statuses_after={
+        PaymentHeld: ("held",),
+        PaymentApproved: (),
+        PaymentCaptured: ("captured",),
+        PaymentDeclined: ("declined",),
+        PaymentRefunded: ("refunded", "fenced"),
+        PaymentRefundFailed: ("refund_failed",),
+    },
+)

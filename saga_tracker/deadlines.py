@@ -16,9 +16,10 @@ from enum import StrEnum
 
 from events.facts.order import OrderCreated
 from events.facts.payment import PaymentHeld
+from events.service import name_of
 from saga_tracker.availability import ALWAYS, Availability, Time
 from saga_tracker.projection import Saga, State, Wait
-from saga_tracker.steps import HEARD, name_of
+from saga_tracker.steps import HEARD
 
 
 class Act(StrEnum):

@@ -11,11 +11,12 @@ from uuid import UUID
 from prometheus_client import Counter, Histogram
 
 from events.facts import published_facts
-from events.runtime.metrics import REGISTRY
+from events.service import name_of
+from events.telemetry.metrics import REGISTRY
 from saga_tracker.deadlines import Rules
 from saga_tracker.projection import ENDED, project
-from saga_tracker.recorder import Recorded
-from saga_tracker.steps import STEPS, name_of
+from saga_tracker.reading.recorder import Recorded
+from saga_tracker.steps import STEPS
 from saga_tracker.taken import Taken
 
 # What was stated longer ago than that when it is read says nothing of how the system does now.

@@ -9,15 +9,15 @@ from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
-from events.runtime.database import Connection, Database
-from events.runtime.scrape import LookUp, Values, backlog, gauge, refused
-from saga_tracker.cases import SERVICES
-from saga_tracker.dead_letters.letter import LetterKind
+from events.service import name_of
+from events.storage.database import Connection, Database
+from events.telemetry.scrape import LookUp, Values, backlog, gauge, refused
+from saga_tracker.dead_letters.dead_letter import LetterKind
 from saga_tracker.projection import ENDED, State
-from saga_tracker.reader import Progress
+from saga_tracker.reading.reader import Progress
 from saga_tracker.reconciliation import comparisons
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.steps import STEPS, name_of
+from saga_tracker.steps import SERVICES, STEPS
 
 MAX_LETTERS = 10_000
 OPEN = [state.value for state in State if state not in ENDED]

@@ -20,7 +20,7 @@ from events.facts.fulfillment import (
     ShipmentRejected,
     ShipmentScheduled,
 )
-from events.facts.inventory import StockRejected, StockReleased, StockReserved, StockSold
+from events.facts.inventory import StockRejected, StockReleased, StockReserved
 from events.facts.notification import CustomerNotified, NotificationFailed
 from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
 from events.facts.payment import (
@@ -39,7 +39,8 @@ from events.facts.saga import (
     SagaTimedOut,
     Settled,
 )
-from saga_tracker.steps import STEPS, Step, name_of
+from events.service import Step, name_of
+from saga_tracker.steps import AFTER_THE_PIVOT, COMPLETING, STEPS
 
 
 class State(StrEnum):
@@ -148,13 +149,10 @@ LADDER = (
     Rung(State.PENDING_PAYMENT, (StockReserved,)),
     Rung(State.PENDING_INVENTORY, (OrderCreated,)),
 )
-_PAST_PIVOT = (
+# Telling of a cancellation is no sign that an order was confirmed: see `_Known`.
+_PAST_PIVOT: tuple[type[Fact], ...] = (
     OrderConfirmed,
-    StockSold,
-    ShipmentDispatched,
-    ShipmentDispatchFailed,
-    CustomerNotified,
-    NotificationFailed,
+    *(kind for step in AFTER_THE_PIVOT for kind in step.answers),
 )
 _TURNED_BACK = (OrderWithdrawn, StockRejected, PaymentDeclined, ShipmentRejected)
 _STEPS_AFTER: dict[str, list[Step]] = {}
@@ -325,23 +323,27 @@ def _stand(known: _Known) -> _Standing:
 
 def _past_pivot(known: _Known, pivot: HeardFact) -> _Standing:
     """From here only forward. All that is still missing is waited for at once, order.confirmed included."""
-    waits = known.waits(pivot, ShipmentScheduled) + known.waits(pivot, OrderConfirmed)
+    owed = known.waits(pivot, ShipmentScheduled) + known.waits(pivot, OrderConfirmed)
+    waits = tuple(wait for wait in owed if wait.service in COMPLETING)
+    later = tuple(wait for wait in owed if wait.service not in COMPLETING)
     dispatched = known.first(ShipmentDispatched)
     notified = known.first(CustomerNotified)
     told = known.first(CustomerNotified, NotificationFailed)
-    sold = known.first(StockSold)
     untold = told.reason if told and not notified else None
     since = pivot.read_at
     if known.first(ShipmentDispatchFailed) and not dispatched:
         failed, act = known.taken_up(ShipmentDispatchFailed)
         if act is None:
-            return _Standing(State.NEEDS_MANUAL, failed.read_at, waits + known.waits(failed), failed.reason)
+            return _Standing(State.NEEDS_MANUAL, failed.read_at, owed + known.waits(failed), failed.reason)
         waits += _waits_again(act)
         since = act.read_at
     if waits:
-        return _Standing(State.COMPLETING, since, waits, untold)
-    ended_at = max(fact.read_at for fact in (pivot, dispatched, told, sold) if fact)
-    return _Standing(State.COMPLETED, ended_at, known.untold(pivot), untold)
+        return _Standing(State.COMPLETING, since, waits + later, untold)
+    others = [
+        known.first(*step.answers) for step in AFTER_THE_PIVOT if ShipmentDispatched not in step.answers
+    ]
+    ended_at = max(fact.read_at for fact in (pivot, dispatched, *others) if fact)
+    return _Standing(State.COMPLETED, ended_at, later + known.untold(pivot), untold)
 
 
 def _on_ladder(known: _Known) -> _Standing:

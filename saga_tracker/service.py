@@ -6,29 +6,30 @@ import uvloop
 from prometheus_client.metrics_core import Metric
 
 from events.messaging.blocked import blocked_detail
-from events.runtime.database import AWAY, Database
-from events.runtime.log import configure_logging, log
 from events.runtime.loops import Loops
 from events.runtime.memory import collect_garbage_rarely
 from events.runtime.process import serve
-from events.runtime.scrape import Values, broker_blocked, connections, gauge
 from events.runtime.settings import read_settings
+from events.storage.database import AWAY, Database
+from events.telemetry.log import configure_logging, log
+from events.telemetry.scrape import Values, broker_blocked, connections, gauge
 from saga_tracker import __doc__ as purpose
-from saga_tracker import api, manual_api, pages
 from saga_tracker.availability import Availability
-from saga_tracker.cases import SERVICES
+from saga_tracker.board import pages
 from saga_tracker.dead_letters import api as letters_api
 from saga_tracker.dead_letters.ingest import Ingest
-from saga_tracker.keeper import Keeper
-from saga_tracker.outbox import publisher_of
+from saga_tracker.http import api, manual_api
 from saga_tracker.overview import Overview
-from saga_tracker.reader import Progress, Reader
-from saga_tracker.rebuild import RebuildFailed, rebuild
+from saga_tracker.reading.reader import Progress, Reader
+from saga_tracker.reading.rebuild import RebuildFailed, rebuild
 from saga_tracker.reconciliation import api as reconciliation_api
 from saga_tracker.reconciliation.reconciler import Reconciler
 from saga_tracker.retention.retention import Retention
+from saga_tracker.scheduler.outbox import publisher_of
+from saga_tracker.scheduler.scheduler import Keeper
+from saga_tracker.scheduler.watcher import Watcher
 from saga_tracker.settings import RebuildSettings, TrackerSettings
-from saga_tracker.watcher import Watcher
+from saga_tracker.steps import SERVICES
 
 NAME = "saga_tracker"
 # psycopg prepares a statement that a connection has executed so often.

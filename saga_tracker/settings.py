@@ -3,25 +3,29 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import NoDecode
 
-from events.runtime.outbound import HttpUrl
+from events.installed import installed_services
+from events.outbound.http_party import HttpUrl
 from events.runtime.settings import FromJson, ProcessSettings
+from events.service import name_of
 from saga_tracker.deadlines import Rules
 from saga_tracker.retention.rules import Keep
-from saga_tracker.steps import STEPS, name_of
+from saga_tracker.steps import SERVICES, STEPS
 
-# How long each service may take for a step.
-STEP_DEADLINES_SECONDS = {
-    "inventory": 5.0,
-    # Enough for a party that refuses each of two requests twice, and takes 1.5 s for each.
-    "payment": 12.0,
-    "fulfillment": 12.0,
-    "order": 5.0,
-    "notification": 600.0,
-}
-SERVICE_PATIENCE_SECONDS = 120.0
+ServicesUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s{}]*\{service\}[^\s{}]*$")]
+
+# How long each service may take for a step, and for how long an outage of it makes none of its orders late.
+STEP_DEADLINES_SECONDS = {service.name: service.step_deadline_seconds for service in installed_services()}
+SERVICE_PATIENCE_SECONDS = {service.name: service.patience_seconds for service in installed_services()}
 
 
 class TrackerSettings(ProcessSettings):
@@ -64,7 +68,7 @@ class TrackerSettings(ProcessSettings):
 
     # For how long an outage of a service makes none of its orders late: {"payment": 300}.
     service_patience_seconds: Annotated[dict[str, NonNegativeFloat], NoDecode, FromJson] = Field(
-        default_factory=lambda: dict.fromkeys(STEP_DEADLINES_SECONDS, SERVICE_PATIENCE_SECONDS)
+        default_factory=lambda: dict(SERVICE_PATIENCE_SECONDS)
     )
     # How often to look whether each service is there, and how long its readiness may take to answer.
     service_probe_seconds: float = Field(default=1.0, gt=0)
@@ -108,12 +112,11 @@ class TrackerSettings(ProcessSettings):
     # Where a person sees Jaeger's pages, for links to them.
     jaeger_url: HttpUrl | None = None
 
-    # Whom to compare the view with; who has no URL is left out. The ledger is a page, the others are bases.
-    order_url: HttpUrl | None = None
-    inventory_url: HttpUrl | None = None
-    payment_url: HttpUrl | None = None
-    fulfillment_url: HttpUrl | None = None
-    notification_url: HttpUrl | None = None
+    # Where the services answer, whom the view is compared with: one form for all of them, such as
+    # http://{service}:8000, and by name what differs: {"order": "http://..."}. Who has no URL is left out.
+    services_url: ServicesUrl | None = None
+    service_urls: Annotated[dict[str, HttpUrl], NoDecode, FromJson] = Field(default_factory=dict)
+    # The first page of the provider's ledger.
     provider_ledger_url: HttpUrl | None = None
     reconciliation_interval_seconds: float = Field(default=5.0, gt=0)
     # How long everybody has to get to a saga's end, and how long a difference must last to be one.
@@ -143,15 +146,22 @@ class TrackerSettings(ProcessSettings):
     @field_validator("service_patience_seconds")
     @classmethod
     def _patience_with_defaults(cls, given: dict[str, float]) -> dict[str, float]:
-        unknown = sorted(set(given) - set(STEP_DEADLINES_SECONDS))
+        unknown = sorted(set(given) - set(SERVICE_PATIENCE_SECONDS))
         if unknown:
             raise ValueError(f"no service is named {unknown[0]!r}")
-        return dict.fromkeys(STEP_DEADLINES_SECONDS, SERVICE_PATIENCE_SECONDS) | given
+        return SERVICE_PATIENCE_SECONDS | given
 
-    @property
-    def service_urls(self) -> dict[str, str | None]:
-        """Where each service answers, by its name."""
-        return {name: getattr(self, f"{name}_url") for name in STEP_DEADLINES_SECONDS}
+    @field_validator("service_urls")
+    @classmethod
+    def _of_known_services(cls, given: dict[str, str]) -> dict[str, str]:
+        unknown = sorted(set(given) - set(SERVICES))
+        if unknown:
+            raise ValueError(f"no service is named {unknown[0]!r}")
+        return given
+
+    def service_url(self, name: str) -> str | None:
+        """Where this service answers HTTP, if that is known."""
+        return self.service_urls.get(name) or (self.services_url and self.services_url.format(service=name))
 
     @model_validator(mode="after")
     def _kept_together(self) -> Self:

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from events.service import Step, name_of
 from saga_tracker.projection import HeardFact
-from saga_tracker.steps import STEPS, Step, name_of
+from saga_tracker.steps import STEPS
 
 _ANSWERED_BY: dict[str, dict[str, Step]] = {}
 for _step in STEPS:

@@ -1,0 +1,7 @@
+"""Tests of the five services, whatever other services are installed beside them."""
+
+import os
+
+from events.installed import CHOSEN_VARIABLE
+
+os.environ.setdefault(CHOSEN_VARIABLE, "order,inventory,payment,fulfillment,notification")

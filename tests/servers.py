@@ -25,7 +25,8 @@ from compose.local.process_table import ProcessIdentity, identify
 from compose.local.processes import Blueprint
 from compose.local.rabbitmq import ADMIN_USER, speaks_amqp
 from compose.local.rig import LocalRig
-from events.runtime.migrations import upgrade
+from events.installed import CHOSEN_VARIABLE
+from events.storage.migrations import upgrade
 from tests.runtime.standin_system import standin_blueprint
 from tests.tools import image_is_here
 
@@ -210,8 +211,12 @@ def rig_on(servers: Servers, blueprint: Blueprint | None = None, **environment: 
 
 
 def clean_environment() -> dict[str, str]:
-    """Ours without settings of this project: those are meant for running the system."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("MURMURATION_")}
+    """Ours without settings of this project, but for which services it consists of."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MURMURATION_") or name == CHOSEN_VARIABLE
+    }
 
 
 @contextmanager

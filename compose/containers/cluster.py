@@ -3,18 +3,18 @@
 Runs on a bare Python, so it imports nothing but the standard library.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from compose.containers.env import FOLDER
 from compose.containers.private import private_stack
 from compose.containers.stack import COMPOSE_FILE, Stack
-from compose.local.processes import PROCESSES
 
 FILES = (COMPOSE_FILE, FOLDER / "cluster.yaml")
 PROJECT = "murmuration-cluster"
 NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
-REPLICATED = tuple(spec.name for spec in PROCESSES if spec.has_database)
+_RANGES = re.compile(r"\$\{(\w+_PORTS):-")
 
 # Of a cluster of one's own, for tests and drills: the variables that say which port is published.
 PORTS = (
@@ -37,5 +37,5 @@ def private_cluster(folder: Path, project: str) -> Stack:
 
 def private_variables() -> Mapping[str, str]:
     """What a cluster of one's own is told besides: each replica takes any port that is free."""
-    anywhere = dict.fromkeys((f"{name.upper()}_PORTS" for name in REPLICATED), "0")
+    anywhere = dict.fromkeys(_RANGES.findall(FILES[-1].read_text()), "0")
     return {**anywhere, "REPLICAS": str(PRIVATE_REPLICAS)}

@@ -7,16 +7,24 @@ Runs on a bare Python, so it imports nothing but the standard library.
 
 import argparse
 import os
+import re
 import secrets
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1]
 ENV_FILE = FOLDER / ".env"
 SECRET_BYTES = 24
 
-DATABASES = ("order", "inventory", "payment", "fulfillment", "notification", "tracker")
-BROKER_USERS = ("admin", *DATABASES, "publisher")
+FILES = (FOLDER / "compose.yaml", FOLDER / "cluster.yaml")
+# What a compose file demands without a default, `${NAME:?why}`, is a secret.
+_DEMANDED = re.compile(r"\$\{(\w+):\?")
+
+
+def secrets_in(files: Iterable[Path] = FILES) -> tuple[str, ...]:
+    """The names of the secrets that these compose files demand, in their order."""
+    return tuple(dict.fromkeys(name for file in files for name in _DEMANDED.findall(file.read_text())))
 
 
 def database_variable(name: str) -> str:
@@ -29,16 +37,6 @@ def broker_variable(user: str) -> str:
     return f"BROKER_PASSWORD_{user.upper()}"
 
 
-SECRETS = (
-    "ADMIN_TOKEN",
-    "POSTGRES_PASSWORD",
-    "GRAFANA_PASSWORD",
-    "ERLANG_COOKIE",
-    *map(database_variable, DATABASES),
-    *map(broker_variable, BROKER_USERS),
-)
-
-
 def read_env(path: Path) -> dict[str, str]:
     """The variables of such a file; none when there is no file. Raises OSError when it cannot be read."""
     if not path.exists():
@@ -48,13 +46,14 @@ def read_env(path: Path) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def write_missing(path: Path) -> list[str]:
+def write_missing(path: Path, secrets_wanted: Iterable[str] | None = None) -> list[str]:
     """Adds a random value for every secret that has none yet; returns the names of those.
 
     Raises OSError when the file cannot be written.
     """
     known = read_env(path)
-    missing = [name for name in SECRETS if not known.get(name)]
+    wanted = secrets_in() if secrets_wanted is None else secrets_wanted
+    missing = [name for name in wanted if not known.get(name)]
     if missing:
         before = (
             path.read_text() if path.exists() else "# Secrets of the containers: keep them to yourself.\n"

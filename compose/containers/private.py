@@ -1,5 +1,6 @@
 """A stack beside a person's own: its secrets, ports, settings, volumes and image are nobody else's."""
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,17 +9,24 @@ from compose.containers.engine import PROJECT_LABEL, docker
 from compose.containers.stack import COMPOSE_FILE, SETTINGS_NAME, SETTINGS_VARIABLE, Stack, settings_text
 from compose.local.errors import RigError
 from compose.local.ports import free_port
-from compose.local.processes import PROCESSES
 
 ENV_NAME = ".env"
 IMAGE = "murmuration"
 IMAGE_VARIABLE = "IMAGE_TAG"
 # What a person may have set for a stack of their own.
 NOT_OURS = ("COMPOSE_PROFILES", "MAIL_SINK_URL", "LOG_LEVEL")
-PORTS = (
-    *(f"{spec.name.upper()}_PORT" for spec in PROCESSES),
-    *("POSTGRES_PORT", "AMQP_PORT", "RABBITMQ_MANAGEMENT_PORT"),
-)
+# Of what only runs on demand.
+OPTIONAL_PORTS = {"MAILPIT_PORT", "JAEGER_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT"}
+_PUBLISHED = re.compile(r"127\.0\.0\.1:\$\{(\w+_PORT):-")
+
+
+def ports_in(files: Iterable[Path]) -> tuple[str, ...]:
+    """The variables that say where these compose files publish what always runs."""
+    found = (name for file in files for name in _PUBLISHED.findall(file.read_text()))
+    return tuple(name for name in dict.fromkeys(found) if name not in OPTIONAL_PORTS)
+
+
+PORTS = ports_in((COMPOSE_FILE,))
 
 
 def private_stack(

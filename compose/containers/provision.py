@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from compose.containers.env import BROKER_USERS, DATABASES, broker_variable, database_variable
+from compose.containers.env import broker_variable, database_variable
 from compose.local.blueprint import murmuration
 from compose.local.errors import RigError
 from compose.local.provision import migrate, provision_databases
@@ -71,11 +71,12 @@ class Management:
 
 def provision(environment: Mapping[str, str]) -> None:
     """Does all of it. Raises RigError when a server refuses, KeyError for a variable that is not set."""
-    database_passwords = {name: environment[database_variable(name)] for name in DATABASES}
-    broker_passwords = {user: environment[broker_variable(user)] for user in BROKER_USERS}
+    blueprint = murmuration()
+    databases = [spec.name for spec in blueprint.processes if spec.has_database]
+    database_passwords = {name: environment[database_variable(name)] for name in databases}
+    broker_passwords = {user: environment[broker_variable(user)] for user in blueprint.broker_users}
     management = Management(environment[MANAGEMENT_VARIABLE], broker_passwords[ADMIN_USER])
     nodes = environment.get(NODES_VARIABLE, "").split()
-    blueprint = murmuration()
     provision_databases(environment[POSTGRES_VARIABLE], database_passwords)
     migrate(blueprint, environment[POSTGRES_VARIABLE], database_passwords)
     if nodes:

@@ -15,10 +15,11 @@ from compose.containers.stack import Stack
 from compose.local.errors import RigError
 from compose.local.interruptions import uninterrupted
 from compose.local.ports import LOOPBACK
-from compose.local.processes import PROCESSES, what_readyz_lacks
+from compose.local.processes import what_readyz_lacks
 from compose.local.rabbitmq import speaks_amqp
 from compose.local.servers import POSTGRES, RABBITMQ
 from compose.local.status import ComponentStatus
+from compose.system import PROCESSES
 
 HTTP_PORT = 8000
 POSTGRES_PORT = 5432

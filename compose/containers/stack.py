@@ -21,7 +21,7 @@ from compose.containers.engine import (
     docker,
     run,
 )
-from compose.containers.env import ENV_FILE, FOLDER, SECRETS, write_missing
+from compose.containers.env import ENV_FILE, FILES, FOLDER, secrets_in, write_missing
 from compose.local.errors import RigError
 
 COMPOSE_FILE = FOLDER / "compose.yaml"
@@ -33,6 +33,8 @@ BROKER_COMMAND_VARIABLE = "RABBITMQ_COMMAND"
 # Names the file of settings for all processes.
 SETTINGS_VARIABLE = "SETTINGS_FILE"
 SETTINGS_NAME = "settings.env"
+# Names the file of secrets, all of which `provision` is told.
+SECRETS_VARIABLE = "SECRETS_FILE"
 UP_TIMEOUT_SECONDS = 900
 DELETE_GRACE_SECONDS = 3
 
@@ -101,9 +103,14 @@ class Stack:
     def write_secrets(self) -> None:
         """Draws those that there are none of yet."""
         try:
-            write_missing(self.env_file)
+            write_missing(self.env_file, self.secrets)
         except OSError as error:
             raise RigError(f"cannot write {self.env_file}: {error.strerror}") from error
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The names of all that its files demand, and those of the project, which share the file."""
+        return secrets_in(dict.fromkeys((*FILES, *self.files)))
 
     def _last_words(self) -> str:
         """What those containers logged last that ended badly or are not well."""
@@ -151,8 +158,9 @@ class Stack:
 
     def _environment(self) -> dict[str, str]:
         """Ours, but for secrets: the file's count, whatever this shell happens to know by such a name."""
-        ours = {name: value for name, value in os.environ.items() if name not in SECRETS}
-        return ours | dict(self.variables)
+        secrets = self.secrets
+        ours = {name: value for name, value in os.environ.items() if name not in secrets}
+        return ours | {SECRETS_VARIABLE: str(self.env_file)} | dict(self.variables)
 
 
 def _broker_is_debians() -> bool:

@@ -18,9 +18,12 @@ from compose.local.errors import RigError
 from compose.local.ports import LOOPBACK
 from compose.local.progress import Progress
 from compose.local.rabbitmq import ADMIN_USER
+from compose.system import PROCESSES
 from compose.whereabouts import Whereabouts
 
-TARGETS = (*NAMES, *NODES[1:], *(f"{name}-2" for name in cluster.REPLICATED))
+# Whatever has a database has replicas.
+REPLICATED = tuple(spec.name for spec in PROCESSES if spec.has_database)
+TARGETS = (*NAMES, *NODES[1:], *(f"{name}-2" for name in REPLICATED))
 # On the one are its peers and its clients; by the other its ports are published.
 NETWORKS_OF_A_NODE = ("broker", "outside")
 MANAGEMENT_PORT = 15672

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from compose.containers.rig import NAMES, ContainerAddresses, ContainerRig
-from compose.drills.rig import ONE_NODE, ONE_RELEASE, SERVICES, TRACKER, Deed, InThreads, Server, needs_nodes
+from compose.drills.rig import ONE_NODE, ONE_RELEASE, Deed, InThreads, Server, needs_nodes
+from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import TRACKER
 from compose.whereabouts import Whereabouts
 
 # The network on which processes reach a server; see compose.yaml.

@@ -12,8 +12,8 @@ from compose.books import Books, Snapshot, statuses_of
 from compose.check import Findings
 from compose.drills.load import Kind
 from compose.drills.outcome import Check
-from compose.drills.rig import TRACKER
 from compose.invariants import INVARIANTS, Violation
+from compose.system import TRACKER
 from compose.whereabouts import Whereabouts
 
 NONE_LOST = "No accepted order is lost: order_svc knows every one that it said yes to."

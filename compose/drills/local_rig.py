@@ -7,22 +7,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from compose.drills.proxy import Proxy, proxy_to
 from compose.drills.releases import LocalReleases
-from compose.drills.rig import (
-    ONE_NODE,
-    POSTGRES,
-    RABBITMQ,
-    SANDBOX,
-    SERVICES,
-    TRACKER,
-    Deed,
-    InThreads,
-    Release,
-    Server,
-    needs_nodes,
-)
+from compose.drills.rig import ONE_NODE, POSTGRES, RABBITMQ, Deed, InThreads, Release, Server, needs_nodes
 from compose.local.addresses import Addresses
+from compose.local.processes import SANDBOX
 from compose.local.rig import LocalRig
 from compose.release_before import why_not_here
+from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import TRACKER
 
 # Which variable of a process says where a server is.
 VARIABLES: Mapping[Server, str] = {

@@ -12,9 +12,6 @@ from typing import Final, Generic, Literal, Protocol, TypeVar
 from compose.rig import Rig
 from compose.whereabouts import Whereabouts
 
-SERVICES = ("order", "inventory", "payment", "fulfillment", "notification")
-TRACKER = "tracker"
-SANDBOX = "sandbox"
 POSTGRES: Final = "postgres"
 RABBITMQ: Final = "rabbitmq"
 

@@ -10,7 +10,8 @@ import aiohttp
 import psycopg
 from aio_pika.abc import AbstractIncomingMessage
 
-from compose.drills.rig import SANDBOX, DrillRig, Machinery, Server
+from compose.drills.rig import DrillRig, Machinery, Server
+from compose.local.processes import SANDBOX
 from compose.local.rabbitmq import ADMIN_USER
 from compose.whereabouts import Whereabouts
 from events.messaging.copies import copy_of

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
-from compose.drills.rig import SERVICES
+from compose.system import SERVICE_NAMES as SERVICES
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Where everything of one rig is, and what each process is told about it."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -139,7 +140,10 @@ class Addresses:
             ports = self.state.port(SANDBOX), self.state.port(SMTP_PORT)
             told |= gateway_variables(spec.gateways, *ports)
         known = {other.name for other in self.blueprint.processes}
-        told |= {f"{PREFIX}{asked.upper()}_URL": self.http(asked) for asked in spec.asks if asked in known}
+        if urls := {asked: self.http(asked) for asked in spec.asks if asked in known}:
+            told[f"{PREFIX}SERVICE_URLS"] = json.dumps(urls)
+            # As the release before has them.
+            told |= {f"{PREFIX}{asked.upper()}_URL": url for asked, url in urls.items()}
         environment = self.inherited_environment() | told | dict(extra or {})
         log = self.places.logs / f"{full_name}.log"
         return ServiceProcess(full_name, spec.package, port, environment, log)

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from compose.local.processes import PROCESSES, Blueprint
+from compose.local.processes import Blueprint
 from compose.local.rabbitmq import Definitions
-from compose.system import SERVICES
+from compose.system import PROCESSES, SERVICES
 from events.messaging import definitions, topology
-from events.runtime.migrations import upgrade
+from events.storage.migrations import upgrade
 
 
 def murmuration() -> Blueprint:

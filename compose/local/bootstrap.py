@@ -22,6 +22,8 @@ STAMP = VENV / ".ready"
 OLDEST_PYTHON = (3, 11)
 TICK_SECONDS = 0.2
 TAIL_LINES = 15
+PIP = (str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--quiet", "install")
+EDITABLE = ("--no-deps", "--no-build-isolation", "--editable")
 
 
 class NotBuilt(Exception):
@@ -41,13 +43,19 @@ def build() -> None:
     STAMP.unlink(missing_ok=True)
     if not _is_usable():
         _run("making .venv", [sys.executable, "-m", "venv", "--clear", str(VENV)])
-    pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
     packages = sum("==" in line for line in LOCK.read_text().splitlines())
-    _run(f"installing {packages} packages into .venv", [*pip, "--requirement", str(LOCK)])
+    _run(f"installing {packages} packages into .venv", [*PIP, "--requirement", str(LOCK)])
     # The lock has the build tool too, so building fetches nothing.
-    _run("installing this checkout", [*pip, "--no-deps", "--no-build-isolation", "--editable", str(CHECKOUT)])
+    _run("installing this checkout", [*PIP, *EDITABLE, str(CHECKOUT)])
+    install_services(sorted(path.parent for path in CHECKOUT.glob("*_svc/pyproject.toml")))
     STAMP.touch()
     _say(f".venv is ready after {time.monotonic() - started:.0f} s")
+
+
+def install_services(folders: Sequence[Path]) -> None:
+    """Installs services that are distributions of their own, so that they are found. Raises NotBuilt."""
+    for folder in folders:
+        _run(f"installing {folder.name}", [*PIP, *EDITABLE, str(folder)])
 
 
 def _provide_ensurepip() -> None:

@@ -32,23 +32,7 @@ class ProcessSpec:
     gateways: tuple[str, ...] = ()
     """What it calls in the sandbox: provider, carrier, directory, push, smtp, provider_ledger."""
     asks: tuple[str, ...] = ()
-    """The processes whose HTTP it is told of, by their names."""
-
-
-PROCESSES = (
-    ProcessSpec("order", "order_svc"),
-    ProcessSpec("inventory", "inventory_svc"),
-    ProcessSpec("payment", "payment_svc", gateways=("provider",)),
-    ProcessSpec("fulfillment", "fulfillment_svc", gateways=("carrier", "directory")),
-    ProcessSpec("notification", "notification_svc", gateways=("directory", "push", "smtp")),
-    ProcessSpec(
-        "tracker",
-        "saga_tracker",
-        gateways=("provider_ledger",),
-        asks=("order", "inventory", "payment", "fulfillment", "notification"),
-    ),
-    ProcessSpec(SANDBOX, "compose.sandbox", has_database=False),
-)
+    """The services whose HTTP it is told of, by their names."""
 
 
 @dataclass(frozen=True, slots=True)

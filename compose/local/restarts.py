@@ -13,7 +13,7 @@ from compose.local.errors import RigError
 from compose.local.process_table import ProcessIdentity
 from compose.local.rig import LocalRig
 from compose.local.state import Restarts
-from events.runtime.log import log
+from events.telemetry.log import log
 
 POLL_SECONDS = 0.5
 

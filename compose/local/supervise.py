@@ -13,7 +13,7 @@ from compose.local import process_table
 from compose.local.errors import RigError
 from compose.local.restarts import Restarter
 from compose.local.rig import LocalRig
-from events.runtime.log import configure_logging, log
+from events.telemetry.log import configure_logging, log
 
 NAME = "supervisor"
 

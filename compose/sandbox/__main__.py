@@ -14,10 +14,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from compose.sandbox.app import Sandbox
 from compose.sandbox.settings import SandboxSettings
-from events.runtime.log import configure_logging, log
 from events.runtime.memory import collect_garbage_rarely
-from events.runtime.metrics import say_what_runs
 from events.runtime.settings import read_settings
+from events.telemetry.log import configure_logging, log
+from events.telemetry.metrics import say_what_runs
 
 
 class InOnePiece:

@@ -32,9 +32,9 @@ from compose.sandbox.settings import SandboxSettings
 from compose.sandbox.shortcut import Shortcut
 from compose.sandbox.sinks import MailSink, Push, PushSink, mail_as_json
 from compose.sandbox.smtp import MailServer
-from events.runtime.http_limits import WithoutNul
-from events.runtime.log import log
-from events.runtime.scrape import MeasuredRequests, measured_loop, page
+from events.http.limits import WithoutNul
+from events.telemetry.log import log
+from events.telemetry.scrape import MeasuredRequests, measured_loop, page
 
 PAGE_DEFAULT = 100
 PAGE_LIMIT = 1000

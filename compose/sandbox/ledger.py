@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from events.runtime.log import log
+from events.telemetry.log import log
 
 BUSY_TIMEOUT_SECONDS = 2
 # Small pages: an operation touches a handful of random ones, and each is written whole.

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
-from events.runtime.log import log
+from events.telemetry.log import log
 
 MAIL_LIMIT_BYTES = 64 * 1024
 LINE_LIMIT_BYTES = 2_000

@@ -15,7 +15,7 @@ from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractConnection as Underlying
 
 from events.messaging.connection import BROKER_AWAY, closed_means_away, lost_means_away
-from events.runtime.log import log
+from events.telemetry.log import log
 
 # How soon it is noticed, and how long `ready()` may take where nothing is blocked.
 NOTICE_SECONDS = 0.25

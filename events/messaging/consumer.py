@@ -15,10 +15,10 @@ from events.messaging.connection import (
     closed_means_away,
     lost_means_away,
 )
-from events.runtime.log import Outage
 from events.runtime.promptly import promptly
 from events.runtime.settings import ServiceSettings
 from events.service import Service
+from events.telemetry.log import Outage
 
 # How many times longer than the pause between two attempts the broker may take to answer.
 _PATIENCE = 4

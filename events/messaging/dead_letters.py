@@ -21,13 +21,13 @@ from events.messaging.connection import BROKER_AWAY, closed_means_away, connecte
 from events.messaging.copies import bare_copy_of, copy_of
 from events.messaging.retries import DEAD_ROUTING_KEY, History, history_after, of_retry, pause_of
 from events.messaging.topology import retry_exchange
-from events.runtime import metrics
 from events.runtime.crash import crash_point
-from events.runtime.log import log
 from events.runtime.settings import ServiceSettings
-from events.runtime.tracing import Work, work
 from events.service import DEAD_LETTER_EXCHANGE
-from events.trace import trace_id
+from events.telemetry import metrics
+from events.telemetry.log import log
+from events.telemetry.traceparent import trace_id
+from events.telemetry.tracing import Work, work
 
 MAX_DETAIL_CHARACTERS = 2_000
 # Of so many bytes of bodies there are copies in memory at once.

@@ -11,8 +11,8 @@ from uuid import UUID
 from aio_pika.exceptions import AMQPChannelError
 
 from events.messaging.connection import BROKER_AWAY
-from events.messaging.outbox import RowT
 from events.messaging.publisher import PublishingChannels, Refused
+from events.storage.outbox import RowT
 
 Key = tuple[Any, ...]
 

@@ -13,11 +13,11 @@ from aio_pika.exceptions import AMQPChannelError
 from events.messaging.blocked import Blocked
 from events.messaging.connection import BROKER_AWAY, lost_means_away
 from events.messaging.in_flight import InFlight, Key
-from events.messaging.outbox import OutboxTable, RowT
 from events.messaging.publisher import PublishingChannels, Refused, Unroutable, publishing_channels
 from events.runtime.crash import crash_point
-from events.runtime.log import Outage, log
 from events.runtime.settings import ProcessSettings
+from events.storage.outbox import OutboxTable, RowT
+from events.telemetry.log import Outage, log
 
 
 class OutboxPublisher(Generic[RowT]):

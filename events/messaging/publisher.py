@@ -12,12 +12,12 @@ from aio_pika.exceptions import DeliveryError, PublishError
 
 from events.messaging.connection import closed_means_away, connected, lost_means_away
 from events.messaging.envelope import fields_of
-from events.messaging.outbox import OutgoingMessage
-from events.runtime import metrics
 from events.runtime.promptly import promptly
 from events.runtime.settings import ProcessSettings
-from events.runtime.tracing import in_trace_of, is_tracing
 from events.service import EXCHANGE, STREAM
+from events.storage.outbox import OutgoingMessage
+from events.telemetry import metrics
+from events.telemetry.tracing import in_trace_of, is_tracing
 
 _UNTRACED = nullcontext()
 

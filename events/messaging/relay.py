@@ -7,13 +7,13 @@ from uuid import UUID
 from sqlalchemy import bindparam
 
 from events.messaging.connection import broker_user
-from events.messaging.outbox import OutboxTable
 from events.messaging.outbox_publisher import OutboxPublisher
-from events.runtime.database import Database
-from events.runtime.instance import Instance
 from events.runtime.settings import ServiceSettings
-from events.runtime.tables import outbox
 from events.service import EXCHANGE
+from events.storage.database import Database
+from events.storage.instance import Instance
+from events.storage.outbox import OutboxTable
+from events.storage.tables import outbox
 
 
 @dataclass(frozen=True, slots=True)

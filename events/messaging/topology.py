@@ -17,7 +17,6 @@ from aio_pika import ExchangeType
 from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import ChannelPreconditionFailed
 
-from events.runtime.log import log
 from events.service import (
     DEAD_LETTER_EXCHANGE,
     EXCHANGE,
@@ -27,6 +26,7 @@ from events.service import (
     STREAM,
     Service,
 )
+from events.telemetry.log import log
 
 MAX_QUEUE_LENGTH = 1_000_000
 MAX_STREAM_BYTES = 20_000_000_000

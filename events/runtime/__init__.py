@@ -1,1 +1,1 @@
-"""What turns a `decide` into a running service: batches, outbox relay, calls, HTTP."""
+"""What turns a `decide` into a running service: the worker and its batches, settings, loops, the process."""

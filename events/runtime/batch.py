@@ -19,18 +19,19 @@ from events.decision import Call, Decision
 from events.facts import Fact
 from events.messaging.envelope import derive_fact_id
 from events.messaging.relay import OutboxRow
-from events.runtime import inbox, metrics, tombstones
-from events.runtime.calls import CallRow
+from events.outbound.dispatcher import CallRow
 from events.runtime.crash import crash_point
-from events.runtime.database import Database
-from events.runtime.exchange import BEGIN, COMMIT, Answer, Exchange, prepared
-from events.runtime.instance import Instance
-from events.runtime.sql import array_of, as_columns, insert_rows
-from events.runtime.states import AppearedMeanwhile, Store, Workspace, appeared_meanwhile
-from events.runtime.tables import calls, outbox
-from events.runtime.told import Told
-from events.runtime.tombstones import Forgotten
+from events.runtime.input import Told
 from events.service import Service
+from events.storage import inbox, tombstones
+from events.storage.database import Database
+from events.storage.exchange import BEGIN, COMMIT, Answer, Exchange, prepared
+from events.storage.instance import Instance
+from events.storage.repository import AppearedMeanwhile, Store, Workspace, appeared_meanwhile
+from events.storage.sql import array_of, as_columns, insert_rows
+from events.storage.tables import calls, outbox
+from events.storage.tombstones import Forgotten
+from events.telemetry import metrics
 
 
 @dataclass(slots=True)

@@ -2,56 +2,42 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
 from events.decision import Call, Command
+from events.http.intake import Intake
 from events.messaging.blocked import blocked_detail
 from events.messaging.broker import ServiceBroker
 from events.messaging.consumer import Consumer
 from events.messaging.dead_letters import DeadLetterPublisher
 from events.messaging.relay import relay_of
-from events.runtime.backlog import read_backlogs
+from events.outbound.dispatcher import Caller, Gateway
 from events.runtime.batch import Batch, Committed
-from events.runtime.calls import Caller, Gateway
-from events.runtime.database import BY_KEY, Database
-from events.runtime.instance import Instance
-from events.runtime.intake import Intake
+from events.runtime.definition import ServiceDefinition
 from events.runtime.locks import LockedOut
-from events.runtime.log import log
 from events.runtime.loops import Loop, Loops
-from events.runtime.retention import Retention
-from events.runtime.scrape import LookUp, broker_blocked, connections
 from events.runtime.settings import ServiceSettings
-from events.runtime.states import Store
-from events.runtime.tracing import current_traceparent
 from events.runtime.worker import Overloaded, Worker
-from events.service import Service
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a service adds to the runtime: its `decide`, its tables, and its way outside if it has one."""
-
-    service: Service
-    store: Store
-    gateway: Gateway[Any] | None = None
-    # Where new orders are taken: a query for how far behind their handling is (see `intake.py`).
-    oldest: bytes | None = None
+from events.storage.backlog import read_backlogs
+from events.storage.database import BY_KEY, Database
+from events.storage.instance import Instance
+from events.storage.retention import Retention
+from events.telemetry.log import log
+from events.telemetry.scrape import LookUp, broker_blocked, connections
+from events.telemetry.tracing import current_traceparent
 
 
 class Host:
     """A running instance of one service."""
 
-    def __init__(self, parts: Parts, settings: ServiceSettings) -> None:
-        service = parts.service
-        self.service = service
+    def __init__(self, definition: ServiceDefinition, settings: ServiceSettings) -> None:
+        self.service = service = definition.with_settings(settings)
         self.settings = settings
         lock_wait = f"{max(1, round(settings.lock_wait_seconds * 1000))}ms"
         self.database = Database(settings, service.name, {**BY_KEY, "lock_timeout": lock_wait})
-        self._gateway = parts.gateway
+        self._gateway = service.gateway(settings) if service.gateway is not None else None
         self._instance = Instance(settings, service.name)
         self._relay = relay_of(settings, self.database, self._instance, service.name)
         self._dead_letters = DeadLetterPublisher(
@@ -64,7 +50,7 @@ class Host:
         self._worker = Worker(
             settings,
             self.database,
-            Batch(service, parts.store, self.database, self._instance, settings.lock_probe_seconds),
+            Batch(service, service.repository, self.database, self._instance, settings.lock_probe_seconds),
             service,
             self._locked_out,
             pass_on=self._pass_on,
@@ -73,10 +59,10 @@ class Host:
             take_failures=self._dead_letters.take,
         )
         self._consumer = Consumer(settings, service, self._worker.receive)
-        self._caller = self._caller_of(parts.gateway) if parts.gateway else None
+        self._caller = self._caller_of(self._gateway) if self._gateway is not None else None
         self._intake = (
-            Intake(settings, self.database, parts.oldest, cut_off=lambda: not self._publishes)
-            if parts.oldest
+            Intake(settings, self.database, service.oldest, cut_off=lambda: not self._publishes)
+            if service.oldest
             else None
         )
         self._retention = Retention(settings, self.database)

@@ -15,12 +15,12 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from events.messaging.acknowledgements import is_there
-from events.runtime import metrics
-from events.runtime.database import AWAY, Database, Locked
-from events.runtime.log import log
-from events.runtime.scrape import gauge
+from events.runtime.input import Entry
 from events.runtime.settings import ServiceSettings
-from events.runtime.told import Entry
+from events.storage.database import AWAY, Database, Locked
+from events.telemetry import metrics
+from events.telemetry.log import log
+from events.telemetry.scrape import gauge
 
 # By then who was tried again waits for the lock, if it is still held.
 LOOK_AFTER_SECONDS = 0.003

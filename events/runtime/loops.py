@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from events.runtime.log import log
+from events.telemetry.log import log
 
 # EX_SOFTWARE of sysexits.h: the program, and not whoever started it, is at fault.
 EXIT_CODE = 70

@@ -1,22 +1,24 @@
 """A service as a process: settings, logging, HTTP server, signals."""
 
 import sys
+from importlib import import_module
 from typing import Protocol
 
 import uvicorn
 import uvloop
 from fastapi import APIRouter, FastAPI, Request
 
+from events.http.application import Runnable, create_app
+from events.http.states_api import states_router
 from events.messaging.asyncapi import asyncapi_document
-from events.runtime.host import Host, Parts
-from events.runtime.http import Runnable, create_app
-from events.runtime.log import configure_logging
+from events.runtime.definition import ServiceDefinition
+from events.runtime.host import Host
 from events.runtime.loops import EXIT_CODE, Loops, exit_within
 from events.runtime.memory import collect_garbage_rarely
-from events.runtime.metrics import say_what_runs
-from events.runtime.settings import ProcessSettings, ServiceSettings
-from events.runtime.states_api import states_router
-from events.runtime.tracing import start_tracing, stop_tracing
+from events.runtime.settings import ProcessSettings, read_settings
+from events.telemetry.log import configure_logging
+from events.telemetry.metrics import say_what_runs
+from events.telemetry.tracing import start_tracing, stop_tracing
 
 # The last resort: beyond, uvicorn refuses every request, without a word on when to come back.
 MAX_CONNECTIONS = 10_000
@@ -30,11 +32,12 @@ class Looping(Runnable, Protocol):
     def loops(self) -> Loops: ...
 
 
-def run_service(parts: Parts, settings: ServiceSettings, routers: list[APIRouter]) -> None:
+def run_service(definition: ServiceDefinition) -> None:
     """Run one service until SIGTERM or SIGINT."""
-    host = Host(parts, settings)
-    routers = [*routers, states_router(parts.store), _asyncapi_router(host)]
-    serve(parts.service.package, _purpose(parts), settings, host, routers)
+    settings = read_settings(definition.settings)
+    host = Host(definition, settings)
+    routers = [*definition.routers, states_router(definition.repository), _asyncapi_router(host)]
+    serve(definition.package, _purpose(definition), settings, host, routers)
 
 
 def serve(
@@ -98,6 +101,6 @@ def _asyncapi_router(host: Host) -> APIRouter:
     return router
 
 
-def _purpose(parts: Parts) -> str:
-    module = __import__(parts.service.package)
+def _purpose(definition: ServiceDefinition) -> str:
+    module = import_module(definition.package)
     return (module.__doc__ or "").strip()

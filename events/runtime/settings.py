@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from events.runtime.log import LINES_PER_SECOND
+from events.telemetry.log import LINES_PER_SECOND
 
 ENV_PREFIX = "MURMURATION_"
 # What brokers of our own are told, too (max_message_size in rabbitmq.conf).

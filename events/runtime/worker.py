@@ -19,20 +19,20 @@ from events.messaging.connection import broker_user
 from events.messaging.dead_letters import Failure
 from events.messaging.envelope import Unreadable, decode
 from events.messaging.retries import original_routing_key
-from events.runtime import metrics
+from events.outbound.dispatcher import CallRow
 from events.runtime.batch import Batch, Committed
-from events.runtime.batch_trace import BatchTrace
-from events.runtime.calls import CallRow
 from events.runtime.crash import crash_point
-from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, Locked, in_words
+from events.runtime.input import Entry, Told
 from events.runtime.locks import LockedOut
-from events.runtime.log import log, story
 from events.runtime.settings import ServiceSettings
-from events.runtime.states import AppearedMeanwhile, StateNotUnderstood
-from events.runtime.told import Entry, Told
-from events.runtime.tombstones import Forgotten
 from events.service import REDRIVE_EXCHANGE, Service
-from events.trace import trace_id
+from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, Locked, in_words
+from events.storage.repository import AppearedMeanwhile, StateNotUnderstood
+from events.storage.tombstones import Forgotten
+from events.telemetry import metrics
+from events.telemetry.batch_trace import BatchTrace
+from events.telemetry.log import log, story
+from events.telemetry.traceparent import trace_id
 
 MAX_CONTENTION_RETRIES = 5
 _IN_THE_LOG = {"fact": "heard", "command": "asked", "outcome": "learned"}

@@ -5,16 +5,12 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from events.runtime.database import CONTENTION, Connection, Database
-from events.runtime.http import Admin
-from events.runtime.http_limits import InDigits, StrictRoute
-from events.runtime.http_problems import RETRY_AFTER_SECONDS, Problem
-from saga_tracker import audit
-from saga_tracker.audit import Entry
-from saga_tracker.cases import SERVICES
-from saga_tracker.cursor import Cursor, cursor_after, place_in
+from events.http.application import Admin
+from events.http.limits import InDigits, StrictRoute
+from events.http.problems import RETRY_AFTER_SECONDS, Problem
+from events.storage.database import CONTENTION, Connection, Database
 from saga_tracker.dead_letters import queries, store, views
-from saga_tracker.dead_letters.letter import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, LetterState
+from saga_tracker.dead_letters.dead_letter import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, LetterState
 from saga_tracker.dead_letters.queries import LetterFilter, Place
 from saga_tracker.dead_letters.replay import NotSent, Replayed, replay
 from saga_tracker.dead_letters.views import (
@@ -29,8 +25,12 @@ from saga_tracker.dead_letters.views import (
     Selection,
     WholeLetter,
 )
-from saga_tracker.outbox import Publisher
+from saga_tracker.http import audit
+from saga_tracker.http.audit import Entry
+from saga_tracker.http.cursor import Cursor, cursor_after, place_in
+from saga_tracker.scheduler.outbox import Publisher
 from saga_tracker.settings import TrackerSettings
+from saga_tracker.steps import SERVICES
 
 MAX_PAGE = 500
 MAX_GROUPS = 500

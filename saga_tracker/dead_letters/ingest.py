@@ -12,10 +12,10 @@ import psycopg
 
 from events.messaging.connection import BROKER_AWAY, lost_means_away
 from events.runtime.crash import crash_point
-from events.runtime.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, spares_the_row
-from events.runtime.log import Outage, log
+from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, spares_the_row
+from events.telemetry.log import Outage, log
 from saga_tracker.dead_letters import store
-from saga_tracker.dead_letters.letter import Letter, bare_letter, read_letter
+from saga_tracker.dead_letters.dead_letter import Letter, bare_letter, read_letter
 from saga_tracker.dead_letters.queues import Arrival, DeadLetterQueues
 from saga_tracker.settings import TrackerSettings
 

@@ -17,7 +17,7 @@ import aio_pika
 from events.messaging.copies import copy_of
 from events.messaging.envelope import Unreadable, decode, uuid_in
 from events.messaging.retries import ROUTING_KEY
-from saga_tracker.dead_letters.letter import REPLAY_OF
+from saga_tracker.dead_letters.dead_letter import REPLAY_OF
 from saga_tracker.dead_letters.properties import from_text
 
 WITHOUT_GOOD_ID = ("no_fact_id", "reused_message_id")

@@ -18,9 +18,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
-from events.runtime.database import Connection
-from events.runtime.sql import compiled
-from saga_tracker.dead_letters.letter import LetterState
+from events.storage.database import Connection
+from events.storage.sql import compiled
+from saga_tracker.dead_letters.dead_letter import LetterState
 from saga_tracker.tables import dead_letters
 
 # How many replays of one letter that came back are told of.

@@ -18,9 +18,9 @@ from events.messaging.connection import lasting_connection_url
 from events.messaging.topology import TRACKER
 from events.runtime.promptly import promptly
 from events.service import PARKED_QUEUE
-from saga_tracker.cases import SERVICES
 from saga_tracker.dead_letters.parked import as_before_parking, service_of
 from saga_tracker.settings import TrackerSettings
+from saga_tracker.steps import SERVICES
 
 
 @dataclass(frozen=True, slots=True)

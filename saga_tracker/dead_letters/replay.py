@@ -25,18 +25,19 @@ from aio_pika.exceptions import DeliveryError
 
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connection_url, lost_means_away
 from events.messaging.topology import TRACKER
-from events.runtime.database import Connection, Database
 from events.runtime.promptly import promptly
-from events.service import REDRIVE_EXCHANGE
-from saga_tracker import audit, cases, redrive
-from saga_tracker.audit import Entry
-from saga_tracker.cases import Case
+from events.service import REDRIVE_EXCHANGE, name_of
+from events.storage.database import Connection, Database
 from saga_tracker.dead_letters import store
-from saga_tracker.dead_letters.letter import LetterKind, LetterState
+from saga_tracker.dead_letters.dead_letter import LetterKind, LetterState
 from saga_tracker.dead_letters.original import fact_in, for_view, original_of
 from saga_tracker.dead_letters.properties import from_text
+from saga_tracker.http import audit
+from saga_tracker.http import manual_cases as cases
+from saga_tracker.http.audit import Entry
+from saga_tracker.http.manual_cases import Case
+from saga_tracker.scheduler import redrive
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.steps import name_of
 
 # A message, and by name whom it is for.
 Publication = tuple[aio_pika.Message, str]

@@ -9,10 +9,10 @@ from sqlalchemy import ColumnElement, bindparam, func, literal_column, select, u
 from sqlalchemy.dialects.postgresql import insert
 
 from events.messaging.topology import TRACKER
-from events.runtime.database import Connection
-from events.runtime.sql import array_of, as_arrays, compiled, rows_of
-from saga_tracker.cases import ANSWERS
-from saga_tracker.dead_letters.letter import Letter, LetterState
+from events.storage.database import Connection
+from events.storage.sql import array_of, as_arrays, compiled, rows_of
+from saga_tracker.dead_letters.dead_letter import Letter, LetterState
+from saga_tracker.http.manual_cases import ANSWERS
 from saga_tracker.tables import dead_letters
 
 _COLUMNS = [dead_letters.c[name] for name in Letter.__slots__]

@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from events.facts.base import Note, Person
-from saga_tracker.dead_letters.letter import (
+from saga_tracker.dead_letters.dead_letter import (
     MAX_NAME_CHARACTERS,
     MAX_REASON_CHARACTERS,
     LetterKind,

@@ -7,9 +7,9 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict
 
-from events.runtime.database import Database
-from events.runtime.http import Admin
-from events.runtime.http_limits import InDigits
+from events.http.application import Admin
+from events.http.limits import InDigits
+from events.storage.database import Database
 from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.reconciler import Reconciler
 from saga_tracker.reconciliation.rules import Party

@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from events.runtime.database import Connection
-from events.runtime.log import log
+from events.storage.database import Connection
+from events.telemetry.log import log
 from saga_tracker.projection import State
 from saga_tracker.reconciliation.rules import (
     COMPARED,

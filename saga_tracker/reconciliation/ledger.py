@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from events.runtime.database import Connection, Database
-from events.runtime.log import log
-from saga_tracker import store
+from events.storage.database import Connection, Database
+from events.telemetry.log import log
+from saga_tracker.reading import store
 from saga_tracker.reconciliation.comparisons import COMPARE_MOVED
 from saga_tracker.reconciliation.parties import Entry, Parties
 

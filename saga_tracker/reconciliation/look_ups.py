@@ -12,15 +12,15 @@ from uuid import UUID, uuid5
 from psycopg.types.json import Jsonb
 
 from events.facts import published_facts
-from events.runtime.database import Connection, Database
-from events.runtime.log import log
-from saga_tracker import store
+from events.service import name_of
+from events.storage.database import Connection, Database
+from events.telemetry.log import log
 from saga_tracker.projection import project
+from saga_tracker.reading import store
+from saga_tracker.reading.recorder import derive_anew
 from saga_tracker.reconciliation.parties import PROVIDER, Parties
 from saga_tracker.reconciliation.rules import Answer, Proof, proofs
-from saga_tracker.recorder import derive_anew
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.steps import name_of
 
 REASON = "reconstructed from what the services say"
 # Beyond the time everybody asked may take.

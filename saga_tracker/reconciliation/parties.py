@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_json
 from yarl import URL
 
-from events.runtime.log import Outage
 from events.runtime.settings import ENV_PREFIX
+from events.telemetry.log import Outage
 from saga_tracker.reconciliation.rules import PARTIES, SERVICES, Answer, Party, Service
 from saga_tracker.settings import TrackerSettings
 
@@ -82,8 +82,9 @@ class _Line:
     def status(self) -> PartyStatus:
         why_not = None
         if self.url is None:
-            variable = "PROVIDER_LEDGER" if self.party == PROVIDER else self.party.upper()
-            why_not = f"{ENV_PREFIX}{variable}_URL is not set"
+            own = f"{ENV_PREFIX}SERVICE_URLS has no {self.party!r}, and {ENV_PREFIX}SERVICES_URL"
+            variable = f"{ENV_PREFIX}PROVIDER_LEDGER_URL" if self.party == PROVIDER else own
+            why_not = f"{variable} is not set"
         elif self._silent_since is not None:
             since = self._silent_since.isoformat(timespec="seconds")
             why_not = f"it does not answer since {since}: {self._why}"
@@ -104,14 +105,8 @@ class Parties:
     """Everybody there is to ask, within bounds of time and size. To be entered before use."""
 
     def __init__(self, settings: TrackerSettings) -> None:
-        urls: dict[Party, str | None] = {
-            "order": settings.order_url,
-            "inventory": settings.inventory_url,
-            "payment": settings.payment_url,
-            "fulfillment": settings.fulfillment_url,
-            "notification": settings.notification_url,
-            PROVIDER: settings.provider_ledger_url,
-        }
+        urls: dict[Party, str | None] = {service: settings.service_url(service) for service in SERVICES}
+        urls[PROVIDER] = settings.provider_ledger_url
         self._lines = {party: _Line(party, urls[party]) for party in PARTIES}
         self._timeout = ClientTimeout(total=settings.reconciliation_timeout_seconds)
         token = settings.admin_token

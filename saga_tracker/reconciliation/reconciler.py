@@ -11,11 +11,12 @@ from uuid import UUID
 
 import psycopg
 
-from events.runtime.database import AWAY, CONTENTION, Database
-from events.runtime.log import Outage, log
-from saga_tracker import store
+from events.storage.database import AWAY, CONTENTION, Database
+from events.telemetry.log import Outage, log
 from saga_tracker.projection import State
-from saga_tracker.reader import Progress
+from saga_tracker.reading import store
+from saga_tracker.reading.reader import Progress
+from saga_tracker.reading.store import AnotherWrites
 from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.comparisons import Outcome, Pace, Taken
 from saga_tracker.reconciliation.ledger import LedgerFollower
@@ -33,7 +34,6 @@ from saga_tracker.reconciliation.rules import (
     judged,
 )
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.store import AnotherWrites
 
 UNKNOWN = Answer()
 # Beyond the time everybody asked may take: then whoever took these orders to compare them is gone.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from events.runtime.database import Connection
-from saga_tracker import store
+from events.storage.database import Connection
+from saga_tracker.reading import store
 from saga_tracker.retention.rules import Kind
 
 Row = dict[str, Any]

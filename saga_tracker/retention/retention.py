@@ -15,16 +15,16 @@ from typing import get_args
 import psycopg
 from prometheus_client import Counter as Total
 
-from events.runtime.database import AWAY, CONTENTION, Database, in_words
-from events.runtime.log import log
-from events.runtime.metrics import REGISTRY
+from events.storage.database import AWAY, CONTENTION, Database, in_words
+from events.telemetry.log import log
+from events.telemetry.metrics import REGISTRY
+from saga_tracker.reading.store import AnotherWrites
 from saga_tracker.reconciliation.parties import NoAnswer, Parties
 from saga_tracker.retention.export import Export
 from saga_tracker.retention.old import OLD, Old, Page, Row
 from saga_tracker.retention.rules import Kind
 from saga_tracker.retention.services import crumble, forget_states
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.store import AnotherWrites
 
 FORGOTTEN = Total(
     "murmuration_forgotten_total",

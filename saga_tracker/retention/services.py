@@ -6,7 +6,7 @@ confirmed. Each service still keeps what it is itself not done with.
 
 from uuid import UUID
 
-from events.runtime.database import Database
+from events.storage.database import Database
 from saga_tracker.reconciliation.parties import Parties
 from saga_tracker.retention.old import Page, Row
 

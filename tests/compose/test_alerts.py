@@ -12,8 +12,8 @@ import pytest
 from starlette.routing import Route
 
 from compose.containers.env import FOLDER
-from compose.local.processes import PROCESSES, SANDBOX
-from compose.system import SERVICES
+from compose.local.processes import SANDBOX
+from compose.system import PROCESSES, SERVICES
 from events.messaging import topology
 from events.service import STREAM
 from saga_tracker.service import ROUTERS

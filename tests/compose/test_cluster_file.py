@@ -4,6 +4,7 @@ Skipped, and says why, where there is none that is new enough.
 """
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 
 import pytest
 
-from compose.containers.env import FOLDER, SECRETS, broker_variable, read_env, write_missing
-from compose.local.processes import PROCESSES, ProcessSpec
+from compose.containers.env import FOLDER, broker_variable, read_env, secrets_in, write_missing
+from compose.local.processes import ProcessSpec
+from compose.system import PROCESSES
 from tests.tools import COMPOSE, require
 
 NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
 CLUSTER_FILE = FOLDER / "cluster.yaml"
 CONFIGURATION = (FOLDER / "rabbitmq-cluster.conf").read_text()
+SECRETS = secrets_in()
 REPLICATED = [spec for spec in PROCESSES if spec.has_database]
 MEGABYTE = 1024 * 1024
 
@@ -28,7 +31,8 @@ def merged(env_file: Path) -> dict[str, Any]:
     require(COMPOSE)
     files = ["--file", str(FOLDER / "compose.yaml"), "--file", str(CLUSTER_FILE)]
     command = ["docker", "compose", "--env-file", str(env_file), *files, "config", "--format", "json"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    environment = {**os.environ, "SECRETS_FILE": str(env_file)}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert answer.returncode == 0, answer.stderr
     found: dict[str, Any] = json.loads(answer.stdout)
     return found

@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from compose.containers.env import FOLDER, SECRETS, broker_variable, database_variable
+from compose.containers.env import FOLDER, broker_variable, database_variable, secrets_in
 from compose.containers.private import PORTS
 from compose.containers.rig import NAMES
-from compose.local.processes import PROCESSES, STOP_GRACE_SECONDS, ProcessSpec
+from compose.local.processes import STOP_GRACE_SECONDS, ProcessSpec
+from compose.system import PROCESSES
 from events.runtime.settings import ServiceSettings
 
 TEXT = (FOLDER / "compose.yaml").read_text()
@@ -35,6 +36,7 @@ def services() -> dict[str, str]:
     return found
 
 
+SECRETS = secrets_in()
 SERVICES = services()
 
 
@@ -60,7 +62,9 @@ def test_a_process_runs_its_package_and_knows_whom_it_calls(spec: ProcessSpec) -
             url = f"http://sandbox:8000/{gateway.replace('_', '/')}"
             assert variable(spec.name, f"MURMURATION_{gateway.upper()}_URL") == url
     for asked in spec.asks:
-        assert variable(spec.name, f"MURMURATION_{asked.upper()}_URL") == f"http://{asked}:8000"
+        form = variable(spec.name, "MURMURATION_SERVICES_URL")
+        assert form is not None
+        assert form.format(service=asked) == f"http://{asked}:8000"
 
 
 @pytest.mark.parametrize("spec", WITH_DATABASE, ids=lambda spec: spec.name)

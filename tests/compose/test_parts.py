@@ -15,7 +15,7 @@ import pytest
 
 from compose.containers import provision as provisioning
 from compose.containers.__main__ import main
-from compose.containers.env import BROKER_USERS, DATABASES, SECRETS, read_env, write_missing
+from compose.containers.env import broker_variable, database_variable, read_env, secrets_in, write_missing
 from compose.containers.env import main as write_secrets
 from compose.containers.health import is_ready
 from compose.containers.provision import Management, teach_broker
@@ -23,8 +23,7 @@ from compose.containers.rig import ContainerAddresses
 from compose.containers.stack import SETTINGS_VARIABLE, Stack
 from compose.local.errors import RigError
 from compose.local.places import CHECKOUT
-from compose.local.processes import PROCESSES
-from compose.system import SERVICES
+from compose.system import PROCESSES, SERVICES
 from events.messaging import definitions
 
 
@@ -105,8 +104,9 @@ def test_an_unwritable_place_is_said_in_one_line(tmp_path: Path, capsys: pytest.
 
 
 def test_there_is_a_secret_for_whoever_has_one() -> None:
-    assert set(BROKER_USERS) == set(definitions.user_names(SERVICES))
-    assert set(DATABASES) == {spec.name for spec in PROCESSES if spec.has_database}
+    databases = {database_variable(spec.name) for spec in PROCESSES if spec.has_database}
+    users = {broker_variable(user) for user in definitions.user_names(SERVICES)}
+    assert {name for name in SECRETS if "_PASSWORD_" in name} == databases | users
 
 
 @pytest.mark.parametrize("module", ["env", "engine", "stack", "__main__", "health"])
@@ -133,7 +133,7 @@ def test_a_container_whose_process_does_not_answer_is_not_healthy() -> None:
 
 def test_the_broker_is_told_what_the_code_says_as_soon_as_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provisioning, "PAUSE_SECONDS", 0)
-    told = definitions.definitions(SERVICES, dict.fromkeys(BROKER_USERS, "secret"))
+    told = definitions.definitions(SERVICES, dict.fromkeys(definitions.user_names(SERVICES), "secret"))
     with answering(503, 400, 204, 204) as server:
         teach_broker(Management(server.url, "secret"), told)
     assert [path for path, *_ in server.received] == ["/api/definitions"] * 4
@@ -158,6 +158,7 @@ def test_a_missing_container_or_secret_is_named() -> None:
         nothing.database_url("order")
 
 
+SECRETS = secrets_in()
 ILL = """[{"Config": {"Labels": {"com.docker.compose.service": "provision"}}, "Id": "1234",
 "HostConfig": {"PortBindings": {}}, "State": {"Status": "exited", "Pid": 0, "ExitCode": 1}}]"""
 DOCKER = f"""#!/bin/sh

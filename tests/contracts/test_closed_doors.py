@@ -16,11 +16,12 @@ from pydantic import SecretStr
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from compose.local.processes import PROCESSES, SANDBOX
+from compose.local.processes import SANDBOX
 from compose.sandbox.app import Sandbox
 from compose.sandbox.settings import SandboxSettings
+from compose.system import PROCESSES
+from events.http.application import create_app
 from events.runtime import process
-from events.runtime.http import create_app
 from events.runtime.settings import ProcessSettings
 from saga_tracker.service import ROUTERS
 

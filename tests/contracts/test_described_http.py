@@ -13,8 +13,8 @@ from uuid import uuid4
 import pytest
 from aiohttp import ClientError, ClientSession
 
-from compose.local.processes import PROCESSES, SANDBOX
-from compose.system import SERVICES
+from compose.local.processes import READY_TIMEOUT_SECONDS, SANDBOX
+from compose.system import PROCESSES, SERVICES
 from events.messaging.topology import declare
 from events.runtime.settings import ENV_PREFIX
 from tests.runtime.eventually import eventually
@@ -61,7 +61,7 @@ async def urls(
             running.append(await _started(spec.package, given, logs / spec.name))
             found[spec.name] = f"http://127.0.0.1:{port}"
         for url in found.values():
-            await eventually(partial(_is_ready, url))
+            await eventually(partial(_is_ready, url), within_seconds=READY_TIMEOUT_SECONDS)
         await _hold_an_order(found)
         yield found
     finally:

@@ -56,7 +56,7 @@ def test_import_contracts_are_kept() -> None:
         ("saga_tracker/projection.py", "import asyncio"),
         ("notification_svc/service.py", "import order_svc.decide"),
         ("saga_tracker/service.py", "import payment_svc.decide"),
-        ("inventory_svc/store.py", "import compose.invariants"),
+        ("inventory_svc/repository.py", "import compose.invariants"),
         ("events/decision.py", "import order_svc.decide"),
     ],
 )

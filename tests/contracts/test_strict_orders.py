@@ -11,8 +11,8 @@ from fastapi import FastAPI
 
 from events.facts.base import MAX_LINES
 from events.facts.money import DECIMALS
+from events.http.application import create_app
 from events.messaging.envelope import Unreadable, decode
-from events.runtime.http import create_app
 from events.runtime.settings import ServiceSettings
 from order_svc.api import router
 from tests.tracker.watch import Answer, ask

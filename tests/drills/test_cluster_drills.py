@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from compose.containers.cluster import NODES, REPLICATED
+from compose.containers.cluster import NODES
 from compose.containers.provision import REPLICATED as REPLICATED_QUEUES
 from compose.containers.replicas import ReplicaRig
 from compose.containers.rig import NAMES, ContainerRig
 from compose.drills.catalogue import CLUSTER_DRILLS
 from compose.drills.catalogue.kill_nodes import killing
-from compose.drills.cluster_rig import TARGETS, ClusterRig, members_online
+from compose.drills.cluster_rig import REPLICATED, TARGETS, ClusterRig, members_online
 from compose.drills.command import Options, chosen_drills
 from compose.drills.harness import Harness
 from compose.drills.rig import Deed

@@ -18,12 +18,13 @@ from compose.drills.outcome import USUAL, Outcome, Recovery, Report, Target
 from compose.drills.page import page_of
 from compose.drills.record import record_of
 from compose.drills.recovery import left_to_a_person, recovery_checks, recovery_of, why_not_ended
-from compose.drills.rig import SERVICES, DrillRig
+from compose.drills.rig import DrillRig
 from compose.drills.stage import Stage
 from compose.drills.summary import summary_of
 from compose.drills.timeline import Fault, Sample, Timeline
 from compose.drills.victims import Victims
 from compose.local.errors import RigError
+from compose.system import SERVICE_NAMES as SERVICES
 
 GOOD = Kind("COMPLETED")
 DECLINED = Kind("CANCELLED", "tok_declined")

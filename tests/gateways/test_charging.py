@@ -18,11 +18,10 @@ from events.facts.base import Line
 from events.facts.inventory import StockReserved
 from events.messaging.envelope import Envelope, encode
 from events.messaging.topology import declare
-from events.runtime.host import Host, Parts
+from events.runtime.host import Host
 from events.service import EXCHANGE
-from payment_svc.gateway import ProviderSettings, gateway_from
+from payment_svc.gateway import ProviderSettings
 from payment_svc.service import SERVICE
-from payment_svc.store import PAYMENTS
 from tests.gateways.world import settings_for
 from tests.runtime.eventually import eventually
 from tests.sandbox.conftest import Client
@@ -76,7 +75,7 @@ async def paying(servers: Servers, sandbox: SandboxProcess, **changes: Any) -> A
     settings = settings_for(
         ProviderSettings, sandbox, broker_url=broker_url, database_url=database_url, **changes
     )
-    host = Host(Parts(SERVICE, PAYMENTS, gateway_from(settings)), settings)
+    host = Host(SERVICE, settings)
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(await aio_pika.connect(broker_url))
         channel = await connection.channel()

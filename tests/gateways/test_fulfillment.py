@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from events.facts.base import Line
-from events.runtime.calls import CallFailed, Gateway
+from events.outbound.dispatcher import CallFailed, Gateway
 from fulfillment_svc.decide import (
     Booked,
     BookingRefused,

@@ -10,8 +10,8 @@ from ssl import PROTOCOL_TLS_SERVER, SSLContext
 
 import pytest
 
-from events.runtime import http_client
-from events.runtime.http_client import Answer, AnswerLost, AnswerTooLarge, HttpClient, Unreachable
+from events.outbound import http_client
+from events.outbound.http_client import Answer, AnswerLost, AnswerTooLarge, HttpClient, Unreachable
 from tests.tools import OPENSSL, needs
 
 LIMIT_BYTES = 1_000

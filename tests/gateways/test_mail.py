@@ -9,8 +9,8 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from events.runtime.calls import CallFailed
-from events.runtime.outbound import Accepted
+from events.outbound.dispatcher import CallFailed
+from events.outbound.http_party import Accepted
 from notification_svc.mail import Mail, SmtpMailServer
 from tests.gateways.world import mail_server_that
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from events.runtime.calls import CallFailed
+from events.outbound.dispatcher import CallFailed
 from notification_svc.mail import Mail, SmtpMailServer
 from tests.gateways.world import mail_server_that
 

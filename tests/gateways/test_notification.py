@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from events.runtime.calls import CallFailed, Gateway
+from events.outbound.dispatcher import CallFailed, Gateway
 from notification_svc.decide import Calls, Delivered, SendEmail, SendPush, Undeliverable
 from notification_svc.gateway import NotificationGateway, NotificationSettings, gateway_from
 from tests.gateways.world import carry_out, settings_for, told

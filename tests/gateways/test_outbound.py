@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from events.runtime.calls import CallFailed
-from events.runtime.outbound import MAX_ANSWER_BYTES, Refused
+from events.outbound.dispatcher import CallFailed
+from events.outbound.http_party import MAX_ANSWER_BYTES, Refused
 from payment_svc.decide import Capture
 from payment_svc.gateway import PaymentGateway, ProviderSettings, gateway_from
 from tests.gateways.world import settings_for, told

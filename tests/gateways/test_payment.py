@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from events.runtime.calls import CallFailed, Gateway
+from events.outbound.dispatcher import CallFailed, Gateway
 from payment_svc.decide import (
     AuthorisationDeclined,
     Authorise,

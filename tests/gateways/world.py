@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from events.decision import Call, Outcome
-from events.runtime.calls import CallFailed, Gateway
-from events.runtime.circuit import CircuitBreaker
+from events.outbound.circuit import CircuitBreaker
+from events.outbound.dispatcher import CallFailed, Gateway
 from events.runtime.settings import ServiceSettings
 from notification_svc.mail import SmtpMailServer
 from tests.sandbox_process import SandboxProcess

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
 from typing import Any, LiteralString
@@ -19,15 +20,15 @@ from sqlalchemy.pool import NullPool
 
 from compose.drills.proxy import Proxy, proxy_to
 from events.facts.base import Fact
+from events.http.application import create_app
 from events.messaging.envelope import Envelope, encode
 from events.messaging.topology import declare, queues, retry_exchange
-from events.runtime import tables
-from events.runtime.calls import Gateway
-from events.runtime.host import Host, Parts
-from events.runtime.http import create_app
+from events.outbound.dispatcher import Gateway
+from events.runtime.host import Host
 from events.runtime.process import uvicorn_server
 from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, STREAM
+from events.storage import tables
 from tests.runtime.eventually import eventually
 from tests.runtime.toy import store
 from tests.runtime.toy.outside import Outside
@@ -109,7 +110,7 @@ class Stage:
 
     def host(self, *, outside: Gateway[Any] | None = None, **changes: Any) -> Host:
         """An instance that is not started yet."""
-        return Host(Parts(TOY, store.TALLIES, outside or self.outside), self.settings(**changes))
+        return Host(replace(TOY, gateway=lambda _: outside or self.outside), self.settings(**changes))
 
     async def start(self, *, outside: Gateway[Any] | None = None, **changes: Any) -> Host:
         """A running instance, ready."""

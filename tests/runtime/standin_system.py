@@ -10,7 +10,8 @@ from typing import Any
 import aio_pika
 import psycopg
 
-from compose.local.processes import PROCESSES, Blueprint
+from compose.local.processes import Blueprint
+from compose.system import PROCESSES
 
 PACKAGE = "tests.runtime.http_standin"
 USERS = ("admin", *(spec.name for spec in PROCESSES if spec.has_database), "publisher")

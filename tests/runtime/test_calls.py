@@ -10,7 +10,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from events.decision import Patience
-from events.runtime.calls import CallRow, schedules_of
+from events.outbound.dispatcher import CallRow, schedules_of
 from events.runtime.settings import ServiceSettings
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage

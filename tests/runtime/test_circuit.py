@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from events.runtime.calls import CallFailed
-from events.runtime.circuit import Circuit, CircuitState
-from events.runtime.outbound import HttpParty
+from events.outbound.circuit import Circuit, CircuitState
+from events.outbound.dispatcher import CallFailed
+from events.outbound.http_party import HttpParty
 from events.runtime.settings import ServiceSettings
 from tests.runtime.eventually import eventually
 

@@ -10,7 +10,7 @@ import pytest
 
 from compose.drills.proxy import Proxy
 from events.runtime.batch import Batch, Committed
-from events.runtime.told import Told
+from events.runtime.input import Told
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, is_ready, message
 from tests.runtime.toy.decide import RaiseTo

@@ -10,7 +10,7 @@ import aiohttp
 import psycopg
 import pytest
 
-from events.runtime.database import Database
+from events.storage.database import Database
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage
 from tests.runtime.toy.decide import Bump

@@ -29,9 +29,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
 from events.facts.base import Line
-from events.runtime.database import Database, Session
-from events.runtime.exchange import BEGIN, COMMIT, Exchange, prepared
 from events.runtime.settings import ProcessSettings
+from events.storage.database import Database, Session
+from events.storage.exchange import BEGIN, COMMIT, Exchange, prepared
 from tests.runtime.eventually import eventually
 from tests.servers import Servers
 

@@ -10,7 +10,7 @@ from alembic import command
 from alembic.script import Script, ScriptDirectory
 
 from compose.release_before import MIGRATIONS
-from events.runtime.migrations import alembic_config
+from events.storage.migrations import alembic_config
 from tests.runtime.expanding import schema_of, takes_away
 from tests.runtime.test_migrations import PACKAGES
 from tests.servers import Servers

@@ -7,9 +7,9 @@ from uuid import UUID, uuid4
 import pytest
 from pydantic import SecretStr
 
-from events.runtime.database import Database
-from events.runtime.exchange import Exchange
-from events.runtime.tombstones import Forgotten
+from events.storage.database import Database
+from events.storage.exchange import Exchange
+from events.storage.tombstones import Forgotten
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage
 from tests.runtime.test_states_over_http import SERVICES, Told, app_on

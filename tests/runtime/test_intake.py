@@ -14,15 +14,15 @@ import pytest
 
 from compose.drills.proxy import Proxy, proxy_to
 from events.facts.order import OrderCreated
+from events.http.application import create_app
 from events.messaging.topology import declare
-from events.runtime.host import Host, Parts
-from events.runtime.http import create_app
+from events.runtime.host import Host
 from events.runtime.process import uvicorn_server
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE
 from order_svc import api
+from order_svc.repository import OLDEST
 from order_svc.service import SERVICE
-from order_svc.store import OLDEST, ORDERS
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import QUICK, is_ready, message
 from tests.servers import Servers
@@ -129,7 +129,7 @@ async def started(servers: Servers) -> AsyncIterator[Any]:
         async def start(**changes: Any) -> Orders:
             urls = {"broker_url": broker.url(broker_url), "database_url": database_url, "http_port": 0}
             settings = ServiceSettings(**{**urls, **QUICK, "intake_few_orders": FEW, **changes})
-            host = Host(Parts(SERVICE, ORDERS, oldest=OLDEST), settings)
+            host = Host(SERVICE, settings)
             server = uvicorn_server(create_app("order_svc", "", settings, host, [api.router]), settings)
             serving = asyncio.create_task(server.serve(), name="serve")
 
@@ -145,6 +145,26 @@ async def started(servers: Servers) -> AsyncIterator[Any]:
             return Orders(database_url, broker, host, f"http://127.0.0.1:{port}", http)
 
         yield start
+
+
+async def test_it_stays_closed_while_all_that_is_accepted_is_given_up_as_late(started: Any) -> None:
+    orders = await started(intake_max_oldest_seconds=20, intake_probe_seconds=60)
+    await orders.enter("placed", placed_seconds_ago=60, count=FEW + 1)
+    await eventually(orders.is_closed)
+    await orders.execute("UPDATE orders SET status = 'cancelled', reason = 'timed_out'")
+    await orders.has_looked()
+    assert await orders.is_closed()
+    # What is let in now and then shows that it goes again.
+    await orders.enter("confirmed", placed_seconds_ago=1)
+    await eventually(orders.is_open)
+
+
+async def test_what_its_customers_cancelled_does_not_close_it(started: Any) -> None:
+    orders = await started(intake_max_oldest_seconds=20)
+    await orders.enter("cancelled", placed_seconds_ago=60, count=FEW + 1)
+    await orders.execute("UPDATE orders SET reason = 'cancelled_by_customer'")
+    await orders.has_looked()
+    assert await orders.is_open()
 
 
 async def test_it_closes_says_why_and_opens_again_once_they_are_handled(started: Any, logged: Logged) -> None:

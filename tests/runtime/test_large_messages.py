@@ -17,9 +17,9 @@ from compose.local import rabbitmq
 from compose.local.errors import RigError
 from compose.local.rabbitmq import MAX_MESSAGE_BYTES_VARIABLE as VARIABLE
 from compose.local.rig import LocalRig
-from events.runtime import metrics
 from events.runtime.settings import MAX_MESSAGE_BYTES
 from events.service import EXCHANGE
+from events.telemetry import metrics
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
 from tests.runtime.standin_system import standin_blueprint

@@ -8,8 +8,8 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from events.runtime.database import Locked
 from events.runtime.host import Host
+from events.storage.database import Locked
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, is_ready
 from tests.runtime.toy.decide import Bump

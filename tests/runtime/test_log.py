@@ -11,8 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-from events.runtime import log
-from events.trace import begin_trace, trace_id
+from events.telemetry import log
+from events.telemetry.traceparent import begin_trace, trace_id
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
 from tests.runtime.toy.facts import Bumped, RingWanted
@@ -70,7 +70,7 @@ async def _all_accounted_for(stage: Stage, logged: Logged) -> bool:
 def test_json_lines_can_be_read_by_machines() -> None:
     """In a process of its own, for logging is configured once in one."""
     script = (
-        "from events.runtime.log import configure_logging, log; import logging;"
+        "from events.telemetry.log import configure_logging, log; import logging;"
         "configure_logging('toy', 'json', 'INFO');"
         "log.info('heard', order_id='7'); logging.getLogger('uvicorn.error').error('no %s', 'luck')"
     )

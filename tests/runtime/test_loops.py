@@ -19,15 +19,15 @@ Logged = list[MutableMapping[str, Any]]
 
 # Every loop of a service, and where it is.
 LOOPS = {
-    "instance": "events.runtime.instance:Instance.stay",
+    "instance": "events.storage.instance:Instance.stay",
     "relay": "events.messaging.relay:Relay.run",
     "relay_sweep": "events.messaging.relay:Relay.sweep",
     "relay_forget": "events.messaging.relay:Relay.forget",
     "worker": "events.runtime.worker:Worker.run",
     "consumer": "events.messaging.consumer:Consumer.run",
-    "retention": "events.runtime.retention:Retention.run",
-    "caller": "events.runtime.calls:Caller.run",
-    "caller_sweep": "events.runtime.calls:Caller.sweep",
+    "retention": "events.storage.retention:Retention.run",
+    "caller": "events.outbound.dispatcher:Caller.run",
+    "caller_sweep": "events.outbound.dispatcher:Caller.sweep",
 }
 IN_A_BATCH = "events.runtime.worker:Worker._next_batch=breaks"
 

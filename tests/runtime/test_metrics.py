@@ -10,10 +10,10 @@ import aio_pika
 import pytest
 from aiohttp import ClientSession
 
-from events.runtime import metrics
-from events.runtime.circuit import CircuitBreaker
+from events.outbound.circuit import CircuitBreaker
 from events.runtime.host import Host
-from events.runtime.scrape import page
+from events.telemetry import metrics
+from events.telemetry.scrape import page
 from tests.metrics import Numbers, Since
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage

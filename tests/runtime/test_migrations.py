@@ -12,17 +12,17 @@ from alembic.migration import MigrationContext
 from sqlalchemy import MetaData, create_engine, make_url
 from sqlalchemy.pool import NullPool
 
-from events.runtime import tables
-from events.runtime.migrations import upgrade
+from events.storage import tables
+from events.storage.migrations import upgrade
 from tests.servers import Servers
 
 # Each package, and the modules that declare the tables of its database.
 PACKAGES = {
-    "order_svc": ["order_svc.store"],
-    "inventory_svc": ["inventory_svc.store"],
-    "payment_svc": ["payment_svc.store"],
-    "fulfillment_svc": ["fulfillment_svc.store"],
-    "notification_svc": ["notification_svc.store"],
+    "order_svc": ["order_svc.repository"],
+    "inventory_svc": ["inventory_svc.repository"],
+    "payment_svc": ["payment_svc.repository"],
+    "fulfillment_svc": ["fulfillment_svc.repository"],
+    "notification_svc": ["notification_svc.repository"],
     "saga_tracker": ["saga_tracker.tables"],
 }
 
@@ -108,7 +108,7 @@ async def test_applying_them_again_changes_nothing(servers: Servers, package: st
 
 async def test_several_may_apply_them_at_once(servers: Servers) -> None:
     url, other = await servers.new_database(), await servers.new_database("inventory_svc")
-    program = "import sys; from events.runtime.migrations import upgrade; upgrade(*sys.argv[1:])"
+    program = "import sys; from events.storage.migrations import upgrade; upgrade(*sys.argv[1:])"
     command = [sys.executable, "-c", program, url, "inventory_svc"]
     # Processes, as Alembic is not made for threads.
     applying = [await asyncio.create_subprocess_exec(*command) for _ in range(3)]

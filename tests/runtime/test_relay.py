@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from events.runtime.instance import LOCK_CLASS
+from events.storage.instance import LOCK_CLASS
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, is_ready
 from tests.runtime.toy.decide import Bump

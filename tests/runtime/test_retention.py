@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL
 
-from events.runtime import retention
+from events.storage import retention
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage
 from tests.runtime.toy.facts import Bumped

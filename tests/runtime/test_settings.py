@@ -10,8 +10,8 @@ from pydantic_settings import BaseSettings
 from events.runtime.settings import ENV_PREFIX, ServiceSettings, read_settings
 from fulfillment_svc.gateway import FulfillmentSettings
 from notification_svc.gateway import NotificationSettings
-from payment_svc.__main__ import PaymentSettings
 from payment_svc.gateway import ProviderSettings
+from payment_svc.service import PaymentSettings
 from saga_tracker.settings import TrackerSettings
 
 GOOD = {

@@ -8,11 +8,11 @@ import pytest
 
 from events.facts.base import Line
 from events.facts.order import OrderConfirmed, OrderCreated
-from events.runtime.database import Connection, Database, Session
-from events.runtime.exchange import BEGIN, Exchange
+from events.runtime.input import Told
 from events.runtime.settings import ProcessSettings
-from events.runtime.told import Told
-from inventory_svc import store
+from events.storage.database import Connection, Database, Session
+from events.storage.exchange import BEGIN, Exchange
+from inventory_svc import repository as store
 from inventory_svc.decide import decide
 from tests.servers import Servers
 

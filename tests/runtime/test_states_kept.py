@@ -10,16 +10,16 @@ import pytest
 from alembic import command
 from psycopg.rows import dict_row
 
-from events.runtime.database import Session
-from events.runtime.exchange import Exchange
-from events.runtime.migrations import alembic_config, upgrade
-from events.runtime.states import OrderStates
+from events.storage.database import Session
+from events.storage.exchange import Exchange
+from events.storage.migrations import alembic_config, upgrade
+from events.storage.repository import OrderStates
 from fulfillment_svc.decide import Shipment
-from fulfillment_svc.store import SHIPMENTS
+from fulfillment_svc.repository import SHIPMENTS
 from notification_svc.decide import Notice
-from notification_svc.store import NOTICES
+from notification_svc.repository import NOTICES
 from payment_svc.decide import Payment
-from payment_svc.store import PAYMENTS
+from payment_svc.repository import PAYMENTS
 from tests.decide.given import CUSTOMER, DELIVER_ON, LINES, ORDER, PERSON, SHIPMENT, TOKEN
 from tests.servers import Servers
 

@@ -11,22 +11,22 @@ from fastapi import FastAPI
 from prometheus_client.metrics_core import Metric
 from pydantic import SecretStr
 
-from events.runtime.database import Database
-from events.runtime.exchange import Exchange
-from events.runtime.http import create_app
+from events.http.application import create_app
+from events.http.states_api import MAX_ORDERS, states_router
 from events.runtime.settings import ProcessSettings
-from events.runtime.states import TOLD, OrderStates, Store
-from events.runtime.states_api import MAX_ORDERS, states_router
+from events.storage.database import Database
+from events.storage.exchange import Exchange
+from events.storage.repository import TOLD, OrderStates, Store
 from fulfillment_svc.decide import Shipment
-from fulfillment_svc.store import SHIPMENTS
+from fulfillment_svc.repository import SHIPMENTS
 from inventory_svc.decide import Reservation
-from inventory_svc.store import RESERVATIONS, SHELVES
+from inventory_svc.repository import RESERVATIONS, SHELVES
 from notification_svc.decide import Notice
-from notification_svc.store import NOTICES
+from notification_svc.repository import NOTICES
 from order_svc.decide import Order
-from order_svc.store import ORDERS
+from order_svc.repository import ORDERS
 from payment_svc.decide import Payment
-from payment_svc.store import PAYMENTS
+from payment_svc.repository import PAYMENTS
 from tests.servers import Servers
 from tests.tracker.watch import get
 

@@ -12,8 +12,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from yarl import URL
 
-from events.runtime.http import create_app
-from events.runtime.http_limits import StrictRoute
+from events.http.application import create_app
+from events.http.limits import StrictRoute
 from events.runtime.settings import ServiceSettings
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage

@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from events.facts.base import Fact
-from events.runtime import tracing
-from events.trace import begin_trace, trace_id
+from events.telemetry import tracing
+from events.telemetry.traceparent import begin_trace, trace_id
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
 from tests.runtime.toy.decide import Bump

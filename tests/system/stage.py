@@ -19,7 +19,6 @@ from compose.local.rig import LocalRig
 from compose.snapshot import Reader, sources_of
 from compose.whereabouts import Whereabouts
 
-SERVICES = ("order", "inventory", "payment", "fulfillment", "notification")
 SETTLE_SECONDS = 40.0
 POLL_SECONDS = 0.05
 

@@ -11,8 +11,8 @@ import pytest
 from compose.containers.env import FOLDER
 from compose.demo.sabotage import sabotage_of
 from compose.demo.shop import Item, Refused
-from compose.local.processes import PROCESSES
 from compose.observability.dashboard import Line, panels
+from compose.system import PROCESSES
 from events.messaging.topology import PUBLISHER
 from events.service import EXCHANGE
 from tests.prometheus import Prometheus, running_prometheus

@@ -9,7 +9,7 @@ import aio_pika
 from compose.demo.shop import Item
 from events.messaging.topology import PUBLISHER, TRACKER
 from events.service import EXCHANGE, REDRIVE_EXCHANGE
-from saga_tracker.rebuild import rebuild
+from saga_tracker.reading.rebuild import rebuild
 from saga_tracker.settings import RebuildSettings
 from tests.system.stage import System, until
 

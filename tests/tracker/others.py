@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
-SERVICES = ("order", "inventory", "payment", "fulfillment", "notification")
+from compose.system import SERVICE_NAMES as SERVICES
+
 PROVIDER = "provider"
 
 SAID_WHEN_DONE: dict[str, dict[str, Any]] = {
@@ -64,7 +65,8 @@ class Others:
 
     def settings(self, *but: str) -> dict[str, Any]:
         """The tracker's settings that lead here; without the URLs of some, for quick rounds."""
-        urls = {f"{service}_url": f"{self.base_url}/{service}" for service in SERVICES if service not in but}
+        where = {service: f"{self.base_url}/{service}" for service in SERVICES if service not in but}
+        urls: dict[str, Any] = {"service_urls": where}
         if PROVIDER not in but:
             urls["provider_ledger_url"] = f"{self.base_url}/{PROVIDER}/ledger"
         return {

@@ -7,9 +7,9 @@ import pytest
 
 from events.facts.inventory import StockReleased
 from events.facts.order import OrderConfirmed
+from events.service import Step, name_of
 from saga_tracker import projection
 from saga_tracker.projection import State, project
-from saga_tracker.steps import Step, name_of
 from tests.runtime.eventually import eventually
 from tests.tracker.others import others_answering
 from tests.tracker.test_keeper import impatient
@@ -21,7 +21,7 @@ CONFIRMED = name_of(OrderConfirmed)
 
 def add(monkeypatch: pytest.MonkeyPatch, since: datetime) -> None:
     """As though loyalty points, say, were due for every order that is confirmed."""
-    step = Step(OrderConfirmed, "inventory", (StockReleased,), since=since)
+    step = Step(OrderConfirmed, (StockReleased,), since=since, service="inventory")
     after = projection._STEPS_AFTER
     monkeypatch.setitem(after, CONFIRMED, [*after[CONFIRMED], step])
 

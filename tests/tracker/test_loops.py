@@ -14,11 +14,12 @@ import pytest
 from aiohttp import ClientError, ClientSession
 
 from events.runtime.loops import EXIT_CODE
-from saga_tracker import keeper, metrics
+from saga_tracker import metrics
 from saga_tracker.dead_letters import ingest
-from saga_tracker.dead_letters.letter import bare_letter
+from saga_tracker.dead_letters.dead_letter import bare_letter
 from saga_tracker.reconciliation import reconciler
 from saga_tracker.reconciliation.rules import Difference, SeenSaga, differences
+from saga_tracker.scheduler import scheduler as keeper
 from tests.runtime.eventually import eventually
 from tests.tracker.letters import give_up, in_queue, unusable
 from tests.tracker.others import others_answering
@@ -30,23 +31,23 @@ from tests.tracker.watch import Watch, is_ready
 Logged = list[MutableMapping[str, Any]]
 
 LOOPS = {
-    "reader": "saga_tracker.reader:Reader.run",
-    "lag": "saga_tracker.reader:Reader.measure_lag",
-    "publisher": "saga_tracker.outbox:Publisher.run",
-    "keeper": "saga_tracker.keeper:Keeper.run",
+    "reader": "saga_tracker.reading.reader:Reader.run",
+    "lag": "saga_tracker.reading.reader:Reader.measure_lag",
+    "publisher": "saga_tracker.scheduler.outbox:Publisher.run",
+    "keeper": "saga_tracker.scheduler.scheduler:Keeper.run",
     "dead_letters": "saga_tracker.dead_letters.ingest:Ingest.run",
     "cases": "saga_tracker.dead_letters.ingest:Ingest.close_cases",
     "reconciler": "saga_tracker.reconciliation.reconciler:Reconciler.run",
-    "watcher": "saga_tracker.watcher:Watcher.run",
+    "watcher": "saga_tracker.scheduler.watcher:Watcher.run",
     "retention": "saga_tracker.retention.retention:Retention.run",
 }
 # What they do again and again, and does not expect to go wrong like that.
 WITHIN = {
-    "reader": "saga_tracker.reader:Reader._note",
-    "keeper": "saga_tracker.keeper:Keeper._tick",
+    "reader": "saga_tracker.reading.reader:Reader._note",
+    "keeper": "saga_tracker.scheduler.scheduler:Keeper._tick",
     "dead_letters": "saga_tracker.dead_letters.ingest:Ingest._store",
     "reconciler": "saga_tracker.reconciliation.reconciler:Reconciler._round",
-    "watcher": "saga_tracker.watcher:Watcher._look",
+    "watcher": "saga_tracker.scheduler.watcher:Watcher._look",
 }
 PAYMENTS = "payment.dead-letters"
 

@@ -134,7 +134,7 @@ async def test_one_that_says_it_is_not_ready_is_down(watch: Watch) -> None:
     await consume_all(watch)
     answer = {"status": 503, "body": {"status": "not ready", "database": True, "blocked": False}}
     async with readiness(answer) as url:
-        tracker = await watch.start(**patient(payment_url=url))
+        tracker = await watch.start(**patient(service_urls={"payment": url}))
         await eventually(partial(is_down, tracker, "payment", "it is not ready: blocked"))
         order = uuid4()
         await watch.say(*just_now("created reserved", order))

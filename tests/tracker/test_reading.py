@@ -15,7 +15,7 @@ from psycopg.rows import DictRow, dict_row
 from yarl import URL
 
 from events.messaging.envelope import Envelope, encode
-from saga_tracker.recorder import Recorder
+from saga_tracker.reading.recorder import Recorder
 from saga_tracker.service import Tracker
 from tests.runtime.eventually import eventually
 from tests.tracker.test_recorder import batch_of

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from saga_tracker import store
-from saga_tracker.rebuild import RebuildFailed
+from saga_tracker.reading import store
+from saga_tracker.reading.rebuild import RebuildFailed
 from tests.runtime.eventually import eventually
 from tests.tracker.told import PATHS, envelopes
 from tests.tracker.watch import Watch, is_ready

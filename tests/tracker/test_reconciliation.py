@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from events.runtime.database import Connection
+from events.storage.database import Connection
 from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.comparisons import Outcome, Pace
 from saga_tracker.service import Tracker
@@ -157,7 +157,8 @@ async def test_who_has_no_url_is_left_out_and_said_to_be(watch: Watch, others: O
         for each in (await report(watch, tracker))["parties"]
     }
     assert told["order"] == (True, None)
-    assert told["payment"] == (False, "MURMURATION_PAYMENT_URL is not set")
+    missing = "MURMURATION_SERVICE_URLS has no 'payment', and MURMURATION_SERVICES_URL is not set"
+    assert told["payment"] == (False, missing)
     assert told["provider"] == (False, "MURMURATION_PROVIDER_LEDGER_URL is not set")
     assert "payment" not in others.asked
 

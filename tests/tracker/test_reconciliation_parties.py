@@ -7,9 +7,10 @@ from uuid import uuid4
 
 import pytest
 
+from compose.system import SERVICE_NAMES as SERVICES
 from saga_tracker.reconciliation.parties import MAX_ANSWER_BYTES, NoAnswer, Parties
 from saga_tracker.settings import TrackerSettings
-from tests.tracker.others import SERVICES, Others, others_answering
+from tests.tracker.others import Others, others_answering
 from tests.tracker.test_process import free_port
 
 ORDERS = [uuid4(), uuid4()]
@@ -23,10 +24,12 @@ def others() -> Iterator[Others]:
         yield others
 
 
-def parties_of(others: Others, **changes: Any) -> Parties:
+def parties_of(others: Others, *, payment_url: str | None = None) -> Parties:
     elsewhere = {"broker_url": "", "database_url": "", "http_port": 0}
-    timeout = {"reconciliation_timeout_seconds": TIMEOUT_SECONDS}
-    return Parties(TrackerSettings(**{**elsewhere, **others.settings(), **timeout, **changes}))
+    settings = {**elsewhere, **others.settings(), "reconciliation_timeout_seconds": TIMEOUT_SECONDS}
+    if payment_url is not None:
+        settings["service_urls"] = {**settings["service_urls"], "payment": payment_url}
+    return Parties(TrackerSettings(**settings))
 
 
 def why_not(parties: Parties, party: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from events.service import name_of
 from saga_tracker.projection import State
 from saga_tracker.reconciliation.rules import (
     PARTIES,
@@ -19,7 +20,7 @@ from saga_tracker.reconciliation.rules import (
     differences,
     judged,
 )
-from saga_tracker.steps import STEPS, name_of
+from saga_tracker.steps import STEPS
 from tests.tracker.told import ORDER
 
 Answers = Mapping[Service, Answer]

@@ -18,11 +18,11 @@ from psycopg.rows import DictRow, dict_row
 from events.messaging.envelope import Envelope, encode
 from events.runtime.settings import MAX_MESSAGE_BYTES
 from events.service import EXCHANGE
-from saga_tracker import store
-from saga_tracker.batch import ReadBatch
-from saga_tracker.recorder import FirstRead, Key, Recorded, Recorder
-from saga_tracker.store import ReadAnew
-from saga_tracker.stream import Arrived, read_batch
+from saga_tracker.reading import store
+from saga_tracker.reading.batch import ReadBatch
+from saga_tracker.reading.recorder import FirstRead, Key, Recorded, Recorder
+from saga_tracker.reading.store import ReadAnew
+from saga_tracker.reading.stream import Arrived, read_batch
 from tests.tracker.told import PATHS, envelopes
 from tests.tracker.watch import Watch
 

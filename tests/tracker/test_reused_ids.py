@@ -13,7 +13,7 @@ from events.facts.order import OrderCreated
 from events.messaging.envelope import Envelope, encode
 from events.messaging.retries import ROUTING_KEY
 from events.service import REDRIVE_EXCHANGE
-from saga_tracker import store
+from saga_tracker.reading import store
 from tests.tracker.told import LINES, PATHS, envelopes
 from tests.tracker.watch import Watch
 

@@ -5,8 +5,9 @@ import pytest
 from compose.system import SERVICES
 from events.facts import Fact
 from events.facts.order import OrderCreated
+from events.service import Step, name_of
 from saga_tracker.projection import project
-from saga_tracker.steps import STEPS, Step, name_of
+from saga_tracker.steps import STEPS
 from tests.tracker.told import PATHS, RETOLD, heard
 
 BY_NAME = {service.name: service for service in SERVICES}

@@ -2,7 +2,8 @@
 
 import pytest
 
-from saga_tracker.steps import STEPS, name_of
+from events.service import name_of
+from saga_tracker.steps import STEPS
 from saga_tracker.taken import step_taken
 from tests.tracker.told import PATHS, heard
 

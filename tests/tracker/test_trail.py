@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from saga_tracker.trail import cause_of, why_doubtful
+from saga_tracker.timeline import cause_of, why_doubtful
 from tests.tracker.told import PATHS, envelopes
 
 

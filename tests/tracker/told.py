@@ -32,9 +32,9 @@ from events.facts.saga import (
     Settled,
 )
 from events.messaging.envelope import Envelope
-from events.trace import trace_id
+from events.service import name_of
+from events.telemetry.traceparent import trace_id
 from saga_tracker.projection import HeardFact
-from saga_tracker.steps import name_of
 
 ORDER = UUID("0b0e8f9c-0000-4000-8000-000000000001")
 BEGAN = datetime(2026, 11, 28, 6, 0, tzinfo=UTC)

@@ -17,11 +17,11 @@ from psycopg.rows import dict_row
 from compose.drills.proxy import Proxy, proxy_to
 from compose.system import SERVICES
 from events.facts import Fact
+from events.http.application import create_app
 from events.messaging import topology
 from events.messaging.envelope import Envelope, encode
-from events.runtime.http import create_app
 from events.service import EXCHANGE, REDRIVE_EXCHANGE, STREAM
-from saga_tracker.rebuild import Rebuilt, rebuild
+from saga_tracker.reading.rebuild import Rebuilt, rebuild
 from saga_tracker.service import ROUTERS, Tracker
 from saga_tracker.settings import RebuildSettings, TrackerSettings
 from tests.runtime.eventually import eventually

@@ -12,7 +12,8 @@ import pytest
 from compose.demo.shop import Item
 from compose.drills.load import KINDS, Kind
 from compose.local.places import CHECKOUT
-from tests.system.stage import SERVICES, System
+from compose.system import SERVICE_NAMES as SERVICES
+from tests.system.stage import System
 
 NAMES = (*SERVICES, "tracker")
 ORDERS_OF_EACH_KIND = 3

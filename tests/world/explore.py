@@ -25,8 +25,8 @@ from compose.books import (
 )
 from compose.invariants import violations
 from events.facts.saga import RetryRequested, SagaOverdue, SagaRedriven, Settled
+from events.service import name_of
 from saga_tracker.projection import HeardFact, Saga, State, project
-from saga_tracker.steps import name_of
 from tests.world.stage import ROLES, Stage
 from tests.world.world import Inconsistent, Known, Move, World, fact_of
 

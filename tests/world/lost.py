@@ -16,7 +16,7 @@ from events.facts.order import OrderCreated
 from events.facts.saga import SagaOverdue, SagaRedriven, SagaTimedOut
 from saga_tracker.deadlines import Act, Due, Rules, due
 from saga_tracker.projection import HeardFact, Saga, project
-from saga_tracker.redrive import needs_the_beginning
+from saga_tracker.scheduler.redrive import needs_the_beginning
 from saga_tracker.steps import STEPS
 from tests.decide.given import CUSTOMER
 from tests.world import explore

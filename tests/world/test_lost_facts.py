@@ -15,8 +15,8 @@ from events.facts.fulfillment import ShipmentCancelled
 from events.facts.inventory import StockRejected
 from events.facts.order import OrderCreated, OrderWithdrawn
 from events.facts.saga import ApprovalExpired, RetryRequested, SagaTimedOut, Settled
+from events.service import name_of
 from inventory_svc.decide import Stock
-from saga_tracker.steps import name_of
 from tests.world.explore import OVERDUE, End, explore
 from tests.world.lost import LossyStage
 from tests.world.plays import (

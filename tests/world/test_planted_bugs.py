@@ -18,7 +18,7 @@ from inventory_svc.decide import Shelf
 from order_svc.decide import Order
 from payment_svc.decide import AuthorisationDeclined, Authorise, Capture, CaptureRefused
 from saga_tracker.projection import HeardFact, Saga, State, project
-from saga_tracker.redrive import needs_the_beginning
+from saga_tracker.scheduler.redrive import needs_the_beginning
 from tests.decide.given import SERVICE
 from tests.decide.table import Decide
 from tests.world.explore import OVERDUE, explore

@@ -2,9 +2,11 @@
 
 import asyncio
 
-from compose.drills.rig import SERVICES, TRACKER, Deed
+from compose.drills.rig import Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import all_killed
+from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import TRACKER
 
 # First the one half of all processes, then the other. The tracker that acts is in one of the two.
 HALVES = tuple(tuple(f"{name}{number}" for name in (*SERVICES, TRACKER)) for number in ("", "-2"))

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from compose.drills.rig import SERVICES, Deed
+from compose.drills.rig import Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import killed
+from compose.system import SERVICE_NAMES as SERVICES
 
 # The last for longer than its step, the second telling and the grace after it take.
 AWAY_SECONDS: Mapping[str, float] = {"inventory": 6.0, "payment": 15.0}

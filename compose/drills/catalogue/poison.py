@@ -7,9 +7,10 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 import psycopg
 
 from compose.books import Books
-from compose.drills.rig import SERVICES, TRACKER
 from compose.drills.stage import Drill, Problems, Stage
 from compose.drills.verbs import put_in_queue
+from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import TRACKER
 
 POISONS = (
     ("not JSON", b"\x00{", "order.created.v2"),

@@ -1,8 +1,11 @@
 """Everything is restarted in an orderly way, one after the other, as a deployment does."""
 
-from compose.drills.rig import POSTGRES, RABBITMQ, SANDBOX, SERVICES, TRACKER, Deed
+from compose.drills.rig import POSTGRES, RABBITMQ, Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import stopped
+from compose.local.processes import SANDBOX
+from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import TRACKER
 
 NAMES = (*SERVICES, TRACKER, SANDBOX, RABBITMQ, POSTGRES)
 

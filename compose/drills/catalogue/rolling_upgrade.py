@@ -5,8 +5,10 @@ In the order that `compose/GOING_FURTHER.md` gives: whoever is to hear something
 
 from itertools import product
 
-from compose.drills.rig import REPLICAS, SERVICES, TRACKER, Deed
+from compose.drills.rig import REPLICAS, Deed
 from compose.drills.stage import Drill, Stage
+from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import TRACKER
 
 NAMES = (*SERVICES, TRACKER)
 # Twelve processes, of which some are starting all the time, on the same CPUs.

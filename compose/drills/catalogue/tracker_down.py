@@ -2,9 +2,10 @@
 
 import asyncio
 
-from compose.drills.rig import TRACKER, Deed
+from compose.drills.rig import Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import killed
+from compose.system import TRACKER
 
 AWAY_SECONDS = 15.0
 

@@ -18,8 +18,8 @@ from psycopg import sql
 
 from compose.system import SERVICES
 from events.messaging.topology import TRACKER, service_queue_arguments, stream_arguments
-from events.runtime.migrations import upgrade
 from events.service import EXCHANGE, STREAM
+from events.storage.migrations import upgrade
 from tests.bench.floor.saga import SKU
 
 PREFIX = "floor"

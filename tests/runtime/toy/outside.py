@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from events.runtime.calls import CallFailed
+from events.outbound.dispatcher import CallFailed
 from tests.runtime.toy.decide import Rang, Ring
 from tests.runtime.toy.facts import Behaviour
 

@@ -8,27 +8,15 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from events.facts.base import WholeNumber
-from events.runtime.host import Parts
-from events.runtime.http import Admin, Running
-from events.runtime.http_limits import StrictRoute
-from events.runtime.http_problems import Problem
+from events.http.application import Admin, Running
+from events.http.limits import StrictRoute
+from events.http.problems import Problem
+from events.runtime.definition import ServiceDefinition
 from events.runtime.process import run_service
-from events.runtime.settings import ServiceSettings, read_settings
-from events.service import Service
+from events.runtime.settings import ServiceSettings
 from tests.runtime.toy.decide import Bump, decide
 from tests.runtime.toy.outside import Book, Outside
 from tests.runtime.toy.store import TALLIES
-
-
-class ToyService(Service):
-    """A service that lives among the tests."""
-
-    @property
-    def package(self) -> str:
-        return "tests.runtime.toy"
-
-
-TOY = ToyService("toy", decide)
 
 router = APIRouter(route_class=StrictRoute)
 
@@ -82,7 +70,16 @@ async def secret() -> dict[str, str]:
     return {"secret": "told"}
 
 
+TOY = ServiceDefinition(
+    name="toy",
+    decide=decide,
+    repository=TALLIES,
+    settings=ToySettings,
+    gateway=lambda settings: Outside(Book(settings.toy_book)),
+    routers=(router,),
+)
+
+
 def main() -> None:
     """Run until stopped."""
-    settings = read_settings(ToySettings)
-    run_service(Parts(TOY, TALLIES, Outside(Book(settings.toy_book))), settings, [router])
+    run_service(TOY)

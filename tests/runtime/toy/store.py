@@ -2,7 +2,7 @@
 
 from sqlalchemy import CheckConstraint, Column, Integer, MetaData, Table, Text, UniqueConstraint, Uuid
 
-from events.runtime.states import OrderStates
+from events.storage.repository import OrderStates
 from tests.runtime.toy.decide import Tally
 
 metadata = MetaData()

@@ -4,8 +4,9 @@ import asyncio
 from random import Random
 
 from compose.drills.verbs import killed, misbehaving
+from compose.system import SERVICE_NAMES as SERVICES
 from tests.system.faults.verbs import under_load
-from tests.system.stage import SERVICES, System
+from tests.system.stage import System
 
 ORDERS = 500
 LOAD_SECONDS = 12.0

@@ -9,8 +9,9 @@ import pytest
 from compose.books import statuses_of
 from compose.demo.shop import Item
 from compose.drills.verbs import everything_twice, killed, paused, put_in_queue
+from compose.system import SERVICE_NAMES as SERVICES
 from tests.system.faults.verbs import overheard, queued, refusing, reverse, state_again, under_load
-from tests.system.stage import SERVICES, System, until
+from tests.system.stage import System, until
 
 ORDERS = 60
 LOAD_SECONDS = 1.5

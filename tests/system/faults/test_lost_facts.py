@@ -12,9 +12,8 @@ from compose.drills.verbs import killed, paused
 from events.facts.order import OrderCreated
 from events.facts.saga import SagaTimedOut
 from events.messaging.topology import TRACKER
-from events.service import EXCHANGE
+from events.service import EXCHANGE, name_of
 from payment_svc.service import DEFAULT_APPROVAL_LIMIT_MINOR
-from saga_tracker.steps import name_of
 from tests.system.faults.verbs import queued
 from tests.system.stage import System, until
 

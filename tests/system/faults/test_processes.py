@@ -8,10 +8,11 @@ import pytest
 
 from compose.drills.load import KINDS
 from compose.drills.verbs import killed
+from compose.system import SERVICE_NAMES as SERVICES
 from events.runtime.crash import CrashPoint
 from tests.system.burst import new_burst
 from tests.system.faults.verbs import die_at, restarted, under_load
-from tests.system.stage import SERVICES, System
+from tests.system.stage import System
 
 ORDERS = 60
 LOAD_SECONDS = 1.5

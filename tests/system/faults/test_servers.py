@@ -6,8 +6,9 @@ import pytest
 
 from compose.demo.shop import Item, Refused
 from compose.drills.verbs import killed, stopped
+from compose.system import SERVICE_NAMES as SERVICES
 from tests.system.faults.verbs import all_say, under_load
-from tests.system.stage import SERVICES, System
+from tests.system.stage import System
 
 ORDERS = 60
 LOAD_SECONDS = 1.5

@@ -1,0 +1,1 @@
+"""The HTTP side of a process: application, problem details, limits, authentication, intake."""

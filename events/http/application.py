@@ -1,0 +1,169 @@
+"""The HTTP side of a process: its application, its health, and the admin's token."""
+
+import hmac
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_offline import FastAPIOffline
+from opentelemetry.trace import SpanKind
+from prometheus_client.metrics_core import Metric
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from events.http.documents import DOCS, REDOC, DocumentsPolicy, document
+from events.http.limits import BoundedBody, BoundedRequests, StrictRoute, WithoutNul
+from events.http.problems import Problem, answer_with_problems
+from events.runtime.host import Host
+from events.runtime.settings import ProcessSettings
+from events.telemetry.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
+from events.telemetry.tracing import Attributes, is_tracing, work
+
+UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+class Runnable(Protocol):
+    """What a process runs beside its HTTP server."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def ready(self) -> dict[str, Any]:
+        """What it needs, and whether it has it: every boolean true means ready."""
+
+    async def gauges(self) -> list[Metric]:
+        """What is looked up when somebody asks for `/metrics`. Quick, also when a server is away."""
+
+
+def create_app(
+    title: str, description: str, settings: ProcessSettings, runnable: Runnable, routers: list[APIRouter]
+) -> FastAPI:
+    """An app whose lifespan is that of `runnable`; handlers find it as `request.app.state.host`.
+
+    Raises TypeError for a route that would take a body without the checks of StrictRoute.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await runnable.start()
+        try:
+            async with measured_loop():
+                yield
+        finally:
+            await runnable.stop()
+
+    app = FastAPIOffline(
+        docs_url=DOCS,
+        redoc_url=REDOC,
+        title=title,
+        description=description,
+        version="1.0.0",
+        lifespan=lifespan,
+        # Swagger would have another site judge the document.
+        swagger_ui_parameters={"validatorUrl": None},
+    )
+    app.state.host = runnable
+    app.state.settings = settings
+    app.add_middleware(DocumentsPolicy)
+    app.add_middleware(BoundedBody, max_bytes=settings.max_request_bytes)
+    app.add_middleware(WithoutNul)
+    app.add_middleware(BoundedRequests, max_open=settings.max_open_requests, always_open=UNTRACED_PATHS)
+    app.add_middleware(MeasuredRequests)
+    app.add_middleware(TracedRequests)
+    # What is asked most comes first: routes are tried in turn.
+    for router in (*routers, _health):
+        _check_bodies(router)
+        app.include_router(router)
+    answer_with_problems(app)
+    document(app)
+    return app
+
+
+def _check_bodies(router: APIRouter) -> None:
+    for route in router.routes:
+        if isinstance(route, APIRoute) and route.body_field and not isinstance(route, StrictRoute):
+            raise TypeError(f"{route.path} takes a body: its router needs route_class=StrictRoute")
+
+
+_health = APIRouter(tags=["health"])
+
+
+@_health.get("/healthz")
+async def alive() -> dict[str, str]:
+    """The process is alive."""
+    return {"status": "alive"}
+
+
+@_health.get(
+    "/readyz",
+    responses={503: {"model": dict[str, Any], "description": "Not ready: the body says what is missing."}},
+)
+async def ready(request: Request, response: Response) -> dict[str, Any]:
+    """Broker, database and consumer really work (200), or not (503); the body says which."""
+    parts = await request.app.state.host.ready()
+    good = all(part for part in parts.values() if isinstance(part, bool))
+    response.status_code = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
+    return {"status": "ready" if good else "not ready", **parts}
+
+
+@_health.get("/metrics", include_in_schema=False)
+async def numbers(request: Request) -> Response:
+    """What this process counts and measures, for Prometheus."""
+    return page(await request.app.state.host.gauges())
+
+
+_bearer = HTTPBearer(auto_error=False, description="MURMURATION_ADMIN_TOKEN")
+
+
+async def admin(
+    request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> None:
+    """Let only the bearer of the admin token in. With no token configured nobody gets in."""
+    token = request.app.state.settings.admin_token
+    if token is None or not token.get_secret_value():
+        raise Problem(403, "admin endpoints are closed: MURMURATION_ADMIN_TOKEN is not set")
+    expected = token.get_secret_value().encode()
+    if given is None or not hmac.compare_digest(given.credentials.encode(), expected):
+        raise Problem(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
+
+
+Admin = Depends(admin)
+
+
+async def _running(request: Request) -> Host:
+    host: Host = request.app.state.host
+    return host
+
+
+# The service behind a request.
+Running = Annotated[Host, Depends(_running)]
+
+
+class TracedRequests:
+    """A span for every request, by OpenTelemetry's conventions, but for those that ask how the process is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in UNTRACED_PATHS or not is_tracing():
+            await self._app(scope, receive, send)
+            return
+        method, answer = scope["method"], NotingStatus(send)
+        given = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
+
+        def attributes() -> Attributes:
+            return {"http.request.method": method, "url.path": scope["path"], "url.scheme": scope["scheme"]}
+
+        with work(method, given.decode("latin-1"), SpanKind.SERVER, attributes) as span, span.current():
+            await self._app(scope, receive, answer)
+            route = route_template(scope)
+            span.rename(f"{method} {route}")
+            span.note({"http.route": route, "http.response.status_code": answer.status})
+            if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                span.fail(HTTPStatus(answer.status).phrase)

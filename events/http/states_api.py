@@ -1,0 +1,47 @@
+"""`/states`: what a service knows of many orders at once, for whoever compares it; and to forget it."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, Field
+from pydantic_core import to_json
+
+from events.http.application import Admin, Running
+from events.http.limits import StrictRoute
+from events.storage.repository import Store
+
+MAX_ORDERS = 200
+
+OrderIds = Annotated[
+    list[UUID], Query(min_length=1, max_length=MAX_ORDERS, description="Repeated, once for each order.")
+]
+
+
+class OrdersToForget(BaseModel):
+    """Orders that ended."""
+
+    order_ids: list[UUID] = Field(min_length=1, max_length=MAX_ORDERS)
+
+
+def states_router(store: Store) -> APIRouter:
+    """The route of a service whose states are in `store`."""
+    router = APIRouter(tags=["states"], route_class=StrictRoute)
+
+    @router.get("/states")
+    async def states(order_id: OrderIds, host: Running) -> Response:
+        """The states of these orders by order id, without personal data; unknown orders are left out."""
+        found = await host.database.read(lambda connection: store.read_many(connection, order_id))
+        return Response(to_json({"states": found}), media_type="application/json")
+
+    @router.post("/states/forget", dependencies=[Admin])
+    async def forget(wanted: OrdersToForget, host: Running) -> Response:
+        """Delete the states of orders that ended long ago, as the tracker asks once their time is over.
+
+        What the service is not done with stays: it is not among the `forgotten`. Repeating is harmless.
+        """
+        async with host.database.transaction() as connection:
+            forgotten = await store.forget(connection, wanted.order_ids)
+        return Response(to_json({"forgotten": forgotten}), media_type="application/json")
+
+    return router

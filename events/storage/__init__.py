@@ -1,0 +1,1 @@
+"""What a service keeps: database sessions, inbox and outbox tables, repository, retention."""

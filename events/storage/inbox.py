@@ -1,0 +1,93 @@
+"""The inbox: each fact takes effect once, known by its id, and what comes under a known id is the same fact.
+
+A row remembers what came under its id: the order, the fact, and its content. So a repetition stays silent,
+and another fact that took an id that was used before is found out instead of being taken for one.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+
+from events.decision import Contradiction
+from events.facts import Fact
+from events.facts.content import content_of, contradict
+from events.runtime.input import Told
+from events.storage.database import Session
+from events.storage.exchange import Answer, Exchange, prepared
+from events.storage.sql import array_of, rows_of
+from events.storage.tables import inbox
+
+_COLUMNS = [inbox.c[name] for name in ("fact_id", "order_id", "wire_name", "content")]
+_given = rows_of(_COLUMNS)
+_ENTER = prepared(
+    insert(inbox)
+    .from_select([column.name for column in _COLUMNS], select(*_given.c).order_by(_given.c.fact_id))
+    .on_conflict_do_nothing()
+    .returning(inbox.c.fact_id)
+)
+_KNOWN = prepared(
+    select(*_COLUMNS, inbox.c.heard_at).where(
+        inbox.c.fact_id == array_of("fact_ids", inbox.c.fact_id).any_(), inbox.c.order_id.is_not(None)
+    )
+)
+
+
+def enter(exchange: Exchange, facts: Iterable[tuple[UUID, Fact]]) -> Answer:
+    """Have these facts entered, of which there are some; the answer are the ids that were not known.
+
+    Of several under one id the first is entered.
+    """
+    first: dict[UUID, Fact] = {}
+    for fact_id, fact in facts:
+        first.setdefault(fact_id, fact)
+    return exchange.ask(
+        _ENTER,
+        fact_id=list(first),
+        order_id=[fact.order_id for fact in first.values()],
+        wire_name=[fact.wire_name for fact in first.values()],
+        content=[content_of(fact) for fact in first.values()],
+    )
+
+
+def repeated(told: Sequence[Told], fresh: set[UUID]) -> list[Told]:
+    """The facts that came under an id that was known, or that one before them in the batch has."""
+    new = set(fresh)
+    found = []
+    for item in told:
+        if item.kind == "fact":
+            if item.cause in new:
+                new.remove(item.cause)
+            else:
+                found.append(item)
+    return found
+
+
+async def contradictions(connection: Session, items: Sequence[Told]) -> list[tuple[Told, Exception]]:
+    """Those of these facts that are not what is known under their ids, each with why.
+
+    A row that an older release wrote, or that was forgotten in this moment, says nothing to the contrary.
+    """
+    exchange = Exchange(connection)
+    answer = exchange.ask(_KNOWN, fact_ids=list({item.cause for item in items}))
+    await exchange.over()
+    known = {row[0]: row[1:] for row in answer.rows}
+    against = ((item, _contradiction(item, *known[item.cause])) for item in items if item.cause in known)
+    return [(item, Contradiction(why, reason="reused_message_id")) for item, why in against if why]
+
+
+def _contradiction(item: Told, order_id: UUID, wire_name: str, content: int | None, heard_at: Any) -> str:
+    """What speaks against its being the fact that is known under its id; nothing, of a repetition."""
+    fact: Fact = item.said
+    same_fact = (fact.order_id, _bare(fact.wire_name)) == (order_id, _bare(wire_name))
+    if same_fact and (item.again or not contradict(content, content_of(fact))):
+        return ""
+    but = ", with other content" if same_fact else ""
+    when = heard_at.isoformat()
+    return f"message_id {item.cause} was used at {when} for {wire_name} of order {order_id}{but}"
+
+
+def _bare(wire_name: str) -> str:
+    return wire_name.rpartition(".")[0]

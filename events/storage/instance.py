@@ -1,0 +1,105 @@
+"""Which rows of the outbox and the calls table are whose, when several instances of a service run.
+
+Each instance draws a number and holds a PostgreSQL advisory lock on it for as long as it lives. Rows carry
+their owner's number; those of an owner whose lock is free were left behind, and whoever notices adopts
+them. The lock goes the moment a process or its connection dies; a process that hangs loses it after
+`idle_session_timeout`, so no clock of ours decides who is dead.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from sqlalchemy import Table
+
+from events.runtime.settings import ServiceSettings
+from events.storage.database import AWAY, Database, connect_options
+from events.telemetry.log import log
+
+LOCK_CLASS = 20_411
+
+
+class Instance:
+    """This process's number among the instances of its service."""
+
+    def __init__(self, settings: ServiceSettings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self.number = 0
+
+    async def enter(self) -> None:
+        """Draw a number and lock it. Raises one of AWAY."""
+        self._connection = await self._connect()
+        if self.number == 0:
+            cursor = await self._connection.execute("SELECT nextval('instance_ids')::int AS number")
+            row = await cursor.fetchone()
+            self.number = row["number"] if row else 0
+        await self._connection.execute("SELECT pg_advisory_lock(%s, %s)", (LOCK_CLASS, self.number))
+
+    async def stay(self) -> None:
+        """Keep the lock; after an outage take it again, for the rows in memory are still ours."""
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_seconds)
+            try:
+                if self._connection is None:
+                    await self.enter()
+                else:
+                    await self._connection.execute("SELECT 1")
+            except AWAY:
+                await self.leave()
+
+    async def leave(self) -> None:
+        """Give the lock up."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def adopt(
+        self,
+        database: Database,
+        table: Table,
+        *,
+        noting: bytes = b"",
+        only: bytes = b"",
+        parameters: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Make the rows that dead instances left in `table` ours, once the database is there.
+
+        `noting` is what else to set in them, `only` a further condition, with its parameters. Says how many
+        they were.
+        """
+        adopt = _ADOPT.replace(b"{table}", table.name.encode())
+        adopt = adopt.replace(b"{noting}", noting).replace(b"{only}", only)
+        given = {"me": self.number, "lock_class": LOCK_CLASS, **(parameters or {})}
+        adopted = 0
+
+        async def take_over() -> None:
+            nonlocal adopted
+            async with database.transaction() as connection:
+                cursor = await connection.execute(adopt, given)
+                # The commit may go through and only its answer be lost: then they are ours already.
+                adopted = max(adopted, cursor.rowcount)
+
+        await database.until_done(take_over)
+        if adopted:
+            log.info("adopted_leftovers", table=table.name, rows=adopted)
+        return adopted
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        connection = await psycopg.AsyncConnection.connect(
+            self._settings.database_url,
+            autocommit=True,
+            **connect_options(self._settings, f"{self._name} instance"),
+        )
+        dead_after = self._settings.presumed_dead_after_seconds
+        await connection.execute(b"SET idle_session_timeout = '%ds'" % dead_after)
+        return connection
+
+
+_ADOPT = b"""
+    UPDATE {table} SET owner = %(me)s{noting} WHERE owner IN (
+        SELECT owner FROM (SELECT DISTINCT owner FROM {table} WHERE owner <> %(me)s) AS others
+        WHERE pg_try_advisory_xact_lock(%(lock_class)s, owner)){only}
+"""

@@ -1,0 +1,165 @@
+"""How a service's states are kept: one row per order, loaded with a lock, saved in bulk."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import cached_property
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from psycopg import errors
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import Column, Table, select
+
+from events.runtime.input import Told
+from events.storage.database import Connection
+from events.storage.exchange import Answer, Exchange, prepared
+from events.storage.sql import array_of, as_columns, compiled, insert_rows, update_rows
+from events.storage.tombstones import Graveyard
+
+StateT = TypeVar("StateT")
+
+# As much of a state as anybody may be told: neither personal data nor a payment token.
+TOLD = ("status", "amount_minor", "currency", "ending", "settled_by")
+
+
+class Workspace(Protocol):
+    """The states one batch works on: loaded by one exchange, replaced in memory, saved by the next."""
+
+    def state_of(self, item: Told) -> Any:
+        """What `decide` is given for this fact, outcome or command."""
+
+    def keep(self, item: Told, state: Any) -> None:
+        """Replace it by what `decide` answered."""
+
+    def save(self, exchange: Exchange) -> None:
+        """Have what changed written. New rows in the order of their key: so no two batches can deadlock."""
+
+
+class Store(Protocol):
+    """Where a service keeps its states."""
+
+    def load(self, exchange: Exchange, told: Sequence[Told]) -> Workspace:
+        """Have the states of the orders these are about locked, in a fixed order, and read.
+
+        They are there once the exchange is over.
+        """
+
+    async def read_many(
+        self, connection: Connection, order_ids: Sequence[UUID]
+    ) -> dict[UUID, dict[str, Any]]:
+        """What may be told of these orders' states, without a lock; nothing of an order nobody knows."""
+
+    async def forget(self, connection: Connection, order_ids: Sequence[UUID]) -> list[UUID]:
+        """Delete the states of these orders that are final, and keep tombstones; says whom it forgot."""
+
+
+class StateNotUnderstood(Exception):
+    """Another release wrote this state in a way that is unknown here: it is for its replicas."""
+
+
+class AppearedMeanwhile(Exception):
+    """A row this batch meant to insert exists by now: try the batch again from the start."""
+
+
+def appeared_meanwhile(error: errors.UniqueViolation) -> bool:
+    """Whether another instance was first with a new row, as opposed to some other constraint."""
+    return error.diag.constraint_name == f"{error.diag.table_name}_pkey"
+
+
+class OrderStates(Generic[StateT]):
+    """A table whose columns are the fields of a state dataclass, keyed by `order_id`."""
+
+    def __init__(
+        self,
+        table: Table,
+        state: type[StateT],
+        *,
+        final: Sequence[str] = (),
+        units: Column[Any] | None = None,
+    ) -> None:
+        """In a `final` status the service is done with an order that ended. `units`: see Graveyard."""
+        self._graveyard = Graveyard(table, final, units)
+        self._names = [field.name for field in fields(state)]  # type: ignore[arg-type]
+        self._columns = [table.c[name] for name in self._names]
+        self._adapter: TypeAdapter[StateT] = TypeAdapter(state)
+        key = table.c.order_id
+        found = select(*self._columns).where(key == array_of("order_ids", key).any_())
+        self._lock = prepared(found.order_by(key).with_for_update())
+        self._read = compiled(found)
+        told = [table.c[name] for name in TOLD if name in table.c]
+        self._tell = compiled(select(key, *told).where(key == array_of("order_ids", key).any_()))
+        self._insert = prepared(insert_rows(table, self._columns))
+        self._update = prepared(update_rows(table, key, self._columns[1:]))
+
+    def load(self, exchange: Exchange, told: Sequence[Told]) -> "OrderWorkspace[StateT]":
+        order_ids = list({item.order_id for item in told})
+        return OrderWorkspace(self, exchange.ask(self._lock, order_ids=order_ids))
+
+    def parse(self, answer: Answer) -> dict[UUID, StateT]:
+        """The states that were loaded, by order. Raises StateNotUnderstood."""
+        found = (dict(zip(self._names, row, strict=True)) for row in answer.rows)
+        return {row["order_id"]: self._understood(row) for row in found}
+
+    async def read(self, connection: Connection, order_id: UUID) -> StateT | None:
+        """One order's state, without a lock. Raises StateNotUnderstood."""
+        cursor = await connection.execute(self._read, {"order_ids": [order_id]})
+        row = await cursor.fetchone()
+        return None if row is None else self._understood(row)
+
+    async def read_many(
+        self, connection: Connection, order_ids: Sequence[UUID]
+    ) -> dict[UUID, dict[str, Any]]:
+        """Those fields of these orders' states that are in TOLD, without a lock."""
+        cursor = await connection.execute(self._tell, {"order_ids": list(order_ids)})
+        return {row.pop("order_id"): row for row in await cursor.fetchall()}
+
+    def _understood(self, row: dict[str, Any]) -> StateT:
+        try:
+            return self._adapter.validate_python(row)
+        except ValidationError as error:
+            # Which fields, and not what is in them: not everybody may see that.
+            fields_at = sorted({str(problem["loc"][0]) for problem in error.errors() if problem["loc"]})
+            raise StateNotUnderstood(f"another release wrote {', '.join(fields_at)}") from None
+
+    async def forget(self, connection: Connection, order_ids: Sequence[UUID]) -> list[UUID]:
+        """Delete the states of these orders that are final, and keep tombstones; says whom it forgot."""
+        return await self._graveyard.bury(connection, order_ids)
+
+    def insert(self, exchange: Exchange, states: Sequence[StateT]) -> None:
+        """Have new rows written."""
+        exchange.ask(self._insert, **as_columns(states, self._names))
+
+    def update(self, exchange: Exchange, states: Sequence[StateT]) -> None:
+        """Have rows that exist replaced."""
+        exchange.ask(self._update, **as_columns(states, self._names))
+
+
+class OrderWorkspace(Generic[StateT]):
+    """The states of one batch's orders."""
+
+    def __init__(self, store: OrderStates[StateT], loading: Answer) -> None:
+        self._store = store
+        self._loading = loading
+
+    @cached_property
+    def _loaded(self) -> dict[UUID, StateT]:
+        return self._store.parse(self._loading)
+
+    @cached_property
+    def _now(self) -> dict[UUID, StateT]:
+        return dict(self._loaded)
+
+    def state_of(self, item: Told) -> StateT | None:
+        return self._now.get(item.order_id)
+
+    def keep(self, item: Told, state: StateT | None) -> None:
+        if state is not None:
+            self._now[item.order_id] = state
+
+    def save(self, exchange: Exchange) -> None:
+        new = [self._now[order_id] for order_id in sorted(self._now.keys() - self._loaded.keys())]
+        changed = [self._now[i] for i, state in self._loaded.items() if self._now[i] is not state]
+        if new:
+            self._store.insert(exchange, new)
+        if changed:
+            self._store.update(exchange, changed)

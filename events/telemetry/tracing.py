@@ -1,0 +1,265 @@
+"""Spans: what this process does for an order, in that order's trace, exported by OTLP.
+
+Configured by OpenTelemetry's own variables: OTEL_EXPORTER_OTLP_ENDPOINT (without it nothing is recorded),
+OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG, OTEL_BSP_MAX_QUEUE_SIZE, OTEL_EXPORTER_OTLP_TIMEOUT, ...
+Whether an order is recorded is decided once, where its trace begins.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.aio_pika import AioPikaInstrumentor
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.propagators.textmap import CarrierT, Getter, default_getter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from events.telemetry.log import Outage
+from events.telemetry.traceparent import begin_trace, trace_id
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+NAMESPACE = "murmuration"
+# One request to the collector may take so long; OpenTelemetry's default would hold up the end of a process.
+EXPORT_TIMEOUT_SECONDS = 3.0
+
+Attributes = Mapping[str, AttributeValue]
+
+
+class Export(SpanExporter):
+    """By OTLP. A collector that is away is logged once, and costs the spans that find no room meanwhile."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._outage = Outage("trace collector")
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = self._exporter.export(spans)
+        if result is SpanExportResult.SUCCESS:
+            self._outage.ended()
+        else:
+            self._outage.began(ConnectionError("spans could not be delivered"))
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+class _Tolerant(TraceContextTextMapPropagator):
+    """W3C's trace context, where a header that is no text is no context, instead of an error."""
+
+    def extract(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        getter: Getter[CarrierT] = default_getter,
+    ) -> Context:
+        try:
+            return super().extract(carrier, context, getter)
+        except (TypeError, ValueError, AttributeError):
+            return Context() if context is None else context
+
+
+class _Recording:
+    """What makes spans in this process; two tracers over one exporter."""
+
+    def __init__(self, process: str, exporter: SpanExporter) -> None:
+        resource = Resource.create({"service.name": process, "service.namespace": NAMESPACE})
+        self._processor = BatchSpanProcessor(Export(exporter))
+        self.provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self.tracer = self._tracer_of(self.provider)
+        # For spans of no order, once something that is recorded links to them.
+        self.for_certain = self._tracer_of(TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False))
+
+    def _tracer_of(self, provider: TracerProvider) -> Tracer:
+        provider.add_span_processor(self._processor)
+        return provider.get_tracer(NAMESPACE)
+
+    def flush(self) -> None:
+        self._processor.force_flush()
+
+    def end(self) -> None:
+        self._processor.shutdown()  # type: ignore[no-untyped-call]
+
+
+_recording: _Recording | None = None
+
+
+def start_tracing(process: str, exporter: SpanExporter | None = None) -> None:
+    """Record from now on, if the environment names a collector or an exporter is given."""
+    global _recording
+    if exporter is None and not any(os.environ.get(name) for name in ENDPOINTS):
+        return
+    os.environ.setdefault("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", str(EXPORT_TIMEOUT_SECONDS))
+    _recording = _Recording(process, exporter or OTLPSpanExporter())
+    # Anybody can put anything where a trace context is looked for.
+    propagate.set_global_textmap(_Tolerant())
+    AioPikaInstrumentor().instrument(tracer_provider=_recording.provider)
+
+
+def flush_traces() -> None:
+    """Export what has ended so far."""
+    if _recording is not None:
+        _recording.flush()
+
+
+def stop_tracing() -> None:
+    """Export what there is, if the collector takes it, and record no more."""
+    global _recording
+    if _recording is not None:
+        AioPikaInstrumentor().uninstrument()
+        _recording.end()
+        _recording = None
+
+
+def is_tracing() -> bool:
+    """Whether spans are recorded at all."""
+    return _recording is not None
+
+
+@dataclass(slots=True)
+class Work:
+    """Something under way for one order. `traceparent` is what its effects descend from.
+
+    It ends with the `with` block, as failed if that raises.
+    """
+
+    traceparent: str
+    _span: Span | None = None
+
+    def note(self, attributes: Attributes) -> None:
+        """Add what is known only now."""
+        if self._span is not None:
+            self._span.set_attributes(attributes)
+
+    def rename(self, name: str) -> None:
+        """Give it the name that is known only now."""
+        if self._span is not None:
+            self._span.update_name(name)
+
+    def fail(self, why: str) -> None:
+        """It did not work out; the span is an error."""
+        if self._span is not None:
+            self._span.set_status(StatusCode.ERROR, why)
+
+    def end(self) -> None:
+        if self._span is not None:
+            self._span.end()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Inside, its span is the current one: that of `note_on_current`, and above those of libraries."""
+        if _recording is None:
+            yield
+        else:
+            span = self._span or NonRecordingSpan(_span_context(self.traceparent))
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                yield
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.fail(str(error) or kind.__name__)
+        self.end()
+
+
+def work(
+    name: str,
+    traceparent: str | None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Callable[[], Attributes] | None = None,
+    linked_to: Callable[[], SpanContext | None] | None = None,
+) -> Work:
+    """Begin something in the trace of `traceparent`; in a new one where that is missing or malformed.
+
+    `attributes` and `linked_to` are asked only when the span may be recorded.
+    """
+    if trace_id(traceparent) is None:
+        traceparent = None
+    if _recording is None:
+        return Work(traceparent or begin_trace())
+    if traceparent and not is_sampled(traceparent):
+        return Work(traceparent)
+    context = Context()
+    if traceparent:
+        context = trace.set_span_in_context(NonRecordingSpan(_span_context(traceparent)), context)
+    span = _recording.tracer.start_span(name, context, kind, attributes() if attributes else None)
+    if not span.is_recording():
+        return Work(traceparent_of(span.get_span_context()))
+    if linked_to is not None and (other := linked_to()) is not None:
+        span.add_link(other)
+    return Work(traceparent_of(span.get_span_context()), span)
+
+
+def unordered(name: str, attributes: Attributes | None = None) -> Span | None:
+    """A span of its own trace, for what is done for many orders at once. None when nothing is recorded."""
+    if _recording is None:
+        return None
+    return _recording.for_certain.start_span(name, Context(), attributes=attributes)
+
+
+@contextmanager
+def in_trace_of(traceparent: str | None) -> Iterator[None]:
+    """Inside, what instrumentations of libraries trace descends from `traceparent`, if that is recorded."""
+    if _recording is None:
+        yield
+    elif trace_id(traceparent) is None or not is_sampled(traceparent):
+        with suppress_instrumentation():
+            yield
+    else:
+        span = NonRecordingSpan(_span_context(traceparent or ""))
+        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+            yield
+
+
+def is_sampled(traceparent: str | None) -> bool:
+    """Whether a well-formed traceparent says that its trace is recorded."""
+    return bool(traceparent and int(traceparent[-2:], 16) & TraceFlags.SAMPLED)
+
+
+def note_on_current(attributes: Attributes) -> None:
+    """Add to the span of the work that this is done for, if there is one."""
+    trace.get_current_span().set_attributes(attributes)
+
+
+def current_traceparent() -> str | None:
+    """Of the work that this is done for, such as a request. None when there is none, or nothing is traced."""
+    context = trace.get_current_span().get_span_context()
+    return traceparent_of(context) if context.is_valid else None
+
+
+def traceparent_of(context: SpanContext) -> str:
+    """W3C's form of a span's context."""
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & TraceFlags.SAMPLED:02x}"
+
+
+def _span_context(traceparent: str) -> SpanContext:
+    """Of a well-formed traceparent."""
+    trace_of, span_of, flags = (int(part, 16) for part in traceparent.split("-")[1:])
+    return SpanContext(trace_of, span_of, is_remote=True, trace_flags=TraceFlags(flags))

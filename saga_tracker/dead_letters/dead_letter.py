@@ -1,0 +1,256 @@
+"""What a message in a dead-letter queue says of itself: why it is there, since when, and what it was. Pure.
+
+Three kinds arrive: a service's, with the reason in `dead_letter_*` headers; a case, which is a fact by which
+a service says that it can do no more by itself; and the broker's own, which it gave up delivering. Whatever
+else is in such a queue is a stray. Every message makes a letter, whatever is in it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID, uuid5
+
+import aio_pika
+from aio_pika.abc import AbstractIncomingMessage
+from aiormq.abc import DeliveredMessage
+
+from events.messaging.envelope import Envelope, Unreadable, decode
+from events.messaging.retries import DEAD_ROUTING_KEY, ROUTING_KEY
+from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE
+from saga_tracker.dead_letters.properties import as_text, properties_of
+from saga_tracker.reading.stream import storable
+
+MAX_NAME_CHARACTERS = 255
+MAX_REASON_CHARACTERS = 200
+MAX_DETAIL_CHARACTERS = 2_000
+# An order's id is looked for in a body of up to this size.
+MAX_SEARCHED_BYTES = 1_000_000
+MAX_ATTEMPTS = 2**31 - 1
+
+# On a replayed message: which letter it was.
+REPLAY_OF = "replayed_letter_id"
+# The broker counts deliveries here: all that differs when it delivers a letter again.
+DELIVERY_COUNT = "x-delivery-count"
+
+_LETTERS = UUID("5d0b7c1e-8c8f-5e0a-9a53-3f3f2c6f8f10")
+_EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+
+
+class LetterKind(StrEnum):
+    """Who says that a message is dead, and why."""
+
+    UNUSABLE = "unusable"
+    CASE = "case"
+    UNDELIVERED = "undelivered"
+    STRAY = "stray"
+
+
+class LetterState(StrEnum):
+    """What became of a letter. Only an open one can be replayed or discarded."""
+
+    OPEN = "open"
+    REPLAYED = "replayed"
+    DISCARDED = "discarded"
+    RESOLVED = "resolved"
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter as it is stored. `first_at` and `last_at` are of the attempts, where they are known."""
+
+    letter_id: UUID
+    service: str
+    kind: str
+    reason: str
+    detail: str
+    first_at: datetime | None
+    last_at: datetime | None
+    attempts: int | None
+    message_id: str | None
+    wire_name: str | None
+    stated_by: str | None
+    order_id: UUID | None
+    replay_of: UUID | None
+    routing_key: str
+    properties: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    kind: LetterKind
+    reason: str
+    detail: str
+    first_at: datetime | None = None
+    last_at: datetime | None = None
+    attempts: int | None = None
+
+
+def read_letter(delivered: DeliveredMessage, service: str) -> Letter:
+    """The letter that a message from a service's dead-letter queue is."""
+    message = aio_pika.IncomingMessage(delivered)
+    headers = dict(message.headers)
+    routing_key = _routing_key_of(message, headers)
+    verdict = _verdict_on(message, headers, service)
+    return Letter(
+        **_raw(delivered, service, routing_key),
+        kind=verdict.kind.value,
+        reason=_bounded(verdict.reason, MAX_REASON_CHARACTERS) or "unknown",
+        detail=_bounded(verdict.detail, MAX_DETAIL_CHARACTERS),
+        first_at=verdict.first_at,
+        last_at=verdict.last_at,
+        attempts=verdict.attempts,
+        message_id=_name(message.message_id),
+        wire_name=_name(message.type) or routing_key or None,
+        stated_by=_name(message.app_id),
+        order_id=_order_of(message, headers),
+        replay_of=_uuid(headers.get(REPLAY_OF)),
+    )
+
+
+def bare_letter(delivered: DeliveredMessage, service: str, why: BaseException) -> Letter:
+    """A letter of which nothing but its properties and its body is kept, for one that is not to be read."""
+    return Letter(
+        **_raw(delivered, service, ""),
+        kind=LetterKind.STRAY.value,
+        reason=_bounded(type(why).__name__, MAX_REASON_CHARACTERS),
+        detail=_bounded(str(why), MAX_DETAIL_CHARACTERS),
+        first_at=None,
+        last_at=None,
+        attempts=None,
+        message_id=None,
+        wire_name=None,
+        stated_by=None,
+        order_id=None,
+        replay_of=None,
+    )
+
+
+def _raw(delivered: DeliveredMessage, service: str, routing_key: str) -> dict[str, Any]:
+    """What is kept of the message itself, and the id that follows from that."""
+    properties = properties_of(delivered.header.properties)
+    headers = dict(properties.get("headers") or {})
+    headers.pop(DELIVERY_COUNT, None)
+    text = as_text(properties | {"headers": headers})
+    parts = (service, str(delivered.routing_key), text)
+    digest = hashlib.sha256("\n".join(parts).encode() + b"\n" + delivered.body).hexdigest()
+    return {
+        "letter_id": uuid5(_LETTERS, digest),
+        "service": service,
+        "routing_key": routing_key,
+        "properties": text,
+        "body": delivered.body,
+    }
+
+
+def _verdict_on(message: AbstractIncomingMessage, headers: Mapping[str, Any], service: str) -> _Verdict:
+    death = _last_death(headers)
+    if death is not None:
+        at = _instant(death.get("time"))
+        why = _text(death.get("reason")) or "dead_lettered"
+        said = f"the broker gave up delivering it from {_text(death.get('queue'))}: {why}"
+        return _Verdict(LetterKind.UNDELIVERED, why, said, at, at)
+    if "dead_letter_reason" in headers:
+        last_at = _instant(headers.get("dead_letter_at"))
+        return _Verdict(
+            LetterKind.UNUSABLE,
+            _text(headers["dead_letter_reason"]),
+            _text(headers.get("dead_letter_detail")),
+            _instant(headers.get("dead_letter_first_at")) or last_at,
+            last_at,
+            _count(headers.get("dead_letter_attempts")),
+        )
+    stated = _stated_in(message)
+    if stated is not None and stated.fact.case and stated.fact.owner == service:
+        why = getattr(stated.fact, "reason", None) or stated.fact.wire_name
+        at = _instant(stated.stated_at)
+        return _Verdict(LetterKind.CASE, why, (type(stated.fact).__doc__ or "").strip(), at, at)
+    return _Verdict(LetterKind.STRAY, "unexplained", "nothing on it says why it is here")
+
+
+def _stated_in(message: AbstractIncomingMessage) -> Envelope | None:
+    try:
+        return decode(message, message.routing_key)
+    except Unreadable:
+        return None
+
+
+def _last_death(headers: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the broker says of its last dead-lettering of the message, if it was the last to handle it.
+
+    A service takes this note off what it sends itself.
+    """
+    deaths = headers.get("x-death")
+    if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
+        return deaths[0]
+    return None
+
+
+def _routing_key_of(message: AbstractIncomingMessage, headers: Mapping[str, Any]) -> str:
+    """The key under which the message was first sent, by the word of the broker or of the service.
+
+    Never by that of whoever published it: a replayed message counts as what this key says.
+    """
+    said: Any = None
+    death = _last_death(headers)
+    if death is not None and death.get("exchange") == REDRIVE_EXCHANGE:
+        said = headers.get(ROUTING_KEY) or headers.get(DEAD_ROUTING_KEY)
+    elif death is not None:
+        keys = death.get("routing-keys")
+        said = keys[0] if isinstance(keys, list) and keys else None
+    elif message.exchange == EXCHANGE:
+        said = message.routing_key
+    elif message.exchange == DEAD_LETTER_EXCHANGE:
+        said = headers.get(DEAD_ROUTING_KEY)
+    return _name(said) or ""
+
+
+def _order_of(message: AbstractIncomingMessage, headers: Mapping[str, Any]) -> UUID | None:
+    """The order a message says it is about, on its envelope or in its body."""
+    said = _uuid(headers.get("order_id")) or _uuid(message.correlation_id)
+    if said is not None or len(message.body) > MAX_SEARCHED_BYTES:
+        return said
+    try:
+        body = json.loads(message.body)
+    except (ValueError, RecursionError):
+        return None
+    return _uuid(body.get("order_id")) if isinstance(body, dict) else None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes | bytearray):
+        return value.decode(errors="replace")
+    return "" if value is None else str(value)
+
+
+def _bounded(text: str, max_characters: int) -> str:
+    return storable(text[:max_characters]) or ""
+
+
+def _name(value: Any) -> str | None:
+    return _bounded(_text(value), MAX_NAME_CHARACTERS) or None
+
+
+def _uuid(value: Any) -> UUID | None:
+    try:
+        return UUID(_text(value))
+    except ValueError:
+        return None
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and 0 < value <= MAX_ATTEMPTS else None
+
+
+def _instant(value: Any) -> datetime | None:
+    """An instant, unless it cannot be meant."""
+    try:
+        said = value if isinstance(value, datetime) else datetime.fromisoformat(_text(value))
+    except ValueError:
+        return None
+    said = said if said.tzinfo else said.replace(tzinfo=UTC)
+    return said if _EARLIEST < said < _LATEST else None

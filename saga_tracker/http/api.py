@@ -1,0 +1,125 @@
+"""What the tracker tells over HTTP: one saga, many, and figures about all."""
+
+from typing import Annotated, Any, Literal, Protocol
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from events.http.limits import InDigits
+from events.http.problems import Problem
+from events.service import name_of
+from events.storage.database import Connection, Database
+from saga_tracker.availability import Availability
+from saga_tracker.http import queries, views
+from saga_tracker.http.cursor import Cursor, cursor_after, place_in
+from saga_tracker.http.queries import Place, SagaFilter
+from saga_tracker.http.views import SagaPage, SagaView, SagaWithTrail, Stats
+from saga_tracker.projection import State
+from saga_tracker.reading.reader import Progress
+from saga_tracker.settings import TrackerSettings
+from saga_tracker.steps import STEPS
+
+MAX_PAGE = 500
+MAX_AGE_SECONDS = 100 * 365 * 86_400
+
+# Whoever and whatever a saga can wait for.
+AWAITED = sorted(
+    {step.service for step in STEPS} | {name_of(kind) for step in STEPS for kind in step.answers}
+)
+
+router = APIRouter(tags=["sagas"])
+
+
+class ViewServer(Protocol):
+    """What the routes need of the running tracker."""
+
+    @property
+    def database(self) -> Database: ...
+
+    @property
+    def progress(self) -> Progress: ...
+
+    @property
+    def settings(self) -> TrackerSettings: ...
+
+    @property
+    def availability(self) -> Availability: ...
+
+
+def _view_server(request: Request) -> ViewServer:
+    server: ViewServer = request.app.state.host
+    return server
+
+
+Tracker = Annotated[ViewServer, Depends(_view_server)]
+Age = Annotated[float | None, Query(ge=0, le=MAX_AGE_SECONDS, allow_inf_nan=False), InDigits]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits]
+Awaited = Annotated[str | None, Query(json_schema_extra={"enum": AWAITED})]
+Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they entered their state.")]
+
+
+@router.get(
+    "/sagas/{order_id}",
+    responses={
+        404: {"description": "No fact of such an order has been read"},
+        410: {"description": "The order ended long ago and was forgotten: when, the problem says"},
+    },
+)
+async def see(order_id: UUID, tracker: Tracker) -> SagaWithTrail:
+    """Where an order stands, since when, what it waits for and from whom, and the trail of its facts."""
+
+    async def look(connection: Connection) -> tuple[Any, Any]:
+        found = await queries.saga_of(connection, order_id)
+        return found, await queries.tombstone_of(connection, order_id) if found is None else None
+
+    found, buried = await tracker.database.read(look)
+    if buried is not None:
+        raise Problem(
+            410,
+            f"order {order_id} ended as {buried['state']} and was forgotten",
+            order_id=str(order_id),
+            ended_at=buried["ended_at"].isoformat(),
+            forgotten_at=buried["forgotten_at"].isoformat(),
+        )
+    if found is None:
+        raise Problem(404, f"no fact of order {order_id} has been read", order_id=str(order_id))
+    saga, trail = found
+    return views.saga_with_trail(saga, trail, tracker.settings, tracker.availability)
+
+
+@router.get("/sagas")
+async def find(
+    tracker: Tracker,
+    state: State | None = None,
+    waiting_for: Awaited = None,
+    older_than_seconds: Age = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    sort: Sort = "newest",
+) -> SagaPage:
+    """Sagas in a state, waiting for a service or a fact, or in their state for longer than so many seconds.
+
+    All criteria given must hold. A cursor continues under the same criteria and the same sorting.
+    """
+    if waiting_for is not None and waiting_for not in AWAITED:
+        raise Problem(422, f"nothing waits for {waiting_for!r}", known=AWAITED)
+    wanted = SagaFilter(
+        state=state.value if state else None,
+        waiting_for=waiting_for,
+        older_than_seconds=older_than_seconds,
+        oldest_first=sort == "oldest",
+    )
+    after = Place(*place_in(cursor)) if cursor else None
+    rows = await tracker.database.read(
+        lambda connection: queries.sagas_where(connection, wanted, after, limit + 1)
+    )
+    sagas = [SagaView(**row) for row in rows[:limit]]
+    last = sagas[-1] if len(rows) > limit else None
+    return SagaPage(sagas=sagas, next_cursor=cursor_after(last.since, last.order_id) if last else None)
+
+
+@router.get("/stats")
+async def stats(tracker: Tracker) -> Stats:
+    """How many sagas stand where, how many begin and end, how long they take, and how far the view lags."""
+    found = await tracker.database.read(queries.figures)
+    return views.stats(found, tracker.progress)

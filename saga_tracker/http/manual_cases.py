@@ -1,0 +1,103 @@
+"""Manual cases: a service has failed for good to undo or to dispatch, and a person answers.
+
+Each failure is answered once: the service is asked to try again, or told that it was settled outside. The ids
+of both facts derive from the failure's, so that saying them twice is saying them once. A retry that fails is
+a failure of its own, with an answer of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid5
+
+from sqlalchemy import bindparam, select
+
+from events.facts.base import Fact
+from events.facts.notification import CustomerNotified, NotificationFailed
+from events.facts.saga import RetryRequested, Settled
+from events.service import name_of
+from events.storage.database import Connection
+from events.storage.sql import compiled
+from saga_tracker.http import audit
+from saga_tracker.http.audit import Entry
+from saga_tracker.scheduler import outbox
+from saga_tracker.steps import STEPS
+from saga_tracker.tables import FIRST_READ_AT, saga_facts
+
+# By the failure's name, the facts that end it. That nobody could be told undoes nothing and leaves the saga
+# as it is, but it can be tried again.
+ANSWERS: dict[str, tuple[str, ...]] = {
+    name_of(step.heard): tuple(name_of(kind) for kind in step.answers if not kind.case)
+    for step in STEPS
+    if step.heard.case
+} | {name_of(NotificationFailed): (name_of(CustomerNotified),)}
+_HOLDING_UP = ANSWERS.keys() - {name_of(NotificationFailed)}
+_TRAIL = compiled(
+    select(saga_facts.c.fact_id, saga_facts.c.wire_name, saga_facts.c.traceparent)
+    .where(saga_facts.c.order_id == bindparam("order_id"))
+    .order_by(FIRST_READ_AT, saga_facts.c.fact_id)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A service's failure: the fact that says so."""
+
+    fact_id: UUID
+    order_id: UUID
+    service: str
+    name: str
+    traceparent: str | None
+
+
+async def unanswered(connection: Connection, order_id: UUID) -> list[Case]:
+    """The failures that hold an order's saga up and that nobody has answered yet, the earliest first."""
+    cursor = await connection.execute(_TRAIL, {"order_id": order_id})
+    cases = cases_in(order_id, await cursor.fetchall())
+    answered = await audit.answered(connection, [case.fact_id for case in cases])
+    return [case for case in cases if case.fact_id not in answered]
+
+
+def cases_in(order_id: UUID, trail: Sequence[Mapping[str, Any]]) -> list[Case]:
+    """The failures in an order's trail that hold its saga up, unless they are over."""
+    stated = {name_of(fact["wire_name"]) for fact in trail}
+    cases: list[Case] = []
+    for fact in trail:
+        name = name_of(fact["wire_name"])
+        if name in _HOLDING_UP and not stated.intersection(ANSWERS[name]):
+            service = name.partition(".")[0]
+            cases.append(Case(fact["fact_id"], order_id, service, name, fact["traceparent"]))
+    return cases
+
+
+async def ask_again(
+    connection: Connection, case: Case, *, by: str, note: str, letter_id: UUID | None = None
+) -> bool:
+    """Have the service try again once this is committed; False if the case has been answered already."""
+    fact = RetryRequested(order_id=case.order_id, service=case.service, by=by, note=note)
+    entry = Entry(by, "retry_requested", note, case.service, case.order_id, letter_id, case.fact_id)
+    return await _answer(connection, case, fact, entry)
+
+
+async def settle(connection: Connection, case: Case, *, by: str, note: str) -> bool:
+    """Have the service state what was missing, once this is committed; False if the case has its answer."""
+    fact = Settled(order_id=case.order_id, service=case.service, by=by, note=note)
+    entry = Entry(by, "settled", note, case.service, case.order_id, None, case.fact_id)
+    return await _answer(connection, case, fact, entry)
+
+
+async def _answer(connection: Connection, case: Case, fact: Fact, entry: Entry) -> bool:
+    if not await audit.enter(connection, [entry]):
+        return False
+    cursor = await connection.execute("SELECT now() AS now")
+    row = await cursor.fetchone()
+    assert row is not None
+    stated = outbox.stating(
+        fact,
+        fact_id=uuid5(case.fact_id, entry.action),
+        causation_id=case.fact_id,
+        stated_at=row["now"],
+        traceparent=case.traceparent,
+    )
+    await outbox.enter(connection, [stated])
+    return True

@@ -1,0 +1,231 @@
+"""Reads the view: one saga with its trail, sagas by filter, and figures about all of them.
+
+Ages are by the database's clock.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    Select,
+    Text,
+    bindparam,
+    case,
+    cast,
+    extract,
+    func,
+    literal_column,
+    select,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+
+from events.storage.database import Connection
+from events.storage.sql import compiled
+from saga_tracker.tables import (
+    FIRST_READ_AT,
+    lease,
+    saga_facts,
+    sagas,
+    stream_gaps,
+    stream_position,
+    tombstones,
+    unreadable_messages,
+)
+
+RECENT_MINUTES = 10
+RECENT_ENDED = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class SagaFilter:
+    """Which sagas are asked for; None leaves a criterion out. `waiting_for` names a service or a fact."""
+
+    state: str | None = None
+    waiting_for: str | None = None
+    older_than_seconds: float | None = None
+    oldest_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page of sagas ended."""
+
+    since: datetime
+    order_id: UUID
+
+
+def _seconds(interval: ColumnElement[Any]) -> ColumnElement[float]:
+    return cast(extract("epoch", interval), Double)
+
+
+_now = func.now()
+# Facts that were reconstructed have no place in the stream.
+_reconstructed = (
+    select(literal_column("1"))
+    .select_from(saga_facts)
+    .where(saga_facts.c.order_id == sagas.c.order_id, saga_facts.c.stream_offset < literal_column("0"))
+    .correlate(sagas)
+    .exists()
+    .label("reconstructed")
+)
+_COLUMNS = [
+    _reconstructed,
+    *(column for column in sagas.c if column.name not in ("waiting_for", "due_at")),
+    _seconds(_now - sagas.c.since).label("in_state_seconds"),
+    _seconds(func.coalesce(sagas.c.ended_at, _now) - sagas.c.started_at).label("duration_seconds"),
+]
+_ONE = compiled(select(*_COLUMNS).where(sagas.c.order_id == bindparam("order_id")))
+# A payment token is good for nothing but paying: it is nobody's to see.
+_body = saga_facts.c.body.op("-")(literal_column("'payment_token'")).label("body")
+# As the projection has it: an order began no later than anything else happened to it.
+_begins = func.starts_with(saga_facts.c.wire_name, literal_column("'order.created.'"))
+_read_at = case((_begins, func.min(FIRST_READ_AT).over()), else_=FIRST_READ_AT).label("read_at")
+_TRAIL = compiled(
+    select(
+        saga_facts.c.fact_id,
+        saga_facts.c.wire_name,
+        saga_facts.c.stated_by,
+        saga_facts.c.causation_id,
+        saga_facts.c.stated_at,
+        _read_at,
+        saga_facts.c.stream_offset,
+        _body,
+    )
+    .where(saga_facts.c.order_id == bindparam("order_id"))
+    .order_by(_read_at, _begins.desc(), saga_facts.c.stream_offset)
+)
+
+_TOMBSTONE = compiled(
+    select(tombstones.c.state, tombstones.c.ended_at, tombstones.c.forgotten_at).where(
+        tombstones.c.order_id == bindparam("order_id")
+    )
+)
+
+
+async def saga_of(
+    connection: Connection, order_id: UUID
+) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """One saga and its trail in the order of their reading, or None for an order nobody spoke of."""
+    async with connection.pipeline():
+        found = await connection.execute(_ONE, {"order_id": order_id})
+        trail = await connection.execute(_TRAIL, {"order_id": order_id})
+        saga = await found.fetchone()
+        facts = await trail.fetchall()
+    return None if saga is None else (saga, facts)
+
+
+async def tombstone_of(connection: Connection, order_id: UUID) -> dict[str, Any] | None:
+    """How an order ended, and when it was forgotten, if it was."""
+    return await (await connection.execute(_TOMBSTONE, {"order_id": order_id})).fetchone()
+
+
+async def sagas_where(
+    connection: Connection, wanted: SagaFilter, after: Place | None, limit: int
+) -> list[dict[str, Any]]:
+    """Up to `limit` sagas, by when they entered their state."""
+    given: dict[str, Any] = {"row_limit": limit}
+    criteria = [name for name in _CRITERIA if getattr(wanted, name) is not None]
+    given |= {name: getattr(wanted, name) for name in criteria}
+    if after is not None:
+        given |= {"after_since": after.since, "after_order_id": after.order_id}
+    query = _page(tuple(criteria), after is not None, wanted.oldest_first)
+    cursor = await connection.execute(query, given)
+    return await cursor.fetchall()
+
+
+_older_than = bindparam("older_than_seconds", type_=Double) * literal_column("interval '1 second'")
+_CRITERIA: dict[str, Sequence[ColumnElement[bool]]] = {
+    "state": [sagas.c.state == bindparam("state")],
+    "waiting_for": [
+        sagas.c.ended_at.is_(None),
+        sagas.c.waiting_for.op("?")(bindparam("waiting_for", type_=Text)),
+    ],
+    "older_than_seconds": [sagas.c.since < _now - _older_than],
+}
+
+
+@cache
+def _page(criteria: tuple[str, ...], continued: bool, oldest_first: bool) -> bytes:
+    """The statement for a combination of criteria, each of which an index serves."""
+    query: Select[Any] = select(*_COLUMNS)
+    for name in criteria:
+        query = query.where(*_CRITERIA[name])
+    here = tuple_(sagas.c.since, sagas.c.order_id)
+    if continued:
+        there = tuple_(
+            bindparam("after_since", type_=TIMESTAMP(timezone=True)),
+            bindparam("after_order_id", type_=sagas.c.order_id.type),
+        )
+        query = query.where(here > there if oldest_first else here < there)
+    order = [sagas.c.since, sagas.c.order_id]
+    query = query.order_by(*(order if oldest_first else [column.desc() for column in order]))
+    return compiled(query.limit(bindparam("row_limit")))
+
+
+async def figures(connection: Connection) -> dict[str, list[dict[str, Any]]]:
+    """What `/stats` is made of, by the name of each query."""
+    async with connection.pipeline():
+        cursors = {name: await connection.execute(query) for name, query in _FIGURES.items()}
+        return {name: await cursor.fetchall() for name, cursor in cursors.items()}
+
+
+def _per_minute(instant: ColumnElement[Any]) -> Select[Any]:
+    """How many per minute, in the recent minutes in which there were any."""
+    recent: ColumnElement[timedelta] = literal_column(f"interval '{RECENT_MINUTES} minutes'")
+    minute = func.date_trunc(literal_column("'minute'"), instant).label("minute")
+    return (
+        select(minute, func.count().label("sagas"))
+        .where(instant > func.date_trunc(literal_column("'minute'"), _now) - recent)
+        .group_by(literal_column("1"))
+        .order_by(literal_column("1"))
+    )
+
+
+def _durations() -> Select[Any]:
+    """How long the sagas took that ended last, by how they ended."""
+    last = (
+        select(sagas.c.state, _seconds(sagas.c.ended_at - sagas.c.started_at).label("seconds"))
+        .where(sagas.c.ended_at.is_not(None))
+        .order_by(sagas.c.ended_at.desc())
+        .limit(literal_column(str(RECENT_ENDED)))
+        .subquery()
+    )
+    shares = {"p50": "0.5", "p99": "0.99"}
+    percentiles = [
+        func.percentile_cont(literal_column(share)).within_group(last.c.seconds).label(f"{name}_seconds")
+        for name, share in shares.items()
+    ]
+    return select(last.c.state, func.count().label("sagas"), *percentiles).group_by(last.c.state)
+
+
+_FIGURES = {
+    name: compiled(query)
+    for name, query in {
+        "states": select(
+            sagas.c.state,
+            func.count().label("sagas"),
+            func.count().filter(sagas.c.timed_out).label("timed_out"),
+        ).group_by(sagas.c.state),
+        "oldest_waiting": select(*_COLUMNS)
+        .where(sagas.c.ended_at.is_(None))
+        .order_by(sagas.c.since, sagas.c.order_id)
+        .limit(literal_column("1")),
+        "started": _per_minute(sagas.c.started_at),
+        "ended": _per_minute(sagas.c.ended_at),
+        "durations": _durations(),
+        "gaps": select(*stream_gaps.c).order_by(stream_gaps.c.gap_id.desc()).limit(literal_column("5")),
+        "keeper": select(lease.c.holder).where(lease.c.expires_at > func.clock_timestamp()),
+        "position": select(
+            stream_position.c.stream_offset,
+            _seconds(_now - stream_position.c.moved_at).label("moved_seconds_ago"),
+            select(func.count()).select_from(unreadable_messages).scalar_subquery().label("unreadable"),
+        ),
+    }.items()
+}

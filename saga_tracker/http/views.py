@@ -1,0 +1,234 @@
+"""The shapes in which the tracker answers over HTTP. Ages are in seconds, by the database's clock."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from events.service import name_of
+from saga_tracker.availability import Availability
+from saga_tracker.projection import State
+from saga_tracker.reading.reader import Progress
+from saga_tracker.settings import TrackerSettings
+from saga_tracker.timeline import cause_of, why_doubtful
+
+
+class WaitView(BaseModel):
+    """Any one of `facts` from `service` ends it; `person` says that somebody has to act for it.
+
+    `due_at`: when the tracker does something about it. `redriven_at`: when it sent the service the fact
+    before it once more. `overdue_at`: when it gave up that the service will answer by itself.
+    `service_down`: the service cannot work, so its time stands still. `service_locked`: some of its orders,
+    this one perhaps, wait for a lock.
+    """
+
+    service: str
+    facts: list[str]
+    since: datetime
+    because_of: str
+    because_of_id: UUID
+    person: bool
+    due_at: datetime | None = None
+    redriven_at: datetime | None = None
+    overdue_at: datetime | None = None
+    service_down: "OutageView | None" = None
+    service_locked: "LockView | None" = None
+
+
+class OutageView(BaseModel):
+    """Since when a service has been down, and until when no order is late for that."""
+
+    since: datetime
+    why: str
+    stands_still_until: datetime
+
+
+class LockView(BaseModel):
+    """Since when orders of a service wait for a lock in its database, and which session holds that."""
+
+    since: datetime
+    session: str
+
+
+class SagaView(BaseModel):
+    """Where one order stands. Ages are in seconds, by the database's clock.
+
+    `reconstructed`: some of its facts were never read, and follow from what the services say.
+    """
+
+    order_id: UUID
+    state: State
+    since: datetime
+    in_state_seconds: float
+    waits: list[WaitView]
+    timed_out: bool
+    started_at: datetime
+    ended_at: datetime | None
+    duration_seconds: float
+    reason: str | None
+    trace_id: str | None
+    fact_count: int
+    reconstructed: bool = False
+
+
+class CauseView(BaseModel):
+    """The fact that led to another. Not `directly`: a call to the outside or a person was in between."""
+
+    fact_id: UUID
+    name: str
+    directly: bool
+
+
+class FactView(BaseModel):
+    """One fact of a saga's trail, and how long after its beginning and its cause it was read.
+
+    `stated_at` is what its publisher says of the time; `doubtful` says why that cannot be true.
+    """
+
+    fact_id: UUID
+    name: str
+    wire_name: str
+    stated_by: str
+    stated_at: datetime
+    doubtful: str | None
+    read_at: datetime
+    causation_id: UUID | None
+    cause: CauseView | None
+    since_start_seconds: float
+    since_cause_seconds: float | None
+    stream_offset: int
+    body: dict[str, Any]
+
+
+class SagaWithTrail(SagaView):
+    """A saga and every fact of it, in the order in which they were read, and where to see its trace."""
+
+    trace_url: str | None
+    facts: list[FactView]
+
+
+class SagaPage(BaseModel):
+    """Some sagas; `next_cursor` asks for those after them."""
+
+    sagas: list[SagaView]
+    next_cursor: str | None
+
+
+class MinuteView(BaseModel):
+    """How many sagas in the minute that began then."""
+
+    minute: datetime
+    sagas: int
+
+
+class DurationView(BaseModel):
+    """How long the last sagas took that ended in this state."""
+
+    state: State
+    sagas: int
+    p50_seconds: float
+    p99_seconds: float
+
+
+class StreamView(BaseModel):
+    """How far the view has come. `lag` is about how many messages it is behind the stream."""
+
+    reading: bool
+    stream_offset: int
+    lag: int
+    last_message_seconds_ago: float
+    unreadable: int
+
+
+class GapView(BaseModel):
+    """Facts between these instants were never read; None is the beginning."""
+
+    why: str
+    after_at: datetime | None
+    before_at: datetime
+
+
+class Stats(BaseModel):
+    """Figures about all sagas. `keeper` is the tracker that acts on deadlines now."""
+
+    states: dict[State, int]
+    timed_out: int
+    oldest_waiting: SagaView | None
+    started_per_minute: list[MinuteView]
+    ended_per_minute: list[MinuteView]
+    durations: list[DurationView]
+    stream: StreamView
+    keeper: str | None
+    gaps: list[GapView] = []
+
+
+def saga_with_trail(
+    saga: Mapping[str, Any],
+    trail: Sequence[Mapping[str, Any]],
+    settings: TrackerSettings,
+    availability: Availability,
+) -> SagaWithTrail:
+    """A row of the view and the rows of its trail; its trace is a page of Jaeger's, if there is one."""
+    doubt = timedelta(seconds=settings.clock_doubt_seconds)
+    facts = [_fact(fact, trail, saga["started_at"], doubt) for fact in trail]
+    jaeger_url = settings.jaeger_url
+    trace_url = f"{jaeger_url}/trace/{saga['trace_id']}" if jaeger_url and saga["trace_id"] else None
+    waits = [
+        wait | {"service_down": _outage(wait, availability), "service_locked": _lock(wait, availability)}
+        for wait in saga["waits"]
+    ]
+    return SagaWithTrail(**{**saga, "waits": waits}, trace_url=trace_url, facts=facts)
+
+
+def _outage(wait: Mapping[str, Any], availability: Availability) -> OutageView | None:
+    outage = availability.outage_of(wait["service"])
+    if outage is None or wait["person"]:
+        return None
+    return OutageView(since=outage.since, why=outage.why, stands_still_until=outage.until)
+
+
+def _lock(wait: Mapping[str, Any], availability: Availability) -> LockView | None:
+    lock = availability.lock_of(wait["service"])
+    if lock is None or lock.session is None or wait["person"]:
+        return None
+    return LockView(since=lock.since, session=lock.session)
+
+
+def stats(figures: Mapping[str, Sequence[Mapping[str, Any]]], progress: Progress) -> Stats:
+    """What the queries of `figures` found, and how the reader is doing."""
+    states = dict.fromkeys(State, 0) | {State(row["state"]): row["sagas"] for row in figures["states"]}
+    position = figures["position"][0]
+    return Stats(
+        states=states,
+        timed_out=sum(row["timed_out"] for row in figures["states"]),
+        oldest_waiting=next((SagaView(**row) for row in figures["oldest_waiting"]), None),
+        started_per_minute=[MinuteView(**row) for row in figures["started"]],
+        ended_per_minute=[MinuteView(**row) for row in figures["ended"]],
+        durations=[DurationView(**row) for row in figures["durations"]],
+        stream=StreamView(
+            reading=progress.reading,
+            stream_offset=position["stream_offset"],
+            lag=max(0, progress.known_end - position["stream_offset"]),
+            last_message_seconds_ago=position["moved_seconds_ago"],
+            unreadable=position["unreadable"],
+        ),
+        gaps=[GapView(**{name: row[name] for name in GapView.model_fields}) for row in figures["gaps"]],
+        keeper=next((row["holder"] for row in figures["keeper"]), None),
+    )
+
+
+def _fact(
+    fact: Mapping[str, Any], trail: Sequence[Mapping[str, Any]], started_at: datetime, doubt: timedelta
+) -> FactView:
+    cause = cause_of(fact, trail)
+    read_at: datetime = fact["read_at"]
+    return FactView(
+        **fact,
+        name=name_of(fact["wire_name"]),
+        doubtful=why_doubtful(fact, cause, doubt),
+        cause=CauseView(fact_id=cause.fact_id, name=cause.name, directly=cause.directly) if cause else None,
+        since_start_seconds=(read_at - started_at).total_seconds(),
+        since_cause_seconds=(read_at - cause.read_at).total_seconds() if cause else None,
+    )

@@ -1,0 +1,1 @@
+"""Grants loyalty points for every order that is confirmed, and takes them back never."""

@@ -1,0 +1,43 @@
+"""What loyalty makes of each fact.
+
+order.confirmed -> one point for every 100 minor units -> points_granted
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Never, assert_never
+from uuid import UUID
+
+from events.decision import Decision
+from events.facts.order import OrderConfirmed
+from loyalty_svc.facts import PointsGranted
+
+NAME = "loyalty"
+MINOR_UNITS_A_POINT = 100
+
+Hears = OrderConfirmed
+States = PointsGranted
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one order brought its customer."""
+
+    order_id: UUID
+    status: Literal["granted"]
+    points: int
+
+
+def decide(grant: Grant | None, heard: Hears) -> Decision[Grant | None, States, Never]:
+    match heard:
+        case OrderConfirmed():
+            return give(grant, heard)
+        case _:
+            assert_never(heard)
+
+
+def give(grant: Grant | None, confirmed: OrderConfirmed) -> Decision[Grant | None, States, Never]:
+    if grant is not None:
+        return Decision(grant)
+    points = confirmed.amount_minor // MINOR_UNITS_A_POINT
+    granted = PointsGranted(order_id=confirmed.order_id, customer=confirmed.customer, points=points)
+    return Decision(Grant(confirmed.order_id, "granted", points), (granted,))
