@@ -101,7 +101,7 @@ async def _hold_an_order(urls: Mapping[str, str]) -> None:
             async with http.get(f"{urls['tracker']}/sagas?state=AWAITING_APPROVAL") as answer:
                 return len((await answer.json())["sagas"]) == 1
 
-        await eventually(waits)
+        await eventually(waits, within_seconds=READY_TIMEOUT_SECONDS)
 
 
 @pytest.mark.parametrize("name", DESCRIBED)
