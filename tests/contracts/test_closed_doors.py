@@ -17,8 +17,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from compose.local.processes import SANDBOX
-from compose.sandbox.app import Sandbox
-from compose.sandbox.settings import SandboxSettings
+from compose.sandbox.app import Sandbox, SandboxSettings
 from compose.system import PROCESSES
 from events.http.application import create_app
 from events.runtime import process
