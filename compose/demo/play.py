@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from compose.demo.shop import POLL_SECONDS
 from compose.demo.stage import Act, Saga, Scenario, Stage, states
+from compose.waiting import POLL_SECONDS
 
 ENDED = ("COMPLETED", "CANCELLED")
 TOLD = ("notification.customer_notified", "notification.notification_failed")

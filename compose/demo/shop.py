@@ -1,7 +1,5 @@
 """The running system as its users meet it: HTTP for stocking, ordering and asking, AMQP for publishing."""
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,11 +10,11 @@ import aiohttp
 
 from compose.demo.publisher import publish_order_created_v1
 from compose.local.errors import RigError
+from compose.waiting import seen_in_time
 from compose.whereabouts import Whereabouts
 from events.messaging.topology import PUBLISHER
 
 TIMEOUT_SECONDS = 15
-POLL_SECONDS = 0.04
 
 Answer = dict[str, Any]
 
@@ -152,11 +150,13 @@ class Shop:
 
     async def wait_for_payment(self, order_id: UUID, status: str, timeout_seconds: float) -> None:
         """Wait until an order's payment has this status. Raises TimeoutError."""
-        deadline = time.monotonic() + timeout_seconds
-        while (payment := await self.payment(order_id)) is None or payment["status"] != status:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the payment of order {order_id} is not {status}: {payment}")
-            await asyncio.sleep(POLL_SECONDS)
+
+        def is_so(payment: Answer | None) -> bool:
+            return payment is not None and payment["status"] == status
+
+        payment = await seen_in_time(lambda: self.payment(order_id), is_so, timeout_seconds)
+        if not is_so(payment):
+            raise TimeoutError(f"the payment of order {order_id} is not {status}: {payment}")
 
 
 @asynccontextmanager

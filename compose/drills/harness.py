@@ -23,6 +23,7 @@ from compose.drills.stage import Drill, Stage
 from compose.drills.timeline import Timeline, sampling
 from compose.local.errors import RigError
 from compose.snapshot import Reader, sources_of
+from compose.waiting import seen_in_time
 from saga_tracker.consistency.snapshot import Books, books_by_order
 
 # The load alone before the strike, and after the last of it is healed.
@@ -140,12 +141,12 @@ class Harness:
 
     async def _conditions(self) -> Mapping[str, str]:
         """How everything is, once it is well or the patience is over: orders may end before all reconnect."""
-        enough = time.monotonic() + self.patience_seconds
-        while True:
-            conditions = await self.rig.conditions()
-            if set(conditions.values()) == {judge.READY} or time.monotonic() > enough:
-                return conditions
-            await asyncio.sleep(POLL_SECONDS)
+        return await seen_in_time(
+            self.rig.conditions,
+            lambda conditions: set(conditions.values()) == {judge.READY},
+            self.patience_seconds,
+            poll_seconds=POLL_SECONDS,
+        )
 
     async def _checks(
         self,

@@ -1,7 +1,6 @@
 """The running system as tests use it: break a part of it, and see that everything lands."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from secrets import token_hex
@@ -16,21 +15,19 @@ from compose.check import examine
 from compose.demo.shop import Shop
 from compose.local.rig import LocalRig
 from compose.snapshot import Reader, sources_of
+from compose.waiting import seen_in_time
 from compose.whereabouts import Whereabouts
 from saga_tracker.consistency.snapshot import Books, books_by_order
 
 SETTLE_SECONDS = 40.0
-POLL_SECONDS = 0.05
 
 T = TypeVar("T")
 
 
 async def until(look: Callable[[], Awaitable[T]], why: str = "", within_seconds: float = SETTLE_SECONDS) -> T:
     """The first truthy answer of `look`; fails when there is none in time."""
-    deadline = time.monotonic() + within_seconds
-    while not (found := await look()):
-        assert time.monotonic() < deadline, why or f"still {found!r} after {within_seconds} s"
-        await asyncio.sleep(POLL_SECONDS)
+    found = await seen_in_time(look, bool, within_seconds)
+    assert found, why or f"still {found!r} after {within_seconds} s"
     return found
 
 

@@ -10,6 +10,7 @@ from compose.drills.stage import Drill, Problems, Stage
 from compose.drills.verbs import put_in_queue
 from compose.system import SERVICE_NAMES as SERVICES
 from compose.system import TRACKER
+from compose.waiting import seen_in_time
 from saga_tracker.consistency.snapshot import Books
 
 POISONS = (
@@ -48,17 +49,18 @@ async def strike(stage: Stage) -> None:
 async def each_is_a_dead_letter(stage: Stage, _books: Mapping[UUID, Books]) -> Problems:
     """Of its own service, and with a reason. The tracker may take a moment to collect them."""
     expected = message_ids(stage)
-    missing = set(expected.items())
-    deadline = asyncio.get_running_loop().time() + RESOLVED_WITHIN_SECONDS
-    while missing and asyncio.get_running_loop().time() < deadline:
+
+    async def look() -> set[tuple[str, str]]:
         async with await psycopg.AsyncConnection.connect(stage.rig.where.database_url(TRACKER)) as connection:
             cursor = await connection.execute(
                 "SELECT message_id, service FROM dead_letters WHERE message_id = ANY(%s) AND reason <> ''",
                 [list(expected)],
             )
-            missing = set(expected.items()) - {(row[0], row[1]) for row in await cursor.fetchall()}
-        if missing:
-            await asyncio.sleep(POLL_SECONDS)
+            return set(expected.items()) - {(row[0], row[1]) for row in await cursor.fetchall()}
+
+    missing = await seen_in_time(
+        look, lambda missing: not missing, RESOLVED_WITHIN_SECONDS, poll_seconds=POLL_SECONDS
+    )
     return [f"poison {message_id} for {service} is no dead letter" for message_id, service in sorted(missing)]
 
 
