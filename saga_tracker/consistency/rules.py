@@ -154,7 +154,7 @@ def completed_is_whole(_snapshot: Snapshot, books: AllBooks) -> Iterator[Complai
             yield order_id, "completed, but the carrier has not dispatched it"
 
 
-@invariant("Whoever else has a part in orders is done with each that has ended, in a way that fits its end.")
+@invariant("Every further service is done with each order that has ended, in a way that fits its end.")
 def others_are_done(_snapshot: Snapshot, books: AllBooks) -> Iterator[Complaint]:
     for order_id, book in books.items():
         ends = {"COMPLETED": DONE, "CANCELLED": UNDONE}.get(book.verdict, {})
