@@ -9,7 +9,7 @@ from events.facts.base import Note, Person
 from events.http.application import Admin, Running
 from events.http.limits import StrictRoute
 from events.http.problems import FORGOTTEN, Problem
-from events.runtime.host import Host
+from events.runtime.service_runtime import Host
 from payment_svc.decide import APPROVAL_EXPIRED, APPROVAL_REJECTED, Approve, Payment, Reject
 from payment_svc.repository import PAYMENTS
 

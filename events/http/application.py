@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from events.http.documents import DOCS, REDOC, DocumentsPolicy, document
 from events.http.limits import BoundedBody, BoundedRequests, StrictRoute, WithoutNul
 from events.http.problems import Problem, answer_with_problems
-from events.runtime.host import Host
+from events.runtime.service_runtime import Host
 from events.runtime.settings import ProcessSettings
 from events.telemetry.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.telemetry.tracing import Attributes, is_tracing, work

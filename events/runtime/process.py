@@ -12,7 +12,7 @@ from events.http.application import Runnable, create_app
 from events.http.states_api import states_router
 from events.messaging.asyncapi import asyncapi_document
 from events.runtime.definition import ServiceDefinition
-from events.runtime.host import Host
+from events.runtime.service_runtime import Host
 from events.runtime.loops import EXIT_CODE, Loops, exit_within
 from events.runtime.memory import collect_garbage_rarely
 from events.runtime.settings import ProcessSettings, read_settings

@@ -9,7 +9,7 @@ from events.facts import Fact, published_facts
 from events.facts.content import content_of, contradict
 from events.facts.order import OrderCreated, OrderCreatedV1
 from tests.decide.given import CONTRADICTING, ORDER_CREATED
-from tests.tracker.told import facts_of
+from tests.tracker.facts import facts_of
 
 BIGINT = range(-(2**63), 2**63)
 

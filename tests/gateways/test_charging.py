@@ -18,7 +18,7 @@ from events.facts.base import Line
 from events.facts.inventory import StockReserved
 from events.messaging.envelope import Envelope, encode
 from events.messaging.topology import declare
-from events.runtime.host import Host
+from events.runtime.service_runtime import Host
 from events.service import EXCHANGE
 from payment_svc.service import SERVICE, PaymentSettings
 from tests.gateways.world import settings_for

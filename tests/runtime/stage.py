@@ -24,13 +24,13 @@ from events.http.application import create_app
 from events.messaging.envelope import Envelope, encode
 from events.messaging.topology import declare, queues, retry_exchange
 from events.outbound.dispatcher import Gateway
-from events.runtime.host import Host
+from events.runtime.service_runtime import Host
 from events.runtime.process import uvicorn_server
 from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, STREAM
 from events.storage import tables
 from tests.runtime.eventually import eventually
-from tests.runtime.toy import store
+from tests.runtime.toy import repository
 from tests.runtime.toy.outside import Outside
 from tests.runtime.toy.service import TOY
 from tests.runtime.toy.service import router as toy_router
@@ -345,7 +345,7 @@ def create_schema(database_url: str) -> None:
     engine = create_engine(make_url(database_url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
     with engine.begin() as connection:
         tables.metadata.create_all(connection)
-        store.metadata.create_all(connection)
+        repository.metadata.create_all(connection)
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from events.runtime.host import Host
+from events.runtime.service_runtime import Host
 from events.service import EXCHANGE
 from events.telemetry import tracing
 from tests import raw_amqp

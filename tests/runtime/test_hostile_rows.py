@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from events.facts.order import OrderConfirmed
-from events.runtime.host import Host
+from events.runtime.service_runtime import Host
 from events.runtime.settings import MAX_MESSAGE_BYTES
 from events.service import EXCHANGE
 from tests.runtime.eventually import eventually

@@ -16,7 +16,7 @@ from compose.drills.proxy import Proxy, proxy_to
 from events.facts.order import OrderCreated
 from events.http.application import create_app
 from events.messaging.topology import declare
-from events.runtime.host import Host
+from events.runtime.service_runtime import Host
 from events.runtime.process import uvicorn_server
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE

@@ -8,7 +8,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from events.runtime.host import Host
+from events.runtime.service_runtime import Host
 from events.storage.database import Locked
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, is_ready

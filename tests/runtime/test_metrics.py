@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession
 
 from events.outbound.circuit import CircuitBreaker
-from events.runtime.host import Host
+from events.runtime.service_runtime import Host
 from events.telemetry import metrics
 from events.telemetry.scrape import page
 from tests.metrics import Numbers, Since

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from aiohttp import ClientSession
 
-from events.runtime.host import Host
+from events.runtime.service_runtime import Host
 from events.service import EXCHANGE
 from tests.metrics import Numbers
 from tests.runtime.eventually import eventually

@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from typing import Any
 from uuid import UUID, uuid4
 
-from events.runtime.host import Host
+from events.runtime.service_runtime import Host
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage
 from tests.runtime.toy.decide import Bump

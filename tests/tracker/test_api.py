@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from events.facts.order import OrderWithdrawn
 from events.messaging.envelope import encode
 from saga_tracker.projection import State
-from tests.tracker.told import BEGAN, PATHS, TRACEPARENT, envelopes
+from tests.tracker.facts import BEGAN, PATHS, TRACEPARENT, envelopes
 from tests.tracker.watch import Watch, get
 
 NOW = datetime.now(UTC)

@@ -20,7 +20,7 @@ from events.runtime.settings import MAX_MESSAGE_BYTES
 from events.service import DEAD_LETTER_EXCHANGE
 from saga_tracker.dead_letters.properties import as_text, from_text, shown
 from tests.runtime.eventually import eventually
-from tests.tracker.letters import (
+from tests.tracker.dead_letters import (
     FIRST_AT,
     LAST_AT,
     TOKEN,

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from saga_tracker.deadlines import Due, Rules, due, due_at
 from saga_tracker.projection import ENDED, State, project
 from saga_tracker.settings import STEP_DEADLINES_SECONDS, TrackerSettings
-from tests.tracker.told import BEGAN, PATHS, RETOLD, heard
+from tests.tracker.facts import BEGAN, PATHS, RETOLD, heard
 
 RULES = Rules(
     step_seconds={

@@ -15,7 +15,7 @@ from saga_tracker.service import Tracker
 from saga_tracker.steps import SERVICES
 from tests.runtime.eventually import eventually
 from tests.tracker.others import SAID_WHEN_DONE, Others, others_answering
-from tests.tracker.told import BEGAN, PATHS, envelopes
+from tests.tracker.facts import BEGAN, PATHS, envelopes
 from tests.tracker.watch import FIVE, Watch, get
 
 QUICKLY = {"stream_answer_seconds": 0.5}

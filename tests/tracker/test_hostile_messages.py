@@ -19,8 +19,8 @@ from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE
 from tests import raw_amqp
 from tests.hostile_messages import Hostile, hostile, texts
 from tests.runtime.eventually import eventually
-from tests.tracker.letters import TOKEN, letters
-from tests.tracker.told import facts_of
+from tests.tracker.dead_letters import TOKEN, letters
+from tests.tracker.facts import facts_of
 from tests.tracker.watch import Watch, get, post
 
 Logged = list[MutableMapping[str, Any]]

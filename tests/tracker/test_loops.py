@@ -22,11 +22,11 @@ from saga_tracker.dead_letters.dead_letter import bare_letter
 from saga_tracker.reconciliation import reconciler
 from saga_tracker.scheduler import scheduler as keeper
 from tests.runtime.eventually import eventually
-from tests.tracker.letters import give_up, in_queue, unusable
+from tests.tracker.dead_letters import give_up, in_queue, unusable
 from tests.tracker.others import others_answering
-from tests.tracker.test_keeper import impatient, just_now, states
+from tests.tracker.test_scheduler import impatient, just_now, states
 from tests.tracker.test_process import free_port, run_modules
-from tests.tracker.told import PATHS, envelopes
+from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Watch, is_ready
 
 Logged = list[MutableMapping[str, Any]]

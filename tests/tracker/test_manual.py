@@ -16,8 +16,8 @@ from events.facts.saga import RetryRequested, SagaOverdue, Settled
 from events.messaging.envelope import Envelope, decode
 from events.messaging.retries import original_routing_key
 from tests.runtime.eventually import eventually
-from tests.tracker.letters import TOKEN, give_up, sees_letters, unusable
-from tests.tracker.told import envelopes
+from tests.tracker.dead_letters import TOKEN, give_up, sees_letters, unusable
+from tests.tracker.facts import envelopes
 from tests.tracker.watch import Answer, Watch, get, post
 
 ANNA = {"by": "anna", "note": "called the bank"}

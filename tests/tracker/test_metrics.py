@@ -14,8 +14,8 @@ from tests.metrics import Numbers, Since
 from tests.runtime.eventually import eventually
 from tests.runtime.test_metrics import check_names
 from tests.tools import PROMETHEUS, needs
-from tests.tracker.letters import fail, give_up, unusable
-from tests.tracker.told import PATHS, envelopes
+from tests.tracker.dead_letters import fail, give_up, unusable
+from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import FIVE, Watch, get
 
 ENDED = "murmuration_saga_seconds_count"

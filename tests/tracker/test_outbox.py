@@ -13,7 +13,7 @@ from saga_tracker.scheduler.outbox import Outgoing
 from saga_tracker.service import Tracker
 from tests.metrics import Numbers
 from tests.runtime.eventually import eventually
-from tests.tracker.told import BEGAN, TRACEPARENT, envelopes
+from tests.tracker.facts import BEGAN, TRACEPARENT, envelopes
 from tests.tracker.watch import Watch, get
 
 QUICK_SWEEP = {"sweep_seconds": 0.1}

@@ -18,7 +18,7 @@ from events.service import DEAD_LETTER_EXCHANGE, PARKED_QUEUE
 from payment_svc.service import SERVICE as PAYMENT
 from tests.runtime.eventually import eventually
 from tests.servers import Servers
-from tests.tracker.letters import (
+from tests.tracker.dead_letters import (
     TOKEN,
     fail,
     give_up,

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import ClientSession
 
 from tests.runtime.eventually import eventually
-from tests.tracker.told import PATHS, envelopes
+from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Watch
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from saga_tracker.projection import ENDED, HeardFact, Saga, State, project
-from tests.tracker.told import BEGAN, PATHS, RETOLD, TRACEPARENT, heard
+from tests.tracker.facts import BEGAN, PATHS, RETOLD, TRACEPARENT, heard
 
 # What is known, then: state, whom it waits for, and why.
 FAILED = "created reserved captured shipment_rejected refund_failed"

@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 from saga_tracker.reading import store
 from saga_tracker.reading.rebuild import RebuildFailed
 from tests.runtime.eventually import eventually
-from tests.tracker.told import PATHS, envelopes
+from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Watch, is_ready
 
 UNDATED = (

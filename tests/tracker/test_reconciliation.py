@@ -14,7 +14,7 @@ from saga_tracker.reconciliation.comparisons import Outcome, Pace
 from saga_tracker.service import Tracker
 from tests.runtime.eventually import eventually
 from tests.tracker.others import Others, others_answering
-from tests.tracker.told import PATHS, envelopes
+from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Watch, get
 
 COMPLETED = PATHS["completed"]

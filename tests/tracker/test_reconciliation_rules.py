@@ -20,7 +20,7 @@ from saga_tracker.consistency.snapshot import (
 from saga_tracker.consistency.statuses import STATUSES_AFTER
 from saga_tracker.projection import State
 from saga_tracker.steps import SERVICES, STEPS
-from tests.tracker.told import ORDER
+from tests.tracker.facts import ORDER
 
 Answers = Mapping[str, ServiceState]
 Found = set[tuple[str, str]]

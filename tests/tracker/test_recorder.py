@@ -23,7 +23,7 @@ from saga_tracker.reading.batch import ReadBatch
 from saga_tracker.reading.recorder import FirstRead, Key, Recorded, Recorder
 from saga_tracker.reading.store import ReadAnew
 from saga_tracker.reading.stream import Arrived, read_batch
-from tests.tracker.told import PATHS, envelopes
+from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Watch
 
 

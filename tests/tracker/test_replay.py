@@ -17,7 +17,7 @@ from events.messaging.envelope import decode
 from events.messaging.retries import original_routing_key
 from events.service import REDRIVE_EXCHANGE
 from tests.runtime.eventually import eventually
-from tests.tracker.letters import TOKEN, fail, give_up, let_broker_give_up, sees_letters, unusable
+from tests.tracker.dead_letters import TOKEN, fail, give_up, let_broker_give_up, sees_letters, unusable
 from tests.tracker.watch import FIVE, Answer, Watch, get, post
 
 ANNA = {"by": "anna", "note": "fixed the parser"}

@@ -9,9 +9,9 @@ from aio_pika.abc import AbstractIncomingMessage
 from fastapi import FastAPI
 
 from events.messaging.envelope import encode
-from tests.tracker.letters import reason_of, sees_letters
+from tests.tracker.dead_letters import reason_of, sees_letters
 from tests.tracker.test_replay import ANNA, Ears, act, app, ears, ids
-from tests.tracker.told import envelopes
+from tests.tracker.facts import envelopes
 from tests.tracker.watch import Watch
 
 __all__ = ["app", "ears"]

@@ -18,7 +18,7 @@ from saga_tracker.retention.rules import Keep
 from saga_tracker.service import Tracker
 from tests.runtime.eventually import eventually
 from tests.tracker.others import others_answering
-from tests.tracker.told import PATHS, envelopes
+from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Watch, get, is_ready
 
 DAYS = 90

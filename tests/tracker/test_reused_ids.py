@@ -14,7 +14,7 @@ from events.messaging.envelope import Envelope, encode
 from events.messaging.retries import ROUTING_KEY
 from events.service import REDRIVE_EXCHANGE
 from saga_tracker.reading import store
-from tests.tracker.told import LINES, PATHS, envelopes
+from tests.tracker.facts import LINES, PATHS, envelopes
 from tests.tracker.watch import Watch
 
 OTHER_LINES = (LINES[0].model_copy(update={"quantity": 3}),)

@@ -13,7 +13,7 @@ from events.messaging.topology import ADMIN, TRACKER
 from events.service import DEAD_LETTER_EXCHANGE
 from tests.runtime.eventually import eventually
 from tests.servers import Servers
-from tests.tracker.letters import TOKEN, in_queue, reason_of, sees_letters, unusable
+from tests.tracker.dead_letters import TOKEN, in_queue, reason_of, sees_letters, unusable
 from tests.tracker.watch import Watch, post
 
 

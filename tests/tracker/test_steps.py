@@ -8,7 +8,7 @@ from events.facts.order import OrderCreated
 from events.service import Step, name_of
 from saga_tracker.projection import project
 from saga_tracker.steps import STEPS
-from tests.tracker.told import PATHS, RETOLD, heard
+from tests.tracker.facts import PATHS, RETOLD, heard
 
 BY_NAME = {service.name: service for service in SERVICES}
 # Every pair of a service and a fact that it subscribes to.

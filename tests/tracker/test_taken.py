@@ -5,7 +5,7 @@ import pytest
 from events.service import name_of
 from saga_tracker.steps import STEPS
 from saga_tracker.taken import step_taken
-from tests.tracker.told import PATHS, heard
+from tests.tracker.facts import PATHS, heard
 
 STEP_NAMES = {f"{step.service}:{name_of(step.heard)}" for step in STEPS}
 

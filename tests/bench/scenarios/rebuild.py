@@ -19,7 +19,7 @@ from tests.bench.publisher import Publishable, publish
 from tests.bench.results import Round, Target
 from tests.bench.scenarios.scenario import Scenario
 from tests.bench.stage import Stage
-from tests.tracker.told import PATHS, envelopes
+from tests.tracker.facts import PATHS, envelopes
 
 FACTS = 100_000
 CAUGHT_UP_WITHIN_SECONDS = 300.0

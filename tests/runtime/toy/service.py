@@ -16,7 +16,7 @@ from events.runtime.process import run_service
 from events.runtime.settings import ServiceSettings
 from tests.runtime.toy.decide import Bump, decide
 from tests.runtime.toy.outside import Book, Outside
-from tests.runtime.toy.store import TALLIES
+from tests.runtime.toy.repository import TALLIES
 
 router = APIRouter(route_class=StrictRoute)
 

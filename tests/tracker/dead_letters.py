@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from events.messaging.envelope import Envelope, encode
 from events.service import DEAD_LETTER_EXCHANGE
 from tests.runtime.eventually import eventually
-from tests.tracker.told import envelopes
+from tests.tracker.facts import envelopes
 from tests.tracker.watch import Watch, get
 
 FIRST_AT = datetime(2026, 11, 28, 6, 0, tzinfo=UTC)

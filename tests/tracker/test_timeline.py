@@ -5,7 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 from saga_tracker.timeline import cause_of, why_doubtful
-from tests.tracker.told import PATHS, envelopes
+from tests.tracker.facts import PATHS, envelopes
 
 
 def trail(names: str) -> list[dict[str, Any]]:

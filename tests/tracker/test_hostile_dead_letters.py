@@ -14,8 +14,8 @@ from events.service import DEAD_LETTER_EXCHANGE
 from saga_tracker.dead_letters.properties import as_text, from_text
 from tests import raw_amqp
 from tests.runtime.eventually import eventually
-from tests.tracker.letters import TOKEN, give_up, reason_of, sees_letters, unusable
-from tests.tracker.told import envelopes
+from tests.tracker.dead_letters import TOKEN, give_up, reason_of, sees_letters, unusable
+from tests.tracker.facts import envelopes
 from tests.tracker.watch import Watch, get, post
 
 ANNA = {"by": "anna", "note": "in order otherwise"}

@@ -11,7 +11,7 @@ from events.facts.order import OrderCreated
 from events.facts.saga import SagaTimedOut
 from events.messaging.envelope import Envelope, decode
 from tests.runtime.eventually import eventually
-from tests.tracker.told import PATHS, envelopes
+from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import FIVE, Watch, get
 
 STEP_SECONDS = 0.6
