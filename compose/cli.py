@@ -210,13 +210,17 @@ def logs(
 @app.command()
 def new_service(
     name: Annotated[str, typer.Argument(help="What it is called: loyalty is loyalty_svc.")],
-    hears: Annotated[str, typer.Argument(help="Facts it subscribes to, between commas: order.confirmed")],
+    subscribes_to: Annotated[
+        str, typer.Argument(help="Facts it subscribes to, between commas: order.confirmed")
+    ],
 ) -> None:
     """Write the folder of a new service, which runs with the others from the next `up` on."""
     from compose.local.bootstrap import install_services
     from compose.new_service.scaffold import write_service
 
-    folder = write_service(name, [fact.strip() for fact in hears.split(",") if fact.strip()], CHECKOUT)
+    folder = write_service(
+        name, [fact.strip() for fact in subscribes_to.split(",") if fact.strip()], CHECKOUT
+    )
     install_services([folder])
     console.print(
         f"wrote {folder.name}: begin with {folder.name}/decide.py; `make up` runs it with the others"

@@ -36,6 +36,6 @@ def _newest_facts() -> list[type[Fact]]:
 
 
 def _row(fact: type[Fact], services: Sequence[Service]) -> str:
-    hearers = [service.name for service in services if fact in service.hears] or ["tracker"]
+    subscribers = [service.name for service in services if fact in service.subscribes_to] or ["tracker"]
     meaning = " ".join((fact.__doc__ or "").split())
-    return f"| `{fact.wire_name}` | {', '.join(hearers)} | {meaning.partition('. ')[0].rstrip('.')} |"
+    return f"| `{fact.wire_name}` | {', '.join(subscribers)} | {meaning.partition('. ')[0].rstrip('.')} |"

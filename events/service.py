@@ -107,19 +107,19 @@ class Service:
         return f"{self.name}.dead-letters"
 
     @cached_property
-    def hears(self) -> tuple[type[Fact], ...]:
+    def subscribes_to(self) -> tuple[type[Fact], ...]:
         """The facts `decide` takes, newest version each."""
         return tuple(kind for kind in _members(self._hints["heard"]) if issubclass(kind, Fact))
 
     @cached_property
-    def states(self) -> tuple[type[Fact], ...]:
-        """The facts `decide` may answer with; each must be this service's own to state."""
+    def publishes(self) -> tuple[type[Fact], ...]:
+        """The facts `decide` may answer with; each must be this service's own to publish."""
         _, facts, _ = get_args(self._hints["return"])
-        states = tuple(kind for kind in _members(facts) if issubclass(kind, Fact))
-        for fact in states:
+        published = tuple(kind for kind in _members(facts) if issubclass(kind, Fact))
+        for fact in published:
             if fact.owner != self.name:
-                raise TypeError(f"{self.name} cannot state {fact.wire_name}: it belongs to {fact.owner}")
-        return states
+                raise TypeError(f"{self.name} cannot publish {fact.wire_name}: it belongs to {fact.owner}")
+        return published
 
     @cached_property
     def calls(self) -> dict[str, type[Call]]:
@@ -133,12 +133,12 @@ class Service:
 
         Also versions nobody here knows yet: they must end as dead letters, not nowhere.
         """
-        return tuple(sorted({f"{fact.owner}.{_bare_name(fact)}.*" for fact in self.hears}))
+        return tuple(sorted({f"{fact.owner}.{_bare_name(fact)}.*" for fact in self.subscribes_to}))
 
     @cached_property
     def case_keys(self) -> tuple[str, ...]:
         """The routing keys of its own facts that are cases for a person: copies become dead letters."""
-        return tuple(sorted(f"{fact.owner}.{_bare_name(fact)}.*" for fact in self.states if fact.case))
+        return tuple(sorted(f"{fact.owner}.{_bare_name(fact)}.*" for fact in self.publishes if fact.case))
 
     @cached_property
     def _hints(self) -> dict[str, Any]:

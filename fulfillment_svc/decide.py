@@ -81,9 +81,9 @@ class DispatchRefused(Outcome):
 
 
 Calls = BookShipment | CancelShipment | DispatchShipment
-Hears = PaymentCaptured | OrderWithdrawn | OrderConfirmed | RetryRequested | Settled
+Subscribes = PaymentCaptured | OrderWithdrawn | OrderConfirmed | RetryRequested | Settled
 Learns = Booked | BookingRefused | Unbooked | CancelRefused | Dispatched | DispatchRefused | GaveUp[Calls]
-States = (
+Publishes = (
     ShipmentScheduled
     | ShipmentRejected
     | ShipmentCancelled
@@ -125,12 +125,14 @@ class Shipment:
     settled_by: str | None = None
 
 
-Answer = Decision[Shipment | None, States, Calls]
+Answer = Decision[Shipment | None, Publishes, Calls]
 # A call is on its way, and only then does an outcome mean anything.
 IN_FLIGHT = frozenset({"booking", "cancelling", "dispatching"})
 
 
-def decide(shipment: Shipment | None, heard: Hears | Learns) -> Decision[Shipment | None, States, Calls]:
+def decide(
+    shipment: Shipment | None, heard: Subscribes | Learns
+) -> Decision[Shipment | None, Publishes, Calls]:
     match heard:
         case PaymentCaptured():
             return book(shipment, heard)

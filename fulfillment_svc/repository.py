@@ -3,7 +3,7 @@
 from sqlalchemy import Boolean, CheckConstraint, Column, Date, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
-from events.storage.repository import OrderStates
+from events.storage.repository import OrderRepository
 from fulfillment_svc.decide import Shipment
 
 metadata = MetaData()
@@ -34,4 +34,4 @@ shipments = Table(
     postgresql_with={"fillfactor": 60},
 )
 
-SHIPMENTS = OrderStates(shipments, Shipment, final=("dispatched", "rejected", "cancelled", "fenced"))
+SHIPMENTS = OrderRepository(shipments, Shipment, final=("dispatched", "rejected", "cancelled", "fenced"))

@@ -18,8 +18,8 @@ from events.facts.inventory import StockRejected, StockReleased, StockReserved, 
 from events.facts.order import OrderConfirmed, OrderCreated
 from events.facts.payment import PaymentDeclined, PaymentRefunded
 
-Hears = OrderCreated | PaymentDeclined | PaymentRefunded | OrderConfirmed
-States = StockReserved | StockRejected | StockReleased | StockSold
+Subscribes = OrderCreated | PaymentDeclined | PaymentRefunded | OrderConfirmed
+Publishes = StockReserved | StockRejected | StockReleased | StockSold
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Shelf:
     stock: Mapping[str, Stock]
 
 
-def decide(shelf: Shelf, heard: Hears) -> Decision[Shelf, States, Never]:
+def decide(shelf: Shelf, heard: Subscribes) -> Decision[Shelf, Publishes, Never]:
     match heard:
         case OrderCreated():
             return reserve(shelf, heard)
@@ -74,7 +74,7 @@ def decide(shelf: Shelf, heard: Hears) -> Decision[Shelf, States, Never]:
             assert_never(heard)
 
 
-def reserve(shelf: Shelf, order: OrderCreated) -> Decision[Shelf, States, Never]:
+def reserve(shelf: Shelf, order: OrderCreated) -> Decision[Shelf, Publishes, Never]:
     held, content = shelf.reservation, content_of(order)
     if held is not None:
         if contradict(held.content, content):
@@ -111,7 +111,7 @@ def reserve(shelf: Shelf, order: OrderCreated) -> Decision[Shelf, States, Never]
     )
 
 
-def release(shelf: Shelf, order_id: UUID, reason: str) -> Decision[Shelf, States, Never]:
+def release(shelf: Shelf, order_id: UUID, reason: str) -> Decision[Shelf, Publishes, Never]:
     released = StockReleased(order_id=order_id, reason=reason)
     held = shelf.reservation
     if held is None:
@@ -127,7 +127,7 @@ def release(shelf: Shelf, order_id: UUID, reason: str) -> Decision[Shelf, States
             return Decision(shelf)
 
 
-def sell(shelf: Shelf, order_id: UUID) -> Decision[Shelf, States, Never]:
+def sell(shelf: Shelf, order_id: UUID) -> Decision[Shelf, Publishes, Never]:
     held = shelf.reservation
     if held is not None and held.status == "sold":
         return Decision(shelf)

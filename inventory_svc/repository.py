@@ -22,9 +22,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from events.facts.order import OrderCreated
-from events.runtime.input import Told
+from events.runtime.input import Input
 from events.storage.database import Connection
-from events.storage.repository import OrderStates, OrderWorkspace
+from events.storage.repository import OrderRepository, OrderUnitOfWork
 from events.storage.round_trip import RoundTrip, Rows, prepared
 from events.storage.sql import array_of, as_arrays, update_rows
 from inventory_svc.decide import Reservation, Shelf, Stock
@@ -57,7 +57,7 @@ reservations = Table(
     postgresql_with={"fillfactor": 60},
 )
 
-RESERVATIONS = OrderStates(
+RESERVATIONS = OrderRepository(
     reservations,
     Reservation,
     final=("sold", "rejected", "released", "fenced"),
@@ -83,10 +83,10 @@ _LOCK_STOCK = prepared(
 _UPDATE_STOCK = prepared(update_rows(stock, stock.c.sku, _STOCK_COLUMNS[1:]))
 
 
-class ShelfWorkspace:
+class ShelfUnitOfWork:
     """The reservations and the stock that one batch works on."""
 
-    def __init__(self, reservations: OrderWorkspace[Reservation], loading: Rows) -> None:
+    def __init__(self, reservations: OrderUnitOfWork[Reservation], loading: Rows) -> None:
         self._reservations = reservations
         self._loading = loading
 
@@ -98,7 +98,7 @@ class ShelfWorkspace:
     def _now(self) -> dict[str, Stock]:
         return dict(self._loaded)
 
-    def state_of(self, item: Told) -> Shelf:
+    def state_of(self, item: Input) -> Shelf:
         """Its reservation and its own SKUs alone: `decide` copies them, and a batch may have thousands."""
         held = self._reservations.state_of(item)
         skus = {line.sku for line in item.said.lines} if isinstance(item.said, OrderCreated) else set()
@@ -106,7 +106,7 @@ class ShelfWorkspace:
             skus |= held.units.keys()
         return Shelf(held, {sku: self._now[sku] for sku in skus if sku in self._now})
 
-    def keep(self, item: Told, state: Shelf) -> None:
+    def keep(self, item: Input, state: Shelf) -> None:
         self._reservations.keep(item, state.reservation)
         self._now.update(state.stock)
 
@@ -117,16 +117,16 @@ class ShelfWorkspace:
             trip.add(_UPDATE_STOCK, **as_arrays(_STOCK_COLUMNS, map(_of_stock, moved)))
 
 
-class ShelfStore:
+class ShelfRepository:
     """Reservations before stock, each in the order of its key: no two batches can deadlock."""
 
     table = reservations
 
-    def load(self, trip: RoundTrip, told: Sequence[Told]) -> ShelfWorkspace:
+    def load(self, trip: RoundTrip, told: Sequence[Input]) -> ShelfUnitOfWork:
         reservations = RESERVATIONS.load(trip, told)
         skus = {line.sku for item in told if isinstance(item.said, OrderCreated) for line in item.said.lines}
         order_ids: list[UUID] = [item.order_id for item in told]
-        return ShelfWorkspace(reservations, trip.add(_LOCK_STOCK, skus=list(skus), order_ids=order_ids))
+        return ShelfUnitOfWork(reservations, trip.add(_LOCK_STOCK, skus=list(skus), order_ids=order_ids))
 
     async def read_many(
         self, connection: Connection, order_ids: Sequence[UUID]
@@ -139,4 +139,4 @@ class ShelfStore:
         return await RESERVATIONS.forget(connection, order_ids)
 
 
-SHELVES = ShelfStore()
+SHELVES = ShelfRepository()

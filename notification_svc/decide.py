@@ -51,9 +51,9 @@ class Undeliverable(Outcome):
 
 
 Calls = SendEmail | SendPush
-Hears = OrderConfirmed | OrderCancelled | RetryRequested | Settled
+Subscribes = OrderConfirmed | OrderCancelled | RetryRequested | Settled
 Learns = Delivered | Undeliverable | GaveUp[Calls]
-States = CustomerNotified | NotificationFailed
+Publishes = CustomerNotified | NotificationFailed
 Progress = Literal["sending", "delivered", "undeliverable"]
 
 
@@ -78,10 +78,10 @@ class Notice:
     settled_by: str | None = None
 
 
-Answer = Decision[Notice | None, States, Calls]
+Answer = Decision[Notice | None, Publishes, Calls]
 
 
-def decide(notice: Notice | None, heard: Hears | Learns) -> Decision[Notice | None, States, Calls]:
+def decide(notice: Notice | None, heard: Subscribes | Learns) -> Decision[Notice | None, Publishes, Calls]:
     match heard:
         case OrderConfirmed():
             return tell(notice, heard)

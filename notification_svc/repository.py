@@ -2,7 +2,7 @@
 
 from sqlalchemy import CheckConstraint, Column, Integer, MetaData, Table, Text, Uuid
 
-from events.storage.repository import OrderStates
+from events.storage.repository import OrderRepository
 from notification_svc.decide import Notice
 
 metadata = MetaData()
@@ -27,4 +27,4 @@ notices = Table(
     postgresql_with={"fillfactor": 60},
 )
 
-NOTICES = OrderStates(notices, Notice, final=("notified", "failed"))
+NOTICES = OrderRepository(notices, Notice, final=("notified", "failed"))

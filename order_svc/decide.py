@@ -25,8 +25,8 @@ from events.facts.inventory import StockRejected, StockReleased
 from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
 from events.facts.saga import SagaTimedOut
 
-Hears = OrderCreated | ShipmentScheduled | StockRejected | StockReleased | SagaTimedOut
-States = OrderCreated | OrderConfirmed | OrderWithdrawn | OrderCancelled
+Subscribes = OrderCreated | ShipmentScheduled | StockRejected | StockReleased | SagaTimedOut
+Publishes = OrderCreated | OrderConfirmed | OrderWithdrawn | OrderCancelled
 
 
 class PlaceOrder(Command):
@@ -76,12 +76,12 @@ class Order:
         return self.currency is not None
 
 
-Answer = Decision[Order | None, States, Never]
+Answer = Decision[Order | None, Publishes, Never]
 
 
 def decide(
-    order: Order | None, heard: Hears | PlaceOrder | CancelOrder
-) -> Decision[Order | None, States, Never]:
+    order: Order | None, heard: Subscribes | PlaceOrder | CancelOrder
+) -> Decision[Order | None, Publishes, Never]:
     match heard:
         case PlaceOrder() | OrderCreated():
             return place(order, heard)

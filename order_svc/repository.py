@@ -14,7 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from events.storage.repository import OrderStates
+from events.storage.repository import OrderRepository
 from order_svc.decide import Order
 
 metadata = MetaData()
@@ -43,7 +43,7 @@ orders = Table(
     postgresql_with={"fillfactor": 60},
 )
 
-ORDERS = OrderStates(orders, Order, final=("confirmed", "cancelled"))
+ORDERS = OrderRepository(orders, Order, final=("confirmed", "cancelled"))
 
 # Of the orders that no confirmed one has overtaken. Those that were given up as late count as well: while
 # nothing else becomes of what is accepted, new ones are better refused. What is older than an hour waits for

@@ -9,7 +9,7 @@ from events.facts.base import Note, Person
 from events.http.application import Admin, Running
 from events.http.limits import StrictRoute
 from events.http.problems import FORGOTTEN, Problem
-from events.runtime.service_runtime import Host
+from events.runtime.service_runtime import ServiceRuntime
 from payment_svc.decide import APPROVAL_EXPIRED, APPROVAL_REJECTED, Approve, Payment, Reject
 from payment_svc.repository import PAYMENTS
 
@@ -70,7 +70,7 @@ async def reject(order_id: UUID, decision: HoldDecision, host: Running) -> Payme
     return await _settle_hold(host, Reject(order_id=order_id, by=decision.by, note=decision.note))
 
 
-async def _settle_hold(host: Host, command: Approve | Reject) -> PaymentView:
+async def _settle_hold(host: ServiceRuntime, command: Approve | Reject) -> PaymentView:
     payment: Payment | None = await host.ask(command)
     view = _view(payment, command.order_id)
     if view.decided_by is None or isinstance(command, Reject) != (view.reason == APPROVAL_REJECTED):

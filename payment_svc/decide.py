@@ -116,9 +116,9 @@ class UndoRefused(Outcome):
 
 
 Calls = Authorise | Capture | Void | Refund | IssueCreditNote
-Hears = StockReserved | ShipmentRejected | ShipmentCancelled | ApprovalExpired | RetryRequested | Settled
+Subscribes = StockReserved | ShipmentRejected | ShipmentCancelled | ApprovalExpired | RetryRequested | Settled
 Learns = Authorised | AuthorisationDeclined | Captured | CaptureRefused | Undone | UndoRefused | GaveUp[Calls]
-States = (
+Publishes = (
     PaymentHeld | PaymentApproved | PaymentCaptured | PaymentDeclined | PaymentRefunded | PaymentRefundFailed
 )
 Rung = Literal["void", "refund", "issue_credit_note"]
@@ -161,17 +161,17 @@ class Payment:
     settled_by: str | None = None
 
 
-Answer = Decision[Payment | None, States, Calls]
+Answer = Decision[Payment | None, Publishes, Calls]
 # A call is on its way, and only then does an outcome mean anything.
 IN_FLIGHT = frozenset({"authorising", "capturing", "voiding", "refunding", "crediting"})
 
 
 def decide(
     payment: Payment | None,
-    heard: Hears | Learns | Approve | Reject,
+    heard: Subscribes | Learns | Approve | Reject,
     *,
     approval_limits_minor: ApprovalLimits,
-) -> Decision[Payment | None, States, Calls]:
+) -> Decision[Payment | None, Publishes, Calls]:
     match heard:
         case StockReserved():
             return begin(payment, heard, limit_of(heard.currency, approval_limits_minor))

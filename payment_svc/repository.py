@@ -3,7 +3,7 @@
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Integer, MetaData, Table, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 
-from events.storage.repository import OrderStates
+from events.storage.repository import OrderRepository
 from payment_svc.decide import Payment
 
 metadata = MetaData()
@@ -40,4 +40,4 @@ payments = Table(
     postgresql_with={"fillfactor": 60},
 )
 
-PAYMENTS = OrderStates(payments, Payment, final=("captured", "declined", "refunded", "fenced"))
+PAYMENTS = OrderRepository(payments, Payment, final=("captured", "declined", "refunded", "fenced"))

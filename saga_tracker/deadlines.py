@@ -19,7 +19,7 @@ from events.facts.payment import PaymentHeld
 from events.service import name_of
 from saga_tracker.availability import ALWAYS, Availability, Time
 from saga_tracker.projection import Saga, State, Wait
-from saga_tracker.steps import HEARD
+from saga_tracker.steps import SUBSCRIBED
 
 
 class Act(StrEnum):
@@ -109,7 +109,7 @@ def _next(
         whole = max(whole_from, begins) if begins > since else whole_from
         return min(at, whole + timedelta(seconds=rules.saga_seconds)) if withdrawable else at
 
-    if wait.redriven_at is None and (wait.because_of, wait.service) in HEARD:
+    if wait.redriven_at is None and (wait.because_of, wait.service) in SUBSCRIBED:
         return Due(Act.REDRIVE, late_at(time.redrive_from), wait)
     tried_at = late_at(since) if wait.redriven_at is None else max(wait.redriven_at, not_before)
     if time.give_up_from > since:

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from events.service import name_of
 from events.storage.database import Connection, Database
 from events.telemetry.scrape import LookUp, Values, backlog, gauge, refused
-from saga_tracker.dead_letters.dead_letter import LetterKind
+from saga_tracker.dead_letters.dead_letter import DeadLetterKind
 from saga_tracker.projection import ENDED, State
 from saga_tracker.reading.reader import Progress
 from saga_tracker.reconciliation import comparisons
@@ -34,8 +34,8 @@ _QUERIES = {
             extract(epoch FROM now() - min((wait ->> 'since')::timestamptz))::float8 AS age
         FROM sagas, jsonb_array_elements(waits) AS wait WHERE ended_at IS NULL GROUP BY 1
     """,
-    "letters": b"""
-        SELECT service, kind, count(*) AS letters FROM (
+    "dead_letters": b"""
+        SELECT service, kind, count(*) AS dead_letters FROM (
             SELECT service, kind FROM dead_letters WHERE state = 'open' LIMIT %(max_letters)s) AS first
         GROUP BY service, kind
     """,
@@ -54,7 +54,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Overview:
-    """The gauges of one tracker. `me` is its keeper's name in the lease."""
+    """The gauges of one tracker. `me` is its scheduler's name in the lease."""
 
     def __init__(self, settings: TrackerSettings, database: Database, progress: Progress, me: str) -> None:
         self._settings = settings
@@ -77,7 +77,7 @@ class Overview:
         return [
             *_sagas(found["states"]),
             *_waits(found["waits"]),
-            _letters(found["letters"]),
+            _dead_letters(found["dead_letters"]),
             *backlog(
                 "outbox", "Messages of the tracker that the broker has not confirmed", found["outbox"][0]
             ),
@@ -92,7 +92,7 @@ class Overview:
                 "Sagas that were under way then, and are still to be looked up with the services.",
                 found["gaps"][0]["sagas"],
             ),
-            *self._keeper([row["holder"] for row in found["lease"]]),
+            *self._scheduler([row["holder"] for row in found["lease"]]),
             gauge(
                 "murmuration_reconciliation_differences",
                 "Where a saga and what a service or the provider says of it differ for good.",
@@ -105,13 +105,13 @@ class Overview:
             ),
         ]
 
-    def _keeper(self, holders: Sequence[str]) -> list[Metric]:
+    def _scheduler(self, holders: Sequence[str]) -> list[Metric]:
         return [
             gauge(
-                "murmuration_keeper", "1 if this tracker keeps the deadlines, else 0.", self._me in holders
+                "murmuration_leader", "1 if this tracker keeps the deadlines, else 0.", self._me in holders
             ),
             gauge(
-                "murmuration_keeper_present", "1 if any tracker keeps the deadlines, else 0.", len(holders)
+                "murmuration_leader_present", "1 if any tracker keeps the deadlines, else 0.", len(holders)
             ),
         ]
 
@@ -173,10 +173,10 @@ def _waits(rows: Rows) -> list[Metric]:
     ]
 
 
-def _letters(rows: Rows) -> Metric:
-    counts: Values = {(service, kind.value): 0.0 for service in SERVICES for kind in LetterKind}
+def _dead_letters(rows: Rows) -> Metric:
+    counts: Values = {(service, kind.value): 0.0 for service in SERVICES for kind in DeadLetterKind}
     for row in rows:
-        counts[row["service"], row["kind"]] = row["letters"]
+        counts[row["service"], row["kind"]] = row["dead_letters"]
     return gauge(
         "murmuration_dead_letters_open",
         f"Dead letters that nobody has acted on, up to {MAX_LETTERS}; a `case` is what a service gave up.",

@@ -60,7 +60,7 @@ class State(StrEnum):
 ENDED = (State.COMPLETED, State.CANCELLED)
 
 
-class HeardFact(NamedTuple):
+class SagaFact(NamedTuple):
     """As much of a fact as the projection needs. `name` has no version, so that versions may move on.
 
     `read_at` is when the tracker first read it, by its database's clock: everything counts from that. What
@@ -169,30 +169,30 @@ class _Known:
     An order began no later than anything else happened to it, in whatever order that was read.
     """
 
-    def __init__(self, facts: Iterable[HeardFact]) -> None:
+    def __init__(self, facts: Iterable[SagaFact]) -> None:
         self.all = sorted({fact.fact_id: fact for fact in facts}.values(), key=_when)
         created = next((fact for fact in self.all if fact.name == _NAMES[OrderCreated]), None)
         if created is not None and created is not self.all[0]:
             began = created._replace(read_at=self.all[0].read_at)
             self.all = [began, *(fact for fact in self.all if fact is not created)]
-        self._first: dict[str, HeardFact] = {}
-        self._each: dict[str, list[HeardFact]] = {}
+        self._first: dict[str, SagaFact] = {}
+        self._each: dict[str, list[SagaFact]] = {}
         for fact in self.all:
             # Telling of a cancellation comes after the end, and says nothing that its cause does not.
             if fact.ending != "cancelled":
                 self._first.setdefault(fact.name, fact)
                 self._each.setdefault(fact.name, []).append(fact)
 
-    def first(self, *kinds: type[Fact]) -> HeardFact | None:
+    def first(self, *kinds: type[Fact]) -> SagaFact | None:
         """The earliest fact of these kinds."""
         found = [self._first[name] for kind in kinds if (name := _NAMES[kind]) in self._first]
         return min(found, key=_when) if len(found) > 1 else next(iter(found), None)
 
-    def each(self, *kinds: type[Fact]) -> list[HeardFact]:
+    def each(self, *kinds: type[Fact]) -> list[SagaFact]:
         """Every fact of these kinds, the earliest first."""
         return sorted((fact for kind in kinds for fact in self._each.get(_NAMES[kind], ())), key=_when)
 
-    def waits(self, because: HeardFact, after: type[Fact] | None = None) -> tuple[Wait, ...]:
+    def waits(self, because: SagaFact, after: type[Fact] | None = None) -> tuple[Wait, ...]:
         """Whose turn it is since `because`, or since `after` if that followed from it unseen."""
         name = _NAMES[after] if after else because.name
         turns = [
@@ -202,7 +202,7 @@ class _Known:
         ]
         return tuple(_wait(step, because) for step in turns)
 
-    def taken_up(self, failure: type[Fact]) -> tuple[HeardFact, HeardFact | None]:
+    def taken_up(self, failure: type[Fact]) -> tuple[SagaFact, SagaFact | None]:
         """The failure that counts, of one or several, and whereby a person took that up, if they did.
 
         They are counted, for failures and people's acts come from different publishers, each in its own time.
@@ -214,7 +214,7 @@ class _Known:
             return failures[-1], acts[-1]
         return [failed for failed in failures if failed.fact_id not in about][-1], None
 
-    def untold(self, ended: HeardFact) -> tuple[Wait, ...]:
+    def untold(self, ended: SagaFact) -> tuple[Wait, ...]:
         """What notification owes after the end: the news, or that it has tried once more to bring it."""
         told, failed = (
             [fact for fact in self.all if fact.name == _NAMES[kind]]
@@ -238,7 +238,7 @@ class _Known:
         return replace(wait, redriven_at=redriven, overdue_at=overdue)
 
 
-def _wait(step: Step, because: HeardFact) -> Wait:
+def _wait(step: Step, because: SagaFact) -> Wait:
     return Wait(
         service=step.service,
         facts=tuple(_NAMES[kind] for kind in step.answers),
@@ -249,12 +249,12 @@ def _wait(step: Step, because: HeardFact) -> Wait:
     )
 
 
-def _waits_of(service: str | None, because: HeardFact) -> tuple[Wait, ...]:
+def _waits_of(service: str | None, because: SagaFact) -> tuple[Wait, ...]:
     """What one service owes because of this fact, whatever it may have answered before."""
     return tuple(_wait(step, because) for step in _STEPS_AFTER[because.name] if step.service == service)
 
 
-def _waits_again(act: HeardFact) -> tuple[Wait, ...]:
+def _waits_again(act: SagaFact) -> tuple[Wait, ...]:
     """For what failed before, and so was answered before."""
     return _waits_of(act.service, act)
 
@@ -267,7 +267,7 @@ class _Standing:
     reason: str | None = None
 
 
-def project(facts: Collection[HeardFact]) -> Saga:
+def project(facts: Collection[SagaFact]) -> Saga:
     """The saga that the facts known of one order tell of. Raises ValueError when there are none."""
     if not facts:
         raise ValueError("a saga begins with a fact")
@@ -321,7 +321,7 @@ def _stand(known: _Known) -> _Standing:
     return _on_ladder(known)
 
 
-def _past_pivot(known: _Known, pivot: HeardFact) -> _Standing:
+def _past_pivot(known: _Known, pivot: SagaFact) -> _Standing:
     """From here only forward. All that is still missing is waited for at once, order.confirmed included."""
     owed = known.waits(pivot, ShipmentScheduled) + known.waits(pivot, OrderConfirmed)
     waits = tuple(wait for wait in owed if wait.service in COMPLETING)
@@ -383,7 +383,7 @@ def _failed_undo(known: _Known, rung: Rung) -> _Standing:
     return _Standing(State.COMPENSATING, act.read_at, waits + _waits_again(act), _why_back(known, failed))
 
 
-def _why_back(known: _Known, fact: HeardFact) -> str | None:
+def _why_back(known: _Known, fact: SagaFact) -> str | None:
     return (known.first(OrderWithdrawn) or known.first(*_TURNED_BACK) or fact).reason
 
 
@@ -393,5 +393,5 @@ def _entered(known: _Known, state: State) -> datetime | None:
     return first.read_at if first else None
 
 
-def _when(fact: HeardFact) -> tuple[datetime, UUID]:
+def _when(fact: SagaFact) -> tuple[datetime, UUID]:
     return fact.read_at, fact.fact_id

@@ -16,7 +16,7 @@ from events.telemetry.scrape import Values, broker_blocked, connections, gauge
 from saga_tracker import __doc__ as purpose
 from saga_tracker.availability import Availability
 from saga_tracker.board import pages
-from saga_tracker.dead_letters import api as letters_api
+from saga_tracker.dead_letters import api as dead_letters_api
 from saga_tracker.dead_letters.ingest import Ingest
 from saga_tracker.http import api, manual_api
 from saga_tracker.overview import Overview
@@ -26,7 +26,7 @@ from saga_tracker.reconciliation import api as reconciliation_api
 from saga_tracker.reconciliation.reconciler import Reconciler
 from saga_tracker.retention.retention import Retention
 from saga_tracker.scheduler.outbox import publisher_of
-from saga_tracker.scheduler.scheduler import Keeper
+from saga_tracker.scheduler.scheduler import DeadlineScheduler
 from saga_tracker.scheduler.watcher import Watcher
 from saga_tracker.settings import RebuildSettings, TrackerSettings
 from saga_tracker.steps import SERVICES
@@ -40,7 +40,7 @@ WATCHER, RETENTION = "watcher", "retention"
 # Loops that are not told of by themselves: that the lag is measured is part of reading, and so on; and nobody
 # waits for what is old to be deleted.
 NOT_TOLD_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION)
-ROUTERS = [api.router, manual_api.router, letters_api.router, reconciliation_api.router, pages.router]
+ROUTERS = [api.router, manual_api.router, dead_letters_api.router, reconciliation_api.router, pages.router]
 
 
 class Tracker:
@@ -59,8 +59,10 @@ class Tracker:
         self.reader = Reader(settings, self.database, self.availability)
         self._watcher = Watcher(settings, self.database, self.reader, self.availability)
         self.reconciler = Reconciler(settings, self.database, lambda: self.progress)
-        self.keeper = Keeper(settings, self.database, self.reader, self.publisher, self.availability)
-        self._overview = Overview(settings, self.database, self.reader.progress, self.keeper.name)
+        self.scheduler = DeadlineScheduler(
+            settings, self.database, self.reader, self.publisher, self.availability
+        )
+        self._overview = Overview(settings, self.database, self.reader.progress, self.scheduler.name)
         self._retention = Retention(settings, self.database)
         self.loops = Loops()
 
@@ -80,7 +82,7 @@ class Tracker:
                 "publisher": self.publisher.run,
                 SWEEP: self.publisher.sweep,
                 FORGET: self.publisher.forget,
-                "keeper": self.keeper.run,
+                "deadline_scheduler": self.scheduler.run,
                 WATCHER: self._watcher.run,
                 "dead_letters": self._ingest.run,
                 "cases": self._ingest.close_cases,
@@ -93,7 +95,7 @@ class Tracker:
     async def stop(self) -> None:
         """Stop reading; what is not committed yet is read again next time."""
         await self.loops.close(self.settings.stop_grace_seconds)
-        await self.keeper.release()
+        await self.scheduler.release()
         await self.database.close()
         log.info("stopped")
 

@@ -89,7 +89,7 @@ class TrackerSettings(ProcessSettings):
     dead_letter_batch_bytes: int = Field(default=16_000_000, gt=0)
     close_cases_seconds: float = Field(default=2.0, gt=0)
     # How many letters one request may replay, and how many of them in one transaction.
-    replay_letters: int = Field(default=1_000, gt=0)
+    replay_dead_letters: int = Field(default=1_000, gt=0)
     replay_batch_size: int = Field(default=50, gt=0)
     # Less than `presumed_dead_after_seconds`: the letters are locked in the database meanwhile.
     replay_timeout_seconds: float = Field(default=5.0, gt=0)

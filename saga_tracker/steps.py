@@ -22,7 +22,7 @@ STEPS = tuple(
 )
 
 # Which service hears which fact, as opposed to what it goes on from by itself.
-HEARD = frozenset((name_of(step.heard), step.service) for step in STEPS if not step.own)
+SUBSCRIBED = frozenset((name_of(step.heard), step.service) for step in STEPS if not step.own)
 # What replicas of a release before this one do without publishing it.
 ADDED = frozenset((name_of(step.heard), step.service) for step in STEPS if step.since is not None)
 # Who cannot answer which of them without having heard `order.created`.

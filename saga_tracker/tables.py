@@ -36,7 +36,7 @@ sagas = Table(
     Column("reason", Text),
     Column("trace_id", Text),
     Column("fact_count", Integer, nullable=False),
-    # When the keeper has to look at it next, or NULL: nothing of it has a deadline.
+    # When the scheduler has to look at it next, or NULL: nothing of it has a deadline.
     Column("due_at", DateTime(timezone=True)),
     Index("sagas_by_since", "since", "order_id"),
     Index("sagas_by_state", "state", "since", "order_id"),

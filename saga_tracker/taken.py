@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from events.service import Step, name_of
-from saga_tracker.projection import HeardFact
+from saga_tracker.projection import SagaFact
 from saga_tracker.steps import STEPS
 
 _ANSWERED_BY: dict[str, dict[str, Step]] = {}
@@ -34,7 +34,7 @@ class Taken:
         return f"{self.service}:{self.heard}"
 
 
-def step_taken(answer: HeardFact, known: Iterable[HeardFact]) -> Taken | None:
+def step_taken(answer: SagaFact, known: Iterable[SagaFact]) -> Taken | None:
     """The step that this fact ended, given the facts of its order; None where it answers none of them.
 
     It went on from the last fact before it that it can be the answer to. It counts from when they were read.
@@ -54,6 +54,6 @@ def step_taken(answer: HeardFact, known: Iterable[HeardFact]) -> Taken | None:
     return Taken(step.service, heard.name, heard.read_at, answer.read_at, step.person)
 
 
-def _meant(fact: HeardFact, turns: dict[str, Step]) -> bool:
+def _meant(fact: SagaFact, turns: dict[str, Step]) -> bool:
     """What a person asks for is meant for one service."""
     return fact.service is None or fact.service == turns[fact.name].service

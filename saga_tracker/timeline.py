@@ -26,19 +26,19 @@ class Cause:
     directly: bool
 
 
-def cause_of(fact: Mapping[str, Any], trail: Sequence[Mapping[str, Any]]) -> Cause | None:
+def cause_of(fact: Mapping[str, Any], timeline: Sequence[Mapping[str, Any]]) -> Cause | None:
     """What a row of the trail came from, or None where it began with a request.
 
     A fact's causation id names another fact, or else the call or the request whose outcome it is. Then it
     is the last fact before it that made it this service's turn to state such a fact.
     """
-    for other in trail:
+    for other in timeline:
         if other["fact_id"] == fact["causation_id"]:
             return _cause(other, directly=True)
     led_to = _LED_TO.get((fact["stated_by"], name_of(fact["wire_name"])), ())
     earlier = [
         other
-        for other in trail
+        for other in timeline
         if name_of(other["wire_name"]) in led_to and other["read_at"] <= fact["read_at"]
     ]
     if not earlier:

@@ -141,14 +141,14 @@ async def _name_the_trace(stage: Stage, order_id: UUID) -> str | None:
 
 
 async def _read_the_letter(stage: Stage, order_id: UUID) -> str:
-    letter = (await stage.shop.dead_letters(order_id))[0]
-    return f"GET /dead-letters: {letter['service']}, {letter['reason']}: {letter['detail']}"
+    dead_letter = (await stage.shop.dead_letters(order_id))[0]
+    return f"GET /dead-letters: {dead_letter['service']}, {dead_letter['reason']}: {dead_letter['detail']}"
 
 
 async def _fix_and_replay(stage: Stage, order_id: UUID) -> None:
     await stage.sabotage.deploy_the_fix()
-    for letter in await stage.shop.dead_letters(order_id):
-        await stage.shop.replay(letter["letter_id"], PERSON, "the constraint is gone")
+    for dead_letter in await stage.shop.dead_letters(order_id):
+        await stage.shop.replay(dead_letter["letter_id"], PERSON, "the constraint is gone")
 
 
 SCENARIOS = (

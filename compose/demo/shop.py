@@ -96,8 +96,8 @@ class Shop:
     async def dead_letters(self, order_id: UUID) -> list[Answer]:
         """What services could not handle of this order, and what they could not do for it."""
         page = await self.ask("tracker", "GET", f"/dead-letters?order_id={order_id}&state=open")
-        letters: list[Answer] = page["letters"]
-        return letters
+        dead_letters: list[Answer] = page["dead_letters"]
+        return dead_letters
 
     async def order(self, order_id: UUID) -> Answer:
         """An order as order_svc sees it."""

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from events.http.documents import DOCS, REDOC, DocumentsPolicy, document
 from events.http.limits import BoundedBody, BoundedRequests, StrictRoute, WithoutNul
 from events.http.problems import Problem, answer_with_problems
-from events.runtime.service_runtime import Host
+from events.runtime.service_runtime import ServiceRuntime
 from events.runtime.settings import ProcessSettings
 from events.telemetry.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.telemetry.tracing import Attributes, is_tracing, work
@@ -135,13 +135,13 @@ async def admin(
 Admin = Depends(admin)
 
 
-async def _running(request: Request) -> Host:
-    host: Host = request.app.state.host
+async def _running(request: Request) -> ServiceRuntime:
+    host: ServiceRuntime = request.app.state.host
     return host
 
 
 # The service behind a request.
-Running = Annotated[Host, Depends(_running)]
+Running = Annotated[ServiceRuntime, Depends(_running)]
 
 
 class TracedRequests:

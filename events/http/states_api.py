@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from events.http.application import Admin, Running
 from events.http.limits import StrictRoute
-from events.storage.repository import Store
+from events.storage.repository import Repository
 
 MAX_ORDERS = 200
 
@@ -24,7 +24,7 @@ class OrdersToForget(BaseModel):
     order_ids: list[UUID] = Field(min_length=1, max_length=MAX_ORDERS)
 
 
-def states_router(store: Store) -> APIRouter:
+def states_router(store: Repository) -> APIRouter:
     """The route of a service whose states are in `store`."""
     router = APIRouter(tags=["states"], route_class=StrictRoute)
 

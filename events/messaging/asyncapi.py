@@ -37,9 +37,9 @@ def asyncapi_document(broker: ServiceBroker) -> Json:
     document: Json = api.to_specification().to_jsonable()
     _name_the_broker(document)
     schemas = document["components"]["schemas"]
-    facts = {fact.wire_name: fact for fact in (*broker.subscribes, *service.states)}
+    facts = {fact.wire_name: fact for fact in (*broker.subscribes, *service.publishes)}
     document["components"]["messages"] = {name: message_of(fact, schemas) for name, fact in facts.items()}
-    for fact in service.states:
+    for fact in service.publishes:
         _carry(document, fact.wire_name, [fact.wire_name])
     queue = broker.facts_subscriber.queue
     _carry(document, queue.name, sorted(fact.wire_name for fact in broker.subscribes))

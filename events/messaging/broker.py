@@ -44,7 +44,7 @@ class ServiceBroker(RabbitBroker):
     ) -> None:
         url = URL(lasting_connection_url(settings)).update_query(name=f"{service.name} consumer")
         self.service = service
-        self.subscribes = _with_old_versions(service.hears)
+        self.subscribes = _with_old_versions(service.subscribes_to)
         self.channel = Channel(prefetch_count=settings.prefetch, publisher_confirms=False)
         super().__init__(
             url,
@@ -65,7 +65,7 @@ class ServiceBroker(RabbitBroker):
             logger=None,
         )
         self.facts_subscriber = self._subscribe(service, receive)
-        for fact in service.states:
+        for fact in service.publishes:
             self._publishes(fact)
 
     def _subscribe(self, service: Service, receive: Receive) -> RabbitSubscriber:

@@ -130,7 +130,7 @@ _POSTPONE = compiled(
 )
 
 
-class Caller:
+class CallDispatcher:
     """Works off the calls of this instance, so many at a time."""
 
     def __init__(

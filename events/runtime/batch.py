@@ -22,12 +22,12 @@ from events.messaging.envelope import derive_fact_id
 from events.messaging.relay import OutboxRow
 from events.outbound.dispatcher import CallRow
 from events.runtime.crash import crash_point
-from events.runtime.input import Told
+from events.runtime.input import Input
 from events.service import Service
 from events.storage import inbox, tombstones
 from events.storage.database import Database
 from events.storage.instance import Instance
-from events.storage.repository import AppearedMeanwhile, Store, Workspace, appeared_meanwhile
+from events.storage.repository import AppearedMeanwhile, Repository, UnitOfWork, appeared_meanwhile
 from events.storage.round_trip import BEGIN, COMMIT, RoundTrip, Rows, prepared
 from events.storage.sql import array_of, as_arrays, insert_rows, setting
 from events.storage.tables import calls, outbox
@@ -44,8 +44,8 @@ class Committed:
 
     outbox: list[OutboxRow] = field(default_factory=list)
     calls: list[CallRow] = field(default_factory=list)
-    decided: list[tuple[Told, Decision[Any, Any, Any]]] = field(default_factory=list)
-    refused: list[tuple[Told, Exception]] = field(default_factory=list)
+    decided: list[tuple[Input, Decision[Any, Any, Any]]] = field(default_factory=list)
+    refused: list[tuple[Input, Exception]] = field(default_factory=list)
 
 
 _OF_CALL = ("call_id", "name", "order_id", "request", "traceparent")
@@ -67,7 +67,12 @@ class Batch:
     """How one service commits what it is told."""
 
     def __init__(
-        self, service: Service, store: Store, database: Database, instance: Instance, probe_seconds: float
+        self,
+        service: Service,
+        store: Repository,
+        database: Database,
+        instance: Instance,
+        probe_seconds: float,
     ) -> None:
         """`probe_seconds`: how long one waits for a lock that is known to be held."""
         self._wait_briefly = prepared(setting("lock_timeout", f"{max(1, round(probe_seconds * 1000))}ms"))
@@ -75,9 +80,9 @@ class Batch:
         self._store = store
         self._database = database
         self._instance = instance
-        self._own = frozenset(service.hears) & frozenset(service.states)
+        self._own = frozenset(service.subscribes_to) & frozenset(service.publishes)
 
-    async def commit(self, told: Sequence[Told], *, briefly: bool = False) -> Committed:
+    async def commit(self, told: Sequence[Input], *, briefly: bool = False) -> Committed:
         """Decide all of it in one transaction, which waits for locks only `briefly` if told so.
 
         Raises AppearedMeanwhile when another instance was first with a new order, Locked when somebody holds
@@ -92,18 +97,18 @@ class Batch:
                 opening.add(self._wait_briefly)
             entering = self._enter(opening, told)
             buried = tombstones.look_up(opening, {item.order_id for item in told})
-            workspace = self._store.load(opening, told)
+            unit_of_work = self._store.load(opening, told)
             await opening.run()
 
             fresh = {cause for answer in entering for (cause,) in answer.rows}
             repeated = inbox.repeated(told, fresh)
             forgotten = {order_id for (order_id,) in buried.rows}
-            committed = self._decide(told, workspace, fresh, forgotten)
+            committed = self._decide(told, unit_of_work, fresh, forgotten)
             if repeated:
                 committed.refused += await inbox.contradictions(connection, repeated)
 
             closing = RoundTrip(connection)
-            workspace.save(closing)
+            unit_of_work.save(closing)
             self._write(closing, committed)
             closing.add(COMMIT)
             crash_point("before_commit")
@@ -117,7 +122,7 @@ class Batch:
         metrics.batch_committed(len(told) - len(committed.refused), len(committed.decided), began)
         return committed
 
-    def _enter(self, trip: RoundTrip, told: Sequence[Told]) -> list[Rows]:
+    def _enter(self, trip: RoundTrip, told: Sequence[Input]) -> list[Rows]:
         """Enter the inbox and settle the calls; the answers are the causes that count."""
         facts = [(item.cause, item.said) for item in told if item.kind == "fact"]
         outcomes = [item.cause for item in told if item.kind == "outcome"]
@@ -129,7 +134,7 @@ class Batch:
         return answers
 
     def _decide(
-        self, told: Sequence[Told], workspace: Workspace, fresh: set[UUID], forgotten: set[UUID]
+        self, told: Sequence[Input], unit_of_work: UnitOfWork, fresh: set[UUID], forgotten: set[UUID]
     ) -> Committed:
         committed = Committed()
         now = datetime.now(UTC)
@@ -143,8 +148,8 @@ class Batch:
                 if item.kind == "command":
                     committed.refused.append((item, Forgotten(item.order_id)))
                 continue
-            decision = self._service.decide(workspace.state_of(item), item.said)
-            workspace.keep(item, decision.state)
+            decision = self._service.decide(unit_of_work.state_of(item), item.said)
+            unit_of_work.keep(item, decision.state)
             committed.outbox += [
                 self._outbox_row(item, index, fact, now) for index, fact in enumerate(decision.facts)
             ]
@@ -154,7 +159,7 @@ class Batch:
             committed.decided.append((item, decision))
         return committed
 
-    def _outbox_row(self, item: Told, index: int, fact: Fact, stated_at: datetime) -> OutboxRow:
+    def _outbox_row(self, item: Input, index: int, fact: Fact, stated_at: datetime) -> OutboxRow:
         return OutboxRow(
             fact_id=derive_fact_id(item.cause, self._service.name, index),
             wire_name=fact.wire_name,
@@ -165,7 +170,7 @@ class Batch:
             traceparent=item.traceparent,
         )
 
-    def _call_row(self, item: Told, index: int, call: Call) -> CallRow:
+    def _call_row(self, item: Input, index: int, call: Call) -> CallRow:
         call_id = derive_fact_id(item.cause, f"{self._service.name}:call", index)
         return CallRow(call_id, call.name, call.order_id, call.model_dump(mode="json"), item.traceparent)
 

@@ -10,7 +10,7 @@ from events.decision import Decision
 from events.outbound.dispatcher import Gateway
 from events.runtime.settings import ServiceSettings
 from events.service import Service
-from events.storage.repository import Store
+from events.storage.repository import Repository
 
 _URL = "_url"
 
@@ -24,7 +24,7 @@ class ServiceDefinition(Service):
     query for how far behind their handling is (see `http/intake.py`).
     """
 
-    repository: Store
+    repository: Repository
     settings: type[ServiceSettings] = ServiceSettings
     gateway: Callable[[Any], Gateway[Any]] | None = None
     routers: tuple[APIRouter, ...] = ()

@@ -9,7 +9,7 @@ from aio_pika import IncomingMessage
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Input:
     """A fact heard, an outcome learned, or a command asked, on its way to `decide`.
 
     A fact counts once by its id; an outcome while its call's row is there; a command always. `cause` is the
@@ -39,5 +39,5 @@ class Entry:
     """
 
     message: IncomingMessage | None = None
-    told: Told | None = None
+    told: Input | None = None
     locked_since: float = 0.0

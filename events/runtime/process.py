@@ -12,9 +12,9 @@ from events.http.application import Runnable, create_app
 from events.http.states_api import states_router
 from events.messaging.asyncapi import asyncapi_document
 from events.runtime.definition import ServiceDefinition
-from events.runtime.service_runtime import Host
 from events.runtime.loops import EXIT_CODE, Loops, exit_within
 from events.runtime.memory import collect_garbage_rarely
+from events.runtime.service_runtime import ServiceRuntime
 from events.runtime.settings import ProcessSettings, read_settings
 from events.telemetry.log import configure_logging
 from events.telemetry.metrics import say_what_runs
@@ -35,7 +35,7 @@ class Looping(Runnable, Protocol):
 def run_service(definition: ServiceDefinition) -> None:
     """Run one service until SIGTERM or SIGINT."""
     settings = read_settings(definition.settings)
-    host = Host(definition, settings)
+    host = ServiceRuntime(definition, settings)
     routers = [*definition.routers, states_router(definition.repository), _asyncapi_router(host)]
     serve(definition.package, _purpose(definition), settings, host, routers)
 
@@ -89,7 +89,7 @@ def uvicorn_server(app: FastAPI, settings: ProcessSettings) -> uvicorn.Server:
     )
 
 
-def _asyncapi_router(host: Host) -> APIRouter:
+def _asyncapi_router(host: ServiceRuntime) -> APIRouter:
     router = APIRouter(tags=["documents"])
     document = asyncapi_document(host.broker)
 

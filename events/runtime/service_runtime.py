@@ -13,7 +13,7 @@ from events.messaging.broker import ServiceBroker
 from events.messaging.consumer import Consumer
 from events.messaging.dead_letters import DeadLetterPublisher
 from events.messaging.relay import relay_of
-from events.outbound.dispatcher import Caller, Gateway
+from events.outbound.dispatcher import CallDispatcher, Gateway
 from events.runtime.batch import Batch, Committed
 from events.runtime.definition import ServiceDefinition
 from events.runtime.locks import LockedOut
@@ -29,7 +29,7 @@ from events.telemetry.scrape import LookUp, broker_blocked, connections
 from events.telemetry.tracing import current_traceparent
 
 
-class Host:
+class ServiceRuntime:
     """A running instance of one service."""
 
     def __init__(self, definition: ServiceDefinition, settings: ServiceSettings) -> None:
@@ -59,7 +59,7 @@ class Host:
             take_failures=self._dead_letters.take,
         )
         self._consumer = Consumer(settings, service, self._worker.receive)
-        self._caller = self._caller_of(self._gateway) if self._gateway is not None else None
+        self._dispatcher = self._dispatcher_of(self._gateway) if self._gateway is not None else None
         self._intake = (
             Intake(settings, self.database, service.oldest, cut_off=lambda: not self._publishes)
             if service.oldest
@@ -156,26 +156,31 @@ class Host:
             "dead_letters": self._dead_letters.run,
             "retention": self._retention.run,
         }
-        if self._caller is not None:
-            loops |= {"caller": self._caller.run, "caller_sweep": self._caller.sweep}
+        if self._dispatcher is not None:
+            loops |= {
+                "call_dispatcher": self._dispatcher.run,
+                "call_dispatcher_sweep": self._dispatcher.sweep,
+            }
         if self._intake is not None:
             loops["intake"] = self._intake.run
         self.loops.start(loops)
         log.info("started", instance=self._instance.number)
 
-    def _caller_of(self, gateway: Gateway[Call]) -> Caller:
-        return Caller(self.settings, self.database, self._instance, self.service, gateway, self._worker.learn)
+    def _dispatcher_of(self, gateway: Gateway[Call]) -> CallDispatcher:
+        return CallDispatcher(
+            self.settings, self.database, self._instance, self.service, gateway, self._worker.learn
+        )
 
     def _pass_on(self, committed: Committed) -> None:
         if committed.outbox:
             self._relay.hand_over(committed.outbox)
-        if committed.calls and self._caller is not None:
-            self._caller.hand_over(committed.calls)
+        if committed.calls and self._dispatcher is not None:
+            self._dispatcher.hand_over(committed.calls)
 
     def _look_in_tables(self) -> None:
         self._relay.look_in_table()
-        if self._caller is not None:
-            self._caller.look_in_table()
+        if self._dispatcher is not None:
+            self._dispatcher.look_in_table()
 
     async def _drain(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -184,5 +189,5 @@ class Host:
                     await asyncio.sleep(0.02)
 
     def _drained(self) -> bool:
-        calls_idle = self._caller is None or self._caller.idle
+        calls_idle = self._dispatcher is None or self._dispatcher.idle
         return self._worker.idle and self._dead_letters.idle and self._relay.idle and calls_idle

@@ -22,7 +22,7 @@ from events.messaging.retries import original_routing_key
 from events.outbound.dispatcher import CallRow
 from events.runtime.batch import Batch, Committed
 from events.runtime.crash import crash_point
-from events.runtime.input import Entry, Told
+from events.runtime.input import Entry, Input
 from events.runtime.locks import LockedOut
 from events.runtime.settings import ServiceSettings
 from events.service import REDRIVE_EXCHANGE, Service
@@ -63,7 +63,7 @@ class Worker:
         self._batch = batch
         self._service = service.name
         self._user = broker_user(settings)
-        self._hears = service.hears
+        self._subscribes_to = service.subscribes_to
         self._max_bytes = settings.max_message_bytes
         self._locked_out = locked_out
         self._pass_on = pass_on
@@ -98,13 +98,13 @@ class Worker:
         # Until it is committed, however long its caller waits for that: the bound is on what is in memory.
         self._promised.add(done)
         done.add_done_callback(self._promised.discard)
-        told = Told("command", command.order_id, command, uuid4(), traceparent, done)
+        told = Input("command", command.order_id, command, uuid4(), traceparent, done)
         return await self._tell(told, done, self._asked)
 
     async def learn(self, row: CallRow, outcome: Outcome) -> None:
         """Commit the outcome of a call. Raises what `decide` raises."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        told = Told("outcome", row.order_id, outcome, row.call_id, row.traceparent, done)
+        told = Input("outcome", row.order_id, outcome, row.call_id, row.traceparent, done)
         await self._tell(told, done, self._waiting)
 
     async def run(self) -> None:
@@ -181,7 +181,7 @@ class Worker:
         """
         return message.user_id == self._user and message.app_id == self._service
 
-    async def _tell(self, told: Told, done: "asyncio.Future[Any]", queue: deque[Entry]) -> Any:
+    async def _tell(self, told: Input, done: "asyncio.Future[Any]", queue: deque[Entry]) -> Any:
         queue.append(Entry(told=told))
         self._wake.set()
         return await asyncio.shield(done)
@@ -215,15 +215,15 @@ class Worker:
 
     def _enter(
         self, entries: Sequence[Entry], trace: BatchTrace, failures: list[Failure]
-    ) -> list[tuple[Told, Entry]]:
+    ) -> list[tuple[Input, Entry]]:
         """What is to be decided, each with where it comes from; what cannot be read is among the failures."""
-        entered: list[tuple[Told, Entry]] = []
+        entered: list[tuple[Input, Entry]] = []
         for entry in entries:
             if entry.told is not None:
                 entered.append((trace.enter(entry.told), entry))
             elif entry.message is not None and not self._stated_here(entry.message):
                 try:
-                    heard = read(entry.message, self._hears, self._max_bytes)
+                    heard = read(entry.message, self._subscribes_to, self._max_bytes)
                     entered.append((trace.enter(heard, entry.message), entry))
                 except Unreadable as error:
                     failures.append(Failure(entry.message, error.reason, str(error), for_good=True))
@@ -231,7 +231,7 @@ class Worker:
                     failures.append(_unforeseen(entry.message, error))
         return entered
 
-    async def _commit(self, told: Sequence[Told]) -> list[tuple[Told, Exception]]:
+    async def _commit(self, told: Sequence[Input]) -> list[tuple[Input, Exception]]:
         """Commit all that can be; answers what cannot, alone, with the reason.
 
         A batch that fails is halved until what is wrong in it stands alone.
@@ -269,20 +269,20 @@ class Worker:
                 return committed.refused
         return []
 
-    async def _attempt(self, told: Sequence[Told]) -> Committed:
+    async def _attempt(self, told: Sequence[Input]) -> Committed:
         """One transaction; brief in its waits for locks from the first that took long until all are gone."""
         if not self._locked_out.ongoing:
             return await self._batch.commit(told)
         self._locked_out.about_to_wait()
         return await self._batch.commit(told, briefly=True)
 
-    async def _halve(self, told: Sequence[Told], error: Exception) -> list[tuple[Told, Exception]]:
+    async def _halve(self, told: Sequence[Input], error: Exception) -> list[tuple[Input, Exception]]:
         if len(told) == 1:
             return [(told[0], error)]
         middle = len(told) // 2
         return [*await self._commit(told[:middle]), *await self._commit(told[middle:])]
 
-    def _tell_why_not(self, item: Told, why: Exception) -> None:
+    def _tell_why_not(self, item: Input, why: Exception) -> None:
         """A command or an outcome is not kept for later here: whoever waits for it decides what to do."""
         if isinstance(why, Forgotten):
             log.info("order_is_forgotten", order_id=str(item.order_id))
@@ -291,7 +291,7 @@ class Worker:
         if item.done is not None and not item.done.done():
             item.done.set_exception(why)
 
-    def _answer(self, told: Sequence[Told], committed: Committed) -> None:
+    def _answer(self, told: Sequence[Input], committed: Committed) -> None:
         states = {id(item): decision.state for item, decision in committed.decided}
         refused = {id(item) for item, _ in committed.refused}
         for item in told:
@@ -299,7 +299,7 @@ class Worker:
                 item.done.set_result(states.get(id(item)))
 
 
-def _not_handled(item: Told, why: Exception) -> None:
+def _not_handled(item: Input, why: Exception) -> None:
     # A lock has its own line in the log.
     (log.info if isinstance(why, Locked) else log.error)(
         "not_handled",
@@ -340,12 +340,12 @@ def _unforeseen(message: IncomingMessage, error: Exception) -> Failure:
     return Failure(message, type(error).__name__, str(error), for_good=True)
 
 
-def read(message: IncomingMessage, hears: tuple[type[Fact], ...], max_bytes: int) -> Told:
+def read(message: IncomingMessage, subscribes_to: tuple[type[Fact], ...], max_bytes: int) -> Input:
     """A delivery as something told. Raises Unreadable, also for a fact that this service does not hear."""
     envelope = decode(message, original_routing_key(message), max_bytes)
-    if not isinstance(envelope.fact, hears):
+    if not isinstance(envelope.fact, subscribes_to):
         raise Unreadable("not_heard", f"this service does not hear {envelope.fact.wire_name}")
-    return Told(
+    return Input(
         "fact",
         envelope.fact.order_id,
         envelope.fact,

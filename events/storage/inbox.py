@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from events.decision import Contradiction
 from events.facts import Fact
 from events.facts.content import content_of, contradict
-from events.runtime.input import Told
+from events.runtime.input import Input
 from events.storage.database import Session
 from events.storage.round_trip import RoundTrip, Rows, prepared
 from events.storage.sql import array_of, as_arrays, rows_of
@@ -47,7 +47,7 @@ def enter(trip: RoundTrip, facts: Iterable[tuple[UUID, Fact]]) -> Rows:
     return trip.add(_ENTER, **as_arrays(_COLUMNS, rows))
 
 
-def repeated(told: Sequence[Told], fresh: set[UUID]) -> list[Told]:
+def repeated(told: Sequence[Input], fresh: set[UUID]) -> list[Input]:
     """The facts that came under an id that was known, or that one before them in the batch has."""
     new = set(fresh)
     found = []
@@ -60,7 +60,7 @@ def repeated(told: Sequence[Told], fresh: set[UUID]) -> list[Told]:
     return found
 
 
-async def contradictions(connection: Session, items: Sequence[Told]) -> list[tuple[Told, Exception]]:
+async def contradictions(connection: Session, items: Sequence[Input]) -> list[tuple[Input, Exception]]:
     """Those of these facts that are not what is known under their ids, each with why.
 
     A row that an older release wrote, or that was forgotten in this moment, says nothing to the contrary.
@@ -73,7 +73,7 @@ async def contradictions(connection: Session, items: Sequence[Told]) -> list[tup
     return [(item, Contradiction(why, reason="reused_message_id")) for item, why in against if why]
 
 
-def _contradiction(item: Told, order_id: UUID, wire_name: str, content: int | None, heard_at: Any) -> str:
+def _contradiction(item: Input, order_id: UUID, wire_name: str, content: int | None, heard_at: Any) -> str:
     """What speaks against its being the fact that is known under its id; nothing, of a repetition."""
     fact: Fact = item.said
     same_fact = (fact.order_id, _bare(fact.wire_name)) == (order_id, _bare(wire_name))

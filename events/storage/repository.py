@@ -11,7 +11,7 @@ from psycopg import errors
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Column, Table, select
 
-from events.runtime.input import Told
+from events.runtime.input import Input
 from events.storage.database import Connection
 from events.storage.round_trip import RoundTrip, Rows, prepared
 from events.storage.sql import array_of, as_arrays, compiled, insert_rows, update_rows
@@ -23,25 +23,25 @@ StateT = TypeVar("StateT")
 TOLD = ("status", "amount_minor", "currency", "ending", "settled_by")
 
 
-class Workspace(Protocol):
+class UnitOfWork(Protocol):
     """The states one batch works on: loaded by one round trip, replaced in memory, saved by the next."""
 
-    def state_of(self, item: Told) -> Any:
+    def state_of(self, item: Input) -> Any:
         """What `decide` is given for this fact, outcome or command."""
 
-    def keep(self, item: Told, state: Any) -> None:
+    def keep(self, item: Input, state: Any) -> None:
         """Replace it by what `decide` answered."""
 
     def save(self, trip: RoundTrip) -> None:
         """Have what changed written. New rows in the order of their key: so no two batches can deadlock."""
 
 
-class Store(Protocol):
+class Repository(Protocol):
     """Where a service keeps its states. `table` has a row an order, by `order_id`, with its `status`."""
 
     table: Table
 
-    def load(self, trip: RoundTrip, told: Sequence[Told]) -> Workspace:
+    def load(self, trip: RoundTrip, told: Sequence[Input]) -> UnitOfWork:
         """Have the states of the orders these are about locked, in a fixed order, and read.
 
         They are there once the round trip is over.
@@ -69,7 +69,7 @@ def appeared_meanwhile(error: errors.UniqueViolation) -> bool:
     return error.diag.constraint_name == f"{error.diag.table_name}_pkey"
 
 
-class OrderStates(Generic[StateT]):
+class OrderRepository(Generic[StateT]):
     """A table whose columns are the fields of a state dataclass, keyed by `order_id`."""
 
     def __init__(
@@ -96,9 +96,9 @@ class OrderStates(Generic[StateT]):
         self._insert = prepared(insert_rows(table, self._columns))
         self._update = prepared(update_rows(table, key, self._columns[1:]))
 
-    def load(self, trip: RoundTrip, told: Sequence[Told]) -> "OrderWorkspace[StateT]":
+    def load(self, trip: RoundTrip, told: Sequence[Input]) -> "OrderUnitOfWork[StateT]":
         order_ids = list({item.order_id for item in told})
-        return OrderWorkspace(self, trip.add(self._lock, order_ids=order_ids))
+        return OrderUnitOfWork(self, trip.add(self._lock, order_ids=order_ids))
 
     def parse(self, answer: Rows) -> dict[UUID, StateT]:
         """The states that were loaded, by order. Raises StateNotUnderstood."""
@@ -139,10 +139,10 @@ class OrderStates(Generic[StateT]):
         trip.add(self._update, **as_arrays(self._columns, map(self._row_of, states)))
 
 
-class OrderWorkspace(Generic[StateT]):
+class OrderUnitOfWork(Generic[StateT]):
     """The states of one batch's orders."""
 
-    def __init__(self, store: OrderStates[StateT], loading: Rows) -> None:
+    def __init__(self, store: OrderRepository[StateT], loading: Rows) -> None:
         self._store = store
         self._loading = loading
 
@@ -154,10 +154,10 @@ class OrderWorkspace(Generic[StateT]):
     def _now(self) -> dict[UUID, StateT]:
         return dict(self._loaded)
 
-    def state_of(self, item: Told) -> StateT | None:
+    def state_of(self, item: Input) -> StateT | None:
         return self._now.get(item.order_id)
 
-    def keep(self, item: Told, state: StateT | None) -> None:
+    def keep(self, item: Input, state: StateT | None) -> None:
         if state is not None:
             self._now[item.order_id] = state
 

@@ -8,7 +8,7 @@ from aio_pika import IncomingMessage
 from opentelemetry.trace import Span, SpanContext, SpanKind
 
 from events.messaging.retries import attempts_before
-from events.runtime.input import Told
+from events.runtime.input import Input
 from events.service import EXCHANGE
 from events.telemetry import tracing
 from events.telemetry.tracing import Attributes, Work
@@ -23,7 +23,7 @@ class BatchTrace:
         self._works: dict[int, Work] = {}
         self._batch: Span | None = None
 
-    def enter(self, told: Told, message: IncomingMessage | None = None) -> Told:
+    def enter(self, told: Input, message: IncomingMessage | None = None) -> Input:
         """Begin its span. Answers the same as something that descends from that span."""
         self._told += 1
         name, kind = f"process {told.name}", SpanKind.CONSUMER
@@ -41,7 +41,7 @@ class BatchTrace:
         self._works[id(descending)] = work
         return descending
 
-    def fail(self, told: Told, why: str) -> None:
+    def fail(self, told: Input, why: str) -> None:
         """It was not committed."""
         if (work := self._works.get(id(told))) is not None:
             work.fail(why)
@@ -64,7 +64,7 @@ class BatchTrace:
             self._batch = tracing.unordered(f"commit batch of {self._service}")
         return None if self._batch is None else self._batch.get_span_context()
 
-    def _of(self, told: Told) -> dict[str, str | int]:
+    def _of(self, told: Input) -> dict[str, str | int]:
         return {"saga.order_id": str(told.order_id), "saga.cause_id": str(told.cause)}
 
     def _of_delivery(self, message: IncomingMessage, fact_name: str) -> dict[str, str | int]:

@@ -13,15 +13,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from saga_tracker.dead_letters import api as letters_api
-from saga_tracker.dead_letters import queries as letter_queries
-from saga_tracker.dead_letters.dead_letter import LetterKind, LetterState
-from saga_tracker.dead_letters.queries import LetterFilter
-from saga_tracker.dead_letters.views import AuditView, Groups, LetterPage, LetterView
+from saga_tracker.dead_letters import api as dead_letters_api
+from saga_tracker.dead_letters import queries as dead_letter_queries
+from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
+from saga_tracker.dead_letters.queries import DeadLetterFilter
+from saga_tracker.dead_letters.views import AuditView, DeadLetterPage, DeadLetterView, Groups
 from saga_tracker.http import api, audit
 from saga_tracker.http.api import Tracker
 from saga_tracker.http.cursor import Cursor
-from saga_tracker.http.views import FactView, SagaPage, SagaView, SagaWithTrail, Stats
+from saga_tracker.http.views import FactView, SagaPage, SagaView, SagaWithTimeline, Stats
 from saga_tracker.projection import ENDED, State
 
 PAGE_SIZE = 50
@@ -68,29 +68,29 @@ async def timeline(order_id: UUID, tracker: Tracker, request: Request) -> HTMLRe
     """One saga: where it stands, whom it waits for, its letters, and its facts along the time."""
     saga = await api.see(order_id, tracker)
     async with tracker.database.transaction() as connection:
-        rows = await letter_queries.letters_where(
-            connection, LetterFilter(order_id=order_id), None, MAX_OF_ORDER
+        rows = await dead_letter_queries.dead_letters_where(
+            connection, DeadLetterFilter(order_id=order_id), None, MAX_OF_ORDER
         )
         acts = await audit.page(connection, order_id, None, MAX_OF_ORDER)
-    letters = [LetterView(**row) for row in rows]
+    dead_letters = [DeadLetterView(**row) for row in rows]
     entries = [AuditView(**row) for row in acts]
-    return _answer(saga_page(saga, letters, entries, base_url=str(request.base_url)))
+    return _answer(saga_page(saga, dead_letters, entries, base_url=str(request.base_url)))
 
 
 @router.get("/ui/dead-letters")
 async def dead_letters(
-    tracker: letters_api.Tracker,
+    tracker: dead_letters_api.Tracker,
     request: Request,
-    service: letters_api.ServiceName = None,
-    reason: letters_api.Reason = None,
-    wire_name: letters_api.WireName = None,
+    service: dead_letters_api.ServiceName = None,
+    reason: dead_letters_api.Reason = None,
+    wire_name: dead_letters_api.WireName = None,
     order_id: UUID | None = None,
-    state: LetterState = LetterState.OPEN,
+    state: DeadLetterState = DeadLetterState.OPEN,
     cursor: Cursor = None,
 ) -> HTMLResponse:
     """Dead letters by service, reason and fact; and those of one group or of all, the newest first."""
-    groups = await letters_api.groups(tracker)
-    page = await letters_api.find(
+    groups = await dead_letters_api.groups(tracker)
+    page = await dead_letters_api.find(
         tracker, service, reason, wire_name, order_id, state, limit=PAGE_SIZE, cursor=cursor
     )
     asked = {name: value for name, value in request.query_params.items() if name not in ("cursor", "state")}
@@ -112,7 +112,11 @@ def home_page(stats: Stats, page: SagaPage, chosen: State | None, *, refresh: bo
 
 
 def saga_page(
-    saga: SagaWithTrail, letters: Sequence[LetterView], entries: Sequence[AuditView], *, base_url: str
+    saga: SagaWithTimeline,
+    dead_letters: Sequence[DeadLetterView],
+    entries: Sequence[AuditView],
+    *,
+    base_url: str,
 ) -> str:
     """A saga; its letters, what was done about it and what can be done, where there is any of it."""
     return _rendered(
@@ -120,30 +124,30 @@ def saga_page(
         title=f"Saga {saga.order_id}",
         refresh=saga.state not in ENDED,
         saga=saga,
-        letters=letters,
+        dead_letters=dead_letters,
         entries=entries,
-        acts=_acts_on_saga(saga, letters, base_url),
+        acts=_acts_on_saga(saga, dead_letters, base_url),
         bars=list(_bars(saga.facts)),
     )
 
 
 def letters_page(
     groups: Groups,
-    page: LetterPage,
+    page: DeadLetterPage,
     asked: Mapping[str, str],
-    chosen: LetterState,
+    chosen: DeadLetterState,
     *,
     base_url: str,
     refresh: bool = True,
 ) -> str:
     """Groups, then letters in one state, and how to act on them."""
     acts: list[str] = []
-    if page.letters and chosen is LetterState.OPEN:
-        letter = page.letters[0]
-        group = {"by": "you", "service": letter.service, "reason": letter.reason}
+    if page.dead_letters and chosen is DeadLetterState.OPEN:
+        dead_letter = page.dead_letters[0]
+        group = {"by": "you", "service": dead_letter.service, "reason": dead_letter.reason}
         acts = [
-            _curl(base_url, f"dead-letters/{letter.letter_id}", None),
-            *_acts_on_letter(letter, base_url),
+            _curl(base_url, f"dead-letters/{dead_letter.letter_id}", None),
+            *_acts_on_letter(dead_letter, base_url),
             _curl(base_url, "dead-letters/replay", group),
         ]
     return _rendered(
@@ -154,7 +158,7 @@ def letters_page(
         page=page,
         asked=asked,
         chosen=chosen,
-        states=list(LetterState),
+        states=list(DeadLetterState),
         acts=acts,
     )
 
@@ -170,21 +174,23 @@ def _bars(facts: Sequence[FactView]) -> Iterator[tuple[FactView, float, float]]:
         yield fact, begin, end - begin
 
 
-def _acts_on_saga(saga: SagaView, letters: Sequence[LetterView], base_url: str) -> list[str]:
+def _acts_on_saga(saga: SagaView, dead_letters: Sequence[DeadLetterView], base_url: str) -> list[str]:
     acts: list[str] = []
     if saga.state is State.NEEDS_MANUAL:
         act = {"by": "you", "note": "why"}
         acts = [_curl(base_url, f"sagas/{saga.order_id}/{verb}", act) for verb in ("redrive", "settle")]
     by_saga = bool(acts)
-    for letter in letters:
+    for dead_letter in dead_letters:
         # A case is answered by way of the saga where that waits for it.
-        if letter.state is LetterState.OPEN and not (by_saga and letter.kind is LetterKind.CASE):
-            acts += _acts_on_letter(letter, base_url)
+        if dead_letter.state is DeadLetterState.OPEN and not (
+            by_saga and dead_letter.kind is DeadLetterKind.CASE
+        ):
+            acts += _acts_on_letter(dead_letter, base_url)
     return acts
 
 
-def _acts_on_letter(letter: LetterView, base_url: str) -> list[str]:
-    path, act = f"dead-letters/{letter.letter_id}", {"by": "you", "note": "why"}
+def _acts_on_letter(dead_letter: DeadLetterView, base_url: str) -> list[str]:
+    path, act = f"dead-letters/{dead_letter.letter_id}", {"by": "you", "note": "why"}
     return [_curl(base_url, f"{path}/{verb}", act) for verb in ("replay", "discard")]
 
 

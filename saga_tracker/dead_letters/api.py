@@ -10,20 +10,20 @@ from events.http.limits import InDigits, StrictRoute
 from events.http.problems import RETRY_AFTER_SECONDS, Problem
 from events.storage.database import CONTENTION, Connection, Database
 from saga_tracker.dead_letters import queries, store, views
-from saga_tracker.dead_letters.dead_letter import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, LetterState
-from saga_tracker.dead_letters.queries import LetterFilter, Place
+from saga_tracker.dead_letters.dead_letter import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, DeadLetterState
+from saga_tracker.dead_letters.queries import DeadLetterFilter, Place
 from saga_tracker.dead_letters.replay import NotSent, Replayed, replay
 from saga_tracker.dead_letters.views import (
     MAX_SHOWN_BYTES,
     Act,
+    DeadLetterPage,
+    DeadLetterView,
     Groups,
     GroupView,
-    LetterPage,
-    LetterView,
     NotedAct,
     ReplayOutcome,
     Selection,
-    WholeLetter,
+    WholeDeadLetter,
 )
 from saga_tracker.http import audit
 from saga_tracker.http.audit import Entry
@@ -74,20 +74,20 @@ async def find(
     reason: Reason = None,
     wire_name: WireName = None,
     order_id: UUID | None = None,
-    state: LetterState | None = None,
+    state: DeadLetterState | None = None,
     limit: Limit = 50,
     cursor: Cursor = None,
-) -> LetterPage:
+) -> DeadLetterPage:
     """Letters for which all criteria given hold, the last to arrive first."""
     _know(service)
-    wanted = LetterFilter(service, reason, wire_name, order_id, state.value if state else None)
+    wanted = DeadLetterFilter(service, reason, wire_name, order_id, state.value if state else None)
     after = Place(*place_in(cursor)) if cursor else None
     async with tracker.database.transaction() as connection:
-        rows = await queries.letters_where(connection, wanted, after, limit + 1)
-    letters = [LetterView(**row) for row in rows[:limit]]
-    last = letters[-1] if len(rows) > limit else None
+        rows = await queries.dead_letters_where(connection, wanted, after, limit + 1)
+    dead_letters = [DeadLetterView(**row) for row in rows[:limit]]
+    last = dead_letters[-1] if len(rows) > limit else None
     next_cursor = cursor_after(last.arrived_at, last.letter_id) if last else None
-    return LetterPage(letters=letters, next_cursor=next_cursor)
+    return DeadLetterPage(dead_letters=dead_letters, next_cursor=next_cursor)
 
 
 @router.get("/groups")
@@ -99,10 +99,10 @@ async def groups(tracker: Tracker) -> Groups:
 
 
 @router.get("/{letter_id}", dependencies=[Admin], responses={404: UNKNOWN})
-async def see(letter_id: UUID, tracker: Tracker) -> WholeLetter:
+async def see(letter_id: UUID, tracker: Tracker) -> WholeDeadLetter:
     """One letter with the message in it, its headers and its history."""
     async with tracker.database.transaction() as connection:
-        found = await queries.letter(connection, letter_id, MAX_SHOWN_BYTES)
+        found = await queries.dead_letter(connection, letter_id, MAX_SHOWN_BYTES)
         entries = await audit.of_letter(connection, letter_id, MAX_AUDIT_OF_LETTER)
     if found is None:
         raise _no_such(letter_id)
@@ -122,8 +122,8 @@ async def replay_some(selection: Selection, tracker: Tracker) -> ReplayOutcome:
     if selection.service is None or selection.reason is None:
         raise Problem(422, "give either ids, or a service and a reason")
     _know(selection.service)
-    wanted = LetterFilter(selection.service, selection.reason, selection.wire_name)
-    most = tracker.settings.replay_letters
+    wanted = DeadLetterFilter(selection.service, selection.reason, selection.wire_name)
+    most = tracker.settings.replay_dead_letters
     async with tracker.database.transaction() as connection:
         letter_ids = await queries.open_letter_ids(connection, wanted, most)
     done = await _replay(tracker, letter_ids, selection)
@@ -133,34 +133,36 @@ async def replay_some(selection: Selection, tracker: Tracker) -> ReplayOutcome:
 
 
 @router.post("/{letter_id}/replay", dependencies=[Admin], responses={404: UNKNOWN, 409: NOT_OPEN})
-async def replay_one(letter_id: UUID, act: Act, tracker: Tracker) -> LetterView:
+async def replay_one(letter_id: UUID, act: Act, tracker: Tracker) -> DeadLetterView:
     """Send a letter's message to its service again, or have the service try again what it is a case of.
 
     One that was replayed or discarded before is refused (409).
     """
     done = await _replay(tracker, [letter_id], act)
     async with tracker.database.transaction() as connection:
-        letter = await _read(connection, letter_id)
+        dead_letter = await _read(connection, letter_id)
         if done.replayed:
-            return letter
-        if letter.state is LetterState.OPEN:
-            raise Problem(409, f"its case has been answered already: see /audit?order_id={letter.order_id}")
-        raise _not_open(letter)
+            return dead_letter
+        if dead_letter.state is DeadLetterState.OPEN:
+            raise Problem(
+                409, f"its case has been answered already: see /audit?order_id={dead_letter.order_id}"
+            )
+        raise _not_open(dead_letter)
 
 
 @router.post("/{letter_id}/discard", dependencies=[Admin], responses={404: UNKNOWN, 409: NOT_OPEN})
-async def discard(letter_id: UUID, act: NotedAct, tracker: Tracker) -> LetterView:
+async def discard(letter_id: UUID, act: NotedAct, tracker: Tracker) -> DeadLetterView:
     """Nothing is to be done about a letter. It is kept; one that is not open is refused (409)."""
     try:
         async with tracker.database.transaction() as connection:
             if not await store.take(connection, [letter_id]):
                 raise _no_such(letter_id)
-            letter = await _read(connection, letter_id)
-            if letter.state is not LetterState.OPEN:
-                raise _not_open(letter)
-            entry = Entry(act.by, "discarded", act.note, letter.service, letter.order_id, letter_id)
+            dead_letter = await _read(connection, letter_id)
+            if dead_letter.state is not DeadLetterState.OPEN:
+                raise _not_open(dead_letter)
+            entry = Entry(act.by, "discarded", act.note, dead_letter.service, dead_letter.order_id, letter_id)
             await audit.enter(connection, [entry])
-            await store.mark(connection, [letter_id], LetterState.DISCARDED)
+            await store.mark(connection, [letter_id], DeadLetterState.DISCARDED)
             return await _read(connection, letter_id)
     except CONTENTION:
         raise _busy() from None
@@ -186,11 +188,11 @@ def _outcome(done: Replayed, missing: list[UUID], remaining: int) -> ReplayOutco
     )
 
 
-async def _read(connection: Connection, letter_id: UUID) -> LetterView:
-    found = await queries.letter(connection, letter_id, 0)
+async def _read(connection: Connection, letter_id: UUID) -> DeadLetterView:
+    found = await queries.dead_letter(connection, letter_id, 0)
     if found is None:
         raise _no_such(letter_id)
-    return LetterView(**{name: found[0][name] for name in LetterView.model_fields})
+    return DeadLetterView(**{name: found[0][name] for name in DeadLetterView.model_fields})
 
 
 def _know(service: str | None) -> None:
@@ -202,9 +204,11 @@ def _no_such(letter_id: UUID) -> Problem:
     return Problem(404, f"there is no dead letter {letter_id}")
 
 
-def _not_open(letter: LetterView) -> Problem:
-    since = letter.state_at.isoformat(timespec="seconds")
-    return Problem(409, f"the letter is not open: {letter.state.value} at {since}", state=letter.state.value)
+def _not_open(dead_letter: DeadLetterView) -> Problem:
+    since = dead_letter.state_at.isoformat(timespec="seconds")
+    return Problem(
+        409, f"the letter is not open: {dead_letter.state.value} at {since}", state=dead_letter.state.value
+    )
 
 
 def _busy(done: Replayed | None = None) -> Problem:

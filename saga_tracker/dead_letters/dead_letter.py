@@ -40,7 +40,7 @@ _LETTERS = UUID("5d0b7c1e-8c8f-5e0a-9a53-3f3f2c6f8f10")
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
-class LetterKind(StrEnum):
+class DeadLetterKind(StrEnum):
     """Who says that a message is dead, and why."""
 
     UNUSABLE = "unusable"
@@ -49,7 +49,7 @@ class LetterKind(StrEnum):
     STRAY = "stray"
 
 
-class LetterState(StrEnum):
+class DeadLetterState(StrEnum):
     """What became of a letter. Only an open one can be replayed or discarded."""
 
     OPEN = "open"
@@ -59,7 +59,7 @@ class LetterState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """A dead letter as it is stored. `first_at` and `last_at` are of the attempts, where they are known."""
 
     letter_id: UUID
@@ -82,7 +82,7 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    kind: LetterKind
+    kind: DeadLetterKind
     reason: str
     detail: str
     first_at: datetime | None = None
@@ -90,13 +90,13 @@ class _Verdict:
     attempts: int | None = None
 
 
-def read_letter(delivered: DeliveredMessage, service: str) -> Letter:
+def read_letter(delivered: DeliveredMessage, service: str) -> DeadLetter:
     """The letter that a message from a service's dead-letter queue is."""
     message = aio_pika.IncomingMessage(delivered)
     headers = dict(message.headers)
     routing_key = _routing_key_of(message, headers)
     verdict = _verdict_on(message, headers, service)
-    return Letter(
+    return DeadLetter(
         **_raw(delivered, service, routing_key),
         kind=verdict.kind.value,
         reason=_bounded(verdict.reason, MAX_REASON_CHARACTERS) or "unknown",
@@ -112,11 +112,11 @@ def read_letter(delivered: DeliveredMessage, service: str) -> Letter:
     )
 
 
-def bare_letter(delivered: DeliveredMessage, service: str, why: BaseException) -> Letter:
+def bare_letter(delivered: DeliveredMessage, service: str, why: BaseException) -> DeadLetter:
     """A letter of which nothing but its properties and its body is kept, for one that is not to be read."""
-    return Letter(
+    return DeadLetter(
         **_raw(delivered, service, ""),
-        kind=LetterKind.STRAY.value,
+        kind=DeadLetterKind.STRAY.value,
         reason=_bounded(type(why).__name__, MAX_REASON_CHARACTERS),
         detail=_bounded(str(why), MAX_DETAIL_CHARACTERS),
         first_at=None,
@@ -153,11 +153,11 @@ def _verdict_on(message: AbstractIncomingMessage, headers: Mapping[str, Any], se
         at = _instant(death.get("time"))
         why = _text(death.get("reason")) or "dead_lettered"
         said = f"the broker gave up delivering it from {_text(death.get('queue'))}: {why}"
-        return _Verdict(LetterKind.UNDELIVERED, why, said, at, at)
+        return _Verdict(DeadLetterKind.UNDELIVERED, why, said, at, at)
     if "dead_letter_reason" in headers:
         last_at = _instant(headers.get("dead_letter_at"))
         return _Verdict(
-            LetterKind.UNUSABLE,
+            DeadLetterKind.UNUSABLE,
             _text(headers["dead_letter_reason"]),
             _text(headers.get("dead_letter_detail")),
             _instant(headers.get("dead_letter_first_at")) or last_at,
@@ -168,8 +168,8 @@ def _verdict_on(message: AbstractIncomingMessage, headers: Mapping[str, Any], se
     if stated is not None and stated.fact.case and stated.fact.owner == service:
         why = getattr(stated.fact, "reason", None) or stated.fact.wire_name
         at = _instant(stated.stated_at)
-        return _Verdict(LetterKind.CASE, why, (type(stated.fact).__doc__ or "").strip(), at, at)
-    return _Verdict(LetterKind.STRAY, "unexplained", "nothing on it says why it is here")
+        return _Verdict(DeadLetterKind.CASE, why, (type(stated.fact).__doc__ or "").strip(), at, at)
+    return _Verdict(DeadLetterKind.STRAY, "unexplained", "nothing on it says why it is here")
 
 
 def _stated_in(message: AbstractIncomingMessage) -> Envelope | None:

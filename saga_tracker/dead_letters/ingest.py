@@ -15,14 +15,14 @@ from events.runtime.crash import crash_point
 from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, spares_the_row
 from events.telemetry.log import Outage, log
 from saga_tracker.dead_letters import store
-from saga_tracker.dead_letters.dead_letter import Letter, bare_letter, read_letter
+from saga_tracker.dead_letters.dead_letter import DeadLetter, bare_letter, read_letter
 from saga_tracker.dead_letters.queues import Arrival, DeadLetterQueues
 from saga_tracker.settings import TrackerSettings
 
 # How many times longer than it took to look for cases that are over it waits before it looks again.
 IDLE_FACTOR = 20
 
-Reader = Callable[[Arrival], Letter]
+Reader = Callable[[Arrival], DeadLetter]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Ingest:
                     closed = await store.close_cases(connection)
                 self._closing_failure.ended()
                 if closed:
-                    log.info("cases_closed", letters=closed)
+                    log.info("cases_closed", dead_letters=closed)
             except CONTENTION:
                 log.debug("cases_wait_for_another_writer")
             except AWAY as error:
@@ -118,11 +118,11 @@ class Ingest:
             why = error
         return await self._store(batch, lambda arrival: bare_letter(arrival.delivered, arrival.service, why))
 
-    async def _commit(self, letters: Sequence[Letter]) -> int:
+    async def _commit(self, dead_letters: Sequence[DeadLetter]) -> int:
         while True:
             try:
                 async with self._database.transaction() as connection:
-                    return await store.enter(connection, letters)
+                    return await store.enter(connection, dead_letters)
             except BEYOND_LIMITS:
                 raise
             except CONTENTION:
@@ -131,5 +131,5 @@ class Ingest:
                 await self._database.wait_until_back(error)
 
 
-def _read(arrival: Arrival) -> Letter:
+def _read(arrival: Arrival) -> DeadLetter:
     return read_letter(arrival.delivered, arrival.service)

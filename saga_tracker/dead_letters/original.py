@@ -27,42 +27,42 @@ _VIEWED = ("order_id", "stated_at", "causation_id", "traceparent", REPLAY_OF, RO
 _NEW_IDS = UUID("8f0c1f0e-6a59-5d0b-9f57-1c5f8f1f7a21")
 
 
-def original_of(letter: Mapping[str, Any]) -> aio_pika.Message:
+def original_of(dead_letter: Mapping[str, Any]) -> aio_pika.Message:
     """The message a letter was, with headers that name the letter and the key it was first sent with."""
-    properties = from_text(letter["properties"])
+    properties = from_text(dead_letter["properties"])
     headers = {name: value for name, value in properties.pop("headers").items() if not name.startswith(_OURS)}
     for name in ("delivery_mode", "expiration", "user_id", "cluster_id"):
         properties.pop(name, None)
-    added = {REPLAY_OF: str(letter["letter_id"])}
-    if letter["routing_key"]:
-        added[ROUTING_KEY] = letter["routing_key"]
-    original = copy_of(aio_pika.Message(letter["body"], headers=headers, **properties), added)
-    if letter["reason"] in WITHOUT_GOOD_ID or uuid_in(original.message_id) is None:
-        original.message_id = str(_new_id(letter))
+    added = {REPLAY_OF: str(dead_letter["letter_id"])}
+    if dead_letter["routing_key"]:
+        added[ROUTING_KEY] = dead_letter["routing_key"]
+    original = copy_of(aio_pika.Message(dead_letter["body"], headers=headers, **properties), added)
+    if dead_letter["reason"] in WITHOUT_GOOD_ID or uuid_in(original.message_id) is None:
+        original.message_id = str(_new_id(dead_letter))
     return original
 
 
-def for_view(letter: Mapping[str, Any]) -> aio_pika.Message:
+def for_view(dead_letter: Mapping[str, Any]) -> aio_pika.Message:
     """The same with no more headers than the view is made from: a stream cannot hold every type of them.
 
     RabbitMQ 3.10 ends the connection over a decimal, and so every replay of that letter.
     """
-    original = original_of(letter)
+    original = original_of(dead_letter)
     headers = original.headers.items()
     original.headers = {name: value for name, value in headers if name in _VIEWED and isinstance(value, str)}
     return original
 
 
-def fact_in(letter: Mapping[str, Any], original: aio_pika.Message) -> tuple[UUID, UUID] | None:
+def fact_in(dead_letter: Mapping[str, Any], original: aio_pika.Message) -> tuple[UUID, UUID] | None:
     """The ids of the order and the fact that it tells of, if it can be read here."""
     try:
-        envelope = decode(original, letter["routing_key"])
+        envelope = decode(original, dead_letter["routing_key"])
     except Unreadable:
         return None
     return envelope.fact.order_id, envelope.fact_id
 
 
-def _new_id(letter: Mapping[str, Any]) -> UUID:
-    sent_as = letter["routing_key"] or letter["wire_name"] or ""
-    digest = hashlib.sha256(sent_as.encode(errors="replace") + b"\n" + letter["body"])
+def _new_id(dead_letter: Mapping[str, Any]) -> UUID:
+    sent_as = dead_letter["routing_key"] or dead_letter["wire_name"] or ""
+    digest = hashlib.sha256(sent_as.encode(errors="replace") + b"\n" + dead_letter["body"])
     return uuid5(_NEW_IDS, digest.hexdigest())

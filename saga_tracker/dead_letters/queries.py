@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from events.storage.database import Connection
 from events.storage.sql import compiled
-from saga_tracker.dead_letters.dead_letter import LetterState
+from saga_tracker.dead_letters.dead_letter import DeadLetterState
 from saga_tracker.tables import dead_letters
 
 # How many replays of one letter that came back are told of.
@@ -28,7 +28,7 @@ MAX_CAME_BACK = 100
 
 
 @dataclass(frozen=True, slots=True)
-class LetterFilter:
+class DeadLetterFilter:
     """Which letters are asked for; None leaves a criterion out."""
 
     service: str | None = None
@@ -50,19 +50,19 @@ _WHOLE_ONLY = ("routing_key", "properties", "body")
 _COLUMNS = [column for column in dead_letters.c if column.name not in _WHOLE_ONLY]
 _HERE = tuple_(dead_letters.c.arrived_at, dead_letters.c.letter_id)
 _NEWEST_FIRST = (dead_letters.c.arrived_at.desc(), dead_letters.c.letter_id.desc())
-_IS_OPEN: ColumnElement[bool] = dead_letters.c.state == literal_column(f"'{LetterState.OPEN}'")
+_IS_OPEN: ColumnElement[bool] = dead_letters.c.state == literal_column(f"'{DeadLetterState.OPEN}'")
 _GROUP = (dead_letters.c.service, dead_letters.c.reason, dead_letters.c.wire_name)
-_open_letters = func.count().filter(_IS_OPEN)
+_open_dead_letters = func.count().filter(_IS_OPEN)
 _GROUPS = compiled(
     select(
         *_GROUP,
-        _open_letters.label("open"),
-        func.count().label("letters"),
+        _open_dead_letters.label("open"),
+        func.count().label("dead_letters"),
         func.min(func.coalesce(dead_letters.c.first_at, dead_letters.c.arrived_at)).label("first_at"),
         func.max(func.coalesce(dead_letters.c.last_at, dead_letters.c.arrived_at)).label("last_at"),
     )
     .group_by(*_GROUP)
-    .order_by(_open_letters.desc(), func.max(dead_letters.c.arrived_at).desc(), *_GROUP)
+    .order_by(_open_dead_letters.desc(), func.max(dead_letters.c.arrived_at).desc(), *_GROUP)
     .limit(bindparam("row_limit"))
 )
 _ONE = compiled(
@@ -82,8 +82,8 @@ _CAME_BACK_AS = compiled(
 )
 
 
-async def letters_where(
-    connection: Connection, wanted: LetterFilter, after: Place | None, limit: int
+async def dead_letters_where(
+    connection: Connection, wanted: DeadLetterFilter, after: Place | None, limit: int
 ) -> list[dict[str, Any]]:
     """Up to `limit` letters without their bodies, those that arrived last first."""
     criteria, given = _given(wanted)
@@ -94,19 +94,19 @@ async def letters_where(
     return await cursor.fetchall()
 
 
-async def open_letter_ids(connection: Connection, wanted: LetterFilter, limit: int) -> list[UUID]:
+async def open_letter_ids(connection: Connection, wanted: DeadLetterFilter, limit: int) -> list[UUID]:
     """Up to `limit` open letters, those that arrived first first."""
     criteria, given = _given(wanted)
     cursor = await connection.execute(_open_ids(criteria), given | {"row_limit": limit})
     return [row["letter_id"] for row in await cursor.fetchall()]
 
 
-async def count_open(connection: Connection, wanted: LetterFilter) -> int:
+async def count_open(connection: Connection, wanted: DeadLetterFilter) -> int:
     """How many open letters there are."""
     criteria, given = _given(wanted)
     cursor = await connection.execute(_count(criteria), given)
     rows = await cursor.fetchall()
-    return int(rows[0]["letters"])
+    return int(rows[0]["dead_letters"])
 
 
 async def groups(connection: Connection, limit: int) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ async def groups(connection: Connection, limit: int) -> list[dict[str, Any]]:
     return await cursor.fetchall()
 
 
-async def letter(
+async def dead_letter(
     connection: Connection, letter_id: UUID, max_body_bytes: int
 ) -> tuple[dict[str, Any], list[UUID]] | None:
     """One letter with the beginning of its body, and the letters as which it came back after a replay."""
@@ -127,8 +127,8 @@ async def letter(
     return None if row is None else (row, came_back_as)
 
 
-def _given(wanted: LetterFilter) -> tuple[tuple[str, ...], dict[str, Any]]:
-    given = {name: getattr(wanted, name) for name in LetterFilter.__slots__}
+def _given(wanted: DeadLetterFilter) -> tuple[tuple[str, ...], dict[str, Any]]:
+    given = {name: getattr(wanted, name) for name in DeadLetterFilter.__slots__}
     given = {name: value for name, value in given.items() if value is not None}
     return tuple(given), given
 
@@ -159,4 +159,4 @@ def _open_ids(criteria: tuple[str, ...]) -> bytes:
 
 @cache
 def _count(criteria: tuple[str, ...]) -> bytes:
-    return compiled(_matching(select(func.count().label("letters")).where(_IS_OPEN), criteria))
+    return compiled(_matching(select(func.count().label("dead_letters")).where(_IS_OPEN), criteria))

@@ -29,13 +29,13 @@ from events.runtime.promptly import promptly
 from events.service import REDRIVE_EXCHANGE, name_of
 from events.storage.database import Connection, Database
 from saga_tracker.dead_letters import store
-from saga_tracker.dead_letters.dead_letter import LetterKind, LetterState
+from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
 from saga_tracker.dead_letters.original import fact_in, for_view, original_of
 from saga_tracker.dead_letters.properties import from_text
 from saga_tracker.http import audit
 from saga_tracker.http import manual_cases as cases
 from saga_tracker.http.audit import Entry
-from saga_tracker.http.manual_cases import Case
+from saga_tracker.http.manual_cases import ManualCase
 from saga_tracker.scheduler import redrive
 from saga_tracker.settings import TrackerSettings
 
@@ -81,36 +81,43 @@ async def replay(
 async def _replay_batch(
     connection: Connection, sender: "_Sender", letter_ids: Sequence[UUID], *, by: str, note: str | None
 ) -> Replayed:
-    letters = await store.take(connection, letter_ids)
-    still_open = [letter for letter in letters if letter["state"] == LetterState.OPEN]
-    messages = [letter for letter in still_open if letter["kind"] != LetterKind.CASE]
+    dead_letters = await store.take(connection, letter_ids)
+    still_open = [dead_letter for dead_letter in dead_letters if dead_letter["state"] == DeadLetterState.OPEN]
+    messages = [dead_letter for dead_letter in still_open if dead_letter["kind"] != DeadLetterKind.CASE]
     await sender.send(await _publications(connection, messages))
     entries = [
-        Entry(by, "replayed", note, letter["service"], letter["order_id"], letter["letter_id"])
-        for letter in messages
+        Entry(by, "replayed", note, dead_letter["service"], dead_letter["order_id"], dead_letter["letter_id"])
+        for dead_letter in messages
     ]
     await audit.enter(connection, entries)
     asked = [
-        letter
-        for letter in still_open
-        if letter["kind"] == LetterKind.CASE and await _ask_owner(connection, letter, by=by, note=note)
+        dead_letter
+        for dead_letter in still_open
+        if dead_letter["kind"] == DeadLetterKind.CASE
+        and await _ask_owner(connection, dead_letter, by=by, note=note)
     ]
-    replayed = [letter["letter_id"] for letter in (*messages, *asked)]
-    await store.mark(connection, replayed, LetterState.REPLAYED)
-    skipped = [letter["letter_id"] for letter in letters if letter["letter_id"] not in set(replayed)]
+    replayed = [dead_letter["letter_id"] for dead_letter in (*messages, *asked)]
+    await store.mark(connection, replayed, DeadLetterState.REPLAYED)
+    skipped = [
+        dead_letter["letter_id"]
+        for dead_letter in dead_letters
+        if dead_letter["letter_id"] not in set(replayed)
+    ]
     return Replayed(replayed, skipped)
 
 
-async def _publications(connection: Connection, letters: Sequence[Mapping[str, Any]]) -> list[Publication]:
+async def _publications(
+    connection: Connection, dead_letters: Sequence[Mapping[str, Any]]
+) -> list[Publication]:
     """Each service's own, and for the tracker what its view does not know."""
-    to_services = [(original_of(letter), str(letter["service"])) for letter in letters]
+    to_services = [(original_of(dead_letter), str(dead_letter["service"])) for dead_letter in dead_letters]
     facts: dict[redrive.Key, Mapping[str, Any]] = {}
-    for letter, (original, _) in zip(letters, to_services, strict=True):
-        key = fact_in(letter, original)
+    for dead_letter, (original, _) in zip(dead_letters, to_services, strict=True):
+        key = fact_in(dead_letter, original)
         if key is not None:
-            facts.setdefault(key, letter)
+            facts.setdefault(key, dead_letter)
     known = await redrive.facts_at(connection, list(facts)) if facts else {}
-    to_tracker = [(for_view(letter), TRACKER) for key, letter in facts.items() if key not in known]
+    to_tracker = [(for_view(dead_letter), TRACKER) for key, dead_letter in facts.items() if key not in known]
     return to_services + to_tracker
 
 
@@ -124,17 +131,19 @@ def _waves(publications: Sequence[Publication]) -> Iterable[list[Publication]]:
     return waves.values()
 
 
-async def _ask_owner(connection: Connection, letter: Mapping[str, Any], *, by: str, note: str | None) -> bool:
-    traceparent = from_text(letter["properties"])["headers"].get("traceparent")
-    case = Case(
-        fact_id=UUID(letter["message_id"]),
-        order_id=letter["order_id"],
-        service=letter["service"],
-        name=name_of(letter["wire_name"]),
+async def _ask_owner(
+    connection: Connection, dead_letter: Mapping[str, Any], *, by: str, note: str | None
+) -> bool:
+    traceparent = from_text(dead_letter["properties"])["headers"].get("traceparent")
+    case = ManualCase(
+        fact_id=UUID(dead_letter["message_id"]),
+        order_id=dead_letter["order_id"],
+        service=dead_letter["service"],
+        name=name_of(dead_letter["wire_name"]),
         traceparent=traceparent if isinstance(traceparent, str) else None,
     )
-    note = note or f"dead letter {letter['letter_id']} replayed"
-    return await cases.ask_again(connection, case, by=by, note=note, letter_id=letter["letter_id"])
+    note = note or f"dead letter {dead_letter['letter_id']} replayed"
+    return await cases.ask_again(connection, case, by=by, note=note, letter_id=dead_letter["letter_id"])
 
 
 class _Sender:

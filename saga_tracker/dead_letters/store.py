@@ -11,13 +11,13 @@ from sqlalchemy.dialects.postgresql import insert
 from events.messaging.topology import TRACKER
 from events.storage.database import Connection
 from events.storage.sql import array_of, as_arrays, compiled, rows_of, setting
-from saga_tracker.dead_letters.dead_letter import Letter, LetterState
+from saga_tracker.dead_letters.dead_letter import DeadLetter, DeadLetterState
 from saga_tracker.http.manual_cases import ANSWERS
 from saga_tracker.tables import dead_letters
 
-_COLUMNS = [dead_letters.c[name] for name in Letter.__slots__]
-_row_of = attrgetter(*Letter.__slots__)
-_OPEN: ColumnElement[str] = literal_column(f"'{LetterState.OPEN}'")
+_COLUMNS = [dead_letters.c[name] for name in DeadLetter.__slots__]
+_row_of = attrgetter(*DeadLetter.__slots__)
+_OPEN: ColumnElement[str] = literal_column(f"'{DeadLetterState.OPEN}'")
 _ENTER = compiled(
     insert(dead_letters)
     .from_select([*(col.name for col in _COLUMNS), "state"], select(*rows_of(_COLUMNS).c, _OPEN))
@@ -66,9 +66,9 @@ _CLOSE_RETRIED = b"""
 _PAIRS = [(failure, answer) for failure, answers in ANSWERS.items() for answer in answers]
 
 
-async def enter(connection: Connection, letters: Sequence[Letter]) -> int:
+async def enter(connection: Connection, dead_letters: Sequence[DeadLetter]) -> int:
     """Store letters, open; those that are known already stay as they are. Says how many were new."""
-    once_each = {letter.letter_id: letter for letter in letters}.values()
+    once_each = {dead_letter.letter_id: dead_letter for dead_letter in dead_letters}.values()
     cursor = await connection.execute(_ENTER, as_arrays(_COLUMNS, map(_row_of, once_each)))
     return cursor.rowcount
 
@@ -83,7 +83,7 @@ async def take(connection: Connection, letter_ids: Sequence[UUID]) -> list[dict[
     return await cursor.fetchall()
 
 
-async def mark(connection: Connection, letter_ids: Sequence[UUID], state: LetterState) -> None:
+async def mark(connection: Connection, letter_ids: Sequence[UUID], state: DeadLetterState) -> None:
     """What has become of letters that were open."""
     if letter_ids:
         given = {"letter_ids": list(letter_ids), "new_state": state.value}

@@ -13,8 +13,8 @@ from events.facts.base import Note, Person
 from saga_tracker.dead_letters.dead_letter import (
     MAX_NAME_CHARACTERS,
     MAX_REASON_CHARACTERS,
-    LetterKind,
-    LetterState,
+    DeadLetterKind,
+    DeadLetterState,
 )
 from saga_tracker.dead_letters.properties import from_text, shown
 
@@ -50,7 +50,7 @@ class Selection(Act):
     wire_name: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)] | None = None
 
 
-class LetterView(BaseModel):
+class DeadLetterView(BaseModel):
     """A dead letter. `first_at` and `last_at` are of the attempts; a case's are when it was stated.
 
     `kind`: `unusable`, a service could not use it; `case`, a service failed for good and waits for a person;
@@ -59,10 +59,10 @@ class LetterView(BaseModel):
 
     letter_id: UUID
     service: str
-    kind: LetterKind
+    kind: DeadLetterKind
     reason: str
     detail: str
-    state: LetterState
+    state: DeadLetterState
     state_at: datetime
     arrived_at: datetime
     first_at: datetime | None
@@ -75,10 +75,10 @@ class LetterView(BaseModel):
     replay_of: UUID | None
 
 
-class LetterPage(BaseModel):
+class DeadLetterPage(BaseModel):
     """Some letters, the last to arrive first; `next_cursor` asks for those after them."""
 
-    letters: list[LetterView]
+    dead_letters: list[DeadLetterView]
     next_cursor: str | None
 
 
@@ -89,7 +89,7 @@ class GroupView(BaseModel):
     reason: str
     wire_name: str | None
     open: int
-    letters: int
+    dead_letters: int
     first_at: datetime
     last_at: datetime
 
@@ -131,7 +131,7 @@ class HistoryView(BaseModel):
     audit: list[AuditView]
 
 
-class WholeLetter(LetterView):
+class WholeDeadLetter(DeadLetterView):
     """A dead letter with the message in it. A long body is cut, and says so."""
 
     routing_key: str
@@ -159,14 +159,14 @@ class ReplayOutcome(BaseModel):
 
 def whole_letter(
     row: Mapping[str, Any], came_back_as: list[UUID], entries: Sequence[Mapping[str, Any]]
-) -> WholeLetter:
+) -> WholeDeadLetter:
     """A row with its body, or the beginning of it, and its entries in the audit."""
     properties: dict[str, Any] = shown(from_text(row["properties"]))
     headers = properties.pop("headers")
     cut = len(row["body"]) < row["body_bytes"]
     body, encoding = _shown_body(row["body"], cut=cut)
-    return WholeLetter(
-        **{name: row[name] for name in (*LetterView.model_fields, "routing_key", "body_bytes")},
+    return WholeDeadLetter(
+        **{name: row[name] for name in (*DeadLetterView.model_fields, "routing_key", "body_bytes")},
         properties=properties,
         headers=headers,
         body=body,

@@ -13,7 +13,7 @@ from saga_tracker.availability import Availability
 from saga_tracker.http import queries, views
 from saga_tracker.http.cursor import Cursor, cursor_after, place_in
 from saga_tracker.http.queries import Place, SagaFilter
-from saga_tracker.http.views import SagaPage, SagaView, SagaWithTrail, Stats
+from saga_tracker.http.views import SagaPage, SagaView, SagaWithTimeline, Stats
 from saga_tracker.projection import State
 from saga_tracker.reading.reader import Progress
 from saga_tracker.settings import TrackerSettings
@@ -65,7 +65,7 @@ Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they en
         410: {"description": "The order ended long ago and was forgotten: when, the problem says"},
     },
 )
-async def see(order_id: UUID, tracker: Tracker) -> SagaWithTrail:
+async def see(order_id: UUID, tracker: Tracker) -> SagaWithTimeline:
     """Where an order stands, since when, what it waits for and from whom, and the trail of its facts."""
 
     async def look(connection: Connection) -> tuple[Any, Any]:
@@ -83,8 +83,8 @@ async def see(order_id: UUID, tracker: Tracker) -> SagaWithTrail:
         )
     if found is None:
         raise Problem(404, f"no fact of order {order_id} has been read", order_id=str(order_id))
-    saga, trail = found
-    return views.saga_with_trail(saga, trail, tracker.settings, tracker.availability)
+    saga, timeline = found
+    return views.saga_with_timeline(saga, timeline, tracker.settings, tracker.availability)
 
 
 @router.get("/sagas")

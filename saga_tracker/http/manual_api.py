@@ -17,7 +17,7 @@ from saga_tracker.dead_letters.views import AuditPage, AuditView, NotedAct
 from saga_tracker.http import audit, queries
 from saga_tracker.http import manual_cases as cases
 from saga_tracker.http.audit import Entry
-from saga_tracker.http.manual_cases import Case
+from saga_tracker.http.manual_cases import ManualCase
 from saga_tracker.projection import State
 from saga_tracker.scheduler import outbox, redrive
 
@@ -49,7 +49,7 @@ class RedriveOutcome(BaseModel):
     sent_again: list[AskedService]
 
 
-class SettleOutcome(BaseModel):
+class ResolveOutcome(BaseModel):
     """Who was told that a person has settled what failed."""
 
     order_id: UUID
@@ -85,7 +85,7 @@ async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> Redri
     dependencies=[Admin],
     responses={404: UNKNOWN, 409: NOTHING_TO_DO},
 )
-async def settle_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> SettleOutcome:
+async def settle_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> ResolveOutcome:
     """What failed for good was done outside: its service states it, with the name of who settled it.
 
     Refused (409) when nothing failed, when that has been answered already, or when it is merely overdue.
@@ -97,7 +97,7 @@ async def settle_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> Settle
         if not settled:
             raise _nothing_to_do(order_id, saga, "settled")
     tracker.publisher.look_in_table()
-    return SettleOutcome(order_id=order_id, settled=_asked(settled))
+    return ResolveOutcome(order_id=order_id, settled=_asked(settled))
 
 
 @router.get("/audit")
@@ -145,7 +145,7 @@ async def _send_again(
     return sent
 
 
-def _asked(answered: Sequence[Case]) -> list[AskedService]:
+def _asked(answered: Sequence[ManualCase]) -> list[AskedService]:
     return [AskedService(service=case.service, fact=case.name, fact_id=case.fact_id) for case in answered]
 
 

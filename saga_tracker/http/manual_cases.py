@@ -32,7 +32,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     if step.heard.case
 } | {name_of(NotificationFailed): (name_of(CustomerNotified),)}
 _HOLDING_UP = ANSWERS.keys() - {name_of(NotificationFailed)}
-_TRAIL = compiled(
+_TIMELINE = compiled(
     select(saga_facts.c.fact_id, saga_facts.c.wire_name, saga_facts.c.traceparent)
     .where(saga_facts.c.order_id == bindparam("order_id"))
     .order_by(FIRST_READ_AT, saga_facts.c.fact_id)
@@ -40,7 +40,7 @@ _TRAIL = compiled(
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ManualCase:
     """A service's failure: the fact that says so."""
 
     fact_id: UUID
@@ -50,28 +50,28 @@ class Case:
     traceparent: str | None
 
 
-async def unanswered(connection: Connection, order_id: UUID) -> list[Case]:
+async def unanswered(connection: Connection, order_id: UUID) -> list[ManualCase]:
     """The failures that hold an order's saga up and that nobody has answered yet, the earliest first."""
-    cursor = await connection.execute(_TRAIL, {"order_id": order_id})
+    cursor = await connection.execute(_TIMELINE, {"order_id": order_id})
     cases = cases_in(order_id, await cursor.fetchall())
     answered = await audit.answered(connection, [case.fact_id for case in cases])
     return [case for case in cases if case.fact_id not in answered]
 
 
-def cases_in(order_id: UUID, trail: Sequence[Mapping[str, Any]]) -> list[Case]:
+def cases_in(order_id: UUID, timeline: Sequence[Mapping[str, Any]]) -> list[ManualCase]:
     """The failures in an order's trail that hold its saga up, unless they are over."""
-    stated = {name_of(fact["wire_name"]) for fact in trail}
-    cases: list[Case] = []
-    for fact in trail:
+    stated = {name_of(fact["wire_name"]) for fact in timeline}
+    cases: list[ManualCase] = []
+    for fact in timeline:
         name = name_of(fact["wire_name"])
         if name in _HOLDING_UP and not stated.intersection(ANSWERS[name]):
             service = name.partition(".")[0]
-            cases.append(Case(fact["fact_id"], order_id, service, name, fact["traceparent"]))
+            cases.append(ManualCase(fact["fact_id"], order_id, service, name, fact["traceparent"]))
     return cases
 
 
 async def ask_again(
-    connection: Connection, case: Case, *, by: str, note: str, letter_id: UUID | None = None
+    connection: Connection, case: ManualCase, *, by: str, note: str, letter_id: UUID | None = None
 ) -> bool:
     """Have the service try again once this is committed; False if the case has been answered already."""
     fact = RetryRequested(order_id=case.order_id, service=case.service, by=by, note=note)
@@ -79,14 +79,14 @@ async def ask_again(
     return await _answer(connection, case, fact, entry)
 
 
-async def settle(connection: Connection, case: Case, *, by: str, note: str) -> bool:
+async def settle(connection: Connection, case: ManualCase, *, by: str, note: str) -> bool:
     """Have the service state what was missing, once this is committed; False if the case has its answer."""
     fact = Settled(order_id=case.order_id, service=case.service, by=by, note=note)
     entry = Entry(by, "settled", note, case.service, case.order_id, None, case.fact_id)
     return await _answer(connection, case, fact, entry)
 
 
-async def _answer(connection: Connection, case: Case, fact: Fact, entry: Entry) -> bool:
+async def _answer(connection: Connection, case: ManualCase, fact: Fact, entry: Entry) -> bool:
     if not await audit.enter(connection, [entry]):
         return False
     cursor = await connection.execute("SELECT now() AS now")

@@ -87,7 +87,7 @@ _body = saga_facts.c.body.op("-")(literal_column("'payment_token'")).label("body
 # As the projection has it: an order began no later than anything else happened to it.
 _begins = func.starts_with(saga_facts.c.wire_name, literal_column("'order.created.'"))
 _read_at = case((_begins, func.min(FIRST_READ_AT).over()), else_=FIRST_READ_AT).label("read_at")
-_TRAIL = compiled(
+_TIMELINE = compiled(
     select(
         saga_facts.c.fact_id,
         saga_facts.c.wire_name,
@@ -115,9 +115,9 @@ async def saga_of(
     """One saga and its trail in the order of their reading, or None for an order nobody spoke of."""
     async with connection.pipeline():
         found = await connection.execute(_ONE, {"order_id": order_id})
-        trail = await connection.execute(_TRAIL, {"order_id": order_id})
+        timeline = await connection.execute(_TIMELINE, {"order_id": order_id})
         saga = await found.fetchone()
-        facts = await trail.fetchall()
+        facts = await timeline.fetchall()
     return None if saga is None else (saga, facts)
 
 
@@ -227,4 +227,4 @@ _FIGURES = {
             select(func.count()).select_from(unreadable_messages).scalar_subquery().label("unreadable"),
         ),
     }.items()
-} | {"keeper": HOLDER}
+} | {"leader": HOLDER}

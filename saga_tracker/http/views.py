@@ -102,7 +102,7 @@ class FactView(BaseModel):
     body: dict[str, Any]
 
 
-class SagaWithTrail(SagaView):
+class SagaWithTimeline(SagaView):
     """A saga and every fact of it, in the order in which they were read, and where to see its trace."""
 
     trace_url: str | None
@@ -151,7 +151,7 @@ class GapView(BaseModel):
 
 
 class Stats(BaseModel):
-    """Figures about all sagas. `keeper` is the tracker that acts on deadlines now."""
+    """Figures about all sagas. `leader` is the tracker that acts on deadlines now."""
 
     states: dict[State, int]
     timed_out: int
@@ -160,26 +160,26 @@ class Stats(BaseModel):
     ended_per_minute: list[MinuteView]
     durations: list[DurationView]
     stream: StreamView
-    keeper: str | None
+    leader: str | None
     gaps: list[GapView] = []
 
 
-def saga_with_trail(
+def saga_with_timeline(
     saga: Mapping[str, Any],
-    trail: Sequence[Mapping[str, Any]],
+    timeline: Sequence[Mapping[str, Any]],
     settings: TrackerSettings,
     availability: Availability,
-) -> SagaWithTrail:
+) -> SagaWithTimeline:
     """A row of the view and the rows of its trail; its trace is a page of Jaeger's, if there is one."""
     doubt = timedelta(seconds=settings.clock_doubt_seconds)
-    facts = [_fact(fact, trail, saga["started_at"], doubt) for fact in trail]
+    facts = [_fact(fact, timeline, saga["started_at"], doubt) for fact in timeline]
     jaeger_url = settings.jaeger_url
     trace_url = f"{jaeger_url}/trace/{saga['trace_id']}" if jaeger_url and saga["trace_id"] else None
     waits = [
         wait | {"service_down": _outage(wait, availability), "service_locked": _lock(wait, availability)}
         for wait in saga["waits"]
     ]
-    return SagaWithTrail(**{**saga, "waits": waits}, trace_url=trace_url, facts=facts)
+    return SagaWithTimeline(**{**saga, "waits": waits}, trace_url=trace_url, facts=facts)
 
 
 def _outage(wait: Mapping[str, Any], availability: Availability) -> OutageView | None:
@@ -215,14 +215,14 @@ def stats(figures: Mapping[str, Sequence[Mapping[str, Any]]], progress: Progress
             unreadable=position["unreadable"],
         ),
         gaps=[GapView(**{name: row[name] for name in GapView.model_fields}) for row in figures["gaps"]],
-        keeper=next((row["holder"] for row in figures["keeper"]), None),
+        leader=next((row["holder"] for row in figures["leader"]), None),
     )
 
 
 def _fact(
-    fact: Mapping[str, Any], trail: Sequence[Mapping[str, Any]], started_at: datetime, doubt: timedelta
+    fact: Mapping[str, Any], timeline: Sequence[Mapping[str, Any]], started_at: datetime, doubt: timedelta
 ) -> FactView:
-    cause = cause_of(fact, trail)
+    cause = cause_of(fact, timeline)
     read_at: datetime = fact["read_at"]
     return FactView(
         **fact,

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from saga_tracker.projection import HeardFact
+from saga_tracker.projection import SagaFact
 
 
 class ReadFact(NamedTuple):
@@ -31,7 +31,7 @@ class ReadFact(NamedTuple):
     content: int
     read_at: datetime
     arrived_seconds: float
-    heard: HeardFact
+    heard: SagaFact
 
     def first_read(self, at: datetime) -> "ReadFact":
         """The same, known to have been read first at that time."""

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from events.storage.database import Connection
 from events.storage.sql import as_arrays, compiled, rows_of
 from saga_tracker.deadlines import Rules, due
-from saga_tracker.projection import HeardFact, Saga, project
+from saga_tracker.projection import Saga, SagaFact, project
 from saga_tracker.reading import store
 from saga_tracker.reading.batch import ReadBatch, ReadFact
 from saga_tracker.reading.repetitions import begun_ids, sort_out
@@ -38,8 +38,8 @@ class Recorded:
 
     position: Position
     batch: ReadBatch
-    new: Mapping[UUID, Sequence[HeardFact]]
-    known: Mapping[UUID, Sequence[HeardFact]]
+    new: Mapping[UUID, Sequence[SagaFact]]
+    known: Mapping[UUID, Sequence[SagaFact]]
     sagas: Mapping[UUID, Saga]
     taken: Mapping[Key, Taken]
 
@@ -82,9 +82,9 @@ class Recorder:
         self._first_read = first_read
         self._last_read_at: datetime | None = None
         self._max_remembered = max_remembered
-        self._remembered: dict[UUID, Sequence[HeardFact]] = {}
+        self._remembered: dict[UUID, Sequence[SagaFact]] = {}
         self._as_of: Position | None = None
-        self._set_aside: dict[UUID, Sequence[HeardFact]] = {}
+        self._set_aside: dict[UUID, Sequence[SagaFact]] = {}
 
     async def record(self, connection: Connection, batch: ReadBatch, reading: int) -> Recorded:
         """Become the view's writer, enter facts that are new, derive their sagas anew, move the position.
@@ -119,7 +119,7 @@ class Recorder:
         return recorded
 
     @property
-    def remembered(self) -> Mapping[UUID, Sequence[HeardFact]]:
+    def remembered(self) -> Mapping[UUID, Sequence[SagaFact]]:
         """By order, the one that nothing was heard of for longest first."""
         return self._remembered
 
@@ -187,9 +187,9 @@ async def _show(connection: Connection, sagas: Mapping[UUID, Saga], rules: Rules
 
 
 def _told(
-    batch: ReadBatch, reading: int, before: Mapping[UUID, Sequence[HeardFact]], facts: Sequence[ReadFact]
+    batch: ReadBatch, reading: int, before: Mapping[UUID, Sequence[SagaFact]], facts: Sequence[ReadFact]
 ) -> Recorded:
-    new: dict[UUID, list[HeardFact]] = {}
+    new: dict[UUID, list[SagaFact]] = {}
     for fact in facts:
         new.setdefault(fact.order_id, []).append(fact.heard)
     known = {
@@ -201,7 +201,7 @@ def _told(
     return Recorded(position, batch, new, known, told, _taken(batch, known))
 
 
-def _taken(batch: ReadBatch, known: Mapping[UUID, Sequence[HeardFact]]) -> dict[Key, Taken]:
+def _taken(batch: ReadBatch, known: Mapping[UUID, Sequence[SagaFact]]) -> dict[Key, Taken]:
     read = {(fact.order_id, fact.fact_id) for fact in batch.facts}
     return {
         (order_id, fact.fact_id): taken

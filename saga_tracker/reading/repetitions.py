@@ -10,7 +10,7 @@ from uuid import UUID
 from events.facts.content import contradict
 from events.facts.order import OrderCreated
 from events.service import name_of
-from saga_tracker.projection import HeardFact
+from saga_tracker.projection import SagaFact
 from saga_tracker.reading.batch import ReadBatch, ReadFact, UnreadableMessage
 
 BEGINNING = name_of(OrderCreated)
@@ -22,7 +22,7 @@ def begun_ids(batch: ReadBatch) -> list[UUID]:
 
 
 def sort_out(
-    batch: ReadBatch, before: Mapping[UUID, Sequence[HeardFact]], begun: Mapping[UUID, UUID]
+    batch: ReadBatch, before: Mapping[UUID, Sequence[SagaFact]], begun: Mapping[UUID, UUID]
 ) -> tuple[list[ReadFact], list[UnreadableMessage]]:
     """The facts that are new, once each, and those that contradict what is known.
 
@@ -44,7 +44,7 @@ def sort_out(
     return new, refused
 
 
-def _beginnings(before: Mapping[UUID, Sequence[HeardFact]]) -> dict[UUID, list[int | None]]:
+def _beginnings(before: Mapping[UUID, Sequence[SagaFact]]) -> dict[UUID, list[int | None]]:
     """What the facts say with which each order began."""
     return {
         order_id: [fact.content for fact in facts if fact.name == BEGINNING]
@@ -54,7 +54,7 @@ def _beginnings(before: Mapping[UUID, Sequence[HeardFact]]) -> dict[UUID, list[i
 
 def _contradiction(
     fact: ReadFact,
-    same: HeardFact | None,
+    same: SagaFact | None,
     beginnings: MutableMapping[UUID, list[int | None]],
     orders: MutableMapping[UUID, UUID],
 ) -> UnreadableMessage | None:

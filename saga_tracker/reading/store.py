@@ -27,7 +27,7 @@ from events.storage.database import Connection
 from events.storage.sql import array_of, as_arrays, compiled, rows_of, setting
 from events.telemetry.traceparent import trace_id
 from saga_tracker.deadlines import Due, due_at
-from saga_tracker.projection import HeardFact, Saga, project
+from saga_tracker.projection import Saga, SagaFact, project
 from saga_tracker.tables import (
     FIRST_READ_AT,
     saga_facts,
@@ -58,7 +58,7 @@ class Known:
     """
 
     position: Position
-    facts: dict[UUID, Sequence[HeardFact]]
+    facts: dict[UUID, Sequence[SagaFact]]
     begun: dict[UUID, UUID]
     now: datetime
     forgotten: frozenset[UUID]
@@ -213,17 +213,17 @@ async def sagas_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UU
     return {order_id: project(facts) for order_id, facts in known.items()}
 
 
-async def facts_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UUID, Sequence[HeardFact]]:
+async def facts_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UUID, Sequence[SagaFact]]:
     """The facts of these orders, those of which any are known."""
     if not order_ids:
         return {}
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_FACTS_OF, {"order_ids": order_ids})
         rows = await cursor.fetchall()
-    heard: dict[UUID, list[HeardFact]] = {}
+    heard: dict[UUID, list[SagaFact]] = {}
     for order_id, fact_id, wire_name, *said, trace, service, about, cause, content in rows:
         read_at, stated_at, reason, ending = said
-        fact = HeardFact(
+        fact = SagaFact(
             fact_id=fact_id,
             name=name_of(wire_name),
             read_at=read_at,
@@ -240,7 +240,7 @@ async def facts_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UU
 
 
 def row_of(order_id: UUID, saga: Saga, dues: tuple[Due, ...]) -> dict[str, Any]:
-    """A saga as it is shown, and when the keeper has to look at it."""
+    """A saga as it is shown, and when the scheduler has to look at it."""
     waits = [
         {
             "service": wait.service,

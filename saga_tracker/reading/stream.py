@@ -27,7 +27,7 @@ from events.messaging.retries import original_routing_key
 from events.runtime.promptly import promptly
 from events.service import STREAM, name_of
 from events.telemetry.traceparent import trace_id
-from saga_tracker.projection import HeardFact
+from saga_tracker.projection import SagaFact
 from saga_tracker.reading.batch import ReadBatch, ReadFact, UnreadableMessage
 from saga_tracker.settings import TrackerSettings
 
@@ -297,10 +297,10 @@ def _fact_of(message: AbstractIncomingMessage, at_seconds: float, max_bytes: int
 
 def _heard(
     envelope: Envelope, read_at: datetime, said_at: datetime, trace: str | None, content: int
-) -> HeardFact:
+) -> SagaFact:
     """As `store.facts_of` has it later."""
     said = vars(envelope.fact)
-    return HeardFact(
+    return SagaFact(
         fact_id=envelope.fact_id,
         name=name_of(envelope.fact.wire_name),
         read_at=read_at,

@@ -136,7 +136,7 @@ class OldSagas:
         return len(gone)
 
 
-class OldLetters:
+class OldDeadLetters:
     """Dead letters on which somebody has acted, or whose case is over."""
 
     kind: Kind = "dead_letters"
@@ -186,7 +186,7 @@ class OldAudit:
         return (await connection.execute(_DELETE_AUDIT, {"entry_ids": _all(rows, "entry_id")})).rowcount
 
 
-OLD: tuple[Old, ...] = (OldSagas(), OldLetters(), OldUnreadable(), OldAudit())
+OLD: tuple[Old, ...] = (OldSagas(), OldDeadLetters(), OldUnreadable(), OldAudit())
 
 
 def _page(found: Sequence[Row], limit: int) -> Page:

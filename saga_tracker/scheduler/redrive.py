@@ -11,7 +11,7 @@ from events.service import REDRIVE_EXCHANGE, name_of
 from events.storage.database import Connection
 from events.storage.sql import array_of, as_arrays, compiled, rows_of
 from saga_tracker.scheduler.outbox import Outgoing
-from saga_tracker.steps import HEARD, KNOWING_THE_ORDER
+from saga_tracker.steps import KNOWING_THE_ORDER, SUBSCRIBED
 from saga_tracker.tables import saga_facts
 
 Key = tuple[UUID, UUID]
@@ -91,7 +91,7 @@ async def once_more(connection: Connection, order_id: UUID, fact_id: UUID, servi
     None where it would not help, for the service does not hear it.
     """
     fact = (await facts_at(connection, [(order_id, fact_id)])).get((order_id, fact_id))
-    if fact is None or (name_of(fact["wire_name"]), service) not in HEARD:
+    if fact is None or (name_of(fact["wire_name"]), service) not in SUBSCRIBED:
         return []
     beginning = None
     if needs_the_beginning(fact["wire_name"], service):

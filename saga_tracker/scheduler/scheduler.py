@@ -100,7 +100,7 @@ class _Aside:
 _Acted = tuple[_Late, dict[str, Any]]
 
 
-class Keeper:
+class DeadlineScheduler:
     """The one task that states that somebody is late."""
 
     def __init__(
@@ -118,7 +118,7 @@ class Keeper:
         self._reader = reader
         self._publisher = publisher
         self._availability = availability
-        self._failure = Outage("the keeper's work")
+        self._failure = Outage("the deadline scheduler's work")
         self._aside: dict[UUID, _Aside] = {}
         self._clock: datetime | None = None
         self._heard_since: datetime | None = None
@@ -140,7 +140,7 @@ class Keeper:
                 await self._database.wait_until_back(error)
             except psycopg.Error as error:
                 if not self._failure.ongoing:
-                    log.error("keeper_failed", exc_info=error)
+                    log.error("deadline_scheduler_failed", exc_info=error)
                 self._failure.began(error)
             await asyncio.sleep(self._settings.deadline_tick_seconds)
 

@@ -20,7 +20,7 @@ TABLES = {
     "fulfillment": "shipments",
     "notification": "notices",
 }
-HEARD = {"order": 2, "inventory": 2, "payment": 1, "fulfillment": 2, "notification": 1}
+SUBSCRIBED = {"order": 2, "inventory": 2, "payment": 1, "fulfillment": 2, "notification": 1}
 
 
 def count(database_url: str, what: str) -> int:
@@ -53,7 +53,7 @@ async def test_it_moves_the_messages_and_rows_of_a_saga(servers: Servers) -> Non
             database_url = places.databases[service]
             final = list(STEPS[service].values())[-1].status
             assert count(database_url, f"{table} WHERE status = '{final}'") == sagas, service
-            assert count(database_url, "inbox") == HEARD[service] * sagas, service
+            assert count(database_url, "inbox") == SUBSCRIBED[service] * sagas, service
             assert count(database_url, "calls") == 0, service
         sold = count(places.databases["inventory"], f"stock WHERE sold = {sagas} AND reserved = 0")
         assert sold == 1

@@ -52,10 +52,10 @@ async def test_each_has_its_trail_and_its_indexes(rig: LocalRig) -> None:
         async with session.get(f"{rig.addresses.http('order')}/orders/{oldest}") as response:
             assert (await response.json())["order_id"] == str(oldest)
     assert saga["state"] == "COMPLETED"
-    trail = saga["facts"]
-    assert {fact["body"]["order_id"] for fact in trail} == {str(oldest)}
-    known = {fact["fact_id"] for fact in trail}
-    assert all(fact["cause"]["fact_id"] in known for fact in trail[1:])
+    timeline = saga["facts"]
+    assert {fact["body"]["order_id"] for fact in timeline} == {str(oldest)}
+    known = {fact["fact_id"] for fact in timeline}
+    assert all(fact["cause"]["fact_id"] in known for fact in timeline[1:])
     keys = "SELECT count(*) FROM pg_constraint WHERE contype = 'p' AND conrelid IN ({})"
     for name, tables in TABLES.items():
         listed = ", ".join(f"'{table}'::regclass" for table in tables)

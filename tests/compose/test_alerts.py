@@ -69,12 +69,12 @@ CASES = {
     ),
     "NobodyKeepsDeadlines": Case(
         {
-            'murmuration_keeper_present{job="tracker",instance="1"}': "0x30",
-            'murmuration_keeper_present{job="tracker",instance="2"}': "0x30",
+            'murmuration_leader_present{job="tracker",instance="1"}': "0x30",
+            'murmuration_leader_present{job="tracker",instance="2"}': "0x30",
         },
         {
-            'murmuration_keeper_present{job="tracker",instance="1"}': "1x30",
-            'murmuration_keeper{job="tracker",instance="1"}': "0x30",
+            'murmuration_leader_present{job="tracker",instance="1"}': "1x30",
+            'murmuration_leader{job="tracker",instance="1"}': "0x30",
         },
     ),
     "TrackerBehind": Case(

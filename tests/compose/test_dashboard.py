@@ -41,5 +41,5 @@ def test_what_is_told_by_several_instances_is_counted_once(panel: Panel) -> None
     """Every query says which labels count: none is a sum of what two trackers say of the same view."""
     for line in panel.lines:
         assert re.match(r"(sum|max|min|count|topk|histogram_quantile|1 - min)\b", line.query), line.query
-        shared = re.search(r"sum\(murmuration_(saga|dead|stream|keeper|outbox|call)", line.query)
+        shared = re.search(r"sum\(murmuration_(saga|dead|stream|leader|outbox|call)", line.query)
         assert shared is None, line.query

@@ -92,7 +92,7 @@ def test_every_reference_leads_somewhere_and_nothing_is_there_for_nobody(
 def test_it_publishes_each_of_its_facts_once_on_the_topic_exchange(document: Json, service: Service) -> None:
     sends = [one for one in document["operations"].values() if one["action"] == "send"]
     assert sorted(name for one in sends for name in named(one)) == sorted(
-        fact.wire_name for fact in service.states
+        fact.wire_name for fact in service.publishes
     )
     for one in sends:
         channel = resolved(document, one["channel"]["$ref"])
@@ -131,7 +131,7 @@ def test_old_versions_are_messages_of_their_own(document: Json, service: Service
 
 
 def test_messages_are_named_and_their_bodies_are_those_of_the_facts(document: Json, service: Service) -> None:
-    facts = {**subscribed(service), **{fact.wire_name: fact for fact in service.states}}
+    facts = {**subscribed(service), **{fact.wire_name: fact for fact in service.publishes}}
     messages = document["components"]["messages"]
     assert messages.keys() == facts.keys()
     for name, found in messages.items():

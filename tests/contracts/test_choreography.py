@@ -44,17 +44,17 @@ def wire_names(*groups: tuple[type[Fact], ...]) -> set[str]:
     return {fact.wire_name for group in groups for fact in group}
 
 
-HEARD = wire_names(*(service.hears for service in SERVICES))
-STATED = wire_names(*(service.states for service in SERVICES), tuple(STATED_BY_THE_TRACKER))
+SUBSCRIBED = wire_names(*(service.subscribes_to for service in SERVICES))
+STATED = wire_names(*(service.publishes for service in SERVICES), tuple(STATED_BY_THE_TRACKER))
 NEWEST = {name for name, fact in PUBLISHED.items() if not issubclass(fact, SupersededFact)}
 
 
 def test_every_heard_fact_is_stated_by_somebody() -> None:
-    assert set() == HEARD - STATED
+    assert set() == SUBSCRIBED - STATED
 
 
 def test_every_stated_fact_is_heard_by_a_service_or_meant_for_the_tracker() -> None:
-    assert STATED - HEARD == HEARD_BY_THE_TRACKER_ALONE
+    assert STATED - SUBSCRIBED == HEARD_BY_THE_TRACKER_ALONE
 
 
 def test_every_published_fact_has_a_service_that_states_it() -> None:
@@ -62,28 +62,31 @@ def test_every_published_fact_has_a_service_that_states_it() -> None:
 
 
 def test_no_fact_is_stated_by_two() -> None:
-    assert sum(len(service.states) for service in SERVICES) + len(STATED_BY_THE_TRACKER) == len(STATED)
+    assert sum(len(service.publishes) for service in SERVICES) + len(STATED_BY_THE_TRACKER) == len(STATED)
 
 
 def test_every_service_states_only_what_it_owns() -> None:
     for service in SERVICES:
-        assert {fact.owner for fact in service.states} == {service.name}
+        assert {fact.owner for fact in service.publishes} == {service.name}
 
 
 def test_what_a_person_asks_is_heard_by_whoever_can_fail_for_good() -> None:
     """Each takes what is meant for itself: the others hear it too, and leave it."""
-    able = {service.name for service in SERVICES if any(fact.case for fact in service.states)}
+    able = {service.name for service in SERVICES if any(fact.case for fact in service.publishes)}
     for kind in (RetryRequested, Settled):
-        assert {service.name for service in SERVICES if kind in service.hears} == able
+        assert {service.name for service in SERVICES if kind in service.subscribes_to} == able
 
 
 def test_an_outside_publisher_is_heard_by_whoever_must_know_of_an_order() -> None:
     """order_svc hears its own fact too, for it is not the only one to state it."""
-    assert {service.name for service in SERVICES if OrderCreated in service.hears} == {"order", "inventory"}
+    assert {service.name for service in SERVICES if OrderCreated in service.subscribes_to} == {
+        "order",
+        "inventory",
+    }
 
 
 def test_the_undo_chain_runs_back_from_the_far_end() -> None:
     """Each link is heard by the service before it, back to the one that owns the order's fate."""
     chain = (OrderWithdrawn, ShipmentCancelled, PaymentRefunded, StockReleased)
-    hearers = [{service.name for service in SERVICES if link in service.hears} for link in chain]
-    assert hearers == [{"fulfillment"}, {"payment"}, {"inventory"}, {"order"}]
+    subscribers = [{service.name for service in SERVICES if link in service.subscribes_to} for link in chain]
+    assert subscribers == [{"fulfillment"}, {"payment"}, {"inventory"}, {"order"}]

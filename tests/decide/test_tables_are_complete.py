@@ -77,5 +77,5 @@ def test_every_declared_fact_is_stated_and_every_declared_call_asked_for(service
     decisions = [row.decision for row in TABLES[service.name] if row.decision is not None]
     stated: set[type[Fact]] = {type(fact) for decision in decisions for fact in decision.facts}
     asked: set[type[Call]] = {type(call) for decision in decisions for call in decision.calls}
-    assert stated == set(service.states)
+    assert stated == set(service.publishes)
     assert asked == set(service.calls.values())

@@ -20,7 +20,7 @@ from compose.local.progress import Progress
 SIGINT = 2
 
 
-class Told:
+class Input:
     """A system that remembers what it was told."""
 
     rig = cast(DrillRig, None)
@@ -46,7 +46,7 @@ def report_of(*outcomes: Outcome) -> Report:
 
 def end_with(report: Report, error: BaseException | None) -> list[str]:
     """What a system is told when a run ends like this."""
-    system = Told()
+    system = Input()
     try:
         with broken_on_purpose(system, report):
             system.up()

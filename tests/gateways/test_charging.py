@@ -18,7 +18,7 @@ from events.facts.base import Line
 from events.facts.inventory import StockReserved
 from events.messaging.envelope import Envelope, encode
 from events.messaging.topology import declare
-from events.runtime.service_runtime import Host
+from events.runtime.service_runtime import ServiceRuntime
 from events.service import EXCHANGE
 from payment_svc.service import SERVICE, PaymentSettings
 from tests.gateways.world import settings_for
@@ -74,7 +74,7 @@ async def paying(servers: Servers, sandbox: SandboxProcess, **changes: Any) -> A
     settings = settings_for(
         PaymentSettings, sandbox, broker_url=broker_url, database_url=database_url, **changes
     )
-    host = Host(SERVICE, settings)
+    host = ServiceRuntime(SERVICE, settings)
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(await aio_pika.connect(broker_url))
         channel = await connection.channel()

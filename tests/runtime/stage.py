@@ -24,8 +24,8 @@ from events.http.application import create_app
 from events.messaging.envelope import Envelope, encode
 from events.messaging.topology import declare, queues, retry_exchange
 from events.outbound.dispatcher import Gateway
-from events.runtime.service_runtime import Host
 from events.runtime.process import uvicorn_server
+from events.runtime.service_runtime import ServiceRuntime
 from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, STREAM
 from events.storage import tables
@@ -72,7 +72,7 @@ class Stage:
         self._channel: AbstractChannel | None = None
         self._facts: aio_pika.abc.AbstractExchange | None = None
         self._ears: aio_pika.abc.AbstractQueue | None = None
-        self._hosts: list[Host] = []
+        self._hosts: list[ServiceRuntime] = []
 
     async def set(self) -> None:
         """Create tables, exchanges and queues, and listen to everything the toy states."""
@@ -81,7 +81,7 @@ class Stage:
         connection = await self.closing.enter_async_context(await aio_pika.connect(self.broker_url))
         self._channel = await connection.channel()
         self._ears = await self._channel.declare_queue(exclusive=True)
-        for fact in TOY.states:
+        for fact in TOY.publishes:
             await self.listen_to(fact)
         self._facts = await self._channel.get_exchange(EXCHANGE)
         await self._ears.consume(self._overhear, no_ack=True)
@@ -108,24 +108,26 @@ class Stage:
         }
         return ServiceSettings(**given)
 
-    def host(self, *, outside: Gateway[Any] | None = None, **changes: Any) -> Host:
+    def host(self, *, outside: Gateway[Any] | None = None, **changes: Any) -> ServiceRuntime:
         """An instance that is not started yet."""
-        return Host(replace(TOY, gateway=lambda _: outside or self.outside), self.settings(**changes))
+        return ServiceRuntime(
+            replace(TOY, gateway=lambda _: outside or self.outside), self.settings(**changes)
+        )
 
-    async def start(self, *, outside: Gateway[Any] | None = None, **changes: Any) -> Host:
+    async def start(self, *, outside: Gateway[Any] | None = None, **changes: Any) -> ServiceRuntime:
         """A running instance, ready."""
         host = await self.begin(outside=outside, **changes)
         await eventually(lambda: is_ready(host), why="the toy gets ready")
         return host
 
-    async def begin(self, *, outside: Gateway[Any] | None = None, **changes: Any) -> Host:
+    async def begin(self, *, outside: Gateway[Any] | None = None, **changes: Any) -> ServiceRuntime:
         """A started instance, ready or not."""
         host = self.host(outside=outside, **changes)
         self._hosts.append(host)
         await host.start()
         return host
 
-    async def serve(self, host: Host, **changes: Any) -> str:
+    async def serve(self, host: ServiceRuntime, **changes: Any) -> str:
         """The base URL of an HTTP server for an instance that runs already."""
         app = create_app("toy", "", self.settings(**changes), _AlreadyRunning(host), [toy_router])
         app.state.host = host
@@ -141,7 +143,7 @@ class Stage:
         port = server.servers[0].sockets[0].getsockname()[1]
         return f"http://127.0.0.1:{port}"
 
-    async def stop(self, host: Host) -> None:
+    async def stop(self, host: ServiceRuntime) -> None:
         """Stop an instance. Fails, saying what hangs, when it does not stop."""
         self._hosts.remove(host)
         stopping = asyncio.create_task(host.stop(), name="stop")
@@ -178,8 +180,8 @@ class Stage:
         """Take what is in the dead-letter queue."""
         queue = await self.channel.get_queue(TOY.dead_letter_queue, ensure=False)
         found = []
-        while (letter := await queue.get(no_ack=True, fail=False)) is not None:
-            found.append(letter)
+        while (dead_letter := await queue.get(no_ack=True, fail=False)) is not None:
+            found.append(dead_letter)
         return found
 
     async def waiting_in_queue(self, queue: str = TOY.queue) -> int:
@@ -306,7 +308,7 @@ class Stage:
 class _AlreadyRunning:
     """What an app's lifespan starts and stops, where the stage does that."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ServiceRuntime) -> None:
         self._host = host
 
     async def start(self) -> None:
@@ -336,7 +338,7 @@ def message(fact: Fact, fact_id: UUID, cause: UUID | None = None) -> aio_pika.Me
     return encode(Envelope(fact_id, fact, "tester", datetime.now(UTC), causation_id=cause))
 
 
-async def is_ready(host: Host) -> bool:
+async def is_ready(host: ServiceRuntime) -> bool:
     return all((await host.ready()).values())
 
 

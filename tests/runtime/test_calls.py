@@ -223,7 +223,7 @@ async def test_what_a_dead_instance_left_it_may_have_sent(stage: Stage) -> None:
 
 async def test_a_call_that_is_handed_over_after_it_was_found_in_the_table(stage: Stage) -> None:
     """It is attempted again, unaware of the first attempt: what that may have done is not forgotten."""
-    order, caller = uuid4(), (await stage.start())._caller
+    order, caller = uuid4(), (await stage.start())._dispatcher
     assert caller is not None
     call = Ring(order_id=order, plan=("loses", "fails", "fails"))
     row = CallRow(uuid4(), "ring", order, call.model_dump(mode="json"), None)

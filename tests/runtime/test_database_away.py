@@ -10,7 +10,7 @@ import pytest
 
 from compose.drills.proxy import Proxy
 from events.runtime.batch import Batch, Committed
-from events.runtime.input import Told
+from events.runtime.input import Input
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, is_ready, message
 from tests.runtime.toy.decide import RaiseTo
@@ -263,7 +263,7 @@ async def test_what_is_no_word_of_the_database_does_not_count_as_its_absence(
 
     commit = Batch.commit
 
-    async def commit_badly(batch: Batch, told: Sequence[Told]) -> Committed:
+    async def commit_badly(batch: Batch, told: Sequence[Input]) -> Committed:
         if guilty in [one.order_id for one in told]:
             raise error
         return await commit(batch, told)

@@ -79,33 +79,33 @@ async def test_it_fails_alone_and_says_why(
     await eventually(stage.drained)
     assert await stage.counts(orders) == dict.fromkeys(orders, 1)
 
-    (letter,) = await stage.dead_letters()
-    assert letter.headers["dead_letter_reason"] == reason
-    assert letter.headers["dead_letter_service"] == "toy"
+    (dead_letter,) = await stage.dead_letters()
+    assert dead_letter.headers["dead_letter_reason"] == reason
+    assert dead_letter.headers["dead_letter_service"] == "toy"
     attempts = 1 if reason in UNREADABLE else 4
-    assert letter.headers["dead_letter_attempts"] == attempts
+    assert dead_letter.headers["dead_letter_attempts"] == attempts
     since, at = (
-        datetime.fromisoformat(str(letter.headers[f"dead_letter_{name}"])) for name in ("first_at", "at")
+        datetime.fromisoformat(str(dead_letter.headers[f"dead_letter_{name}"])) for name in ("first_at", "at")
     )
     assert since.tzinfo
     assert (at - since).total_seconds() >= (sum(stage.retry_delays_seconds) if attempts > 1 else 0)
-    assert letter.headers["dead_letter_detail"]
-    assert_untouched(letter, sent)
+    assert dead_letter.headers["dead_letter_detail"]
+    assert_untouched(dead_letter, sent)
     assert [line["reason"] for line in logged if line["event"] == "dead_letter"] == [reason]
     assert await stage.size("inbox") == 6  # the poison left no trace of having been handled
 
 
-def assert_untouched(letter: AbstractIncomingMessage, sent: aio_pika.Message) -> None:
+def assert_untouched(dead_letter: AbstractIncomingMessage, sent: aio_pika.Message) -> None:
     """Body, properties and headers are those of the original; the reasons are added."""
-    assert letter.body == sent.body
+    assert dead_letter.body == sent.body
     for name in ("message_id", "type", "app_id", "content_type", "correlation_id"):
-        assert getattr(letter, name) == getattr(sent, name), name
+        assert getattr(dead_letter, name) == getattr(sent, name), name
     assert sent.timestamp is not None
-    assert letter.timestamp == sent.timestamp.replace(microsecond=0)
-    assert letter.priority == sent.priority
-    assert letter.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
+    assert dead_letter.timestamp == sent.timestamp.replace(microsecond=0)
+    assert dead_letter.priority == sent.priority
+    assert dead_letter.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
     added = ("dead_letter_", "x-delivery-count")  # ours, and the broker's own
-    kept = {name: value for name, value in letter.headers.items() if not name.startswith(added)}
+    kept = {name: value for name, value in dead_letter.headers.items() if not name.startswith(added)}
     assert kept == sent.headers
 
 
@@ -122,9 +122,9 @@ async def test_headers_that_leave_no_room_for_more_are_cut(stage: Stage) -> None
     sent.headers["too_much"] = "x" * 130_000
     await stage.publish(sent)
     await eventually(lambda: stage.dead_letters_are(1))
-    [letter] = await stage.dead_letters()
-    assert "too_much" not in letter.headers
-    assert (letter.headers["headers_cut"], letter.headers["x-mine"]) == (1, "kept")
+    [dead_letter] = await stage.dead_letters()
+    assert "too_much" not in dead_letter.headers
+    assert (dead_letter.headers["headers_cut"], dead_letter.headers["x-mine"]) == (1, "kept")
 
 
 async def test_several_in_one_batch_each_get_their_own_reason(stage: Stage) -> None:
@@ -136,8 +136,8 @@ async def test_several_in_one_batch_each_get_their_own_reason(stage: Stage) -> N
     await eventually(lambda: len(stage.stated(*orders)) == 20)
     await eventually(lambda: stage.dead_letters_are(4))
     await eventually(stage.drained)
-    letters = await stage.dead_letters()
-    assert sorted(str(one.headers["dead_letter_reason"]) for one in letters) == [
+    dead_letters = await stage.dead_letters()
+    assert sorted(str(one.headers["dead_letter_reason"]) for one in dead_letters) == [
         "ArithmeticError",
         "ArithmeticError",
         "CheckViolation",
@@ -155,9 +155,11 @@ async def test_a_fact_that_breaks_another_constraint_than_the_key_is_not_tried_f
     await eventually(lambda: stage.stated(third))
     await eventually(lambda: stage.dead_letters_are(1))
     await eventually(stage.drained)
-    (letter,) = await stage.dead_letters()
-    assert letter.headers["dead_letter_reason"] == "UniqueViolation"
-    assert "mine" not in str(letter.headers["dead_letter_detail"]), "what is in a row is not for everybody"
+    (dead_letter,) = await stage.dead_letters()
+    assert dead_letter.headers["dead_letter_reason"] == "UniqueViolation"
+    assert "mine" not in str(dead_letter.headers["dead_letter_detail"]), (
+        "what is in a row is not for everybody"
+    )
     assert await stage.counts([first, second, third]) == {first: 1, third: 1}
 
 
@@ -165,8 +167,8 @@ async def test_a_version_that_nobody_knows_arrives_and_is_dead_lettered(stage: S
     await stage.start()
     await stage.publish(raw(BODY, kind="toy.bumped.v99", message_id=GOOD_ID))
     await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
-    (letter,) = await stage.dead_letters()
-    assert letter.headers["dead_letter_reason"] == "unknown_version"
+    (dead_letter,) = await stage.dead_letters()
+    assert dead_letter.headers["dead_letter_reason"] == "unknown_version"
 
 
 async def test_a_message_without_an_id_is_dead_lettered(stage: Stage) -> None:
@@ -186,9 +188,9 @@ async def test_a_message_without_an_id_is_dead_lettered(stage: Stage) -> None:
         )
         await sent
     await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
-    (letter,) = await stage.dead_letters()
-    assert letter.headers["dead_letter_reason"] == "no_fact_id"
-    assert letter.body == BODY
+    (dead_letter,) = await stage.dead_letters()
+    assert dead_letter.headers["dead_letter_reason"] == "no_fact_id"
+    assert dead_letter.body == BODY
 
 
 async def test_a_type_that_contradicts_the_routing_key_is_not_believed(stage: Stage) -> None:
@@ -197,8 +199,8 @@ async def test_a_type_that_contradicts_the_routing_key_is_not_believed(stage: St
     forged = message(Poisoned(order_id=uuid4(), how="decide"), uuid4())
     await stage.publish(forged, routing_key=Bumped.wire_name)
     await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
-    (letter,) = await stage.dead_letters()
-    assert letter.headers["dead_letter_reason"] == "forged_type"
+    (dead_letter,) = await stage.dead_letters()
+    assert dead_letter.headers["dead_letter_reason"] == "forged_type"
 
 
 @pytest.mark.parametrize("kind", [None, "toy.poisoned.v1"])
@@ -212,9 +214,9 @@ async def test_a_copy_to_another_address_is_still_what_its_first_key_says(
     sent.headers["CC"] = ["toy.poisoned.v1"]
     await stage.publish(sent, routing_key="order.created.v2")
     await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
-    (letter,) = await stage.dead_letters()
-    assert letter.headers["dead_letter_reason"] == ("forged_type" if kind else "bad_body")
-    assert letter.headers["dead_letter_routing_key"] == "order.created.v2"
+    (dead_letter,) = await stage.dead_letters()
+    assert dead_letter.headers["dead_letter_reason"] == ("forged_type" if kind else "bad_body")
+    assert dead_letter.headers["dead_letter_routing_key"] == "order.created.v2"
 
 
 async def test_a_message_without_a_type_is_what_its_routing_key_says(stage: Stage) -> None:
@@ -257,8 +259,8 @@ async def test_while_dead_letters_cannot_be_sent_neighbours_go_on_and_nothing_is
     await eventually(lambda: len(stage.stated(*orders)) == 4)
     await eventually(stage.drained)
     assert await stage.counts(orders) == dict.fromkeys(orders, 1)
-    letters = await stage.dead_letters()
-    assert {letter.message_id for letter in letters} == {bad.message_id}
+    dead_letters = await stage.dead_letters()
+    assert {dead_letter.message_id for dead_letter in dead_letters} == {bad.message_id}
     # The broker closes a channel that acknowledges what was given back.
     assert "closed channel" not in caplog.text
 

@@ -42,9 +42,9 @@ async def test_they_are_a_dead_letter_at_once(stage: Stage, logged: Logged) -> N
     await eventually(lambda: stage.dead_letters_are(len(TOO_DEEP)))
     await eventually(lambda: len(stage.stated(*orders)) == len(orders))
     await eventually(stage.drained)
-    for letter in await stage.dead_letters():
-        assert letter.headers["dead_letter_reason"] == "headers_too_deep"
-        assert (letter.headers["dead_letter_attempts"], letter.headers["x-mine"]) == (1, "kept")
+    for dead_letter in await stage.dead_letters():
+        assert dead_letter.headers["dead_letter_reason"] == "headers_too_deep"
+        assert (dead_letter.headers["dead_letter_attempts"], dead_letter.headers["x-mine"]) == (1, "kept")
     assert not [line for line in logged if line["event"] == "outage_began"]
 
 

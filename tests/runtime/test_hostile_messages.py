@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from events.runtime.service_runtime import Host
+from events.runtime.service_runtime import ServiceRuntime
 from events.service import EXCHANGE
 from events.telemetry import tracing
 from tests import raw_amqp
@@ -48,7 +48,7 @@ def traced(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-async def toy(stage: Stage, traced: None) -> Host:
+async def toy(stage: Stage, traced: None) -> ServiceRuntime:
     """Running, without the stream: RabbitMQ 3.10 ends a publisher's connection over decimals for that."""
     await stage.unbind_stream()
     return await stage.start()
@@ -83,7 +83,7 @@ async def counted(stage: Stage, orders: list[UUID]) -> bool:
 @generated
 @given(sent=runs())
 async def test_each_is_handled_or_one_dead_letter(
-    toy: Host, stage: Stage, logged: Logged, sent: list[tuple[Hostile, str, bytes | None]]
+    toy: ServiceRuntime, stage: Stage, logged: Logged, sent: list[tuple[Hostile, str, bytes | None]]
 ) -> None:
     orders = [uuid4() for _ in sent]
     good = [uuid4() for _ in range(len(sent) + 1)]
@@ -95,11 +95,11 @@ async def test_each_is_handled_or_one_dead_letter(
     await eventually(stage.drained, why="what comes again has come")
     await eventually(lambda: all_retried(stage))
     handled = await stage.counts(orders)
-    letters = await letters_in(stage, len(orders) - len(handled))
-    assert {json.loads(letter.body)["order_id"] for letter in letters} == {
+    dead_letters = await letters_in(stage, len(orders) - len(handled))
+    assert {json.loads(dead_letter.body)["order_id"] for dead_letter in dead_letters} == {
         str(order) for order in orders if order not in handled
     }
-    assert {letter.headers["dead_letter_reason"] for letter in letters} <= REASONS
+    assert {dead_letter.headers["dead_letter_reason"] for dead_letter in dead_letters} <= REASONS
     assert (await toy.ready())["consumer"]
     assert [line for line in logged if line["event"] in UNHEARD_OF] == []
 
@@ -131,7 +131,7 @@ async def test_what_no_message_here_can_have_for_the_broker_refuses_it(stage: St
 
 @pytest.mark.parametrize("mode", [b"\0", b"\3", b"\xff"])
 async def test_a_delivery_mode_that_amqp_has_not_is_refused_or_counts_as_persistent(
-    toy: Host, stage: Stage, mode: bytes
+    toy: ServiceRuntime, stage: Stage, mode: bytes
 ) -> None:
     """RabbitMQ 3 refuses it, 4 passes it on."""
     order, fact_id = uuid4(), raw_amqp.short(str(uuid4()).encode())

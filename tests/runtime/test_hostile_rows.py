@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from events.facts.order import OrderConfirmed
-from events.runtime.service_runtime import Host
+from events.runtime.service_runtime import ServiceRuntime
 from events.runtime.settings import MAX_MESSAGE_BYTES
 from events.service import EXCHANGE
 from tests.runtime.eventually import eventually
@@ -53,7 +53,7 @@ async def leave_guilty(
     return fact_id
 
 
-async def is_alone_and_shown(stage: Stage, host: Host, guilty: UUID, word: str) -> bool:
+async def is_alone_and_shown(stage: Stage, host: ServiceRuntime, guilty: UUID, word: str) -> bool:
     """The row is the only one left, with why and until when, and readiness counts it."""
     left = await stage.rows("SELECT fact_id, due_at, refusals, last_error FROM outbox")
     return (

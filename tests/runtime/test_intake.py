@@ -16,8 +16,8 @@ from compose.drills.proxy import Proxy, proxy_to
 from events.facts.order import OrderCreated
 from events.http.application import create_app
 from events.messaging.topology import declare
-from events.runtime.service_runtime import Host
 from events.runtime.process import uvicorn_server
+from events.runtime.service_runtime import ServiceRuntime
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE
 from order_svc import api
@@ -41,7 +41,7 @@ class Orders:
     """A running order_svc whose orders nobody else handles."""
 
     def __init__(
-        self, database_url: str, broker: Proxy, host: Host, url: str, http: aiohttp.ClientSession
+        self, database_url: str, broker: Proxy, host: ServiceRuntime, url: str, http: aiohttp.ClientSession
     ) -> None:
         self.host = host
         self.broker = broker
@@ -129,7 +129,7 @@ async def started(servers: Servers) -> AsyncIterator[Any]:
         async def start(**changes: Any) -> Orders:
             urls = {"broker_url": broker.url(broker_url), "database_url": database_url, "http_port": 0}
             settings = ServiceSettings(**{**urls, **QUICK, "intake_few_orders": FEW, **changes})
-            host = Host(SERVICE, settings)
+            host = ServiceRuntime(SERVICE, settings)
             server = uvicorn_server(create_app("order_svc", "", settings, host, [api.router]), settings)
             serving = asyncio.create_task(server.serve(), name="serve")
 

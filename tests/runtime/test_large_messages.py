@@ -75,11 +75,11 @@ async def test_one_that_the_broker_lets_pass_is_a_dead_letter_at_once_and_whole(
     await eventually(lambda: stage.dead_letters_are(1))
     await eventually(stage.drained)
     assert await counted(stage, orders)
-    (letter,) = await stage.dead_letters()
-    assert letter.headers["dead_letter_reason"] == "too_large"
-    assert letter.headers["dead_letter_attempts"] == 1
-    assert f"{SMALL_BYTES} bytes" in str(letter.headers["dead_letter_detail"])
-    assert letter.body == sent.body
+    (dead_letter,) = await stage.dead_letters()
+    assert dead_letter.headers["dead_letter_reason"] == "too_large"
+    assert dead_letter.headers["dead_letter_attempts"] == 1
+    assert f"{SMALL_BYTES} bytes" in str(dead_letter.headers["dead_letter_detail"])
+    assert dead_letter.body == sent.body
     assert [line["reason"] for line in logged if line["event"] == "dead_letter"] == ["too_large"]
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from events.runtime.service_runtime import Host
+from events.runtime.service_runtime import ServiceRuntime
 from events.storage.database import Locked
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, is_ready
@@ -20,7 +20,7 @@ Logged = list[MutableMapping[str, Any]]
 BOUNDED: dict[str, Any] = {"lock_wait_seconds": 0.5}
 
 
-async def start_with_a_tally(stage: Stage, **changes: Any) -> tuple[Host, Any]:
+async def start_with_a_tally(stage: Stage, **changes: Any) -> tuple[ServiceRuntime, Any]:
     host = await stage.start(**{**BOUNDED, **changes})
     order = uuid4()
     await stage.say(Bumped(order_id=order))

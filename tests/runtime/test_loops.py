@@ -26,8 +26,8 @@ LOOPS = {
     "worker": "events.runtime.worker:Worker.run",
     "consumer": "events.messaging.consumer:Consumer.run",
     "retention": "events.storage.retention:Retention.run",
-    "caller": "events.outbound.dispatcher:Caller.run",
-    "caller_sweep": "events.outbound.dispatcher:Caller.sweep",
+    "call_dispatcher": "events.outbound.dispatcher:CallDispatcher.run",
+    "call_dispatcher_sweep": "events.outbound.dispatcher:CallDispatcher.sweep",
 }
 IN_A_BATCH = "events.runtime.worker:Worker._next_batch=breaks"
 

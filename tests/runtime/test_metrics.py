@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession
 
 from events.outbound.circuit import CircuitBreaker
-from events.runtime.service_runtime import Host
+from events.runtime.service_runtime import ServiceRuntime
 from events.telemetry import metrics
 from events.telemetry.scrape import page
 from tests.metrics import Numbers, Since
@@ -29,7 +29,7 @@ async def http() -> AsyncIterator[ClientSession]:
         yield session
 
 
-async def scraper(stage: Stage, http: ClientSession, host: Host) -> tuple[str, Scrape]:
+async def scraper(stage: Stage, http: ClientSession, host: ServiceRuntime) -> tuple[str, Scrape]:
     """The base URL of a running toy, and how to ask it for its numbers."""
     url = await stage.serve(host)
 

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from aiohttp import ClientSession
 
-from events.runtime.service_runtime import Host
+from events.runtime.service_runtime import ServiceRuntime
 from events.service import EXCHANGE
 from tests.metrics import Numbers
 from tests.runtime.eventually import eventually
@@ -66,7 +66,7 @@ async def aside(stage: Stage) -> list[dict[str, Any]]:
     )
 
 
-async def refused(stage: Stage, host: Host, number: int) -> list[UUID]:
+async def refused(stage: Stage, host: ServiceRuntime, number: int) -> list[UUID]:
     """Commit so many facts that are refused; once that is noted, the orders of those that are set aside."""
     orders = [uuid4() for _ in range(number)]
     for order in orders:
@@ -80,7 +80,7 @@ async def refused(stage: Stage, host: Host, number: int) -> list[UUID]:
     return [row["order_id"] for row in await aside(stage)]
 
 
-async def is_not_told_of(host: Host) -> bool:
+async def is_not_told_of(host: ServiceRuntime) -> bool:
     return "refused_messages" not in await host.ready()
 
 
@@ -108,7 +108,7 @@ async def test_everything_else_passes_and_it_shows(stage: Stage, refusing: Any) 
         assert await is_ready(host)
 
 
-def is_shown_by(host: Host, number: int) -> Any:
+def is_shown_by(host: ServiceRuntime, number: int) -> Any:
     async def shown() -> bool:
         return bool((await host.ready()).get("refused_messages", 0) == number)
 

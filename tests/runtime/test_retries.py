@@ -42,8 +42,8 @@ def poison(order: UUID | None = None) -> aio_pika.Message:
 
 async def the_dead_letter(stage: Stage) -> aio_pika.abc.AbstractIncomingMessage:
     await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
-    (letter,) = await stage.dead_letters()
-    return letter
+    (dead_letter,) = await stage.dead_letters()
+    return dead_letter
 
 
 async def has_one_effect(stage: Stage, order: UUID) -> None:
@@ -69,9 +69,9 @@ async def test_facts_behind_a_poison_one_pass_at_once(slow: Stage) -> None:
 async def test_what_cannot_be_read_does_not_come_again(slow: Stage) -> None:
     await slow.start()
     await slow.publish(aio_pika.Message(b"?", message_id=str(uuid4()), type=Bumped.wire_name))
-    letter = await the_dead_letter(slow)
-    assert letter.headers["dead_letter_attempts"] == 1
-    assert letter.headers["dead_letter_first_at"] == letter.headers["dead_letter_at"]
+    dead_letter = await the_dead_letter(slow)
+    assert dead_letter.headers["dead_letter_attempts"] == 1
+    assert dead_letter.headers["dead_letter_first_at"] == dead_letter.headers["dead_letter_at"]
     assert await slow.waiting_to_retry() == [0, 0, 0]
 
 
@@ -181,9 +181,9 @@ async def test_coming_back_does_not_make_a_forged_type_true(stage: Stage, header
     forged.headers[header] = Bumped.wire_name
     redrive = await stage.channel.get_exchange(REDRIVE_EXCHANGE, ensure=False)
     await redrive.publish(forged, TOY.name)
-    letter = await the_dead_letter(stage)
-    assert letter.headers["dead_letter_reason"] == "forged_type"
-    assert letter.headers["dead_letter_routing_key"] == Bumped.wire_name
+    dead_letter = await the_dead_letter(stage)
+    assert dead_letter.headers["dead_letter_reason"] == "forged_type"
+    assert dead_letter.headers["dead_letter_routing_key"] == Bumped.wire_name
 
 
 async def test_headers_of_a_publisher_are_not_taken_for_ours(stage: Stage) -> None:
@@ -194,9 +194,9 @@ async def test_headers_of_a_publisher_are_not_taken_for_ours(stage: Stage) -> No
     assert (await the_dead_letter(stage)).headers["dead_letter_reason"] == "forged_type"
     impatient.headers |= {"retry_attempts": 99, "retry_first_at": "1999-01-01T00:00:00+00:00"}
     await stage.publish(impatient)
-    letter = await the_dead_letter(stage)
-    assert letter.headers["dead_letter_attempts"] == MAX_ATTEMPTS
-    assert str(letter.headers["dead_letter_first_at"]) > "2020"
+    dead_letter = await the_dead_letter(stage)
+    assert dead_letter.headers["dead_letter_attempts"] == MAX_ATTEMPTS
+    assert str(dead_letter.headers["dead_letter_first_at"]) > "2020"
 
 
 async def test_addresses_and_histories_that_a_publisher_wrote_lead_nowhere(stage: Stage) -> None:
@@ -214,10 +214,10 @@ async def test_addresses_and_histories_that_a_publisher_wrote_lead_nowhere(stage
     }
     sent.headers |= {"CC": ["stray"], "x-death": [circle], "mine": "kept"}
     await stage.publish(sent)
-    letter = await the_dead_letter(stage)
-    assert letter.headers["dead_letter_attempts"] == MAX_ATTEMPTS
-    assert letter.headers["mine"] == "kept"
-    assert not {"CC", "x-death"} & letter.headers.keys()
+    dead_letter = await the_dead_letter(stage)
+    assert dead_letter.headers["dead_letter_attempts"] == MAX_ATTEMPTS
+    assert dead_letter.headers["mine"] == "kept"
+    assert not {"CC", "x-death"} & dead_letter.headers.keys()
     assert await stage.waiting_to_retry() == [0, 0, 0]
     assert await stage.waiting_in_queue("stray.facts") == 0
 
@@ -253,7 +253,7 @@ async def test_what_the_library_reads_and_cannot_write_becomes_a_dead_letter_too
         latin_1()
         await stage.publish(unreadable, failing)
         await eventually(lambda: stage.dead_letters_are(2))
-        letters = {letter.body: letter.headers for letter in await stage.dead_letters()}
-        assert letters[unreadable.body]["dead_letter_reason"] == "bad_body"
-        assert letters[failing.body]["dead_letter_reason"] == "ArithmeticError"
-        assert {headers["latin"] for headers in letters.values()} == {repr(b"\xe9")}
+        dead_letters = {dead_letter.body: dead_letter.headers for dead_letter in await stage.dead_letters()}
+        assert dead_letters[unreadable.body]["dead_letter_reason"] == "bad_body"
+        assert dead_letters[failing.body]["dead_letter_reason"] == "ArithmeticError"
+        assert {headers["latin"] for headers in dead_letters.values()} == {repr(b"\xe9")}

@@ -21,13 +21,13 @@ async def says_last(stage: Stage) -> None:
     await eventually(stage.drained)
 
 
-async def only_letter(stage: Stage) -> AbstractIncomingMessage:
+async def only_dead_letter(stage: Stage) -> AbstractIncomingMessage:
     await eventually(lambda: stage.dead_letters_are(1))
     await eventually(stage.drained)
-    (letter,) = await stage.dead_letters()
-    assert letter.headers["dead_letter_reason"] == "reused_message_id"
-    assert letter.headers["dead_letter_attempts"] == 1
-    return letter
+    (dead_letter,) = await stage.dead_letters()
+    assert dead_letter.headers["dead_letter_reason"] == "reused_message_id"
+    assert dead_letter.headers["dead_letter_attempts"] == 1
+    return dead_letter
 
 
 async def test_another_order_under_a_known_id_is_a_dead_letter_that_names_the_first(stage: Stage) -> None:
@@ -36,8 +36,8 @@ async def test_another_order_under_a_known_id_is_a_dead_letter_that_names_the_fi
     await stage.say(Bumped(order_id=first), fact_id=fact_id)
     await eventually(lambda: stage.stated(first))
     await stage.say(Bumped(order_id=second), fact_id=fact_id)
-    letter = await only_letter(stage)
-    said = str(letter.headers["dead_letter_detail"])
+    dead_letter = await only_dead_letter(stage)
+    said = str(dead_letter.headers["dead_letter_detail"])
     assert str(first) in said
     assert "toy.bumped.v1" in said
     assert await stage.counts([first, second]) == {first: 1}
@@ -51,7 +51,7 @@ async def test_another_fact_or_content_under_a_known_id_is_a_dead_letter(stage: 
     others: tuple[Fact, ...] = (Bumped(order_id=order, by=2), RingWanted(order_id=order))
     for other in others:
         await stage.say(other, fact_id=fact_id)
-        assert str(order) in str((await only_letter(stage)).headers["dead_letter_detail"])
+        assert str(order) in str((await only_dead_letter(stage)).headers["dead_letter_detail"])
     assert await stage.count_of(order) == 1
     assert stage.outside.book.entries == []
 
@@ -69,8 +69,8 @@ async def test_of_several_in_one_batch_the_first_counts_and_its_neighbours_too(s
         await eventually(stage.blocked)
         await stage.publish(*neighbours[:3], *same_id, *neighbours[3:])
         await eventually(lambda: stage.waiting_in_queue_is(0))
-    letter = await only_letter(stage)
-    assert letter.correlation_id == str(second)
+    dead_letter = await only_dead_letter(stage)
+    assert dead_letter.correlation_id == str(second)
     orders = [first, second, *good]
     assert await stage.counts(orders) == {first: 1, **dict.fromkeys(good, 1)}
     written = await stage.rows(
@@ -121,7 +121,7 @@ async def test_what_a_release_with_other_fields_wrote_is_not_compared(stage: Sta
     await says_last(stage)
     assert not await stage.dead_letters()
     await stage.say(Bumped(order_id=uuid4()), fact_id=fact_id)
-    assert str(order) in str((await only_letter(stage)).headers["dead_letter_detail"])
+    assert str(order) in str((await only_dead_letter(stage)).headers["dead_letter_detail"])
 
 
 async def test_what_an_older_tracker_redrives_with_fewer_fields_is_a_repetition(stage: Stage) -> None:
@@ -135,4 +135,4 @@ async def test_what_an_older_tracker_redrives_with_fewer_fields_is_a_repetition(
     assert await stage.count_of(order) == 1
     assert not await stage.dead_letters()
     await redrive.publish(message(Bumped(order_id=uuid4()), fact_id), TOY.name)
-    assert str(order) in str((await only_letter(stage)).headers["dead_letter_detail"])
+    assert str(order) in str((await only_dead_letter(stage)).headers["dead_letter_detail"])

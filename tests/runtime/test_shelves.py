@@ -8,7 +8,7 @@ import pytest
 
 from events.facts.base import Line
 from events.facts.order import OrderConfirmed, OrderCreated
-from events.runtime.input import Told
+from events.runtime.input import Input
 from events.runtime.settings import ProcessSettings
 from events.storage.database import Connection, Database, Session
 from events.storage.round_trip import BEGIN, RoundTrip
@@ -36,31 +36,31 @@ async def database(servers: Servers) -> AsyncIterator[Database]:
         await database.close()
 
 
-def created(*lines: tuple[int, int]) -> Told:
+def created(*lines: tuple[int, int]) -> Input:
     """An order of so many units of SKUs given by their number."""
     wanted = tuple(Line(sku=f"sku-{number}", quantity=units, amount_minor=1) for number, units in lines)
     order = OrderCreated(
         order_id=uuid4(), customer="ada", currency="EUR", payment_token="tok_ok", lines=wanted
     )
-    return Told("fact", order.order_id, order, uuid4(), None)
+    return Input("fact", order.order_id, order, uuid4(), None)
 
 
-def confirmed(order_id: UUID) -> Told:
+def confirmed(order_id: UUID) -> Input:
     fact = OrderConfirmed(order_id=order_id, customer="ada", amount_minor=1, currency="EUR")
-    return Told("fact", order_id, fact, uuid4(), None)
+    return Input("fact", order_id, fact, uuid4(), None)
 
 
-async def play(connection: Session, *batch: Told) -> list[str]:
+async def play(connection: Session, *batch: Input) -> list[str]:
     """Decide a batch and save it; answers what became of each order."""
     opening, closing = RoundTrip(connection), RoundTrip(connection)
     opening.add(BEGIN)
-    workspace = store.SHELVES.load(opening, batch)
+    unit_of_work = store.SHELVES.load(opening, batch)
     await opening.run()
     for item in batch:
-        workspace.keep(item, decide(workspace.state_of(item), item.said).state)
-    workspace.save(closing)
+        unit_of_work.keep(item, decide(unit_of_work.state_of(item), item.said).state)
+    unit_of_work.save(closing)
     await closing.run()
-    reservations = [workspace.state_of(item).reservation for item in batch]
+    reservations = [unit_of_work.state_of(item).reservation for item in batch]
     return [reservation.status for reservation in reservations if reservation is not None]
 
 

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from events.storage.database import Session
 from events.storage.migrations import alembic_config, upgrade
-from events.storage.repository import OrderStates
+from events.storage.repository import OrderRepository
 from events.storage.round_trip import RoundTrip
 from fulfillment_svc.decide import Shipment
 from fulfillment_svc.repository import SHIPMENTS
@@ -61,7 +61,7 @@ KEPT = [
 ]
 
 LINES_AS_JSON = "[" + ", ".join(line.model_dump_json() for line in LINES) + "]"
-ROWS_OF_0001: list[tuple[str, OrderStates[Any], Any, LiteralString, list[Any]]] = [
+ROWS_OF_0001: list[tuple[str, OrderRepository[Any], Any, LiteralString, list[Any]]] = [
     (
         "payment_svc",
         PAYMENTS,
@@ -94,7 +94,7 @@ async def connected(database_url: str) -> AsyncIterator[Session]:
 
 @pytest.mark.parametrize(("package", "store", "state"), KEPT, ids=[package for package, *_ in KEPT])
 async def test_it_is_read_as_it_was_written(
-    servers: Servers, package: str, store: OrderStates[Any], state: Any
+    servers: Servers, package: str, store: OrderRepository[Any], state: Any
 ) -> None:
     async with connected(await servers.new_database(package)) as connection:
         trip = RoundTrip(connection)
@@ -110,7 +110,12 @@ async def test_it_is_read_as_it_was_written(
     ids=[package for package, *_ in ROWS_OF_0001],
 )
 async def test_a_failure_from_before_there_were_retries_begins_with_the_first(
-    servers: Servers, package: str, store: OrderStates[Any], state: Any, insert: LiteralString, row: list[Any]
+    servers: Servers,
+    package: str,
+    store: OrderRepository[Any],
+    state: Any,
+    insert: LiteralString,
+    row: list[Any],
 ) -> None:
     url = await servers.new_database()
     first = f"{package.removesuffix('_svc')}_0001"

@@ -15,7 +15,7 @@ from events.http.application import create_app
 from events.http.states_api import MAX_ORDERS, states_router
 from events.runtime.settings import ProcessSettings
 from events.storage.database import Database
-from events.storage.repository import TOLD, OrderStates, Store
+from events.storage.repository import TOLD, OrderRepository, Repository
 from events.storage.round_trip import RoundTrip
 from fulfillment_svc.decide import Shipment
 from fulfillment_svc.repository import SHIPMENTS
@@ -32,32 +32,32 @@ from tests.tracker.watch import get
 
 
 @dataclass(frozen=True)
-class Told:
+class Input:
     """A service, one state that it has, and what it tells of it."""
 
     package: str
-    store: Store
-    table: OrderStates[Any]
+    store: Repository
+    table: OrderRepository[Any]
     state: Callable[[UUID], Any]
     told: dict[str, Any]
 
 
 SERVICES = [
-    Told(
+    Input(
         "order_svc",
         ORDERS,
         ORDERS,
         lambda one: Order(one, "confirmed", "cust_ada", "EUR", amount_minor=500, fingerprint="f"),
         {"status": "confirmed", "amount_minor": 500, "currency": "EUR"},
     ),
-    Told(
+    Input(
         "inventory_svc",
         SHELVES,
         RESERVATIONS,
         lambda one: Reservation(one, "sold", {"apple": 2}),
         {"status": "sold"},
     ),
-    Told(
+    Input(
         "payment_svc",
         PAYMENTS,
         PAYMENTS,
@@ -72,14 +72,14 @@ SERVICES = [
         ),
         {"status": "refunded", "amount_minor": 500, "currency": "EUR", "settled_by": "ada"},
     ),
-    Told(
+    Input(
         "fulfillment_svc",
         SHIPMENTS,
         SHIPMENTS,
         lambda one: Shipment(one, "dispatched", customer="cust_ada", shipment_id="s1"),
         {"status": "dispatched", "settled_by": None},
     ),
-    Told(
+    Input(
         "notification_svc",
         NOTICES,
         NOTICES,
@@ -110,7 +110,7 @@ class _Open:
 
 @asynccontextmanager
 async def app_on(
-    database_url: str, store: Store, token: SecretStr | None = None
+    database_url: str, store: Repository, token: SecretStr | None = None
 ) -> AsyncIterator[tuple[FastAPI, Database]]:
     settings = ProcessSettings(broker_url="", database_url=database_url, http_port=0, admin_token=token)
     database = Database(settings, "states")
@@ -122,7 +122,7 @@ async def app_on(
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.package)
-async def test_a_service_tells_what_it_knows_and_nothing_personal(servers: Servers, service: Told) -> None:
+async def test_a_service_tells_what_it_knows_and_nothing_personal(servers: Servers, service: Input) -> None:
     known, another, unknown = uuid4(), uuid4(), uuid4()
     url = await servers.new_database(service.package)
     async with app_on(url, service.store) as (app, database):

@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from typing import Any
 from uuid import UUID, uuid4
 
-from events.runtime.service_runtime import Host
+from events.runtime.service_runtime import ServiceRuntime
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage
 from tests.runtime.toy.decide import Bump
@@ -33,7 +33,7 @@ async def test_what_was_delivered_is_finished_and_nothing_goes_back(stage: Stage
     assert await stage.take_back() == []
 
 
-async def takes_nothing_new(host: Host) -> bool:
+async def takes_nothing_new(host: ServiceRuntime) -> bool:
     return not (await host.ready())["consumer"]
 
 

@@ -305,7 +305,7 @@ async def test_every_fact_reaches_whoever_hears_it(servers: Servers) -> None:
     await declare(SERVICES, url)
     expected = {service.queue: 0 for service in SERVICES}
     for service in SERVICES:
-        stems = {fact.wire_name.rpartition(".")[0] for fact in service.hears}
+        stems = {fact.wire_name.rpartition(".")[0] for fact in service.subscribes_to}
         expected[service.queue] = len([wire for wire in WIRE_NAMES if wire.rpartition(".")[0] in stems])
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel(on_return_raises=True)

@@ -120,11 +120,11 @@ async def test_a_fact_that_is_late_for_good_ends_its_trace_with_an_error(
     await say(stage, Poisoned(order_id=order, how="decide"), outside)
     await eventually(lambda: "dead letter toy.poisoned.v1" in spans_of(exported, outside))
     spans = spans_of(exported, outside)
-    letter = spans["dead letter toy.poisoned.v1"]
-    assert letter.status.status_code is StatusCode.ERROR
-    assert letter.attributes is not None
-    assert letter.attributes["saga.waiting_for"] == "toy"
-    assert letter.attributes["saga.step"] == "toy:toy.poisoned"
+    dead_letter = spans["dead letter toy.poisoned.v1"]
+    assert dead_letter.status.status_code is StatusCode.ERROR
+    assert dead_letter.attributes is not None
+    assert dead_letter.attributes["saga.waiting_for"] == "toy"
+    assert dead_letter.attributes["saga.step"] == "toy:toy.poisoned"
     assert spans["process toy.poisoned.v1"].status.status_code is StatusCode.ERROR
     assert spans["process toy.poisoned.v1"].attributes is not None
     assert spans["process toy.poisoned.v1"].attributes["saga.attempt"] == 4

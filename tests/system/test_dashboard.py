@@ -79,13 +79,13 @@ async def something_unreadable(system: System) -> None:
         exchange = await channel.get_exchange(EXCHANGE, ensure=False)
         await exchange.publish(aio_pika.Message(b"?", message_id=message_id), "order.created.v2")
 
-    async def letters() -> list[str]:
+    async def dead_letters() -> list[str]:
         page = await system.shop.ask("tracker", "GET", "/dead-letters?state=open")
-        found = [one["letter_id"] for one in page["letters"] if one["message_id"] == message_id]
+        found = [one["letter_id"] for one in page["dead_letters"] if one["message_id"] == message_id]
         # Both services that hear of new orders.
         return found if len(found) == 2 else []
 
-    for letter_id in await until(letters):
+    for letter_id in await until(dead_letters):
         path, act = f"/dead-letters/{letter_id}/discard", {"by": "ada", "note": "a test's"}
         await system.shop.ask("tracker", "POST", path, body=act, admin=True)
 

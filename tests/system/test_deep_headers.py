@@ -12,7 +12,7 @@ from events.messaging.topology import PUBLISHER
 from events.service import EXCHANGE
 from tests import raw_amqp
 from tests.system.stage import System
-from tests.system.test_reused_ids import letters_of, order_created, publish
+from tests.system.test_reused_ids import dead_letters_of, order_created, publish
 
 GOOD_ORDERS = 50
 KINDS = [(300, "F"), (500, "F"), (500, "A"), (500, "FA")]
@@ -33,9 +33,9 @@ async def publish_deep(
         await raw_amqp.publish(channel, EXCHANGE, good.type or "", properties, good.body)
 
 
-async def shown(system: System, letter: dict[str, Any]) -> dict[str, Any]:
+async def shown(system: System, dead_letter: dict[str, Any]) -> dict[str, Any]:
     """A letter with the message in it."""
-    return await system.shop.ask("tracker", "GET", f"/dead-letters/{letter['letter_id']}", admin=True)
+    return await system.shop.ask("tracker", "GET", f"/dead-letters/{dead_letter['letter_id']}", admin=True)
 
 
 def outages(system: System) -> list[str]:
@@ -54,12 +54,12 @@ async def test_it_is_two_dead_letters_that_can_be_replayed(system: System, depth
     around = [publish(system, order_created(one, sku)) for one in good]
     around.insert(GOOD_ORDERS // 2, publish_deep(system, order_id, sku, depth, kinds))
     await asyncio.gather(*around)
-    letters = await letters_of(system, order_id, "headers_too_deep")
-    whole = [await shown(system, letter) for letter in letters]
-    assert {json.loads(letter["body"])["order_id"] for letter in whole} == {str(order_id)}
-    assert all("deep" in letter["headers"] for letter in whole)
-    for letter in letters:
-        await system.shop.replay(letter["letter_id"], "grace", "it is in order otherwise")
+    dead_letters = await dead_letters_of(system, order_id, "headers_too_deep")
+    whole = [await shown(system, dead_letter) for dead_letter in dead_letters]
+    assert {json.loads(dead_letter["body"])["order_id"] for dead_letter in whole} == {str(order_id)}
+    assert all("deep" in dead_letter["headers"] for dead_letter in whole)
+    for dead_letter in dead_letters:
+        await system.shop.replay(dead_letter["letter_id"], "grace", "it is in order otherwise")
     await system.settle(dict.fromkeys([*good, order_id], "COMPLETED"))
     saga = await system.shop.saga(order_id)
     assert saga is not None
@@ -75,10 +75,10 @@ async def test_it_can_be_discarded(system: System) -> None:
     sku, order_id = await system.new_sku(2), uuid4()
     before = outages(system)
     await publish_deep(system, order_id, sku, 500, "F", message_id="order-8")
-    letters = await letters_of(system, order_id, "headers_too_deep")
-    for letter in letters:
+    dead_letters = await dead_letters_of(system, order_id, "headers_too_deep")
+    for dead_letter in dead_letters:
         act = {"by": "grace", "note": "a prank"}
-        path = f"/dead-letters/{letter['letter_id']}/discard"
+        path = f"/dead-letters/{dead_letter['letter_id']}/discard"
         await system.shop.ask("tracker", "POST", path, body=act, admin=True)
     assert await system.shop.dead_letters(order_id) == []
     assert await system.shop.saga(order_id) is None

@@ -21,7 +21,7 @@ async def publish_from(system: System, app_id: bytes, order_id: UUID, sku: str) 
         await raw_amqp.publish(channel, EXCHANGE, order.type or "", properties, order.body)
 
 
-async def trail(system: System, order_id: UUID) -> list[str]:
+async def timeline(system: System, order_id: UUID) -> list[str]:
     saga: dict[str, Any] = await system.shop.saga(order_id) or {"facts": []}
     return [fact["name"] for fact in saga["facts"]]
 
@@ -42,4 +42,4 @@ async def test_it_is_redriven(system: System) -> None:
 
 
 async def was_redriven(system: System, order_id: UUID) -> bool:
-    return "saga.redriven" in await trail(system, order_id)
+    return "saga.redriven" in await timeline(system, order_id)

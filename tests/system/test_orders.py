@@ -175,20 +175,27 @@ async def test_an_unknown_version_becomes_a_dead_letter_and_its_neighbours_are_p
     await system.settle(dict.fromkeys(order_ids, "COMPLETED"))
     sent = {ahead.message_id: ("unknown_version", ahead.body), broken.message_id: ("bad_body", broken.body)}
 
-    async def letters() -> list[dict[str, Any]]:
+    async def dead_letters() -> list[dict[str, Any]]:
         pages = [
             await system.shop.ask("tracker", "GET", f"/dead-letters?reason={reason}")
             for reason, _ in sent.values()
         ]
-        found = [letter for page in pages for letter in page["letters"] if letter["message_id"] in sent]
+        found = [
+            dead_letter
+            for page in pages
+            for dead_letter in page["dead_letters"]
+            if dead_letter["message_id"] in sent
+        ]
         return found if len(found) >= 2 * len(sent) else []
 
-    found = await until(letters)
-    assert Counter(letter["service"] for letter in found) == {"order": 2, "inventory": 2}
-    for letter in found:
-        reason, body = sent[letter["message_id"]]
-        assert (letter["reason"], letter["attempts"]) == (reason, 1)
-        whole = await system.shop.ask("tracker", "GET", f"/dead-letters/{letter['letter_id']}", admin=True)
+    found = await until(dead_letters)
+    assert Counter(dead_letter["service"] for dead_letter in found) == {"order": 2, "inventory": 2}
+    for dead_letter in found:
+        reason, body = sent[dead_letter["message_id"]]
+        assert (dead_letter["reason"], dead_letter["attempts"]) == (reason, 1)
+        whole = await system.shop.ask(
+            "tracker", "GET", f"/dead-letters/{dead_letter['letter_id']}", admin=True
+        )
         assert whole["body"].encode() == body
 
 

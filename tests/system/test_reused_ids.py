@@ -41,22 +41,22 @@ async def publish(system: System, message: aio_pika.Message) -> None:
         await facts.publish(message, message.type or "", mandatory=True)
 
 
-async def letters_of(system: System, order_id: UUID, reason: str) -> list[dict[str, Any]]:
+async def dead_letters_of(system: System, order_id: UUID, reason: str) -> list[dict[str, Any]]:
     """One dead letter of each subscriber, and no more."""
 
     async def each() -> list[dict[str, Any]]:
-        letters = await system.shop.dead_letters(order_id)
-        return letters if len(letters) >= len(SUBSCRIBERS) else []
+        dead_letters = await system.shop.dead_letters(order_id)
+        return dead_letters if len(dead_letters) >= len(SUBSCRIBERS) else []
 
-    letters = await until(each, f"no dead letters of order {order_id}")
-    assert sorted(letter["service"] for letter in letters) == SUBSCRIBERS
-    assert {(letter["reason"], letter["attempts"]) for letter in letters} == {(reason, 1)}
-    return letters
+    dead_letters = await until(each, f"no dead letters of order {order_id}")
+    assert sorted(dead_letter["service"] for dead_letter in dead_letters) == SUBSCRIBERS
+    assert {(dead_letter["reason"], dead_letter["attempts"]) for dead_letter in dead_letters} == {(reason, 1)}
+    return dead_letters
 
 
-async def replay(system: System, letters: list[dict[str, Any]]) -> None:
-    for letter in letters:
-        await system.shop.replay(letter["letter_id"], "grace", "it is an order of its own")
+async def replay(system: System, dead_letters: list[dict[str, Any]]) -> None:
+    for dead_letter in dead_letters:
+        await system.shop.replay(dead_letter["letter_id"], "grace", "it is an order of its own")
 
 
 async def same_after_a_rebuild(system: System, *order_ids: UUID) -> None:
@@ -85,13 +85,13 @@ async def test_a_second_order_under_a_used_message_id(system: System) -> None:
     await publish(system, order_created(first, sku, message_id=used))
     await system.settle({first: "COMPLETED"})
     await publish(system, order_created(second, sku, message_id=used))
-    letters = await letters_of(system, second, "reused_message_id")
-    assert all(f"order.created.v2 of order {first}" in letter["detail"] for letter in letters)
+    dead_letters = await dead_letters_of(system, second, "reused_message_id")
+    assert all(f"order.created.v2 of order {first}" in dead_letter["detail"] for dead_letter in dead_letters)
     await until(lambda: unreadable(system, used))
     assert await unreadable(system, used) == ["reused_message_id"]
     assert await system.shop.saga(second) is None
     await same_after_a_rebuild(system, first, second)
-    await replay(system, letters)
+    await replay(system, dead_letters)
     await system.settle({first: "COMPLETED", second: "COMPLETED"})
     assert await system.shop.dead_letters(second) == []
     await same_after_a_rebuild(system, first, second)
@@ -105,8 +105,8 @@ async def test_the_message_id_of_an_order_that_order_svc_published(system: Syste
     assert saga is not None
     second, used = uuid4(), saga["facts"][0]["fact_id"]
     await publish(system, order_created(second, sku, message_id=used))
-    letters = await letters_of(system, second, "reused_message_id")
-    assert all(str(first) in letter["detail"] for letter in letters)
+    dead_letters = await dead_letters_of(system, second, "reused_message_id")
+    assert all(str(first) in dead_letter["detail"] for dead_letter in dead_letters)
     assert await system.shop.saga(second) is None
     await system.settle({first: "COMPLETED"})
 
@@ -120,8 +120,10 @@ async def test_an_order_that_begins_a_second_time_with_other_content(system: Sys
     for order_id in (published, posted):
         contradicting = order_created(order_id, sku, 2)
         await publish(system, contradicting)
-        letters = await letters_of(system, order_id, "contradicts")
-        assert all(f"order {order_id} began with another" in letter["detail"] for letter in letters)
+        dead_letters = await dead_letters_of(system, order_id, "contradicts")
+        assert all(
+            f"order {order_id} began with another" in dead_letter["detail"] for dead_letter in dead_letters
+        )
         message_id = contradicting.message_id or ""
         await until(lambda message_id=message_id: unreadable(system, message_id))  # type: ignore[misc]
         assert await unreadable(system, message_id) == ["contradicts"]
@@ -159,9 +161,9 @@ async def test_what_is_repeated_is_silent(system: System) -> None:
 async def test_an_order_without_a_message_id_is_replayed_to_all(system: System) -> None:
     sku, order_id = await system.new_sku(5), uuid4()
     await publish(system, order_created(order_id, sku, message_id="order-7"))
-    letters = await letters_of(system, order_id, "no_fact_id")
+    dead_letters = await dead_letters_of(system, order_id, "no_fact_id")
     assert await system.shop.saga(order_id) is None
-    await replay(system, letters)
+    await replay(system, dead_letters)
     await system.settle({order_id: "COMPLETED"})
     saga = await system.shop.saga(order_id)
     assert saga is not None

@@ -40,7 +40,7 @@ MOVEMENTS = {
 
 
 @dataclass
-class Told:
+class Input:
     """All that the audience was told of one scenario."""
 
     facts: list[Mapping[str, Any]] = field(default_factory=list)
@@ -53,11 +53,11 @@ class Witness(Audience):
     """Remembers what it was told, and that it was told one scenario at a time."""
 
     def __init__(self) -> None:
-        self.told: dict[str, Told] = {}
-        self._telling = Told()
+        self.told: dict[str, Input] = {}
+        self._telling = Input()
 
     def begins(self, scenario: Scenario, order_id: object) -> None:
-        self._telling = self.told[scenario.name] = Told()
+        self._telling = self.told[scenario.name] = Input()
 
     def sees(self, fact: Mapping[str, Any]) -> None:
         self._telling.facts.append(fact)
@@ -73,7 +73,7 @@ class Witness(Audience):
 
 
 @pytest.fixture(scope="module")
-async def told(system: System) -> Mapping[str, Told]:
+async def told(system: System) -> Mapping[str, Input]:
     """The whole demo, played once: what takes long runs beside the rest."""
     witness = Witness()
     with sabotage_of(system.rig) as sabotage:
@@ -94,7 +94,7 @@ def by_cause(facts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 async def test_it_goes_and_ends_as_the_demo_says(
-    system: System, told: Mapping[str, Told], scenario: Scenario
+    system: System, told: Mapping[str, Input], scenario: Scenario
 ) -> None:
     seen = told[scenario.name]
     assert seen.played is not None
@@ -113,7 +113,7 @@ async def test_it_goes_and_ends_as_the_demo_says(
         assert [movement.kind for movement in books[order_id].money.movements] == MOVEMENTS[scenario.name]
 
 
-async def test_a_fact_that_comes_after_its_undo_is_ignored_by_the_fence(told: Mapping[str, Told]) -> None:
+async def test_a_fact_that_comes_after_its_undo_is_ignored_by_the_fence(told: Mapping[str, Input]) -> None:
     seen = told["late_fact"]
     [answer] = seen.learned
     assert answer.endswith(": fenced")
@@ -122,7 +122,7 @@ async def test_a_fact_that_comes_after_its_undo_is_ignored_by_the_fence(told: Ma
     assert "payment.captured" not in stated
 
 
-async def test_a_poison_message_says_what_is_wrong_with_it(told: Mapping[str, Told]) -> None:
-    [letter] = told["poison"].learned
-    assert "fulfillment" in letter
-    assert "three_lines_a_dispatch" in letter
+async def test_a_poison_message_says_what_is_wrong_with_it(told: Mapping[str, Input]) -> None:
+    [dead_letter] = told["poison"].learned
+    assert "fulfillment" in dead_letter
+    assert "three_lines_a_dispatch" in dead_letter

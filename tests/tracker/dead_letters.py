@@ -84,17 +84,17 @@ async def let_broker_give_up(watch: Watch, message: aio_pika.Message, *, service
     await taken.reject(requeue=False)
 
 
-async def letters(app: FastAPI, query: str = "") -> list[dict[str, Any]]:
+async def dead_letters(app: FastAPI, query: str = "") -> list[dict[str, Any]]:
     """What the tracker lists."""
-    found: list[dict[str, Any]] = (await get(app, f"/dead-letters?{query}")).json()["letters"]
+    found: list[dict[str, Any]] = (await get(app, f"/dead-letters?{query}")).json()["dead_letters"]
     return found
 
 
-async def sees_letters(app: FastAPI, count: int, query: str = "") -> list[dict[str, Any]]:
+async def sees_dead_letters(app: FastAPI, count: int, query: str = "") -> list[dict[str, Any]]:
     """The letters, once there are so many."""
 
     async def enough() -> list[dict[str, Any]]:
-        found = await letters(app, query)
+        found = await dead_letters(app, query)
         return found if len(found) == count else []
 
     return await eventually(enough, why=f"{count} letters are seen")

@@ -34,7 +34,7 @@ from events.facts.saga import (
 from events.messaging.envelope import Envelope
 from events.service import name_of
 from events.telemetry.traceparent import trace_id
-from saga_tracker.projection import HeardFact
+from saga_tracker.projection import SagaFact
 
 ORDER = UUID("0b0e8f9c-0000-4000-8000-000000000001")
 BEGAN = datetime(2026, 11, 28, 6, 0, tzinfo=UTC)
@@ -144,10 +144,10 @@ def _cause(order_id: UUID, name: str, stated: list[Envelope]) -> UUID | None:
     return stated[-1].fact_id if stated else None
 
 
-def heard(names: str) -> list[HeardFact]:
+def heard(names: str) -> list[SagaFact]:
     """The same as the projection is given them."""
     return [
-        HeardFact(
+        SagaFact(
             fact_id=envelope.fact_id,
             name=name_of(type(envelope.fact)),
             read_at=envelope.stated_at,

@@ -11,9 +11,9 @@ from events.service import Step, name_of
 from saga_tracker import projection
 from saga_tracker.projection import State, project
 from tests.runtime.eventually import eventually
+from tests.tracker.facts import BEGAN, PATHS, envelopes, heard
 from tests.tracker.others import others_answering
 from tests.tracker.test_scheduler import impatient
-from tests.tracker.facts import BEGAN, PATHS, envelopes, heard
 from tests.tracker.watch import Watch, get
 
 CONFIRMED = name_of(OrderConfirmed)

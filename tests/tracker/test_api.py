@@ -248,7 +248,7 @@ async def test_readiness_says_how_far_behind_it_is(app: FastAPI) -> None:
         "broker": True,
         "reader": True,
         "publisher": True,
-        "keeper": True,
+        "deadline_scheduler": True,
         "dead_letters": True,
         "cases": True,
         "reconciler": True,

@@ -10,8 +10,8 @@ from saga_tracker.availability import Availability
 from saga_tracker.deadlines import due
 from saga_tracker.projection import project
 from saga_tracker.settings import STEP_DEADLINES_SECONDS
-from tests.tracker.test_deadlines import CONFIRMED, RULES, TURNED_BACK, settings, told
 from tests.tracker.facts import BEGAN, heard
+from tests.tracker.test_deadlines import CONFIRMED, RULES, TURNED_BACK, settings, told
 from tests.tracker.watch import FIVE
 
 PATIENCE_SECONDS = 100.0

@@ -24,12 +24,12 @@ from tests.tracker.dead_letters import (
     FIRST_AT,
     LAST_AT,
     TOKEN,
+    dead_letters,
     fail,
     give_up,
     in_queue,
     let_broker_give_up,
-    letters,
-    sees_letters,
+    sees_dead_letters,
     unusable,
 )
 from tests.tracker.test_process import free_port, run
@@ -52,15 +52,22 @@ async def test_what_a_service_could_not_use_is_kept_with_the_reason(watch: Watch
     order = uuid4()
     message = unusable(order)
     await give_up(watch, message)
-    (letter,) = await sees_letters(app, 1)
-    assert (letter["service"], letter["kind"], letter["reason"]) == ("payment", "unusable", "bad_body")
-    assert letter["detail"] == "lines: Field required"
-    assert letter["state"] == "open"
-    assert letter["attempts"] == 4
-    assert (instant(letter["first_at"]), instant(letter["last_at"])) == (FIRST_AT, LAST_AT)
-    assert letter["order_id"] == str(order)
-    assert letter["message_id"] == message.message_id
-    assert (letter["wire_name"], letter["stated_by"]) == ("inventory.stock_reserved.v1", "inventory")
+    (dead_letter,) = await sees_dead_letters(app, 1)
+    assert (dead_letter["service"], dead_letter["kind"], dead_letter["reason"]) == (
+        "payment",
+        "unusable",
+        "bad_body",
+    )
+    assert dead_letter["detail"] == "lines: Field required"
+    assert dead_letter["state"] == "open"
+    assert dead_letter["attempts"] == 4
+    assert (instant(dead_letter["first_at"]), instant(dead_letter["last_at"])) == (FIRST_AT, LAST_AT)
+    assert dead_letter["order_id"] == str(order)
+    assert dead_letter["message_id"] == message.message_id
+    assert (dead_letter["wire_name"], dead_letter["stated_by"]) == (
+        "inventory.stock_reserved.v1",
+        "inventory",
+    )
     await eventually(lambda: empty(watch, "payment"))
 
 
@@ -71,24 +78,28 @@ async def empty(watch: Watch, service: str) -> bool:
 async def test_a_failure_for_good_is_a_case_with_its_own_reason(watch: Watch, app: FastAPI) -> None:
     order = uuid4()
     stated = await fail(watch, "refund_failed", order)
-    (letter,) = await sees_letters(app, 1)
+    (dead_letter,) = await sees_dead_letters(app, 1)
     assert isinstance(stated.fact, PaymentRefundFailed)
-    assert (letter["service"], letter["kind"]) == ("payment", "case")
-    assert letter["reason"] == stated.fact.reason
-    assert "a person has to settle it" in letter["detail"]
-    assert instant(letter["last_at"]) == stated.stated_at
-    assert (letter["order_id"], letter["message_id"]) == (str(order), str(stated.fact_id))
+    assert (dead_letter["service"], dead_letter["kind"]) == ("payment", "case")
+    assert dead_letter["reason"] == stated.fact.reason
+    assert "a person has to settle it" in dead_letter["detail"]
+    assert instant(dead_letter["last_at"]) == stated.stated_at
+    assert (dead_letter["order_id"], dead_letter["message_id"]) == (str(order), str(stated.fact_id))
 
 
 async def test_what_the_broker_gave_up_is_kept_with_its_word_for_it(watch: Watch, app: FastAPI) -> None:
     order = uuid4()
     forged = {"dead_letter_routing_key": "payment.captured.v1", "dead_letter_reason": "forged"}
     await let_broker_give_up(watch, unusable(order, headers=forged))
-    (letter,) = await sees_letters(app, 1)
-    assert (letter["service"], letter["kind"], letter["reason"]) == ("payment", "undelivered", "rejected")
-    assert letter["order_id"] == str(order)
-    assert letter["last_at"] is not None
-    whole = (await get(app, f"/dead-letters/{letter['letter_id']}", token=TOKEN)).json()
+    (dead_letter,) = await sees_dead_letters(app, 1)
+    assert (dead_letter["service"], dead_letter["kind"], dead_letter["reason"]) == (
+        "payment",
+        "undelivered",
+        "rejected",
+    )
+    assert dead_letter["order_id"] == str(order)
+    assert dead_letter["last_at"] is not None
+    whole = (await get(app, f"/dead-letters/{dead_letter['letter_id']}", token=TOKEN)).json()
     # What a publisher says of where its message came from counts for nothing.
     assert whole["routing_key"] == "inventory.stock_reserved.v1"
 
@@ -147,13 +158,13 @@ async def test_nothing_that_arrives_blocks_the_queue_or_is_lost(
     for _, message in HOSTILE:
         await exchange.publish(message, "payment")
     await give_up(watch, unusable())
-    found = await sees_letters(app, len(HOSTILE) + 1)
+    found = await sees_dead_letters(app, len(HOSTILE) + 1)
     bodies = await watch.rows("SELECT body FROM dead_letters")
     assert sorted(row["body"] for row in bodies if row["body"] != b'{"lines": 7}') == sorted(
         message.body for _, message in HOSTILE
     )
-    for letter in found:
-        answer = await get(app, f"/dead-letters/{letter['letter_id']}", token=TOKEN)
+    for dead_letter in found:
+        answer = await get(app, f"/dead-letters/{dead_letter['letter_id']}", token=TOKEN)
         assert answer.status == 200
     assert (await get(app, "/ui/dead-letters")).status == 200
     await eventually(lambda: empty(watch, "payment"))
@@ -164,9 +175,9 @@ async def test_each_comes_once_however_often_it_is_delivered(watch: Watch, app: 
     message = unusable()
     await give_up(watch, message, message)
     await give_up(watch, message, service="fulfillment")
-    assert len(await sees_letters(app, 2)) == 2
+    assert len(await sees_dead_letters(app, 2)) == 2
     await eventually(lambda: empty(watch, "payment"))
-    assert len(await letters(app)) == 2
+    assert len(await dead_letters(app)) == 2
 
 
 async def test_killed_between_commit_and_acknowledgement_it_stores_nothing_twice(watch: Watch) -> None:
@@ -185,12 +196,12 @@ async def test_killed_between_commit_and_acknowledgement_it_stores_nothing_twice
         process.communicate()
     assert process.returncode == -signal.SIGKILL
     stored = await watch.rows("SELECT count(*) AS letters FROM dead_letters")
-    assert stored[0]["letters"] > 0
+    assert stored[0]["dead_letters"] > 0
     await eventually(lambda: holds(watch, 30), why="the broker takes them back")
     app = watch.app(await watch.start())
-    assert len(await sees_letters(app, 30)) == 30
+    assert len(await sees_dead_letters(app, 30)) == 30
     await eventually(lambda: empty(watch, "payment"))
-    assert len(await letters(app)) == 30
+    assert len(await dead_letters(app)) == 30
 
 
 async def holds(watch: Watch, count: int) -> bool:
@@ -201,7 +212,7 @@ async def test_several_trackers_share_the_work(watch: Watch) -> None:
     apps = [watch.app(await watch.start(dead_letter_prefetch=5)) for _ in range(2)]
     await give_up(watch, *(unusable() for _ in range(40)))
     for app in apps:
-        assert len(await sees_letters(app, 40)) == 40
+        assert len(await sees_dead_letters(app, 40)) == 40
 
 
 async def test_what_was_not_committed_is_still_in_its_queue(watch: Watch, logged: Logged) -> None:
@@ -229,23 +240,23 @@ async def test_it_waits_for_broker_and_database_and_says_so_once(watch: Watch, l
     await eventually(lambda: any(line.get("of") == "database" for line in logged))
     database.restore()
     app = watch.app(tracker)
-    await sees_letters(app, 1)
+    await sees_dead_letters(app, 1)
     broker.cut()
     await give_up(watch, unusable())
     await eventually(lambda: [line for line in logged if "dead letters" in str(line.get("of"))])
     refused = broker.refused
     await eventually(lambda: broker.refused > refused + 5)
     broker.restore()
-    await sees_letters(app, 2)
+    await sees_dead_letters(app, 2)
     began = [line for line in logged if line["event"] == "outage_began"]
     assert len([line for line in began if "dead letters" in line["of"]]) == 1
 
 
 async def test_a_rebuild_keeps_them(watch: Watch, app: FastAPI) -> None:
     await give_up(watch, unusable())
-    await sees_letters(app, 1)
+    await sees_dead_letters(app, 1)
     await watch.rebuild()
-    assert len(await letters(app)) == 1
+    assert len(await dead_letters(app)) == 1
 
 
 def test_properties_come_back_as_they_were() -> None:

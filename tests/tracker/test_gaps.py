@@ -10,12 +10,12 @@ from aio_pika.abc import AbstractIncomingMessage
 from events.service import EXCHANGE, STREAM
 from saga_tracker.consistency.snapshot import ServiceState
 from saga_tracker.consistency.statuses import STATUSES_AFTER, Proof, proofs
-from saga_tracker.projection import HeardFact, State, project
+from saga_tracker.projection import SagaFact, State, project
 from saga_tracker.service import Tracker
 from saga_tracker.steps import SERVICES
 from tests.runtime.eventually import eventually
-from tests.tracker.others import SAID_WHEN_DONE, Others, others_answering
 from tests.tracker.facts import BEGAN, PATHS, envelopes
+from tests.tracker.others import SAID_WHEN_DONE, Others, others_answering
 from tests.tracker.watch import FIVE, Watch, get
 
 QUICKLY = {"stream_answer_seconds": 0.5}
@@ -229,5 +229,5 @@ def test_whoever_is_cancelled_need_not_have_been_withdrawn() -> None:
 
 def test_all_that_a_completed_orders_states_prove_is_a_completed_saga() -> None:
     said = {service: ServiceState(**answer) for service, answer in SAID_WHEN_DONE.items()}
-    facts = [HeardFact(uuid4(), proof.fact, BEGAN, ending=proof.ending) for proof in proofs(said)]
+    facts = [SagaFact(uuid4(), proof.fact, BEGAN, ending=proof.ending) for proof in proofs(said)]
     assert project(facts).state is State.COMPLETED

@@ -14,7 +14,7 @@ from events.service import DEAD_LETTER_EXCHANGE
 from saga_tracker.dead_letters.properties import as_text, from_text
 from tests import raw_amqp
 from tests.runtime.eventually import eventually
-from tests.tracker.dead_letters import TOKEN, give_up, reason_of, sees_letters, unusable
+from tests.tracker.dead_letters import TOKEN, give_up, reason_of, sees_dead_letters, unusable
 from tests.tracker.facts import envelopes
 from tests.tracker.watch import Watch, get, post
 
@@ -68,15 +68,15 @@ async def test_a_letter_of_an_earlier_release_is_shown_and_replayed(
 ) -> None:
     heard = await watch.hear_redrives("payment")
     await give_up(watch, unusable(headers={"deep": {"n": 1}}))
-    (letter,) = await sees_letters(app, 1)
+    (dead_letter,) = await sees_dead_letters(app, 1)
     await watch.rows(
         "UPDATE dead_letters SET properties = replace(properties, %(now)s, %(before)s)",
         now=tagged(1, 1),
         before=tagged(1, depth),
     )
-    shown = await headers_shown(app, letter["letter_id"])
+    shown = await headers_shown(app, dead_letter["letter_id"])
     assert '{"n":' in json.dumps(shown["deep"])
-    await replay(app, letter["letter_id"])
+    await replay(app, dead_letter["letter_id"])
     assert await eventually(lambda: heard.get(fail=False)) is not None
 
 
@@ -98,11 +98,11 @@ async def test_headers_that_no_stream_can_hold_reach_the_service_and_not_the_vie
     )
     body = created.fact.model_dump_json().encode()
     await raw_amqp.publish(watch.channel, DEAD_LETTER_EXCHANGE, "inventory", properties, body)
-    (letter,) = await sees_letters(app, 1)
-    assert letter["reason"] == "headers_too_deep"
-    shown = await headers_shown(app, letter["letter_id"])
+    (dead_letter,) = await sees_dead_letters(app, 1)
+    assert dead_letter["reason"] == "headers_too_deep"
+    shown = await headers_shown(app, dead_letter["letter_id"])
     assert shown["exact"] == "0.07"
-    await replay(app, letter["letter_id"])
+    await replay(app, dead_letter["letter_id"])
     sent = await eventually(lambda: heard.get(fail=False))
     assert sent is not None
     assert decode(sent, created.fact.wire_name).fact_id == created.fact_id

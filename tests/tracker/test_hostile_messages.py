@@ -19,7 +19,7 @@ from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE
 from tests import raw_amqp
 from tests.hostile_messages import Hostile, hostile, texts
 from tests.runtime.eventually import eventually
-from tests.tracker.dead_letters import TOKEN, letters
+from tests.tracker.dead_letters import TOKEN, dead_letters
 from tests.tracker.facts import facts_of
 from tests.tracker.watch import Watch, get, post
 
@@ -88,7 +88,7 @@ async def test_each_in_the_stream_is_a_fact_or_unreadable(
 
 
 async def taken_in(app: FastAPI, count: int) -> list[dict[str, Any]]:
-    found = await letters(app, "state=open&limit=500")
+    found = await dead_letters(app, "state=open&limit=500")
     assert len(found) <= count
     return found if len(found) == count else []
 
@@ -103,12 +103,12 @@ async def test_each_dead_letter_is_shown_and_replayed_or_discarded(
     for message_id, (one, said) in zip(message_ids, sent, strict=True):
         await publish(watch, DEAD_LETTER_EXCHANGE, "inventory", one, said, message_id)
     found = await eventually(lambda: taken_in(app, len(sent)))
-    for number, letter in enumerate(found):
-        path = f"/dead-letters/{letter['letter_id']}"
+    for number, dead_letter in enumerate(found):
+        path = f"/dead-letters/{dead_letter['letter_id']}"
         assert (await get(app, path, token=TOKEN)).status == 200
         answer = await post(app, f"{path}/{('replay', 'discard')[number % 2]}", ANNA, token=TOKEN)
         assert answer.status == 200, answer.text
-    replayed = {letter["message_id"] for letter in found[::2]}
+    replayed = {dead_letter["message_id"] for dead_letter in found[::2]}
     again = [await eventually(lambda: heard.get(fail=False, no_ack=True)) for _ in replayed]
     assert {one.message_id for one in again if one is not None} == replayed
     assert [line for line in logged if line["event"] in UNHEARD_OF] == []

@@ -17,9 +17,9 @@ from saga_tracker.service import Tracker
 from tests import raw_amqp
 from tests.runtime.eventually import eventually
 from tests.servers import Servers
-from tests.tracker.test_scheduler import impatient, states
-from tests.tracker.test_outbox import enter, own, redriven
 from tests.tracker.facts import TRACEPARENT, envelopes
+from tests.tracker.test_outbox import enter, own, redriven
+from tests.tracker.test_scheduler import impatient, states
 from tests.tracker.watch import Watch, get
 
 INNOCENT = 50

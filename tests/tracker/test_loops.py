@@ -20,13 +20,13 @@ from saga_tracker.consistency.snapshot import Books
 from saga_tracker.dead_letters import ingest
 from saga_tracker.dead_letters.dead_letter import bare_letter
 from saga_tracker.reconciliation import reconciler
-from saga_tracker.scheduler import scheduler as keeper
+from saga_tracker.scheduler import scheduler as scheduler
 from tests.runtime.eventually import eventually
 from tests.tracker.dead_letters import give_up, in_queue, unusable
-from tests.tracker.others import others_answering
-from tests.tracker.test_scheduler import impatient, just_now, states
-from tests.tracker.test_process import free_port, run_modules
 from tests.tracker.facts import PATHS, envelopes
+from tests.tracker.others import others_answering
+from tests.tracker.test_process import free_port, run_modules
+from tests.tracker.test_scheduler import impatient, just_now, states
 from tests.tracker.watch import Watch, is_ready
 
 Logged = list[MutableMapping[str, Any]]
@@ -35,7 +35,7 @@ LOOPS = {
     "reader": "saga_tracker.reading.reader:Reader.run",
     "lag": "saga_tracker.reading.reader:Reader.measure_lag",
     "publisher": "saga_tracker.scheduler.outbox:Publisher.run",
-    "keeper": "saga_tracker.scheduler.scheduler:Keeper.run",
+    "deadline_scheduler": "saga_tracker.scheduler.scheduler:DeadlineScheduler.run",
     "dead_letters": "saga_tracker.dead_letters.ingest:Ingest.run",
     "cases": "saga_tracker.dead_letters.ingest:Ingest.close_cases",
     "reconciler": "saga_tracker.reconciliation.reconciler:Reconciler.run",
@@ -45,7 +45,7 @@ LOOPS = {
 # What they do again and again, and does not expect to go wrong like that.
 WITHIN = {
     "reader": "saga_tracker.reading.reader:Reader._note",
-    "keeper": "saga_tracker.scheduler.scheduler:Keeper._tick",
+    "deadline_scheduler": "saga_tracker.scheduler.scheduler:DeadlineScheduler._tick",
     "dead_letters": "saga_tracker.dead_letters.ingest:Ingest._store",
     "reconciler": "saga_tracker.reconciliation.reconciler:Reconciler._round",
     "watcher": "saga_tracker.scheduler.watcher:Watcher._look",
@@ -161,8 +161,8 @@ async def test_one_saga_in_trouble_does_not_end_the_deadlines_of_others(
             raise KeyError(late.order_id)
         return traced(late, *others)
 
-    traced = keeper._traced
-    monkeypatch.setattr(keeper, "_traced", stumbling)
+    traced = scheduler._traced
+    monkeypatch.setattr(scheduler, "_traced", stumbling)
     settings = impatient(payment=0.3) | {"redrive_grace_seconds": 3_600, "deadline_revisit_seconds": 0.2}
     tracker = await watch.start(**settings)
     await watch.say(*(fact for order in (guilty, *innocent) for fact in just_now("created reserved", order)))
@@ -183,7 +183,7 @@ async def test_trouble_with_every_saga_ends_the_tracker(
     def stumble(*_: Any) -> Any:
         raise KeyError("a mistake in the program")
 
-    monkeypatch.setattr(keeper, "_traced", stumble)
+    monkeypatch.setattr(scheduler, "_traced", stumble)
     # The tracebacks of all of them take their time within the transaction, which the lease bounds.
     alone = {"deadline_batch_size": 4, "lease_seconds": 30.0}
     tracker = await watch.start(**impatient(payment=0.3) | alone)
@@ -254,7 +254,7 @@ async def differs(watch: Watch, order_id: UUID) -> bool:
 async def stored(watch: Watch, count: int) -> None:
     async def enough() -> bool:
         rows = await watch.rows("SELECT count(*) AS letters FROM dead_letters")
-        return bool(rows[0]["letters"] == count)
+        return bool(rows[0]["dead_letters"] == count)
 
     await eventually(enough, why=f"{count} letters are stored")
 

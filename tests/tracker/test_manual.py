@@ -16,7 +16,7 @@ from events.facts.saga import RetryRequested, SagaOverdue, Settled
 from events.messaging.envelope import Envelope, decode
 from events.messaging.retries import original_routing_key
 from tests.runtime.eventually import eventually
-from tests.tracker.dead_letters import TOKEN, give_up, sees_letters, unusable
+from tests.tracker.dead_letters import TOKEN, give_up, sees_dead_letters, unusable
 from tests.tracker.facts import envelopes
 from tests.tracker.watch import Answer, Watch, get, post
 
@@ -77,8 +77,8 @@ async def state_next(watch: Watch, after: Envelope, fact: Fact) -> Envelope:
 
 
 async def letter_becomes(app: FastAPI, order: UUID, state: str) -> dict[str, Any]:
-    (letter,) = await sees_letters(app, 1, f"order_id={order}&state={state}")
-    return letter
+    (dead_letter,) = await sees_dead_letters(app, 1, f"order_id={order}&state={state}")
+    return dead_letter
 
 
 @pytest.mark.parametrize(("path", "service", "then"), FAILURES)
@@ -134,8 +134,8 @@ async def test_a_retry_that_fails_is_a_failure_of_its_own(watch: Watch, app: Fas
     await stands(app, order, "COMPENSATING")
     second = await state_next(watch, asked, failed.fact)
     await stands(app, order, "NEEDS_MANUAL")
-    letter = await letter_becomes(app, order, "open")
-    assert letter["message_id"] == str(second.fact_id)
+    dead_letter = await letter_becomes(app, order, "open")
+    assert dead_letter["message_id"] == str(second.fact_id)
     assert (await act(app, order, "redrive")).status == 202
     assert (await heard_in(queue)).causation_id == second.fact_id
 
@@ -144,9 +144,9 @@ async def test_a_case_that_was_settled_is_closed_when_its_service_says_so(watch:
     order = uuid4()
     stated = await state(watch, UNREFUNDED, order)
     await stands(app, order, "NEEDS_MANUAL")
-    letter = await letter_becomes(app, order, "open")
+    dead_letter = await letter_becomes(app, order, "open")
     assert (await act(app, order, "settle")).status == 202
-    answer = await post(app, f"/dead-letters/{letter['letter_id']}/replay", ANNA, token=TOKEN)
+    answer = await post(app, f"/dead-letters/{dead_letter['letter_id']}/replay", ANNA, token=TOKEN)
     assert answer.status == 409
     assert "answered already" in answer.json()["detail"]
     await letter_becomes(app, order, "open")
@@ -236,7 +236,7 @@ async def test_the_pages_show_letters_acts_and_what_can_be_done(watch: Watch, ap
     order = uuid4()
     await state(watch, UNREFUNDED, order)
     await give_up(watch, unusable(order, body=b"secret"), why="<b>")
-    await sees_letters(app, 2, f"order_id={order}")
+    await sees_dead_letters(app, 2, f"order_id={order}")
     await stands(app, order, "NEEDS_MANUAL")
     page = (await get(app, f"/ui/sagas/{order}")).text
     assert f"/sagas/{order}/redrive" in page

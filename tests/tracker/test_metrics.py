@@ -161,13 +161,13 @@ async def test_dead_letters_and_cases_are_there_by_service(watch: Watch) -> None
 async def test_one_of_two_trackers_keeps_the_deadlines(watch: Watch) -> None:
     trackers = [await watch.start(lease_seconds=1.0), await watch.start(lease_seconds=1.0)]
     for tracker in trackers:
-        await now(watch, tracker, lambda found: found.of("murmuration_keeper_present") == 1)
-    keeping = [(await numbers_of(watch, tracker)).of("murmuration_keeper") for tracker in trackers]
+        await now(watch, tracker, lambda found: found.of("murmuration_leader_present") == 1)
+    keeping = [(await numbers_of(watch, tracker)).of("murmuration_leader") for tracker in trackers]
     assert sorted(keeping) == [0, 1]
     # The clock by which deadlines are kept stands still while nobody reads: then nobody keeps them.
     for tracker in trackers:
         await tracker.loops.close(5)
-    await now(watch, trackers[0], lambda found: found.of("murmuration_keeper_present") == 0)
+    await now(watch, trackers[0], lambda found: found.of("murmuration_leader_present") == 0)
 
 
 async def test_a_view_that_is_behind_says_for_how_long(watch: Watch) -> None:

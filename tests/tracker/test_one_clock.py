@@ -8,8 +8,8 @@ import pytest
 
 from events.messaging.envelope import Envelope
 from saga_tracker.service import Tracker
-from tests.tracker.test_scheduler import impatient, states
 from tests.tracker.facts import PATHS, envelopes
+from tests.tracker.test_scheduler import impatient, states
 from tests.tracker.watch import Watch, get
 
 HOURS_AHEAD = timedelta(hours=2)

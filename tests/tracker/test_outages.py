@@ -14,8 +14,8 @@ from events.service import REDRIVE_EXCHANGE
 from saga_tracker.service import Tracker
 from tests.metrics import Numbers
 from tests.runtime.eventually import eventually
-from tests.tracker.test_scheduler import impatient, just_now, stands, stated, states
 from tests.tracker.facts import envelopes
+from tests.tracker.test_scheduler import impatient, just_now, stands, stated, states
 from tests.tracker.watch import FIVE, Watch, get
 
 LATE = ("saga.redriven.v1", "saga.timed_out.v2")

@@ -3,16 +3,16 @@
 import pytest
 
 from saga_tracker.board.pages import home_page, letters_page, saga_page
-from saga_tracker.dead_letters.dead_letter import LetterKind, LetterState
-from saga_tracker.dead_letters.views import AuditView, Groups, LetterPage, LetterView
-from saga_tracker.http.views import SagaPage, SagaWithTrail, Stats, WaitView
+from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
+from saga_tracker.dead_letters.views import AuditView, DeadLetterPage, DeadLetterView, Groups
+from saga_tracker.http.views import SagaPage, SagaWithTimeline, Stats, WaitView
 from saga_tracker.projection import State
 from tests.planted import ESCAPED, SCRIPT, planted
 
 
-def a_saga(state: State) -> SagaWithTrail:
+def a_saga(state: State) -> SagaWithTimeline:
     """It waits in each of the ways that there are."""
-    saga: SagaWithTrail = planted(SagaWithTrail)
+    saga: SagaWithTimeline = planted(SagaWithTimeline)
     wait: WaitView = planted(WaitView)
     down, due = (wait.model_copy(update={"overdue_at": None}) for _ in range(2))
     saga.waits, saga.state = [wait, down, due.model_copy(update={"service_down": None})], state
@@ -33,19 +33,19 @@ def test_the_list_of_sagas_escapes_every_string(chosen: State | None) -> None:
 
 @pytest.mark.parametrize("state", State)
 def test_the_page_of_a_saga_escapes_every_string(state: State) -> None:
-    letter: LetterView = planted(LetterView)
-    case = letter.model_copy(update={"kind": LetterKind.CASE})
+    dead_letter: DeadLetterView = planted(DeadLetterView)
+    case = dead_letter.model_copy(update={"kind": DeadLetterKind.CASE})
     entries: list[AuditView] = [planted(AuditView)]
-    text = saga_page(a_saga(state), [letter, case], entries, base_url=f"http://{SCRIPT}/")
+    text = saga_page(a_saga(state), [dead_letter, case], entries, base_url=f"http://{SCRIPT}/")
     assert "<script" not in text
     assert SCRIPT not in text
     assert text.count(ESCAPED) > 3 * 2 + 4 + 2 * 4 + 4 + 6
 
 
-@pytest.mark.parametrize("chosen", LetterState)
-def test_the_page_of_dead_letters_escapes_every_string(chosen: LetterState) -> None:
+@pytest.mark.parametrize("chosen", DeadLetterState)
+def test_the_page_of_dead_letters_escapes_every_string(chosen: DeadLetterState) -> None:
     groups: Groups = planted(Groups)
-    page: LetterPage = planted(LetterPage)
+    page: DeadLetterPage = planted(DeadLetterPage)
     asked = {"service": SCRIPT, "reason": SCRIPT}
     text = letters_page(groups, page, asked, chosen, base_url=f"http://{SCRIPT}/")
     assert "<script" not in text

@@ -20,13 +20,13 @@ from tests.runtime.eventually import eventually
 from tests.servers import Servers
 from tests.tracker.dead_letters import (
     TOKEN,
+    dead_letters,
     fail,
     give_up,
     in_queue,
     let_broker_give_up,
-    letters,
     reason_of,
-    sees_letters,
+    sees_dead_letters,
     unusable,
 )
 from tests.tracker.test_process import free_port, run
@@ -98,8 +98,8 @@ async def one_of_each_kind(watch: Watch) -> None:
 
 
 def of_each_kind(found: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
-    assert {letter["service"] for letter in found} == {"payment"}
-    return {letter["kind"]: (letter["reason"], letter["wire_name"]) for letter in found}
+    assert {dead_letter["service"] for dead_letter in found} == {"payment"}
+    return {dead_letter["kind"]: (dead_letter["reason"], dead_letter["wire_name"]) for dead_letter in found}
 
 
 async def test_letters_outlive_more_deaths_of_the_tracker_than_the_broker_allows(watch: Watch) -> None:
@@ -117,8 +117,8 @@ async def test_letters_outlive_more_deaths_of_the_tracker_than_the_broker_allows
         await eventually(lambda: holds(watch, 0, 3), why="the broker takes them back")
     app = watch.app(await watch.start())
     await eventually(lambda: holds(watch, 0, 0))
-    found = of_each_kind(await letters(app))
-    assert len(await letters(app)) == 3, "parked or not, it is one letter"
+    found = of_each_kind(await dead_letters(app))
+    assert len(await dead_letters(app)) == 3, "parked or not, it is one letter"
     assert found["unusable"] == ("bad_body", "inventory.stock_reserved.v1")
     assert found["case"] == ("issue_credit_note: refused", "payment.refund_failed.v1")
     assert found["undelivered"] == ("rejected", "inventory.stock_reserved.v1")
@@ -132,11 +132,11 @@ async def test_what_was_never_stored_before_is_shown_as_if_nobody_had_parked_it(
     await one_of_each_kind(watch)
     await give_back_until_parked(watch, 3)
     app = watch.app(await watch.start(admin_token=SecretStr(TOKEN)))
-    found = await sees_letters(app, 3)
+    found = await sees_dead_letters(app, 3)
     assert of_each_kind(found).keys() == {"unusable", "case", "undelivered"}
-    for letter in found:
-        whole = (await get(app, f"/dead-letters/{letter['letter_id']}", token=TOKEN)).json()
-        key = "payment.refund_failed.v1" if letter["kind"] == "case" else "inventory.stock_reserved.v1"
+    for dead_letter in found:
+        whole = (await get(app, f"/dead-letters/{dead_letter['letter_id']}", token=TOKEN)).json()
+        key = "payment.refund_failed.v1" if dead_letter["kind"] == "case" else "inventory.stock_reserved.v1"
         assert whole["routing_key"] == key
         assert PARKED_QUEUE not in str(whole)
         assert "delivery_limit" not in str(whole)
@@ -148,8 +148,8 @@ async def test_what_anybody_puts_there_is_a_letter_too(watch: Watch) -> None:
     for number, note in enumerate(notes):
         await default.publish(Message(b"{}", message_id=str(number), headers={"x-death": note}), PARKED_QUEUE)
     app = watch.app(await watch.start())
-    found = await sees_letters(app, len(notes))
-    assert {letter["service"] for letter in found} == {"unknown"}
+    found = await sees_dead_letters(app, len(notes))
+    assert {dead_letter["service"] for dead_letter in found} == {"unknown"}
     await eventually(lambda: holds(watch, 0, 0))
 
 
@@ -158,5 +158,5 @@ async def test_what_would_expire_among_the_dead_is_kept(watch: Watch) -> None:
     await exchange.publish(Message(b"{}", expiration=0.001, headers=reason_of()), "payment")
     await eventually(lambda: holds(watch, 0, 1), why="it is parked")
     app = watch.app(await watch.start())
-    (letter,) = await sees_letters(app, 1)
-    assert (letter["kind"], letter["reason"]) == ("unusable", "bad_body")
+    (dead_letter,) = await sees_dead_letters(app, 1)
+    assert (dead_letter["kind"], dead_letter["reason"]) == ("unusable", "bad_body")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
-from saga_tracker.projection import ENDED, HeardFact, Saga, State, project
+from saga_tracker.projection import ENDED, Saga, SagaFact, State, project
 from tests.tracker.facts import BEGAN, PATHS, RETOLD, TRACEPARENT, heard
 
 # What is known, then: state, whom it waits for, and why.
@@ -291,7 +291,7 @@ def test_that_it_timed_out_stays_visible() -> None:
 
 def test_the_trace_is_that_of_the_order() -> None:
     first, second = heard("created reserved")
-    untraced = HeardFact(first.fact_id, first.name, first.read_at)
+    untraced = SagaFact(first.fact_id, first.name, first.read_at)
     assert project([first]).trace_id == TRACEPARENT.split("-")[1]
     assert project([untraced, second]).trace_id == TRACEPARENT.split("-")[1]
     assert project([untraced]).trace_id is None
@@ -299,7 +299,7 @@ def test_the_trace_is_that_of_the_order() -> None:
 
 def test_an_order_stated_twice_began_the_first_time() -> None:
     first, second = heard("created reserved")
-    again = HeardFact(second.fact_id, first.name, second.read_at)
+    again = SagaFact(second.fact_id, first.name, second.read_at)
     assert project([again, first]).started_at == first.read_at
 
 
@@ -329,5 +329,5 @@ def _seconds(saga: Saga) -> float:
     return (saga.since - BEGAN).total_seconds()
 
 
-def _by_id(fact: HeardFact) -> str:
+def _by_id(fact: SagaFact) -> str:
     return str(fact.fact_id)

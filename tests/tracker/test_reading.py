@@ -18,8 +18,8 @@ from events.messaging.envelope import Envelope, encode
 from saga_tracker.reading.recorder import Recorder
 from saga_tracker.service import Tracker
 from tests.runtime.eventually import eventually
-from tests.tracker.test_recorder import batch_of
 from tests.tracker.facts import PATHS, envelopes
+from tests.tracker.test_recorder import batch_of
 from tests.tracker.watch import Watch, is_ready
 
 BURST = 60

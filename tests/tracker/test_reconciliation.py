@@ -13,8 +13,8 @@ from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.comparisons import Outcome, Pace
 from saga_tracker.service import Tracker
 from tests.runtime.eventually import eventually
-from tests.tracker.others import Others, others_answering
 from tests.tracker.facts import PATHS, envelopes
+from tests.tracker.others import Others, others_answering
 from tests.tracker.watch import Watch, get
 
 COMPLETED = PATHS["completed"]

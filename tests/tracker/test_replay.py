@@ -17,7 +17,7 @@ from events.messaging.envelope import decode
 from events.messaging.retries import original_routing_key
 from events.service import REDRIVE_EXCHANGE
 from tests.runtime.eventually import eventually
-from tests.tracker.dead_letters import TOKEN, fail, give_up, let_broker_give_up, sees_letters, unusable
+from tests.tracker.dead_letters import TOKEN, fail, give_up, let_broker_give_up, sees_dead_letters, unusable
 from tests.tracker.watch import FIVE, Answer, Watch, get, post
 
 ANNA = {"by": "anna", "note": "fixed the parser"}
@@ -36,18 +36,18 @@ async def act(app: FastAPI, path: str, body: Any = ANNA) -> Answer:
 async def whole(app: FastAPI, letter_id: str) -> dict[str, Any]:
     answer = await get(app, f"/dead-letters/{letter_id}", token=TOKEN)
     assert answer.status == 200
-    letter: dict[str, Any] = answer.json()
-    return letter
+    dead_letter: dict[str, Any] = answer.json()
+    return dead_letter
 
 
 async def ids_of(app: FastAPI, query: str) -> set[str]:
     answer = await get(app, f"/dead-letters?{query}")
     assert answer.status == 200
-    return {letter["letter_id"] for letter in answer.json()["letters"]}
+    return {dead_letter["letter_id"] for dead_letter in answer.json()["dead_letters"]}
 
 
-def ids(letters: Iterable[dict[str, Any]]) -> list[str]:
-    return [letter["letter_id"] for letter in letters]
+def ids(dead_letters: Iterable[dict[str, Any]]) -> list[str]:
+    return [dead_letter["letter_id"] for dead_letter in dead_letters]
 
 
 class Ears:
@@ -77,8 +77,8 @@ async def test_letters_are_found_by_service_reason_order_and_state(watch: Watch,
     await give_up(watch, unusable(order))
     await give_up(watch, unusable(), why="KeyError")
     await give_up(watch, unusable(order), service="fulfillment")
-    found = await sees_letters(app, 3)
-    by = {(letter["service"], letter["reason"]): letter["letter_id"] for letter in found}
+    found = await sees_dead_letters(app, 3)
+    by = {(dead_letter["service"], dead_letter["reason"]): dead_letter["letter_id"] for dead_letter in found}
     bad, raised, other = by["payment", "bad_body"], by["payment", "KeyError"], by["fulfillment", "bad_body"]
     assert await ids_of(app, "service=payment") == {bad, raised}
     assert await ids_of(app, "reason=bad_body") == {bad, other}
@@ -109,30 +109,30 @@ async def test_a_bad_question_gets_a_problem_for_an_answer(app: FastAPI) -> None
 
 async def test_pages_cover_every_letter_once_even_while_more_arrive(watch: Watch, app: FastAPI) -> None:
     await give_up(watch, *(unusable() for _ in range(7)))
-    first = await sees_letters(app, 7)
+    first = await sees_dead_letters(app, 7)
     seen: list[str] = []
     cursor = ""
     while True:
         page = (await get(app, f"/dead-letters?limit=3{cursor}")).json()
-        seen += ids(page["letters"])
+        seen += ids(page["dead_letters"])
         if page["next_cursor"] is None:
             break
         cursor = f"&cursor={page['next_cursor']}"
         await give_up(watch, unusable())
-        await sees_letters(app, len(first) + len(seen) // 3)
+        await sees_dead_letters(app, len(first) + len(seen) // 3)
     assert seen == ids(first)
 
 
 async def test_groups_are_counted(watch: Watch, app: FastAPI) -> None:
     await give_up(watch, unusable(), unusable())
     await give_up(watch, unusable(), why="KeyError")
-    found = await sees_letters(app, 3)
-    gone = next(letter for letter in found if letter["reason"] == "bad_body")
+    found = await sees_dead_letters(app, 3)
+    gone = next(dead_letter for dead_letter in found if dead_letter["reason"] == "bad_body")
     await act(app, f"/dead-letters/{gone['letter_id']}/discard")
     await give_up(watch, unusable(), unusable(), why="KeyError")
-    await sees_letters(app, 5)
+    await sees_dead_letters(app, 5)
     groups = (await get(app, "/dead-letters/groups")).json()["groups"]
-    counted = [(group["service"], group["reason"], group["open"], group["letters"]) for group in groups]
+    counted = [(group["service"], group["reason"], group["open"], group["dead_letters"]) for group in groups]
     assert counted == [("payment", "KeyError", 3, 3), ("payment", "bad_body", 1, 2)]
     assert {group["wire_name"] for group in groups} == {"inventory.stock_reserved.v1"}
     assert groups[0]["first_at"] < groups[0]["last_at"]
@@ -147,8 +147,8 @@ async def test_a_letter_is_seen_whole(
 ) -> None:
     message = unusable(body=body)
     await give_up(watch, message)
-    (letter,) = await sees_letters(app, 1)
-    seen = await whole(app, letter["letter_id"])
+    (dead_letter,) = await sees_dead_letters(app, 1)
+    seen = await whole(app, dead_letter["letter_id"])
     assert (seen["body"], seen["body_encoding"], seen["body_bytes"]) == (*shown, len(body))
     assert seen["headers"]["x-mine"] == "kept"
     assert seen["headers"]["dead_letter_reason"] == "bad_body"
@@ -165,8 +165,8 @@ async def test_a_letter_is_seen_whole(
 
 async def test_a_body_too_long_to_show_is_cut_and_says_so(watch: Watch, app: FastAPI) -> None:
     await give_up(watch, unusable(body="é".encode() * 510_000))
-    (letter,) = await sees_letters(app, 1)
-    seen = await whole(app, letter["letter_id"])
+    (dead_letter,) = await sees_dead_letters(app, 1)
+    seen = await whole(app, dead_letter["letter_id"])
     assert (seen["body_bytes"], seen["body_cut"], seen["body_encoding"]) == (1_020_000, True, "text")
     assert seen["body"] == "é" * 500_000
 
@@ -228,8 +228,8 @@ async def test_a_replay_reaches_that_service_alone_and_is_what_it_was(
     )
     message.expiration = 60.0
     await give_up(watch, message)
-    (letter,) = await sees_letters(app, 1, "service=payment")
-    answer = await act(app, f"/dead-letters/{letter['letter_id']}/replay")
+    (dead_letter,) = await sees_dead_letters(app, 1, "service=payment")
+    answer = await act(app, f"/dead-letters/{dead_letter['letter_id']}/replay")
     assert (answer.status, answer.json()["state"]) == (200, "replayed")
     heard = await ears.next("payment")
     assert await ears.silent()
@@ -244,15 +244,15 @@ async def test_a_replay_reaches_that_service_alone_and_is_what_it_was(
         "x-mine": "kept",
         "raw": bytearray(b"\xff"),
         "n": 2**40,
-        "replayed_letter_id": letter["letter_id"],
+        "replayed_letter_id": dead_letter["letter_id"],
         "retry_routing_key": "inventory.stock_reserved.v1",
     }
 
 
 async def test_what_the_broker_gave_up_is_replayed_too(watch: Watch, app: FastAPI, ears: Ears) -> None:
     await let_broker_give_up(watch, unusable(headers={"dead_letter_routing_key": "payment.captured.v1"}))
-    (letter,) = await sees_letters(app, 1)
-    assert (await act(app, f"/dead-letters/{letter['letter_id']}/replay")).status == 200
+    (dead_letter,) = await sees_dead_letters(app, 1)
+    assert (await act(app, f"/dead-letters/{dead_letter['letter_id']}/replay")).status == 200
     heard = await ears.next("payment")
     assert original_routing_key(heard) == "inventory.stock_reserved.v1"
     assert not [name for name in heard.headers if name.startswith(("x-death", "x-first", "x-last"))]
@@ -260,7 +260,7 @@ async def test_what_the_broker_gave_up_is_replayed_too(watch: Watch, app: FastAP
 
 async def test_replaying_twice_has_no_second_effect(watch: Watch, app: FastAPI, ears: Ears) -> None:
     await give_up(watch, unusable(), unusable())
-    found = ids(await sees_letters(app, 2))
+    found = ids(await sees_dead_letters(app, 2))
     path = f"/dead-letters/{found[0]}/replay"
     assert (await act(app, path)).status == 200
     await ears.next("payment")
@@ -282,8 +282,8 @@ async def test_replaying_twice_has_no_second_effect(watch: Watch, app: FastAPI, 
 
 async def test_of_many_who_replay_at_once_one_does(watch: Watch, app: FastAPI, ears: Ears) -> None:
     await give_up(watch, unusable())
-    (letter,) = await sees_letters(app, 1)
-    path = f"/dead-letters/{letter['letter_id']}/replay"
+    (dead_letter,) = await sees_dead_letters(app, 1)
+    path = f"/dead-letters/{dead_letter['letter_id']}/replay"
     answers = await asyncio.gather(*(act(app, path) for _ in range(6)))
     assert sorted(answer.status for answer in answers) == [200] + [409] * 5
     await ears.next("payment")
@@ -296,7 +296,7 @@ async def test_a_group_is_replayed_in_parts(watch: Watch, ears: Ears) -> None:
     await give_up(watch, *(unusable() for _ in range(7)))
     await give_up(watch, unusable(), why="KeyError")
     await give_up(watch, unusable(), service="fulfillment")
-    await sees_letters(app, 9)
+    await sees_dead_letters(app, 9)
     group = {"by": "anna", "service": "payment", "reason": "bad_body"}
     outcomes = [(await act(app, "/dead-letters/replay", group)).json() for _ in range(3)]
     assert [(each["replayed"], each["remaining"]) for each in outcomes] == [(5, 2), (2, 0), (0, 0)]
@@ -314,14 +314,14 @@ async def test_a_letter_is_marked_only_when_the_broker_has_confirmed(watch: Watc
         )
     )
     await give_up(watch, unusable())
-    (letter,) = await sees_letters(app, 1)
-    path = f"/dead-letters/{letter['letter_id']}/replay"
+    (dead_letter,) = await sees_dead_letters(app, 1)
+    path = f"/dead-letters/{dead_letter['letter_id']}/replay"
     for fault in (proxy.cut, proxy.freeze):
         fault()
         answer = await act(app, path)
         assert (answer.status, answer.headers["retry-after"]) == (503, "2")
-        assert (await sees_letters(app, 1))[0]["state"] == "open"
-        assert (await whole(app, letter["letter_id"]))["history"]["audit"] == []
+        assert (await sees_dead_letters(app, 1))[0]["state"] == "open"
+        assert (await whole(app, dead_letter["letter_id"]))["history"]["audit"] == []
         proxy.restore()
     proxy.thaw()
     await eventually(lambda: replayed(app, path))
@@ -334,24 +334,24 @@ async def replayed(app: FastAPI, path: str) -> bool:
 
 async def test_a_service_that_has_no_queue_is_not_taken_to_have_heard(watch: Watch, app: FastAPI) -> None:
     await give_up(watch, unusable())
-    (letter,) = await sees_letters(app, 1)
-    assert (await act(app, f"/dead-letters/{letter['letter_id']}/replay")).status == 503
-    assert (await sees_letters(app, 1))[0]["state"] == "open"
+    (dead_letter,) = await sees_dead_letters(app, 1)
+    assert (await act(app, f"/dead-letters/{dead_letter['letter_id']}/replay")).status == 503
+    assert (await sees_dead_letters(app, 1))[0]["state"] == "open"
 
 
 async def test_one_that_fails_again_is_a_new_letter_that_names_the_old_one(
     watch: Watch, app: FastAPI, ears: Ears
 ) -> None:
     await give_up(watch, unusable())
-    (letter,) = await sees_letters(app, 1)
-    await act(app, f"/dead-letters/{letter['letter_id']}/replay")
+    (dead_letter,) = await sees_dead_letters(app, 1)
+    await act(app, f"/dead-letters/{dead_letter['letter_id']}/replay")
     heard = await ears.next("payment")
     again = unusable(headers={"replayed_letter_id": heard.headers["replayed_letter_id"]})
     await give_up(watch, again, why="KeyError")
-    newest, oldest = await sees_letters(app, 2)
-    assert (newest["replay_of"], newest["state"]) == (letter["letter_id"], "open")
-    assert (oldest["letter_id"], oldest["state"]) == (letter["letter_id"], "replayed")
-    history = (await whole(app, letter["letter_id"]))["history"]
+    newest, oldest = await sees_dead_letters(app, 2)
+    assert (newest["replay_of"], newest["state"]) == (dead_letter["letter_id"], "open")
+    assert (oldest["letter_id"], oldest["state"]) == (dead_letter["letter_id"], "replayed")
+    history = (await whole(app, dead_letter["letter_id"]))["history"]
     assert history["came_back_as"] == [newest["letter_id"]]
     assert [entry["action"] for entry in history["audit"]] == ["replayed"]
 
@@ -360,7 +360,7 @@ async def test_every_act_is_in_the_audit(watch: Watch, app: FastAPI, ears: Ears)
     order = uuid4()
     before = datetime.now(UTC)
     await give_up(watch, unusable(order), unusable(order))
-    one, other = ids(await sees_letters(app, 2))
+    one, other = ids(await sees_dead_letters(app, 2))
     await act(app, f"/dead-letters/{one}/replay", {"by": "anna"})
     await act(app, f"/dead-letters/{other}/discard", {"by": "ben", "note": "a test order"})
     entries = (await get(app, f"/audit?order_id={order}")).json()["entries"]
@@ -382,8 +382,8 @@ async def test_every_act_is_in_the_audit(watch: Watch, app: FastAPI, ears: Ears)
 async def test_replaying_a_case_asks_its_owner_to_try_again(watch: Watch, app: FastAPI, ears: Ears) -> None:
     order = uuid4()
     failed = await fail(watch, "refund_failed", order)
-    (letter,) = await sees_letters(app, 1)
-    path = f"/dead-letters/{letter['letter_id']}/replay"
+    (dead_letter,) = await sees_dead_letters(app, 1)
+    path = f"/dead-letters/{dead_letter['letter_id']}/replay"
     heard = await watch.hear(RetryRequested)
     assert (await act(app, path)).json()["state"] == "replayed"
     message = await eventually(lambda: heard.get(fail=False))
@@ -396,5 +396,5 @@ async def test_replaying_a_case_asks_its_owner_to_try_again(watch: Watch, app: F
     assert await ears.silent()
     assert (await act(app, path)).status == 409
     (entry,) = (await get(app, f"/audit?order_id={order}")).json()["entries"]
-    assert (entry["action"], entry["letter_id"]) == ("retry_requested", letter["letter_id"])
+    assert (entry["action"], entry["letter_id"]) == ("retry_requested", dead_letter["letter_id"])
     assert UUID(entry["case_id"]) == failed.fact_id

@@ -9,9 +9,9 @@ from aio_pika.abc import AbstractIncomingMessage
 from fastapi import FastAPI
 
 from events.messaging.envelope import encode
-from tests.tracker.dead_letters import reason_of, sees_letters
-from tests.tracker.test_replay import ANNA, Ears, act, app, ears, ids
+from tests.tracker.dead_letters import reason_of, sees_dead_letters
 from tests.tracker.facts import envelopes
+from tests.tracker.test_replay import ANNA, Ears, act, app, ears, ids
 from tests.tracker.watch import Watch
 
 __all__ = ["app", "ears"]
@@ -45,7 +45,7 @@ async def refuse(
 
 
 async def replay_all(app: FastAPI) -> None:
-    found = ids(await sees_letters(app, len(HEARERS), "state=open"))
+    found = ids(await sees_dead_letters(app, len(HEARERS), "state=open"))
     answer = await act(app, "/dead-letters/replay", {**ANNA, "ids": found})
     assert (answer.status, answer.json()["replayed"]) == (200, len(found))
 
@@ -77,7 +77,7 @@ async def test_replayed_one_after_the_other_it_is_one_saga_and_after_a_rebuild_t
 ) -> None:
     order = uuid4()
     await refuse(watch, order_created(order, "7"), "no_fact_id")
-    for letter_id in ids(await sees_letters(app, 2, "state=open")):
+    for letter_id in ids(await sees_dead_letters(app, 2, "state=open")):
         await act(app, f"/dead-letters/{letter_id}/replay")
     one, other = await heard(ears)
     assert one.message_id == other.message_id
@@ -132,7 +132,7 @@ async def test_a_service_that_is_not_there_is_not_taken_to_have_heard(watch: Wat
     """Although another is, and gets the same id."""
     await watch.hear_redrives("order")
     await refuse(watch, order_created(uuid4(), "7"), "no_fact_id")
-    found = ids(await sees_letters(app, 2))
+    found = ids(await sees_dead_letters(app, 2))
     for order in (found, found[::-1]):
         assert (await act(app, "/dead-letters/replay", {**ANNA, "ids": order})).status == 503
-    assert {letter["state"] for letter in await sees_letters(app, 2)} == {"open"}
+    assert {dead_letter["state"] for dead_letter in await sees_dead_letters(app, 2)} == {"open"}

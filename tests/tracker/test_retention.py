@@ -17,8 +17,8 @@ from saga_tracker.retention.old import OLD as OLD_KINDS
 from saga_tracker.retention.rules import Keep
 from saga_tracker.service import Tracker
 from tests.runtime.eventually import eventually
-from tests.tracker.others import others_answering
 from tests.tracker.facts import PATHS, envelopes
+from tests.tracker.others import others_answering
 from tests.tracker.watch import Watch, get, is_ready
 
 DAYS = 90
@@ -142,7 +142,7 @@ async def test_an_open_letter_or_a_difference_keeps_a_saga(watch: Watch) -> None
     tracker = await watch.start(**OFTEN)
     with_letter, with_difference, free = [await say(watch, PATHS["completed"], OLD) for _ in range(3)]
     await watch.stop(tracker)
-    await enter_letter(watch, with_letter, "open")
+    await enter_dead_letter(watch, with_letter, "open")
     await watch.rows(
         "INSERT INTO differences (order_id, service, about, expected, found)"
         " VALUES (%(order)s, 'payment', 'status', 'captured', 'none')",
@@ -157,28 +157,28 @@ async def test_an_open_letter_or_a_difference_keeps_a_saga(watch: Watch) -> None
     await goes(watch, with_difference)
 
 
-async def enter_letter(watch: Watch, order: UUID, state: str, days_ago: int = 0) -> UUID:
-    letter = uuid4()
+async def enter_dead_letter(watch: Watch, order: UUID, state: str, days_ago: int = 0) -> UUID:
+    dead_letter = uuid4()
     await watch.rows(
         "INSERT INTO dead_letters (letter_id, service, kind, reason, detail, state, state_at, order_id,"
         " routing_key, properties, body)"
         " VALUES (%(letter)s, 'payment', 'unusable', 'bad_body', '', %(state)s,"
         " now() - make_interval(days => %(days)s), %(order)s, 'k', '{}', '\\x00ff')",
-        letter=letter,
+        dead_letter=dead_letter,
         state=state,
         order=order,
         days=days_ago,
     )
-    return letter
+    return dead_letter
 
 
 async def test_closed_dead_letters_and_old_audit_go_and_open_ones_stay(watch: Watch, tmp_path: Path) -> None:
     tracker = await watch.start(**OFTEN)
     unended = await say(watch, "created", OLD)
     await watch.stop(tracker)
-    old = await enter_letter(watch, uuid4(), "discarded", OLD)
-    young = await enter_letter(watch, uuid4(), "replayed", YOUNG)
-    still_open = await enter_letter(watch, uuid4(), "open", OLD)
+    old = await enter_dead_letter(watch, uuid4(), "discarded", OLD)
+    young = await enter_dead_letter(watch, uuid4(), "replayed", YOUNG)
+    still_open = await enter_dead_letter(watch, uuid4(), "open", OLD)
     for order, days in ((uuid4(), OLD), (unended, OLD), (uuid4(), YOUNG)):
         await watch.rows(
             "INSERT INTO audit (by, action, order_id, at) VALUES ('ada', 'discarded', %(order)s,"
@@ -191,14 +191,14 @@ async def test_closed_dead_letters_and_old_audit_go_and_open_ones_stay(watch: Wa
     )
 
     async def as_wanted() -> bool:
-        letters = {row["letter_id"] for row in await watch.rows("SELECT letter_id FROM dead_letters")}
+        dead_letters = {row["letter_id"] for row in await watch.rows("SELECT letter_id FROM dead_letters")}
         entries = await watch.rows("SELECT FROM audit")
-        return letters == {young, still_open} and len(entries) == 2
+        return dead_letters == {young, still_open} and len(entries) == 2
 
     await eventually(as_wanted)
     assert await watch.rows("SELECT FROM audit WHERE order_id = %(order)s", order=unended)
-    [letter] = exported_lines(tmp_path, "dead_letters")
-    assert (letter["letter_id"], letter["body"]) == (str(old), "AP8=")
+    [dead_letter] = exported_lines(tmp_path, "dead_letters")
+    assert (dead_letter["letter_id"], dead_letter["body"]) == (str(old), "AP8=")
     assert len(exported_lines(tmp_path, "audit")) == 1
 
 

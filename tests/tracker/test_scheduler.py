@@ -91,10 +91,10 @@ async def test_who_is_late_once_is_sent_the_fact_it_should_have_heard_and_nobody
     assert wait["redriven_at"] is not None
     page = await get(watch.app(tracker), f"/ui/sagas/{order}")
     assert "sent once more" in page.text
-    trail = (await get(watch.app(tracker), f"/sagas/{order}")).json()
-    (redriven,) = (fact for fact in trail["facts"] if fact["name"] == "saga.redriven")
+    timeline = (await get(watch.app(tracker), f"/sagas/{order}")).json()
+    (redriven,) = (fact for fact in timeline["facts"] if fact["name"] == "saga.redriven")
     assert (redriven["cause"]["fact_id"], redriven["cause"]["directly"]) == (str(facts[1].fact_id), True)
-    assert trail["waits"][0]["due_at"] > trail["waits"][0]["redriven_at"]
+    assert timeline["waits"][0]["due_at"] > timeline["waits"][0]["redriven_at"]
     await watch.say(facts[2])
     await eventually(partial(stands, watch, order, "PENDING_SHIPMENT", "fulfillment"))
     assert await redrives.get(fail=False) is None
@@ -237,25 +237,25 @@ async def test_only_who_holds_the_lease_acts(watch: Watch) -> None:
     await asyncio.sleep(3 * STEP_SECONDS)
     assert await watch.rows("SELECT FROM outbox") == []
     assert not await stated(watch, order)
-    assert (await get(watch.app(tracker), "/stats")).json()["keeper"] == "another"
+    assert (await get(watch.app(tracker), "/stats")).json()["leader"] == "another"
     await watch.rows("UPDATE lease SET expires_at = now()")
     await eventually(lambda: stated(watch, order))
-    assert await holder(watch) == tracker.keeper.name
+    assert await holder(watch) == tracker.scheduler.name
 
 
 async def test_when_one_tracker_stops_another_takes_over_at_once(watch: Watch) -> None:
     settings = impatient(inventory=STEP_SECONDS) | {"lease_seconds": 3_600.0}
     first = await watch.start(**settings)
-    await eventually(lambda: _holds(watch, first.keeper.name))
+    await eventually(lambda: _holds(watch, first.scheduler.name))
     second = await watch.start(**settings)
     orders = [uuid4(), uuid4()]
     await watch.say(*just_now("created", orders[0]))
     await states(watch, orders[0], "saga.redriven.v1", "saga.timed_out.v2")
-    assert await holder(watch) == first.keeper.name
+    assert await holder(watch) == first.scheduler.name
     await watch.stop(first)
     await watch.say(*just_now("created", orders[1]))
     await states(watch, orders[1], "saga.redriven.v1", "saga.timed_out.v2")
-    assert await holder(watch) == second.keeper.name
+    assert await holder(watch) == second.scheduler.name
 
 
 async def _holds(watch: Watch, name: str) -> bool:

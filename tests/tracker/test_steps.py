@@ -13,16 +13,16 @@ from tests.tracker.facts import PATHS, RETOLD, heard
 BY_NAME = {service.name: service for service in SERVICES}
 # Every pair of a service and a fact that it subscribes to.
 SUBSCRIPTIONS: set[tuple[type[Fact], str]] = {
-    (fact, service.name) for service in SERVICES for fact in service.hears
+    (fact, service.name) for service in SERVICES for fact in service.subscribes_to
 }
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.heard.__name__} to {step.service}")
 def test_whoever_is_waited_for_hears_the_fact_before_and_states_what_is_awaited(step: Step) -> None:
     service = BY_NAME[step.service]
-    assert step.heard in (service.states if step.own else service.hears)
+    assert step.heard in (service.publishes if step.own else service.subscribes_to)
     assert step.own or not step.person
-    assert set(step.answers) <= set(service.states)
+    assert set(step.answers) <= set(service.publishes)
 
 
 def test_every_fact_that_a_service_subscribes_to_has_a_sign_that_it_came() -> None:
@@ -51,6 +51,6 @@ def test_the_sign_is_waited_for(fact: type[Fact], service: str) -> None:
 
 
 def test_every_fact_stated_is_awaited_or_begins_something() -> None:
-    stated = {fact for service in SERVICES for fact in service.states}
+    stated = {fact for service in SERVICES for fact in service.publishes}
     begin = {fact for fact in stated if not any(fact in step.answers for step in STEPS)}
     assert begin == {OrderCreated}

@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.runtime.eventually import eventually
-from tests.tracker.test_scheduler import STEP_SECONDS, holder, impatient, just_now, stated, states
 from tests.tracker.test_process import free_port, run
+from tests.tracker.test_scheduler import STEP_SECONDS, holder, impatient, just_now, stated, states
 from tests.tracker.watch import QUICK, Watch
 
 LATE = ("saga.redriven.v1", "saga.timed_out.v2")

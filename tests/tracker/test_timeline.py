@@ -8,7 +8,7 @@ from saga_tracker.timeline import cause_of, why_doubtful
 from tests.tracker.facts import PATHS, envelopes
 
 
-def trail(names: str) -> list[dict[str, Any]]:
+def timeline(names: str) -> list[dict[str, Any]]:
     """Rows as the view has them."""
     return [
         {
@@ -29,14 +29,14 @@ def caused(rows: list[dict[str, Any]]) -> list[str | None]:
 
 
 def test_a_causation_id_that_is_in_the_trail_names_the_cause() -> None:
-    rows = trail("created reserved")
+    rows = timeline("created reserved")
     cause = cause_of(rows[1], rows)
     assert cause is not None
     assert (cause.fact_id, cause.directly) == (rows[0]["fact_id"], True)
 
 
 def test_behind_the_outcome_of_a_call_the_cause_is_what_made_it_their_turn() -> None:
-    rows = trail(PATHS["carrier refuses"])
+    rows = timeline(PATHS["carrier refuses"])
     for row in rows:
         row["causation_id"] = uuid4()
     assert caused(rows) == [
@@ -55,13 +55,13 @@ def test_behind_the_outcome_of_a_call_the_cause_is_what_made_it_their_turn() -> 
 
 
 def test_a_withdrawal_that_a_person_asked_for_has_no_cause() -> None:
-    rows = trail("created withdrawn")
+    rows = timeline("created withdrawn")
     rows[1]["causation_id"] = uuid4()
     assert caused(rows) == [None, None]
 
 
 def test_a_cause_does_not_come_after_its_effect() -> None:
-    rows = trail("created reserved")
+    rows = timeline("created reserved")
     rows[1]["causation_id"] = None
     rows[1]["read_at"] = rows[0]["read_at"] - timedelta(seconds=1)
     assert caused(rows) == [None, None]
@@ -77,7 +77,7 @@ def test_a_date_that_cannot_be_true_is_doubtful_and_one_that_was_read_late_is_no
         changed = {**rows[number], "stated_at": rows[number]["stated_at"] + later_by}
         return [*rows[:number], changed, *rows[number + 1 :]]
 
-    rows = trail("created reserved captured")
+    rows = timeline("created reserved captured")
     assert doubts(rows) == [None, None, None]
     assert doubts([{**row, "read_at": row["read_at"] + hour} for row in rows]) == [None, None, None]
     # Who is ahead is in doubt, and nobody who came because of it; who is behind, where its cause shows it.

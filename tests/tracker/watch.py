@@ -190,7 +190,7 @@ class Watch:
         }
 
     async def _sagas(self) -> list[dict[str, Any]]:
-        """But for when the keeper looks at them next: that also depends on how long the broker was away."""
+        """But for when it is looked at them next: that also depends on how long the broker was away."""
         rows = await self.rows("SELECT * FROM sagas ORDER BY order_id")
         return [{name: value for name, value in row.items() if name != "due_at"} for row in rows]
 

@@ -39,10 +39,10 @@ async def place(system: System, sku: str) -> dict[UUID, str]:
 async def all_well(system: System, ends: dict[UUID, str]) -> None:
     """Each ends as it should, and nobody met a message that it could not handle."""
     await system.settle(ends, SETTLE_SECONDS)
-    letters = await system.execute(
+    dead_letters = await system.execute(
         "tracker", "SELECT service, reason, detail FROM dead_letters WHERE kind <> 'case'"
     )
-    assert letters == []
+    assert dead_letters == []
 
 
 async def run(system: System, name: str, number: int, release: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ from saga_tracker.consistency.snapshot import (
     StockRow,
     books_by_order,
 )
-from saga_tracker.projection import HeardFact, Saga, State, project
+from saga_tracker.projection import Saga, SagaFact, State, project
 from saga_tracker.steps import SERVICES
 from tests.world.stage import ROLES, Stage
 from tests.world.world import Inconsistent, Known, Move, World, fact_of
@@ -121,13 +121,13 @@ def _is_overdue(order_id: UUID, world: World) -> bool:
     """Whether a person has been called for an answer that is still missing."""
     if not any(isinstance(stated.value, SagaOverdue) for stated in world.stated):
         return False
-    trail = [
+    timeline = [
         fact
         for stated in world.stated
         if fact_of(stated).order_id == order_id
         for fact in heard_by_the_tracker(stated)
     ]
-    return bool(overdue_orders({order_id: project(trail)}))
+    return bool(overdue_orders({order_id: project(timeline)}))
 
 
 def overdue_orders(sagas: Mapping[UUID, Saga]) -> frozenset[UUID]:
@@ -158,12 +158,12 @@ class Auditor:
         self._heard = cache(heard_by_the_tracker)
         self._heard_late = cache(partial(heard_late, stage))
 
-    def _tracked(self, world: World, hear: Callable[[Known], tuple[HeardFact, ...]]) -> dict[UUID, Saga]:
+    def _tracked(self, world: World, hear: Callable[[Known], tuple[SagaFact, ...]]) -> dict[UUID, Saga]:
         """What the tracker makes of all the facts that were stated."""
-        trails: dict[UUID, list[HeardFact]] = {order_id: [] for order_id in self.stage.orders}
+        trails: dict[UUID, list[SagaFact]] = {order_id: [] for order_id in self.stage.orders}
         for stated in world.stated:
             trails[fact_of(stated).order_id] += hear(stated)
-        return {order_id: project(trail) for order_id, trail in trails.items()}
+        return {order_id: project(timeline) for order_id, timeline in trails.items()}
 
     def check(self, world: World, *, at_rest: bool) -> None:
         """Raises Inconsistent with every violation there is."""
@@ -266,7 +266,7 @@ def at(serial: int) -> datetime:
     return datetime.fromtimestamp(BEGAN_AT + serial, UTC)
 
 
-def heard_by_the_tracker(stated: Known) -> tuple[HeardFact, ...]:
+def heard_by_the_tracker(stated: Known) -> tuple[SagaFact, ...]:
     fact = fact_of(stated)
     about: UUID | None = None
     match fact:
@@ -278,7 +278,7 @@ def heard_by_the_tracker(stated: Known) -> tuple[HeardFact, ...]:
             about = fact.because_of_id
         case _:
             pass
-    heard = HeardFact(
+    heard = SagaFact(
         fact_id=UUID(int=stated.serial),
         name=name_of(type(fact)),
         read_at=at(stated.serial),
@@ -290,7 +290,7 @@ def heard_by_the_tracker(stated: Known) -> tuple[HeardFact, ...]:
     return (heard,)
 
 
-def heard_late(stage: Stage, stated: Known) -> tuple[HeardFact, ...]:
+def heard_late(stage: Stage, stated: Known) -> tuple[SagaFact, ...]:
     """The same where the tracker sent it to everyone again, and called every answer to it overdue.
 
     Read in the opposite order, too: where an order stands must not depend on that.
@@ -298,14 +298,14 @@ def heard_late(stage: Stage, stated: Known) -> tuple[HeardFact, ...]:
     (heard,) = heard_by_the_tracker(stated)
     heard = heard._replace(read_at=at(MAX_SERIAL - stated.serial))
     about_it = [
-        HeardFact(
+        SagaFact(
             uuid5(heard.fact_id, kind + ROLES[role]),
             kind,
             heard.read_at,
             service=ROLES[role],
             about=heard.fact_id,
         )
-        for role in stage.hearers.get(type(stated.value), ())
+        for role in stage.subscribers.get(type(stated.value), ())
         for kind in ("saga.redriven", "saga.overdue")
     ]
     return (heard, *about_it)

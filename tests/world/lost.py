@@ -15,7 +15,7 @@ from events.facts import Fact
 from events.facts.order import OrderCreated
 from events.facts.saga import SagaOverdue, SagaRedriven, SagaTimedOut
 from saga_tracker.deadlines import Act, Due, Rules, due
-from saga_tracker.projection import HeardFact, Saga, project
+from saga_tracker.projection import Saga, SagaFact, project
 from saga_tracker.scheduler.redrive import needs_the_beginning
 from saga_tracker.steps import STEPS
 from tests.decide.given import CUSTOMER
@@ -70,10 +70,10 @@ class LossyStage(Stage):
         return role == self.role and type(what.value) is self.kind
 
     def _sagas(self, world: World) -> dict[UUID, Saga]:
-        trails: dict[UUID, list[HeardFact]] = {order_id: [] for order_id in self.orders}
+        trails: dict[UUID, list[SagaFact]] = {order_id: [] for order_id in self.orders}
         for stated in world.stated:
             trails[fact_of(stated).order_id] += explore.heard_by_the_tracker(stated)
-        return {order_id: project(trail) for order_id, trail in trails.items() if trail}
+        return {order_id: project(timeline) for order_id, timeline in trails.items() if timeline}
 
     def _acts_of_the_tracker(self, world: World, order_id: UUID, saga: Saga) -> Iterator[Move]:
         for one in due(saga, RULES, explore.at(explore.MAX_SERIAL)):

@@ -89,8 +89,8 @@ class Stage:
             replace(service, decide=bug.decide) if bug and bug.service == service.name else service
             for service in SERVICES
         )
-        hearers = {kind: _hearers(kind) for service in SERVICES for kind in service.hears}
-        self.hearers: Mapping[type, tuple[int, ...]] = hearers
+        subscribers = {kind: _subscribers(kind) for service in SERVICES for kind in service.subscribes_to}
+        self.subscribers: Mapping[type, tuple[int, ...]] = subscribers
         self.caller = {kind: role for role, one in enumerate(SERVICES) for kind in one.calls.values()}
         self.known = Pool().known
         self.situations: list[tuple[str, Any, Any]] = []
@@ -113,7 +113,7 @@ class Stage:
                 world = world._replace(expiring=world.expiring | {self.known(happening)})
             else:
                 what = self.known(happening)
-                roles = self.hearers[type(happening)] if isinstance(happening, Fact) else (_ORDER,)
+                roles = self.subscribers[type(happening)] if isinstance(happening, Fact) else (_ORDER,)
                 lying = {self.known(Delivery(role, what)) for role in roles}
                 stated = {what} if isinstance(happening, Fact) else set()
                 world = world._replace(pending=world.pending | lying, stated=world.stated | stated)
@@ -175,7 +175,7 @@ class Stage:
         """Before whom it lies when it is redriven."""
         if isinstance(what.value, RetryRequested | Again):
             return ()
-        return tuple(self.known(Delivery(role, what)) for role in self.hearers.get(type(what.value), ()))
+        return tuple(self.known(Delivery(role, what)) for role in self.subscribers.get(type(what.value), ()))
 
     def _is_nothing_to(self, world: World, lying: Known) -> bool:
         role, what = lying.value
@@ -217,7 +217,7 @@ class Stage:
                     kind(order_id=fact.order_id, service=fact.owner, by=PERSON, note=str(failed.serial))
                 )
                 for kind in (RetryRequested, Settled)
-                if role in self.hearers[kind]
+                if role in self.subscribers[kind]
             ]
             if world.stated.isdisjoint(answers):
                 for answer in answers:
@@ -227,7 +227,7 @@ class Stage:
     def _ask_of(self, world: World, role: int, answer: Known) -> World:
         """It lies before the service that it names. The others hear it at once: it is nothing to them."""
         number = self._number(answer)
-        for other in self.hearers[type(answer.value)]:
+        for other in self.subscribers[type(answer.value)]:
             if other != role:
                 world = self._hear(world, number, other, answer)
         return world._replace(
@@ -314,7 +314,7 @@ class Stage:
         deliveries = frozenset(
             self.known(Delivery(hearer, fact))
             for fact in facts
-            for hearer in self.hearers.get(type(fact.value), ())
+            for hearer in self.subscribers.get(type(fact.value), ())
         )
         return Reaction(
             self.known(after), stock, facts, deliveries, frozenset(map(self.known, decision.calls))
@@ -327,8 +327,8 @@ class Stage:
         )
 
 
-def _hearers(kind: type[Fact]) -> tuple[int, ...]:
-    return tuple(role for role, service in enumerate(SERVICES) if kind in service.hears)
+def _subscribers(kind: type[Fact]) -> tuple[int, ...]:
+    return tuple(role for role, service in enumerate(SERVICES) if kind in service.subscribes_to)
 
 
 def _serial(known: Known) -> int:

@@ -93,7 +93,7 @@ MORE_PLAYS = [
     Play("order", OrderCreated, (published(ADA, ABOVE_LIMIT), approval_expired(ADA))),
     Play("inventory", OrderCreated, (posted(ADA), CANCELLED)),
 ]
-PLAYS = [play_of(one.name, kind) for one in SERVICES for kind in one.hears] + MORE_PLAYS
+PLAYS = [play_of(one.name, kind) for one in SERVICES for kind in one.subscribes_to] + MORE_PLAYS
 
 # What is lost twice, and no withdrawal can replace it: where the order stands until a person has sent it.
 STUCK = """
@@ -174,5 +174,5 @@ def test_never_told_it_is_undone_or_waits_for_a_person(play: Play) -> None:
 def test_every_pair_is_played() -> None:
     """Derived from the types: a fact that a service begins to subscribe to is played here, too."""
     assert {(play.service, play.kind) for play in PLAYS} == {
-        (one.name, kind) for one in SERVICES for kind in one.hears
+        (one.name, kind) for one in SERVICES for kind in one.subscribes_to
     }

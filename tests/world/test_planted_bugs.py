@@ -17,7 +17,7 @@ from fulfillment_svc.decide import Unbooked
 from inventory_svc.decide import Shelf
 from order_svc.decide import Order
 from payment_svc.decide import AuthorisationDeclined, Authorise, Capture, CaptureRefused
-from saga_tracker.projection import HeardFact, Saga, State, project
+from saga_tracker.projection import Saga, SagaFact, State, project
 from saga_tracker.scheduler.redrive import needs_the_beginning
 from tests.decide.given import SERVICE
 from tests.decide.table import Decide
@@ -313,17 +313,17 @@ def test_a_redrive_without_what_it_takes_to_answer_is_of_no_use(monkeypatch: pyt
     assert "COMPLETED" not in verdicts[1]
 
 
-def forgets_what_people_did(facts: Collection[HeardFact]) -> Saga:
+def forgets_what_people_did(facts: Collection[SagaFact]) -> Saga:
     return project([fact for fact in facts if fact.name not in ("saga.retry_requested", "saga.settled")])
 
 
-def never_forgives_lateness(facts: Collection[HeardFact]) -> Saga:
+def never_forgives_lateness(facts: Collection[SagaFact]) -> Saga:
     saga = project(facts)
     late = any(fact.name == "saga.overdue" for fact in facts)
     return replace(saga, state=State.NEEDS_MANUAL) if late else saga
 
 
-def takes_a_payment_for_the_end(facts: Collection[HeardFact]) -> Saga:
+def takes_a_payment_for_the_end(facts: Collection[SagaFact]) -> Saga:
     saga = project(facts)
     return replace(saga, state=State.COMPLETED) if saga.state is State.PENDING_SHIPMENT else saga
 
@@ -337,7 +337,7 @@ def takes_a_payment_for_the_end(facts: Collection[HeardFact]) -> Saga:
     ],
 )
 def test_a_bug_of_the_tracker_is_caught(
-    tracker: Callable[[Collection[HeardFact]], Saga], caught_by: str, monkeypatch: pytest.MonkeyPatch
+    tracker: Callable[[Collection[SagaFact]], Saga], caught_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.world.explore.project", tracker)
     stage = Stage(ADA, stock=PLENTY, brief=True)

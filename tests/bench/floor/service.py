@@ -17,7 +17,7 @@ from pamqp.commands import Basic
 
 from events.runtime.settings import ServiceSettings
 from tests.bench.floor import saga
-from tests.bench.floor.wiring import Assignment, Connection, Told, default, report, told_by, until_input_ends
+from tests.bench.floor.wiring import Assignment, Connection, Input, default, report, told_by, until_input_ends
 
 PERSISTENT = 2
 OWNER = 1
@@ -41,7 +41,7 @@ class Work:
     inserted: dict[UUID, str] = field(default_factory=dict)
     updated: dict[UUID, str] = field(default_factory=dict)
     stated: list[Stated] = field(default_factory=list)
-    calls: list[Told] = field(default_factory=list)
+    calls: list[Input] = field(default_factory=list)
 
 
 class BareService:
@@ -60,7 +60,7 @@ class BareService:
         self._insert = saga.rows_from_arrays(self._table, types).encode()
         self._update = saga.update_from_arrays(self._table, types).encode()
         self._batch_size = default(ServiceSettings, "batch_size")
-        self._waiting: deque[DeliveredMessage | Told] = deque()
+        self._waiting: deque[DeliveredMessage | Input] = deque()
         self._unpublished: deque[Stated] = deque()
         self._confirmed: list[UUID] = []
         self._told_more = asyncio.Event()
@@ -88,7 +88,7 @@ class BareService:
         self._told_more.set()
 
     def _place(self, order_ids: Sequence[UUID]) -> None:
-        self._waiting.extend(Told(saga.PLACE, uuid4(), order_id) for order_id in order_ids)
+        self._waiting.extend(Input(saga.PLACE, uuid4(), order_id) for order_id in order_ids)
         self._told_more.set()
 
     async def _work(self, connection: Connection, channel: AbstractChannel) -> None:
@@ -98,8 +98,8 @@ class BareService:
             while self._waiting:
                 size = min(len(self._waiting), self._batch_size)
                 entries = [self._waiting.popleft() for _ in range(size)]
-                deliveries = [entry for entry in entries if not isinstance(entry, Told)]
-                told = [entry if isinstance(entry, Told) else told_by(entry) for entry in entries]
+                deliveries = [entry for entry in entries if not isinstance(entry, Input)]
+                told = [entry if isinstance(entry, Input) else told_by(entry) for entry in entries]
                 work = await self._commit(connection, told)
                 self._unpublished.extend(work.stated)
                 self._stated_more.set()
@@ -108,7 +108,7 @@ class BareService:
                 if deliveries:
                     await channel.basic_ack(deliveries[-1].delivery_tag or 0, multiple=True)
 
-    async def _commit(self, connection: Connection, told: Sequence[Told]) -> Work:
+    async def _commit(self, connection: Connection, told: Sequence[Input]) -> Work:
         """One transaction in two round trips: it reads before it writes, though nothing hangs on it here."""
         facts = [item.cause for item in told if item.what in saga.BODIES]
         outcomes = [item.cause for item in told if item.what in _CALLS]
@@ -137,7 +137,7 @@ class BareService:
             await connection.commit()
         return work
 
-    def _follow(self, told: Sequence[Told]) -> Work:
+    def _follow(self, told: Sequence[Input]) -> Work:
         work = Work()
         now = datetime.now(UTC)
         for item in told:
@@ -148,7 +148,7 @@ class BareService:
                 work.updated[item.order_id] = step.status
             if step.fact is not None:
                 work.stated.append(Stated(uuid4(), step.fact, item.order_id, item.cause, now))
-            work.calls += [Told(call, uuid4(), item.order_id) for call in step.calls]
+            work.calls += [Input(call, uuid4(), item.order_id) for call in step.calls]
         return work
 
     def _rows(self, statuses: dict[UUID, str]) -> dict[str, list[Any]]:
@@ -212,7 +212,7 @@ _CALLS = frozenset(call for steps in saga.STEPS.values() for step in steps.value
 _BODIES = {wire_name: body.encode() for wire_name, body in saga.BODIES.items()}
 
 
-def _call_rows(calls: Sequence[Told]) -> dict[str, list[Any]]:
+def _call_rows(calls: Sequence[Input]) -> dict[str, list[Any]]:
     return {
         "call_id": [call.cause for call in calls],
         "owner": [OWNER] * len(calls),

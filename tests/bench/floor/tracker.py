@@ -13,7 +13,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from saga_tracker.settings import TrackerSettings
 from tests.bench.floor import saga
-from tests.bench.floor.wiring import Assignment, Connection, Told, default, report, told_by, until_input_ends
+from tests.bench.floor.wiring import Assignment, Connection, Input, default, report, told_by, until_input_ends
 
 
 class BareTracker:
@@ -81,7 +81,7 @@ def _offset_of(message: DeliveredMessage) -> Any:
     return (message.header.properties.headers or {})["x-stream-offset"]
 
 
-def _fact_rows(told: Sequence[Told], messages: Sequence[DeliveredMessage]) -> dict[str, list[Any]]:
+def _fact_rows(told: Sequence[Input], messages: Sequence[DeliveredMessage]) -> dict[str, list[Any]]:
     properties = [message.header.properties for message in messages]
     return {
         "order_id": [item.order_id for item in told],

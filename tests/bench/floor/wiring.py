@@ -34,7 +34,7 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Input:
     """A delivery, a command, or a call that is through: what it is, which one, of which order."""
 
     what: str
@@ -42,10 +42,10 @@ class Told:
     order_id: UUID
 
 
-def told_by(message: DeliveredMessage) -> Told:
+def told_by(message: DeliveredMessage) -> Input:
     """What a delivery says: its properties do, nobody reads the body."""
     properties = message.header.properties
-    return Told(
+    return Input(
         message.routing_key or "", UUID(properties.message_id or ""), UUID(str(properties.correlation_id))
     )
 

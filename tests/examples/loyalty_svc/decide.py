@@ -14,8 +14,8 @@ from loyalty_svc.facts import PointsGranted
 NAME = "loyalty"
 MINOR_UNITS_A_POINT = 100
 
-Hears = OrderConfirmed
-States = PointsGranted
+Subscribes = OrderConfirmed
+Publishes = PointsGranted
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Grant:
     points: int
 
 
-def decide(grant: Grant | None, heard: Hears) -> Decision[Grant | None, States, Never]:
+def decide(grant: Grant | None, heard: Subscribes) -> Decision[Grant | None, Publishes, Never]:
     match heard:
         case OrderConfirmed():
             return give(grant, heard)
@@ -35,7 +35,7 @@ def decide(grant: Grant | None, heard: Hears) -> Decision[Grant | None, States, 
             assert_never(heard)
 
 
-def give(grant: Grant | None, confirmed: OrderConfirmed) -> Decision[Grant | None, States, Never]:
+def give(grant: Grant | None, confirmed: OrderConfirmed) -> Decision[Grant | None, Publishes, Never]:
     if grant is not None:
         return Decision(grant)
     points = confirmed.amount_minor // MINOR_UNITS_A_POINT

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, MetaData, Table, Text, Uuid
 
-from events.storage.repository import OrderStates
+from events.storage.repository import OrderRepository
 from loyalty_svc.decide import Grant
 
 metadata = MetaData()
@@ -16,4 +16,4 @@ grants = Table(
     CheckConstraint("status IN ('granted')", name="known_status"),
 )
 
-GRANTS = OrderStates(grants, Grant, final=("granted",))
+GRANTS = OrderRepository(grants, Grant, final=("granted",))

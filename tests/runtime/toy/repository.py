@@ -2,7 +2,7 @@
 
 from sqlalchemy import CheckConstraint, Column, Integer, MetaData, Table, Text, UniqueConstraint, Uuid
 
-from events.storage.repository import OrderStates
+from events.storage.repository import OrderRepository
 from tests.runtime.toy.decide import Tally
 
 metadata = MetaData()
@@ -18,4 +18,4 @@ tallies = Table(
     UniqueConstraint("label", name="label_is_unique"),
 )
 
-TALLIES = OrderStates(tallies, Tally)
+TALLIES = OrderRepository(tallies, Tally)

@@ -98,8 +98,10 @@ async def test_behind_messages_that_nobody_can_read(system: System) -> None:
 
     async def dead() -> dict[str, str]:
         page = await system.shop.ask("tracker", "GET", "/dead-letters?reason=bad_body&state=open")
-        letters = {letter["message_id"]: letter["service"] for letter in page["letters"]}
-        return letters if poison.items() <= letters.items() else {}
+        dead_letters = {
+            dead_letter["message_id"]: dead_letter["service"] for dead_letter in page["dead_letters"]
+        }
+        return dead_letters if poison.items() <= dead_letters.items() else {}
 
     await until(dead, "not every poison is a dead letter")
 

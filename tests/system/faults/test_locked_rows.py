@@ -35,10 +35,10 @@ async def test_one_locked_row_stops_no_other_sku(system: System, rig: LocalRig) 
         await asyncio.sleep(LOCKED_SECONDS)
     await until(partial(_is_confirmed, system, of_apple))
     await system.settle(dict.fromkeys((of_apple, *pears), "COMPLETED"))
-    [letters] = await system.execute(
+    [dead_letters] = await system.execute(
         "tracker", "SELECT count(*) FROM dead_letters WHERE order_id = %s", [of_apple]
     )
-    assert letters == (0,)
+    assert dead_letters == (0,)
 
 
 async def _is_confirmed(system: System, order_id: UUID) -> bool:

@@ -37,12 +37,12 @@ async def test_a_refund_that_fails_for_good(system: System) -> None:
     item = Item(await system.new_sku(1), 1, 500)
     order_id = await system.shop.place("cust_refused", "tok_undo_refused", item)
 
-    async def letters() -> list[dict[str, Any]]:
+    async def dead_letters() -> list[dict[str, Any]]:
         return await system.shop.dead_letters(order_id)
 
-    [letter] = await until(letters)
-    assert (letter["service"], letter["kind"]) == ("payment", "case")
-    assert "issue_credit_note" in letter["reason"]
+    [dead_letter] = await until(dead_letters)
+    assert (dead_letter["service"], dead_letter["kind"]) == ("payment", "case")
+    assert "issue_credit_note" in dead_letter["reason"]
     books = await system.settle({order_id: "NEEDS_MANUAL"})
     assert statuses_of(books[order_id])["payment"] == "refund_failed"
     saga = await system.shop.saga(order_id)
@@ -57,6 +57,6 @@ async def test_a_refund_that_fails_for_good(system: System) -> None:
         await system.shop.settle(order_id, "ada", "and once more")
 
     async def resolved() -> bool:
-        return not await letters()
+        return not await dead_letters()
 
     await until(resolved)
