@@ -195,7 +195,7 @@ async def test_killed_between_commit_and_acknowledgement_it_stores_nothing_twice
             os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     assert process.returncode == -signal.SIGKILL
-    stored = await watch.rows("SELECT count(*) AS letters FROM dead_letters")
+    stored = await watch.rows("SELECT count(*) AS dead_letters FROM dead_letters")
     assert stored[0]["dead_letters"] > 0
     await eventually(lambda: holds(watch, 30), why="the broker takes them back")
     app = watch.app(await watch.start())

@@ -253,7 +253,7 @@ async def differs(watch: Watch, order_id: UUID) -> bool:
 
 async def stored(watch: Watch, count: int) -> None:
     async def enough() -> bool:
-        rows = await watch.rows("SELECT count(*) AS letters FROM dead_letters")
+        rows = await watch.rows("SELECT count(*) AS dead_letters FROM dead_letters")
         return bool(rows[0]["dead_letters"] == count)
 
     await eventually(enough, why=f"{count} letters are stored")

@@ -291,7 +291,7 @@ async def test_of_many_who_replay_at_once_one_does(watch: Watch, app: FastAPI, e
 
 
 async def test_a_group_is_replayed_in_parts(watch: Watch, ears: Ears) -> None:
-    limits = {"replay_letters": 5, "replay_batch_size": 2}
+    limits = {"replay_dead_letters": 5, "replay_batch_size": 2}
     app = watch.app(await watch.start(admin_token=SecretStr(TOKEN), **limits))
     await give_up(watch, *(unusable() for _ in range(7)))
     await give_up(watch, unusable(), why="KeyError")
