@@ -45,11 +45,13 @@ orders = Table(
 
 ORDERS = OrderStates(orders, Order, final=("confirmed", "cancelled"))
 
-# Of the orders that no confirmed one has overtaken. What is older than an hour waits for something else.
+# Of the orders that no confirmed one has overtaken. Those that were given up as late count as well: while
+# nothing else becomes of the orders that are accepted, new ones are better refused. What is older than an hour
+# waits for something else.
 OLDEST = b"""
     SELECT extract(epoch FROM now() - min(placed_at))::float8 AS oldest_seconds, count(*) AS orders
     FROM orders
-    WHERE status = 'placed' AND placed_at > coalesce(
+    WHERE (status = 'placed' OR reason = 'timed_out') AND placed_at > coalesce(
         (SELECT placed_at FROM orders WHERE status = 'confirmed' AND placed_at > now() - interval '1 hour'
             ORDER BY placed_at DESC LIMIT 1),
         now() - interval '1 hour')

@@ -148,6 +148,26 @@ async def started(servers: Servers) -> AsyncIterator[Any]:
         yield start
 
 
+async def test_it_stays_closed_while_all_that_is_accepted_is_given_up_as_late(started: Any) -> None:
+    orders = await started(intake_max_oldest_seconds=20, intake_probe_seconds=60)
+    await orders.enter("placed", placed_seconds_ago=60, count=FEW + 1)
+    await eventually(orders.is_closed)
+    await orders.execute("UPDATE orders SET status = 'cancelled', reason = 'timed_out'")
+    await orders.has_looked()
+    assert await orders.is_closed()
+    # What is let in now and then shows that it goes again.
+    await orders.enter("confirmed", placed_seconds_ago=1)
+    await eventually(orders.is_open)
+
+
+async def test_what_its_customers_cancelled_does_not_close_it(started: Any) -> None:
+    orders = await started(intake_max_oldest_seconds=20)
+    await orders.enter("cancelled", placed_seconds_ago=60, count=FEW + 1)
+    await orders.execute("UPDATE orders SET reason = 'cancelled_by_customer'")
+    await orders.has_looked()
+    assert await orders.is_open()
+
+
 async def test_it_closes_says_why_and_opens_again_once_they_are_handled(started: Any, logged: Logged) -> None:
     orders = await started(intake_max_oldest_seconds=20, intake_probe_seconds=60)
     assert await orders.place() == 202
