@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 from starlette.routing import Route
 
+from compose.demo.scenarios import SCENARIOS
 from compose.drills.catalogue import DRILLS
 from compose.local.addresses import POSTGRES_VARIABLE, RABBITMQ_VARIABLE
 from compose.local.places import CHECKOUT as ROOT
@@ -24,6 +26,7 @@ from events.installed import CHOSEN_VARIABLE
 from events.runtime.settings import ENV_PREFIX, ServiceSettings
 from events.service import STREAM, name_of
 from order_svc.api import OrderRequest
+from saga_tracker.http.views import SagaWithTrail
 from saga_tracker.service import ROUTERS
 from saga_tracker.settings import TrackerSettings
 from tests.contracts.published import PUBLISHED
@@ -53,8 +56,19 @@ SETTINGS = {field.upper() for kind in KINDS_OF_SETTINGS for field in kind.model_
 BODIES: dict[str, type[BaseModel]] = {
     "POST /orders": OrderRequest,
     "PUT /faults": FaultRule,
+    "GET /sagas/ORDER_ID": SagaWithTrail,
     **{fact.wire_name: fact for fact in PUBLISHED.values()},
 }
+# What is named of RabbitMQ, PostgreSQL, PgBouncer and their clients.
+NAMES_OF_OTHERS = {
+    "quorum_status",
+    "server_idle_timeout",
+    "synchronous_standby_names",
+    "target_session_attrs",
+    "wal_compression",
+}
+CODE_FOLDERS = ("compose", "events", "saga_tracker", "tests", *(service.package for service in SERVICES))
+CODE_SUFFIXES = {".py", ".yaml", ".conf"}
 BLOCK = re.compile(r"^```(\w+)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -131,6 +145,32 @@ def test_every_setting_it_names_is_one(document: Path) -> None:
     assert {name for name in named if f"{ENV_PREFIX}{name}" not in RIG_VARIABLES} <= SETTINGS
 
 
+@pytest.fixture(scope="module")
+def names_in_the_code() -> set[str]:
+    """Every word of code and configuration, and every file's name."""
+    found: set[str] = set()
+    for folder in CODE_FOLDERS:
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in CODE_SUFFIXES:
+                found |= {path.stem, *re.findall(r"\w+", path.read_text())}
+    return found
+
+
+@every_document
+def test_every_identifier_it_names_is_in_the_code(document: Path, names_in_the_code: set[str]) -> None:
+    """Log lines, reasons, fields, metrics, settings: whatever is written as code and has an underscore."""
+    spans = re.findall(r"`([^`\n]+)`", BLOCK.sub("", document.read_text()))
+    named = {word for span in spans for word in re.findall(r"\w+", span) if "_" in word.strip("_")}
+    settings = {word for word in named if word.removeprefix(ENV_PREFIX) in SETTINGS}
+    assert named - settings - NAMES_OF_OTHERS <= names_in_the_code
+
+
+@every_document
+def test_every_module_it_runs_exists(document: Path) -> None:
+    for module in re.findall(r"python3? -m ([\w.]+)", document.read_text()):
+        assert find_spec(module) is not None, module
+
+
 @every_document
 def test_every_path_it_names_is_a_route(document: Path) -> None:
     text = document.read_text()
@@ -154,7 +194,9 @@ def test_its_json_is_what_the_code_takes(document: Path) -> None:
     for about, text in blocks_of(document, "json"):
         read = json.loads(text)
         if about:
-            BODIES[about].model_validate_json(json.dumps(read), strict=False)
+            kind = BODIES[about]
+            kind.model_validate_json(text)
+            assert set(read) <= set(kind.model_fields), "it has fields that nobody knows"
 
 
 @every_document
@@ -195,6 +237,15 @@ def test_the_glossary_says_where_each_term_lives() -> None:
     assert [term for term, _ in rows] == sorted(term for term, _ in rows)
     for _, path in rows:
         assert (ROOT / path).is_file(), path
+
+
+def test_the_demo_that_the_tour_shows_is_the_demo() -> None:
+    text = " ".join((ROOT / "docs" / "tour.md").read_text().split())
+    (number, title), *_ = re.findall(r"```text (\d+) ([A-Z][a-z ]+?) order ", text)
+    scenario = SCENARIOS[int(number) - 1]
+    assert title == scenario.title
+    assert scenario.point in text
+    assert f"{len(SCENARIOS)} of {len(SCENARIOS)} orders ended as expected" in text
 
 
 def test_the_test_tokens_are_those_of_the_sandbox() -> None:

@@ -80,6 +80,17 @@ async def test_they_print_what_the_documents_show(rig: LocalRig) -> None:
         assert status == 0, command.text
 
 
+async def test_the_databases_understand_their_sql(system: System) -> None:
+    """EXPLAIN reads a statement with the tables that it names, and carries nothing out."""
+    texts = [path.read_text() for path in sorted((CHECKOUT / "docs").glob("*.md"))]
+    found = {
+        " ".join(sql.split()) for text in texts for sql in re.findall(r"`((?:SELECT|UPDATE) [^`]+)`", text)
+    }
+    assert len(found) > 3
+    for statement in found:
+        await system.execute("order", f"EXPLAIN {statement.replace('PID', '0')}")
+
+
 def test_the_tour_begins_where_the_readme_ends() -> None:
     first, second = [command.text for command in commands_of("README.md")][:2]
     assert (first, second) == ("make up", 'eval "$(make env)"')
