@@ -1,13 +1,13 @@
-"""Reads the books that compose/invariants.py judges: every service's own database, the provider's ledger, the
-carrier's books, the tracker's view; and what is on its way between them.
+"""Reads the books that saga_tracker/consistency judges: every service's own database, the provider's ledger,
+the carrier's books, the tracker's view; and what is on its way between them.
 
 It only ever reads. No two databases can be read at one instant, so effects are read before their causes:
 what a snapshot shows of one order may be cut off in the middle, but is never impossible.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, LiteralString, Self, TypeVar
 from uuid import UUID
@@ -17,36 +17,35 @@ import aiohttp
 import psycopg
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPError
-from psycopg.rows import args_row
+from psycopg import sql
+from psycopg.rows import AsyncRowFactory, args_row, dict_row, scalar_row, tuple_row
 
-from compose.books import (
-    Backlog,
-    CarrierShipment,
-    LedgerEntry,
-    NoticeRow,
-    OrderRow,
-    PaymentRow,
-    ReservationRow,
-    SagaRow,
-    ShipmentRow,
-    Snapshot,
-    StockRow,
-)
 from compose.local.errors import RigError
 from compose.local.processes import SANDBOX
 from compose.local.rabbitmq import ADMIN_USER
+from compose.system import SERVICE_NAMES, SERVICES, TRACKER
 from compose.whereabouts import Whereabouts
 from events.messaging.topology import RETRY_DELAYS_SECONDS, retry_exchange
+from saga_tracker.consistency.snapshot import (
+    Backlog,
+    Movement,
+    SeenSaga,
+    ServiceState,
+    Snapshot,
+    StockRow,
+)
 
-SERVICES = ("notification", "fulfillment", "payment", "inventory", "order")
-TRACKER = "tracker"
+# Effects before their causes, which are before them in the chain.
+SERVICES_READ = tuple(reversed(SERVICES))
+# What of a service's own row is read, as far as it has it.
+STATE_FIELDS = tuple(field.name for field in fields(ServiceState))
 # Rows fetched at a time, and entries asked of the sandbox at a time.
 CURSOR_ROWS = 5_000
 PAGE_ENTRIES = 1_000
 TIMEOUT_SECONDS = 10
 # Where messages wait: for a service, or to be tried again by one.
 QUEUES = (
-    *(f"{name}.facts" for name in SERVICES),
+    *(service.queue for service in SERVICES),
     *(retry_exchange(attempt) for attempt in range(1, len(RETRY_DELAYS_SECONDS) + 1)),
 )
 BROKER_AWAY = (AMQPError, OSError, TimeoutError, RuntimeError)
@@ -59,7 +58,9 @@ _MOVING = "SELECT order_id FROM outbox UNION SELECT order_id FROM calls"
 _TRACKER_BACKLOG = "SELECT (SELECT count(*) FROM outbox), 0"
 _TRACKER_MOVING = "SELECT DISTINCT order_id FROM outbox"
 _FORGOTTEN = "SELECT order_id FROM tombstones"
-_SOLD_BEFORE = "SELECT order_id, 'sold', units FROM tombstones WHERE units IS NOT NULL"
+_SOLD_BEFORE = "SELECT units FROM tombstones WHERE units IS NOT NULL"
+_STOCK = "SELECT sku, stocked, available, reserved, sold FROM stock"
+_SAGAS = "SELECT order_id, state FROM sagas"
 _READ_UP_TO = "SELECT stream_offset FROM stream_position"
 
 
@@ -128,42 +129,40 @@ class Reader:
         backlogs: list[Backlog] = []
         forgotten: set[UUID] = set()
         sagas = await self._sagas(backlogs, forgotten)
-        carrier = [
-            CarrierShipment(order_id, entry["status"])
+        carrier = {
+            order_id: entry["status"]
             async for order_id, entry in self._entries("/carrier/shipments", "shipments")
-        ]
-        ledger = [
-            LedgerEntry(order_id, entry["kind"], entry["amount_minor"])
-            async for order_id, entry in self._entries("/provider/ledger", "entries")
-        ]
-        async with self._service("notification", backlogs) as books:
-            notices = await _rows(books, NoticeRow, "SELECT order_id, status, ending FROM notices")
-        async with self._service("fulfillment", backlogs) as books:
-            shipments = await _rows(books, ShipmentRow, "SELECT order_id, status, settled_by FROM shipments")
-        async with self._service("payment", backlogs) as books:
-            payments = await _rows(
-                books, PaymentRow, "SELECT order_id, status, amount_minor, settled_by FROM payments"
+        }
+        ledger: dict[UUID, list[Movement]] = {}
+        async for order_id, entry in self._entries("/provider/ledger", "entries"):
+            movement = Movement(entry["kind"], entry["amount_minor"], entry["currency"])
+            ledger.setdefault(order_id, []).append(movement)
+        states: dict[str, dict[UUID, ServiceState]] = {}
+        stock: tuple[StockRow, ...] = ()
+        sold_before: tuple[Mapping[str, int], ...] = ()
+        for service in SERVICES_READ:
+            name, table = service.name, service.repository.table
+            known = [column for column in STATE_FIELDS if column in table.c]
+            query = sql.SQL("SELECT {} FROM {}").format(
+                sql.SQL(", ").join(map(sql.Identifier, ("order_id", *known))), sql.Identifier(table.name)
             )
-        async with self._service("inventory", backlogs) as books:
-            stock = await _rows(books, StockRow, "SELECT sku, stocked, available, reserved, sold FROM stock")
-            reservations = await _rows(
-                books, ReservationRow, "SELECT order_id, status, units FROM reservations"
-            )
-            sold_before = await _rows(books, ReservationRow, _SOLD_BEFORE)
-        async with self._service("order", backlogs) as books:
-            forgotten.update(await _rows(books, _itself, _FORGOTTEN))
-            orders = await _rows(books, OrderRow, "SELECT order_id, status, amount_minor FROM orders")
+            async with self._service(name, backlogs) as books:
+                if name == "inventory":
+                    stock = tuple([row async for row in _rows(books, args_row(StockRow), _STOCK)])
+                elif name == "order":
+                    forgotten.update([row async for row in _rows(books, scalar_row, _FORGOTTEN)])
+                states[name] = {
+                    row.pop("order_id"): ServiceState(**row) async for row in _rows(books, dict_row, query)
+                }
+                if name == "inventory":
+                    sold_before = tuple([row async for row in _rows(books, scalar_row, _SOLD_BEFORE)])
         return Snapshot(
-            orders=orders,
-            reservations=reservations,
-            stock=stock,
-            payments=payments,
-            shipments=shipments,
-            notices=notices,
-            ledger=tuple(ledger),
-            carrier=tuple(carrier),
-            backlogs=tuple(backlogs),
+            states=states,
+            ledger=ledger,
+            carrier=carrier,
             sagas=sagas,
+            stock=stock,
+            backlogs=tuple(backlogs),
             forgotten=frozenset(forgotten),
             sold_before=sold_before,
         )
@@ -171,12 +170,12 @@ class Reader:
     async def activity(self) -> Activity:
         """What is on its way right now."""
         moving: set[UUID] = set()
-        for name in SERVICES:
+        for name in SERVICE_NAMES:
             async with self._transaction(name) as connection:
-                moving.update(await _rows(connection, _itself, _MOVING))
+                moving.update([row async for row in _rows(connection, scalar_row, _MOVING)])
         if TRACKER in self._databases:
             async with self._transaction(TRACKER) as connection:
-                moving.update(await _rows(connection, _itself, _TRACKER_MOVING))
+                moving.update([row async for row in _rows(connection, scalar_row, _TRACKER_MOVING)])
         queued = await self._queued()
         return Activity(frozenset(moving), queued, await self._read_up_to())
 
@@ -184,15 +183,15 @@ class Reader:
         if TRACKER not in self._databases:
             return None
         async with self._transaction(TRACKER) as connection:
-            found: tuple[int, ...] = await _rows(connection, _itself, _READ_UP_TO)
+            found: list[int] = [row async for row in _rows(connection, scalar_row, _READ_UP_TO)]
         return found[0]
 
-    async def _sagas(self, backlogs: list[Backlog], forgotten: set[UUID]) -> tuple[SagaRow, ...] | None:
+    async def _sagas(self, backlogs: list[Backlog], forgotten: set[UUID]) -> dict[UUID, SeenSaga] | None:
         if TRACKER not in self._databases:
             return None
         async with self._service(TRACKER, backlogs, _TRACKER_BACKLOG) as books:
-            forgotten.update(await _rows(books, _itself, _FORGOTTEN))
-            return await _rows(books, SagaRow, "SELECT order_id, state FROM sagas")
+            forgotten.update([row async for row in _rows(books, scalar_row, _FORGOTTEN)])
+            return {order_id: SeenSaga(state) async for order_id, state in _rows(books, tuple_row, _SAGAS)}
 
     @asynccontextmanager
     async def _service(
@@ -201,7 +200,7 @@ class Reader:
         """One transaction on a service's books, of which the backlog is always read."""
         async with self._transaction(name) as connection:
             yield connection
-            for outbox, calls in await _rows(connection, _both, backlog):
+            async for outbox, calls in _rows(connection, tuple_row, backlog):
                 backlogs.append(Backlog(name, outbox, calls))
 
     @asynccontextmanager
@@ -245,20 +244,15 @@ class Reader:
             after = page["next_after"]
 
 
-async def _rows(connection: Connection, make: Callable[..., RowT], query: LiteralString) -> tuple[RowT, ...]:
+async def _rows(
+    connection: Connection, rows_as: AsyncRowFactory[RowT], query: LiteralString | sql.Composed
+) -> AsyncIterator[RowT]:
     """Every row of a query, through a cursor on the server: what comes over the wire at once is bounded."""
-    async with connection.cursor(name="books", row_factory=args_row(make)) as cursor:
+    async with connection.cursor(name="books", row_factory=rows_as) as cursor:
         cursor.itersize = CURSOR_ROWS
         await cursor.execute(query)
-        return tuple([row async for row in cursor])
-
-
-def _itself(value: Any) -> Any:
-    return value
-
-
-def _both(first: int, second: int) -> tuple[int, int]:
-    return first, second
+        async for row in cursor:
+            yield row
 
 
 def _order_id(reference: str) -> UUID | None:

@@ -10,7 +10,7 @@ from datetime import date
 from typing import Protocol, assert_never
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from events.facts.base import Line
 from events.outbound.dispatcher import CallFailed
@@ -39,7 +39,9 @@ class FulfillmentSettings(ServiceSettings):
     """What the gateway reads besides."""
 
     carrier_url: HttpUrl
+    carrier_token: SecretStr | None = None
     directory_url: HttpUrl
+    directory_token: SecretStr | None = None
 
 
 class Address(BaseModel):
@@ -224,6 +226,8 @@ def _read(reply: Reply) -> Booking | Accepted | Refused:
 
 def gateway_from(settings: FulfillmentSettings) -> FulfillmentGateway:
     """The gateway to the carrier and the directory that the settings name."""
-    carrier = HttpParty("carrier", settings.carrier_url, settings)
-    directory = HttpParty("directory", settings.directory_url, settings)
+    carrier = HttpParty("carrier", settings.carrier_url, settings, bearer_token=settings.carrier_token)
+    directory = HttpParty(
+        "directory", settings.directory_url, settings, bearer_token=settings.directory_token
+    )
     return FulfillmentGateway(HttpCarrier(carrier), HttpCustomerDirectory(directory))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -23,9 +24,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from events.facts.order import OrderCreated
 from events.runtime.input import Told
 from events.storage.database import Connection
-from events.storage.exchange import Answer, Exchange, prepared
 from events.storage.repository import OrderStates, OrderWorkspace
-from events.storage.sql import array_of, as_columns, update_rows
+from events.storage.round_trip import RoundTrip, Rows, prepared
+from events.storage.sql import array_of, as_arrays, update_rows
 from inventory_svc.decide import Reservation, Shelf, Stock
 
 metadata = MetaData()
@@ -64,6 +65,7 @@ RESERVATIONS = OrderStates(
 )
 
 _OF_STOCK = ("sku", "available", "reserved", "sold")
+_of_stock = attrgetter(*_OF_STOCK)
 _STOCK_COLUMNS = [stock.c[name] for name in _OF_STOCK]
 _concerned = union_all(
     select(func.unnest(array_of("skus", stock.c.sku))),
@@ -84,7 +86,7 @@ _UPDATE_STOCK = prepared(update_rows(stock, stock.c.sku, _STOCK_COLUMNS[1:]))
 class ShelfWorkspace:
     """The reservations and the stock that one batch works on."""
 
-    def __init__(self, reservations: OrderWorkspace[Reservation], loading: Answer) -> None:
+    def __init__(self, reservations: OrderWorkspace[Reservation], loading: Rows) -> None:
         self._reservations = reservations
         self._loading = loading
 
@@ -108,21 +110,23 @@ class ShelfWorkspace:
         self._reservations.keep(item, state.reservation)
         self._now.update(state.stock)
 
-    def save(self, exchange: Exchange) -> None:
-        self._reservations.save(exchange)
+    def save(self, trip: RoundTrip) -> None:
+        self._reservations.save(trip)
         moved = [now for sku, now in self._now.items() if now is not self._loaded[sku]]
         if moved:
-            exchange.ask(_UPDATE_STOCK, **as_columns(moved, _OF_STOCK))
+            trip.add(_UPDATE_STOCK, **as_arrays(_STOCK_COLUMNS, map(_of_stock, moved)))
 
 
 class ShelfStore:
     """Reservations before stock, each in the order of its key: no two batches can deadlock."""
 
-    def load(self, exchange: Exchange, told: Sequence[Told]) -> ShelfWorkspace:
-        reservations = RESERVATIONS.load(exchange, told)
+    table = reservations
+
+    def load(self, trip: RoundTrip, told: Sequence[Told]) -> ShelfWorkspace:
+        reservations = RESERVATIONS.load(trip, told)
         skus = {line.sku for item in told if isinstance(item.said, OrderCreated) for line in item.said.lines}
         order_ids: list[UUID] = [item.order_id for item in told]
-        return ShelfWorkspace(reservations, exchange.ask(_LOCK_STOCK, skus=list(skus), order_ids=order_ids))
+        return ShelfWorkspace(reservations, trip.add(_LOCK_STOCK, skus=list(skus), order_ids=order_ids))
 
     async def read_many(
         self, connection: Connection, order_ids: Sequence[UUID]

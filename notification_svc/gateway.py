@@ -8,13 +8,21 @@ decide.py into its outcomes.
 import asyncio
 from typing import Annotated, Protocol, assert_never
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    Field,
+    FilePath,
+    SecretStr,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 
 from events.outbound.circuit import CircuitBreaker
 from events.outbound.http_party import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused
-from events.runtime.settings import ServiceSettings
+from events.runtime.settings import ENV_PREFIX, ServiceSettings
 from notification_svc.decide import Calls, Delivered, SendEmail, SendPush, Undeliverable
-from notification_svc.mail import Mail, SmtpMailServer
+from notification_svc.mail import Access, Mail, SmtpMailServer, StartTls, goes_unencrypted
 from notification_svc.texts import letter, message_for
 
 UNKNOWN_CUSTOMER = "unknown_customer"
@@ -28,10 +36,31 @@ class NotificationSettings(ServiceSettings):
     """What the gateway reads besides."""
 
     directory_url: HttpUrl
+    directory_token: SecretStr | None = None
     push_url: HttpUrl
+    push_token: SecretStr | None = None
+    # STARTTLS where the URL is smtp://, and who logs in (or user:password@ in the URL).
+    smtp_starttls: StartTls = "offered"
+    smtp_username: str | None = None
+    smtp_password: SecretStr | None = None
+    # Whose certificates are trusted, in the place of the system's.
+    smtp_ca_file: FilePath | None = None
     smtp_url: Annotated[str, StringConstraints(pattern=r"^smtps?://[^/\s]+")]
     mail_sender: Mailbox = "orders@shop.example"
     mail_connections: int = Field(default=8, gt=0)
+
+    @property
+    def smtp_access(self) -> Access:
+        """How to speak to the mail server."""
+        return Access(self.smtp_starttls, self.smtp_username, self.smtp_password, self.smtp_ca_file)
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _keeps_its_password(cls, given: str, known: ValidationInfo) -> str:
+        read = known.data
+        if goes_unencrypted(given, Access(read.get("smtp_starttls", "offered"), read.get("smtp_username"))):
+            raise ValueError(f"a password needs smtps://, or {ENV_PREFIX}SMTP_STARTTLS=required")
+        return given
 
 
 class Contact(BaseModel):
@@ -167,15 +196,19 @@ class HttpPushService(HttpAdapter):
 
 def gateway_from(settings: NotificationSettings) -> NotificationGateway:
     """The gateway to the directory, mail and push that the settings name."""
+    directory = HttpParty(
+        "directory", settings.directory_url, settings, bearer_token=settings.directory_token
+    )
     mail_server = SmtpMailServer(
         settings.smtp_url,
         CircuitBreaker("mail_server", settings),
+        settings.smtp_access,
         sender=settings.mail_sender,
         connections=settings.mail_connections,
         timeout_seconds=settings.call_timeout_seconds,
+        idle_seconds=settings.idle_connection_seconds,
     )
+    push = HttpParty("push", settings.push_url, settings, bearer_token=settings.push_token)
     return NotificationGateway(
-        SharedLookUps(HttpCustomerDirectory(HttpParty("directory", settings.directory_url, settings))),
-        mail_server,
-        HttpPushService(HttpParty("push", settings.push_url, settings)),
+        SharedLookUps(HttpCustomerDirectory(directory)), mail_server, HttpPushService(push)
     )

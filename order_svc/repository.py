@@ -46,8 +46,8 @@ orders = Table(
 ORDERS = OrderStates(orders, Order, final=("confirmed", "cancelled"))
 
 # Of the orders that no confirmed one has overtaken. Those that were given up as late count as well: while
-# nothing else becomes of the orders that are accepted, new ones are better refused. What is older than an hour
-# waits for something else.
+# nothing else becomes of what is accepted, new ones are better refused. What is older than an hour waits for
+# something else.
 OLDEST = b"""
     SELECT extract(epoch FROM now() - min(placed_at))::float8 AS oldest_seconds, count(*) AS orders
     FROM orders

@@ -7,7 +7,7 @@
 from typing import Any, Protocol, assert_never
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from events.facts.payment import UndoneBy
 from events.outbound.http_party import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused, Reply
@@ -37,6 +37,8 @@ class ProviderSettings(ServiceSettings):
     """What the gateway reads besides."""
 
     provider_url: HttpUrl
+    # Sent as a bearer token, as most providers want their key.
+    provider_token: SecretStr | None = None
 
 
 class PaymentProvider(OutsideParty, Protocol):
@@ -196,4 +198,5 @@ def _means_of(call: Void | Refund | IssueCreditNote) -> UndoneBy:
 
 def gateway_from(settings: ProviderSettings) -> PaymentGateway:
     """The gateway to the provider that the settings name."""
-    return PaymentGateway(HttpPaymentProvider(HttpParty("provider", settings.provider_url, settings)))
+    provider = HttpParty("provider", settings.provider_url, settings, bearer_token=settings.provider_token)
+    return PaymentGateway(HttpPaymentProvider(provider))

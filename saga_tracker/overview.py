@@ -16,6 +16,7 @@ from saga_tracker.dead_letters.dead_letter import LetterKind
 from saga_tracker.projection import ENDED, State
 from saga_tracker.reading.reader import Progress
 from saga_tracker.reconciliation import comparisons
+from saga_tracker.scheduler.leader import HOLDER
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import SERVICES, STEPS
 
@@ -46,7 +47,7 @@ _QUERIES = {
     "gaps": b"""
         SELECT (SELECT count(*) FROM stream_gaps) AS gaps, (SELECT count(*) FROM look_ups) AS sagas
     """,
-    "lease": b"SELECT holder FROM lease WHERE expires_at > clock_timestamp()",
+    "lease": HOLDER,
 }
 
 Rows = Sequence[Mapping[str, Any]]

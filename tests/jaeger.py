@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from compose.local.ports import LOOPBACK, free_port
+from compose.waiting import wait_until_ready
 
 MODULE, VERSION, COMMAND = "github.com/jaegertracing/jaeger", "v1.76.0", "all-in-one"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "murmuration"
@@ -91,16 +91,17 @@ def running_jaeger(program: Path) -> Iterator[Jaeger]:
 
 
 def _wait_for(process: subprocess.Popen[bytes], ports: list[int]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    for port in ports:
-        while True:
-            assert process.poll() is None, "Jaeger ended at once"
-            assert time.monotonic() < deadline, f"Jaeger does not listen on port {port}"
+    def what_it_lacks() -> str | None:
+        assert process.poll() is None, "Jaeger ended at once"
+        for port in ports:
             try:
                 socket.create_connection((LOOPBACK, port), 1).close()
-                break
             except OSError:
-                time.sleep(0.1)
+                return f"Jaeger does not listen on port {port}"
+        return None
+
+    problem = wait_until_ready(what_it_lacks, START_SECONDS)
+    assert problem is None, problem
 
 
 def build() -> Path:

@@ -5,11 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
+
+from compose.local.processes import what_readyz_lacks
+from compose.waiting import wait_until_ready
 
 START_SECONDS = 20
 STOP_SECONDS = 10
@@ -49,18 +49,16 @@ class SandboxProcess:
             [sys.executable, "-m", "compose.sandbox"],
             env={**os.environ, **{f"MURMURATION_{name}": value for name, value in environment.items()}},
         )
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the sandbox ended with {self.process.returncode}")
-            try:
-                with urlopen(f"{self.url}/readyz", timeout=1):
-                    return self
-            except (URLError, OSError):
-                if time.monotonic() > deadline:
-                    self.stop()
-                    raise
-                time.sleep(0.05)
+        if (problem := wait_until_ready(self._what_it_lacks, START_SECONDS)) is not None:
+            self.stop()
+            raise RuntimeError(f"the sandbox is not ready: {problem}")
+        return self
+
+    def _what_it_lacks(self) -> str | None:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the sandbox ended with {self.process.returncode}")
+        return what_readyz_lacks(self.http_port)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Stop it and return its exit code."""

@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +24,7 @@ from compose.local.process_table import ProcessIdentity, identify
 from compose.local.processes import Blueprint
 from compose.local.rabbitmq import ADMIN_USER, speaks_amqp
 from compose.local.rig import LocalRig
+from compose.waiting import wait_until_ready
 from events.installed import CHOSEN_VARIABLE
 from events.storage.migrations import upgrade
 from tests.runtime.standin_system import standin_blueprint
@@ -179,10 +179,10 @@ def container_servers() -> Iterator[ContainerServers]:
         )
         stack.enter_context(rabbitmq)
         host, port = rabbitmq.get_container_host_ip(), rabbitmq.get_exposed_port(RABBITMQ_PORT)
-        deadline = time.monotonic() + CONTAINER_START_SECONDS
-        while not speaks_amqp(host, port):
-            assert time.monotonic() < deadline, "the container's RabbitMQ does not answer"
-            time.sleep(0.2)
+        problem = wait_until_ready(
+            lambda: None if speaks_amqp(host, port) else "it does not answer", CONTAINER_START_SECONDS
+        )
+        assert problem is None, f"the container's RabbitMQ: {problem}"
         address = f"{host}:{port}"
         yield ContainerServers(
             postgres.get_connection_url(), f"amqp://{ADMIN_USER}:{ADMIN_USER}@{address}/", rabbitmq

@@ -1,6 +1,5 @@
 """The containers as a rig: what the demo, the check and the drills ask of one."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from compose.local.rabbitmq import speaks_amqp
 from compose.local.servers import POSTGRES, RABBITMQ
 from compose.local.status import ComponentStatus
 from compose.system import PROCESSES
+from compose.waiting import wait_until_ready
 
 HTTP_PORT = 8000
 POSTGRES_PORT = 5432
@@ -32,7 +32,6 @@ POSTGRES_ADMIN = "murmuration"
 # Whose role and database it takes to see whether PostgreSQL answers.
 ASKING = "order"
 READY_SECONDS = 90.0
-POLL_SECONDS = 0.1
 CONNECT_SECONDS = 3
 
 
@@ -215,12 +214,10 @@ def _set_going(container: Container) -> None:
 
 def _wait_until_ready(name: str, where: ContainerAddresses) -> None:
     container = next(container for container in where.containers if container.name == name)
-    deadline = time.monotonic() + READY_SECONDS
-    while (problem := _problem_of(container, where)) is not None:
-        if time.monotonic() > deadline:
-            details = engine.last_words(container)
-            raise RigError(f"{name} is not ready after {READY_SECONDS:.0f} s: {problem}", details=details)
-        time.sleep(POLL_SECONDS)
+    problem = wait_until_ready(lambda: _problem_of(container, where), READY_SECONDS)
+    if problem is not None:
+        details = engine.last_words(container)
+        raise RigError(f"{name} is not ready after {READY_SECONDS:.0f} s: {problem}", details=details)
 
 
 def _status_of(name: str, container: Container | None, where: ContainerAddresses) -> ComponentStatus:

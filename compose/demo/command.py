@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rich.console import Console
 
-from compose.books import Books, books_by_order, statuses_of
 from compose.check import Findings, examine, print_findings
 from compose.demo.play import Played, play_all
 from compose.demo.sabotage import Sabotage, sabotage_of
@@ -15,10 +14,11 @@ from compose.demo.scenarios import SCENARIOS
 from compose.demo.shop import Refused, open_shop
 from compose.demo.stage import Scenario, Stage
 from compose.demo.telling import Narrator, print_table, surprises
-from compose.invariants import INVARIANTS
 from compose.local.errors import RigError
 from compose.rig import Rig
 from compose.snapshot import Reader, sources_of
+from saga_tracker.consistency.rules import INVARIANTS
+from saga_tracker.consistency.snapshot import Books, books_by_order, statuses_of
 
 RUN_BYTES = 3
 # For the processes that it starts. A service that is frozen is not late before its patience is over: by

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 from uuid import UUID
 
@@ -11,18 +12,14 @@ from rich.table import Table
 
 from compose.demo.play import Audience, Fact, Played
 from compose.demo.stage import Act, Scenario
+from compose.system import SERVICE_NAMES
+from saga_tracker.consistency.statuses import DONE, UNDONE
 
-COLOURS = {
-    "order": "cyan",
-    "inventory": "yellow",
-    "payment": "magenta",
-    "fulfillment": "blue",
-    "notification": "green",
-}
+# One each, in turn.
+COLOURS = dict(zip(SERVICE_NAMES, cycle(("cyan", "yellow", "magenta", "blue", "green")), strict=False))
 END_COLOURS = {"COMPLETED": "green", "CANCELLED": "yellow"}
 INDENT = " " * 12
 CHANNELS = {"email": "e-mail", "push": "push"}
-SERVICES = tuple(COLOURS)
 
 Body = Mapping[str, Any]
 
@@ -83,13 +80,13 @@ def print_table(
     table.add_column("", justify="right")
     table.add_column("fault", no_wrap=True)
     table.add_column("end")
-    for service in SERVICES:
+    for service in SERVICE_NAMES:
         table.add_column(service)
     table.add_column("invariants")
     table.add_column("", no_wrap=True)
     for number, (one, found, wrong) in enumerate(zip(played, statuses, broken, strict=True), 1):
         scenario = one.scenario
-        cells = [_compared(scenario.statuses[service], found[service]) for service in SERVICES]
+        cells = [_compared(expected, found[service]) for service, expected in _statuses(scenario).items()]
         table.add_row(
             str(number),
             escape(scenario.fault),
@@ -106,9 +103,15 @@ def _compared(expected: str, found: str) -> str:
     return found if found == expected else f"[bold red]{found}[/]"
 
 
+def _statuses(scenario: Scenario) -> dict[str, str]:
+    """What each service must say; one that the scenario does not know, the first word that fits its end."""
+    ends = DONE if scenario.end == "COMPLETED" else UNDONE
+    return {service: scenario.statuses.get(service, ends[service][0]) for service in SERVICE_NAMES}
+
+
 def surprises(one: Played, found: Mapping[str, str]) -> list[str]:
     """Where a scenario ended otherwise than it must, in words."""
-    expected = {"the tracker": one.scenario.end, **one.scenario.statuses}
+    expected = {"the tracker": one.scenario.end, **_statuses(one.scenario)}
     told = {"the tracker": one.state, **found}
     return [f"{who} says {told[who]}, not {what}" for who, what in expected.items() if told[who] != what]
 

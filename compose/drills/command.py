@@ -16,7 +16,7 @@ from compose.drills.cluster_rig import ClusterSystem
 from compose.drills.container_system import ContainerSystem
 from compose.drills.harness import Harness
 from compose.drills.outcome import Report
-from compose.drills.reports import print_outcome, write_reports
+from compose.drills.report import print_outcome, write_reports
 from compose.drills.stage import Drill
 from compose.drills.systems import LocalSystem, System
 from compose.local.errors import RigError

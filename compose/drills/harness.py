@@ -12,9 +12,7 @@ import aiohttp
 import psycopg
 from aio_pika.exceptions import AMQPError
 
-from compose.agreement import ask_tracker
-from compose.books import Books, books_by_order
-from compose.check import Findings, examine
+from compose.check import Findings, ask_tracker, examine
 from compose.demo.shop import Refused, Shop, open_shop
 from compose.drills import judge
 from compose.drills.load import Load, NotAccepted
@@ -25,6 +23,7 @@ from compose.drills.stage import Drill, Stage
 from compose.drills.timeline import Timeline, sampling
 from compose.local.errors import RigError
 from compose.snapshot import Reader, sources_of
+from saga_tracker.consistency.snapshot import Books, books_by_order
 
 # The load alone before the strike, and after the last of it is healed.
 LEAD_SECONDS = 2.0

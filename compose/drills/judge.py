@@ -6,15 +6,14 @@ from uuid import UUID
 
 import psycopg
 
-from compose.agreement import SENTENCE as TRACKER_SENTENCE
-from compose.agreement import Agreement
-from compose.books import Books, Snapshot, statuses_of
-from compose.check import Findings
+from compose.check import SENTENCE as TRACKER_SENTENCE
+from compose.check import Agreement, Findings
 from compose.drills.load import Kind
 from compose.drills.outcome import Check
-from compose.invariants import INVARIANTS, Violation
 from compose.system import TRACKER
 from compose.whereabouts import Whereabouts
+from saga_tracker.consistency.rules import INVARIANTS, Violation
+from saga_tracker.consistency.snapshot import NOTHING, Books, Snapshot, statuses_of
 
 NONE_LOST = "No accepted order is lost: order_svc knows every one that it said yes to."
 ENDS_AS_ITS_KIND = "Every order ends in a way that its kind may, or is cancelled for being late."
@@ -48,7 +47,7 @@ def client_checks(accepted_as: Mapping[UUID, Kind], books: Mapping[UUID, Books])
     lost, wrong = [], []
     for order_id, kind in accepted_as.items():
         book = books.get(order_id, Books())
-        if book.order is None:
+        if book.order == NOTHING:
             lost.append(f"order {order_id} was accepted, and is unknown")
         elif book.verdict not in kind.ends:
             wrong.append(f"order {order_id} is {book.verdict}, not {' or '.join(sorted(kind.ends))}")

@@ -4,10 +4,10 @@ to a person, and how soon it was over."""
 from collections.abc import Mapping
 from uuid import UUID
 
-from compose.books import Books
 from compose.drills.load import Kind, Load
 from compose.drills.outcome import Check, Recovery, Target
 from compose.drills.timeline import Timeline
+from saga_tracker.consistency.snapshot import Books
 
 MANUAL = "NEEDS_MANUAL"
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from random import Random
 from uuid import UUID
 
-from compose.books import Books
 from compose.demo.shop import Shop
 from compose.drills.load import Load
 from compose.drills.outcome import USUAL, Target
 from compose.drills.rig import Deed, DrillRig
 from compose.drills.timeline import Timeline
+from saga_tracker.consistency.snapshot import Books
 
 # What a drill finds wrong, over and above what is asked after every drill.
 Problems = list[str]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import psycopg
 
 from compose.local.errors import RigError
@@ -142,8 +143,8 @@ class PrivatePostgres:
         pid_file = self.data / "postmaster.pid"
         try:
             pid = int(pid_file.read_text().split()[0])
-            running = Path(f"/proc/{pid}/comm").read_text().strip()
-        except (OSError, ValueError, IndexError):
+            running = psutil.Process(pid).name()
+        except (OSError, ValueError, IndexError, psutil.Error):
             return
         if running not in {"postgres", "postmaster"}:
             pid_file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which processes run, who they are, and how to end them; read from Linux's /proc.
+"""Which processes run, who they are, and how to end them.
 
 A pid alone names nobody: the kernel reuses it. A process is identified by its pid together with the
 boot it belongs to and its start time within that boot, which no clock adjustment can change.
@@ -7,12 +7,16 @@ boot it belongs to and its start time within that boot, which no clock adjustmen
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-PROC = Path("/proc")
+import psutil
+
 POLL_SECONDS = 0.02
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+_ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,7 @@ def family(root: ProcessIdentity) -> list[ProcessIdentity]:
     """The process and all its descendants, parents before children; empty when it no longer runs."""
     if not root.is_running():
         return []
-    children: dict[int, list[int]] = {}
-    for pid in _pids():
-        if (fields := stat_fields(pid)) is not None:
-            children.setdefault(int(fields[1]), []).append(pid)
+    children = children_by_parent()
     members, queue = [root], [root.pid]
     while queue:
         for pid in children.get(queue.pop(0), []):
@@ -51,16 +52,26 @@ def family(root: ProcessIdentity) -> list[ProcessIdentity]:
     return members
 
 
+def children_by_parent() -> dict[int, list[int]]:
+    """The pids of all processes, by that of their parent.
+
+    psutil's own `children` leaves out a child that seems older than its parent, by the clock of the wall.
+    """
+    children: dict[int, list[int]] = {}
+    for process in psutil.process_iter(["ppid"]):
+        children.setdefault(process.info["ppid"], []).append(process.pid)
+    return children
+
+
 def marked(variable: str, value: str) -> list[ProcessIdentity]:
     """Every process whose environment was started with `variable=value`, as far as we may look."""
-    wanted = f"{variable}={value}".encode()
     found = []
-    for pid in _pids():
+    for process in psutil.process_iter():
         try:
-            environment = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
-        except OSError:
+            belongs = process.environ().get(variable) == value
+        except (psutil.Error, OSError):
             continue
-        if wanted in environment and (identity := identify(pid)) is not None:
+        if belongs and (identity := identify(process.pid)) is not None:
             found.append(identity)
     return found
 
@@ -76,7 +87,10 @@ def send(identities: Iterable[ProcessIdentity], number: signal.Signals) -> None:
 
 
 def wait_gone(identities: Iterable[ProcessIdentity], timeout_seconds: float) -> list[ProcessIdentity]:
-    """Waits until all are gone; returns those that are not when the time is up."""
+    """Waits until all are gone; returns those that are not when the time is up.
+
+    Nobody is reaped: how a child ended is for its parent to learn, and it is gone once it is a zombie.
+    """
     deadline = time.monotonic() + timeout_seconds
     remaining = [identity for identity in identities if identity.is_running()]
     while remaining and time.monotonic() < deadline:
@@ -85,31 +99,23 @@ def wait_gone(identities: Iterable[ProcessIdentity], timeout_seconds: float) -> 
     return remaining
 
 
-def _pids() -> Iterator[int]:
-    for entry in os.listdir(PROC):
-        if entry.isdigit():
-            yield int(entry)
-
-
-def stat_fields(pid: int) -> list[str] | None:
-    """The fields of /proc/<pid>/stat after the command name: state, parent, ...; None for no such process."""
-    try:
-        text = (PROC / str(pid) / "stat").read_text(errors="replace")
-    except OSError:
-        return None
-    # The name stands in parentheses and may itself contain some.
-    return text[text.rindex(")") + 2 :].split()
-
-
 def _started(pid: int) -> str | None:
-    fields = stat_fields(pid)
-    if fields is None or fields[0] in {"Z", "X"}:
-        return None
-    return f"{_boot_id()}:{fields[19]}"
+    while True:
+        booted: float = psutil.boot_time()
+        try:
+            process = psutil.Process(pid)
+            if process.status() in _ENDED:
+                return None
+            created: float = process.create_time()
+        except psutil.Error:
+            return None
+        # Both are by the clock of the wall; what is between them is not, unless that was set just now.
+        if psutil.boot_time() == booted:
+            return f"{_boot_id()}:{round((created - booted) * _TICKS_A_SECOND)}"
 
 
 def _boot_id() -> str:
     try:
-        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return _BOOT_ID.read_text().strip()
     except OSError:
         return "unknown-boot"

@@ -46,7 +46,7 @@ def supervise(rig: LocalRig) -> None:
     started = rig.up()
     me = process_table.identify(os.getpid())
     if me is None:
-        raise RigError("this process is not to be found in /proc")
+        raise RigError("this process is not to be found in the process table")
     with rig.changing() as where:
         where.state.supervisor = me
     print(json.dumps(started), flush=True)  # noqa: T201

@@ -18,9 +18,9 @@ from compose.local.launch import Launch, log_tail
 from compose.local.process_table import ProcessIdentity
 from compose.local.progress import Progress
 from compose.local.state import RigState, StateFile
+from compose.waiting import wait_until_ready
 
 MARK_VARIABLE = "MURMURATION_RIG"
-POLL_SECONDS = 0.05
 KILL_GRACE_SECONDS = 10.0
 # It waits for nothing but the rig's lock, and does not have it while somebody else changes the rig.
 DISMISS_GRACE_SECONDS = 5.0
@@ -133,22 +133,23 @@ class Supervisor:
         Raises RigError with its last log lines when it ended or is not ready in time.
         """
         limit = component.ready_timeout_seconds if timeout_seconds is None else timeout_seconds
-        deadline = time.monotonic() + limit
-        while (problem := component.not_ready()) is not None:
-            if self._give_up.is_set():
+
+        def what_it_lacks() -> str | None:
+            problem = component.not_ready()
+            if problem is not None and self._give_up.is_set():
                 raise Interrupted
-            if self.state.running(component.name) is None:
+            if problem is not None and self.state.running(component.name) is None:
+                how = f"{self._ended(component.name)} before it was ready"
                 raise RigError(
-                    f"{component.name} {self._ended(component.name)} before it was ready"
-                    f" (log: {component.log})",
-                    details=log_tail(component.log),
+                    f"{component.name} {how} (log: {component.log})", details=log_tail(component.log)
                 )
-            if time.monotonic() > deadline:
-                raise RigError(
-                    f"{component.name} is not ready after {limit:.0f} s: {problem} (log: {component.log})",
-                    details=log_tail(component.log),
-                )
-            time.sleep(POLL_SECONDS)
+            return problem
+
+        if (problem := wait_until_ready(what_it_lacks, limit)) is not None:
+            raise RigError(
+                f"{component.name} is not ready after {limit:.0f} s: {problem} (log: {component.log})",
+                details=log_tail(component.log),
+            )
         self._progress.ready(component.name)
 
     def stop(self, components: Sequence[Component], grace_seconds: float | None = None) -> None:

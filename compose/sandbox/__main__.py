@@ -1,6 +1,7 @@
 """`python -m compose.sandbox`: run the outside world until SIGTERM or SIGINT."""
 
 import asyncio
+import logging
 import signal
 import sqlite3
 import sys
@@ -12,43 +13,11 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from compose.sandbox.app import Sandbox
-from compose.sandbox.settings import SandboxSettings
+from compose.sandbox.app import Sandbox, SandboxSettings
 from events.runtime.memory import collect_garbage_rarely
 from events.runtime.settings import read_settings
 from events.telemetry.log import configure_logging, log
 from events.telemetry.metrics import say_what_runs
-
-
-class InOnePiece:
-    """A transport that sends together what is written in one turn of the event loop.
-
-    uvicorn writes the head and the body of an answer apart, and uvloop would make two packets of them.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._loop = asyncio.get_running_loop()
-        self._written: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        """Before the next turn."""
-        if not self._written:
-            self._loop.call_soon(self._flush)
-        self._written.append(data)
-
-    def close(self) -> None:
-        """After all that was written."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._written and not self._transport.is_closing():
-            self._transport.write(b"".join(self._written))
-        self._written.clear()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
 
 class AbortableHttp(HttpToolsProtocol):
@@ -56,7 +25,7 @@ class AbortableHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Hand the transport to the requests of this connection, as `scope["state"]["transport"]`."""
-        super().connection_made(InOnePiece(transport))  # type: ignore[arg-type]
+        super().connection_made(transport)
         self.app_state: dict[str, Any] = {**self.app_state, "transport": transport}
 
 
@@ -112,6 +81,8 @@ def main() -> int:
     """Returns the exit code: 0 after a graceful stop, 2 when the ledger or a port cannot be had."""
     settings = read_settings(SandboxSettings)
     configure_logging("sandbox", settings.log_format, settings.log_level)
+    # aiosmtpd's, which repeats every address.
+    logging.getLogger("mail.log").setLevel(logging.ERROR)
     try:
         uvloop.run(run(settings))
     except sqlite3.OperationalError as error:

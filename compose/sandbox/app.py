@@ -1,37 +1,39 @@
-"""The sandbox's HTTP: which path leads where."""
+"""The outside world, wired up: its settings, and which path leads where."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from hmac import compare_digest
+from pathlib import Path
 from sqlite3 import Row
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field, SecretStr
 from pydantic_core import to_json
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from compose.sandbox import carrier, provider
-from compose.sandbox.bodies import BodyT, OnReference, json_response, read_body
 from compose.sandbox.directory import customer_of
 from compose.sandbox.faults import Delays, FaultRule, Faults
-from compose.sandbox.ledger import Ledger
-from compose.sandbox.operations import Desk, Operation
-from compose.sandbox.problems import (
+from compose.sandbox.http import (
+    OnReference,
     Problem,
     answer_bug,
     answer_disconnect,
     answer_http_exception,
     answer_problem,
+    json_response,
+    read_body,
 )
-from compose.sandbox.settings import SandboxSettings
-from compose.sandbox.shortcut import Shortcut
-from compose.sandbox.sinks import MailSink, Push, PushSink, mail_as_json
-from compose.sandbox.smtp import MailServer
+from compose.sandbox.ledger import Ledger
+from compose.sandbox.operations import Desk, Operation
+from compose.sandbox.sinks import MailServer, MailSink, Push, PushSink, mail_as_json
 from events.telemetry.log import log
 from events.telemetry.scrape import MeasuredRequests, measured_loop, page
 
@@ -40,6 +42,30 @@ PAGE_LIMIT = 1000
 MAX_ROW_ID = 2**63 - 1
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class SandboxSettings(BaseSettings):
+    """Every knob and bound of the sandbox; `MURMURATION_<NAME>` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="MURMURATION_", extra="ignore")
+
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(default=8090, ge=1, le=65535)
+    smtp_port: int = Field(default=8025, ge=1, le=65535)
+    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    admin_token: SecretStr | None = Field(default=None, description="None or empty: PUT /faults is closed")
+
+    sandbox_ledger: Path = Path("sandbox.sqlite3")
+    sandbox_slow_seconds: float = Field(default=2, ge=0, le=60, description="how late tok_slow answers")
+    sandbox_slow_limit: int = Field(default=500, ge=1, description="late answers waiting at once")
+    sandbox_body_limit_bytes: int = Field(default=64 * 1024, ge=1024)
+    sandbox_connection_limit: int = Field(default=1000, ge=1, description="HTTP connections at once")
+    sandbox_smtp_connection_limit: int = Field(default=100, ge=1)
+    sandbox_smtp_timeout_seconds: float = Field(default=300, gt=0, description="an idle SMTP session ends")
+    sandbox_keep_alive_seconds: int = Field(default=75, ge=1, description="an idle HTTP connection ends")
+    sandbox_stop_seconds: int = Field(default=5, ge=1, description="for requests in flight at SIGTERM")
+    sandbox_sink_retention: int = Field(default=10_000, ge=1, description="mails kept, and pushes kept")
 
 
 class Sandbox:
@@ -67,18 +93,18 @@ class Sandbox:
 
     def app(self) -> Starlette:
         """The ASGI application."""
-        parties = self._parties()
         handlers: Mapping[Any, Any] = {
             Problem: answer_problem,
             ClientDisconnect: answer_disconnect,
             HTTPException: answer_http_exception,
             Exception: answer_bug,
         }
+        # Plain Starlette: FastAPI's way to an endpoint would cost half as much again, and give nothing here.
         return Starlette(
-            routes=[*parties, *self._other_routes()],
+            routes=self._routes(),
             exception_handlers=handlers,
             lifespan=self._lifespan,
-            middleware=[Middleware(MeasuredRequests), Middleware(Shortcut, routes=parties)],
+            middleware=[Middleware(MeasuredRequests)],
         )
 
     @asynccontextmanager
@@ -90,73 +116,48 @@ class Sandbox:
             await self.mail_server.close()
             self.ledger.close()
 
-    def _parties(self) -> list[Route]:
-        by_token, by_depot = provider.manner_of_follow_up, carrier.manner_of_follow_up
+    def _routes(self) -> list[Route]:
+        operations, look_ups = self._operations().items(), self._look_ups().items()
         return [
-            self._post(
-                "/provider/authorisations",
-                Operation(
-                    "provider",
-                    "authorise",
-                    provider.Authorisation,
-                    provider.authorise,
-                    provider.manner_of_authorisation,
-                ),
-            ),
-            self._post(
-                "/provider/captures",
-                Operation("provider", "capture", OnReference, provider.capture, by_token),
-            ),
-            Route("/directory/customers/{token}", self._customer, methods=["GET"]),
-            self._post(
-                "/carrier/shipments",
-                Operation("carrier", "book", carrier.Booking, carrier.book, carrier.manner_of_booking),
-            ),
-            self._post(
-                "/carrier/dispatches",
-                Operation("carrier", "dispatch", OnReference, carrier.dispatch, by_depot),
-            ),
-            self._post(
-                "/push/messages", Operation("push", "push", Push, self.pushes.deliver, self.pushes.manner)
-            ),
-            self._post(
-                "/provider/voids", Operation("provider", "void", OnReference, provider.void, by_token)
-            ),
-            self._post(
-                "/provider/refunds", Operation("provider", "refund", OnReference, provider.refund, by_token)
-            ),
-            self._post(
-                "/provider/credit-notes",
-                Operation("provider", "credit-note", OnReference, provider.issue_credit_note, by_token),
-            ),
-            self._post(
-                "/carrier/cancellations",
-                Operation("carrier", "cancel", OnReference, carrier.cancel, by_depot),
-            ),
-        ]
-
-    def _other_routes(self) -> list[BaseRoute]:
-        return [
-            self._get("/provider/operations/{idempotency_key:path}", self.desk.look_up("provider")),
-            self._get("/carrier/operations/{idempotency_key:path}", self.desk.look_up("carrier")),
-            self._get("/provider/ledger", self._entries),
-            self._get("/carrier/shipments", self._shipments),
-            self._get("/push/messages", self._pushes),
-            self._get("/mail/messages", self._mails),
-            self._get("/faults", self._show_faults),
+            *(Route(path, self.desk.takes(operation), methods=["POST"]) for path, operation in operations),
+            *(Route(path, endpoint, methods=["GET"]) for path, endpoint in look_ups),
             Route("/faults", self._put_faults, methods=["PUT"]),
             Route("/faults", self._clear_faults, methods=["DELETE"]),
-            self._get("/healthz", self._health),
-            self._get("/readyz", self._ready),
-            self._get("/metrics", self._metrics),
         ]
 
-    def _post(self, path: str, operation: Operation[BodyT]) -> Route:
-        return Route(path, self.desk.takes(operation), methods=["POST"])
+    def _operations(self) -> dict[str, Operation[Any]]:
+        """What the parties can be asked to do, those first that every order asks for."""
+        by_token, by_depot = provider.manner_of_follow_up, carrier.manner_of_follow_up
+        authorise = provider.Authorisation, provider.authorise, provider.manner_of_authorisation
+        book = carrier.Booking, carrier.book, carrier.manner_of_booking
+        return {
+            "/provider/authorisations": Operation("provider", "authorise", *authorise),
+            "/provider/captures": Operation("provider", "capture", OnReference, provider.capture, by_token),
+            "/carrier/shipments": Operation("carrier", "book", *book),
+            "/carrier/dispatches": Operation("carrier", "dispatch", OnReference, carrier.dispatch, by_depot),
+            "/push/messages": Operation("push", "push", Push, self.pushes.deliver, self.pushes.manner),
+            "/provider/voids": Operation("provider", "void", OnReference, provider.void, by_token),
+            "/provider/refunds": Operation("provider", "refund", OnReference, provider.refund, by_token),
+            "/provider/credit-notes": Operation(
+                "provider", "credit-note", OnReference, provider.issue_credit_note, by_token
+            ),
+            "/carrier/cancellations": Operation("carrier", "cancel", OnReference, carrier.cancel, by_depot),
+        }
 
-    @staticmethod
-    def _get(path: str, endpoint: Endpoint) -> Route:
-        return Route(path, endpoint, methods=["GET"])
+    def _look_ups(self) -> dict[str, Endpoint]:
+        return {
+            "/directory/customers/{token}": self._customer,
+            "/provider/operations/{idempotency_key:path}": self.desk.look_up("provider"),
+            "/carrier/operations/{idempotency_key:path}": self.desk.look_up("carrier"),
+            "/provider/ledger": self._entries,
+            "/carrier/shipments": self._shipments,
+            "/push/messages": self._pushes,
+            "/mail/messages": self._mails,
+            "/faults": self._show_faults,
+            "/healthz": self._health,
+            "/readyz": self._ready,
+            "/metrics": self._metrics,
+        }
 
     async def _customer(self, request: Request) -> Response:
         fault = self.faults.draw("directory")

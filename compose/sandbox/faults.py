@@ -8,8 +8,7 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from compose.sandbox.bodies import Body
-from compose.sandbox.problems import Problem
+from compose.sandbox.http import Body, Problem
 
 Target = Literal["provider", "carrier", "push", "mail", "directory"]
 TARGETS: tuple[Target, ...] = get_args(Target)

@@ -7,16 +7,15 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from secrets import token_hex
 from sqlite3 import Connection
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from compose.sandbox.bodies import Body, json_response, read_body
 from compose.sandbox.faults import FLAKY_FAILURES, Delays, Faults, Manner
+from compose.sandbox.http import BodyT, Problem, json_response, read_body
 from compose.sandbox.ledger import Ledger
-from compose.sandbox.problems import Problem
 
 Party = Literal["provider", "carrier", "push"]
 MAX_KEY_CHARACTERS = 255
@@ -29,9 +28,6 @@ class Answer:
 
     http_status: int
     body: dict[str, Any]
-
-
-BodyT = TypeVar("BodyT", bound=Body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from compose.sandbox.bodies import Body, OnReference, Reference
 from compose.sandbox.faults import Manner
+from compose.sandbox.http import Body, OnReference, Reference
 from compose.sandbox.operations import Answer, new_id, now
 
 MAX_AMOUNT_MINOR = 10**14

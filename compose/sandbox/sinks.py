@@ -1,25 +1,29 @@
-"""Where mail and push messages end: kept for a while, shown to whoever looks, delivered to nobody."""
+"""Where mail and push messages end: kept for a while, shown to whoever looks, delivered to nobody.
 
+The mail server is aiosmtpd's; here is what it does with a recipient and with a mail.
+"""
+
+import asyncio
 import json
-import re
 from email.message import EmailMessage
-from email.parser import BytesParser
+from email.parser import BytesHeaderParser, BytesParser
 from email.policy import default as modern_policy
 from sqlite3 import Connection, Row
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
+from aiosmtpd.smtp import SMTP, Envelope, Session
 from pydantic import StringConstraints
 
-from compose.sandbox.bodies import Body
 from compose.sandbox.directory import BOUNCING_MAILBOX
 from compose.sandbox.faults import Delays, Faults, Manner
+from compose.sandbox.http import Body, Problem
 from compose.sandbox.ledger import Ledger
 from compose.sandbox.operations import Answer, new_id, now
-from compose.sandbox.problems import Problem
-from compose.sandbox.smtp import Envelope
+from events.telemetry.log import log
 
 PRUNE_EVERY = 100
-_MESSAGE_ID = re.compile(rb"\r\nMessage-ID:(?:[ \t]|\r\n[ \t])*([^\s]+)", re.IGNORECASE)
+MAIL_LIMIT_BYTES = 64 * 1024
+MAX_RECIPIENTS = 10
 
 
 class Push(Body):
@@ -54,7 +58,7 @@ class PushSink:
 
 
 class MailSink:
-    """What is behind the SMTP server: keeps each Message-ID once."""
+    """What is behind the mail server: keeps each Message-ID once. aiosmtpd calls its `handle_...`."""
 
     def __init__(self, ledger: Ledger, faults: Faults, delays: Delays, *, retention: int) -> None:
         self._ledger = ledger
@@ -62,11 +66,19 @@ class MailSink:
         self._delays = delays
         self._retention = retention
 
-    def has(self, address: str) -> bool:
-        """Not one that bounces."""
-        return not address.startswith(BOUNCING_MAILBOX)
+    async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """Take mail to any mailbox but those that bounce."""
+        if address.startswith(BOUNCING_MAILBOX):
+            return "550 5.1.1 No such mailbox"
+        if len(envelope.rcpt_tos) >= MAX_RECIPIENTS:
+            return "452 4.5.3 Too many recipients"
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(options)
+        return "250 2.1.5 OK"
 
-    async def take(self, envelope: Envelope, content: bytes) -> str | None:
+    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
         """Keep the mail, or count its repetition; 451 when a drill makes the server fail."""
         fault = self._faults.draw("mail")
         if fault.latency_seconds:
@@ -76,22 +88,31 @@ class MailSink:
                 return f"451 4.3.2 {too_many.detail}"
         if fault.fails:
             return "451 4.3.0 Unavailable, try again later"
-        deliveries = self._keep(envelope, content)
+        deliveries = self._keep(envelope)
         await self._ledger.committed()
         if fault.loses_answer:
-            return None
+            cast(asyncio.WriteTransport, server.transport).abort()
+            # Until the server has noticed, so that it answers nothing either.
+            await asyncio.Event().wait()
         return "250 2.0.0 OK" if deliveries == 1 else "250 2.0.0 OK, known already"
 
-    def _keep(self, envelope: Envelope, content: bytes) -> int:
+    async def handle_exception(self, error: Exception) -> str:
+        """A bug or a full disk is told as transient, and logged."""
+        log.error("mail_failed", exc_info=error)
+        return "451 4.3.0 Internal error"
+
+    def _keep(self, envelope: Envelope) -> int:
+        content = cast(bytes, envelope.content)
+        message_id = BytesHeaderParser().parsebytes(content)["Message-ID"]
         with self._ledger.step() as db:
             row_id, deliveries = db.execute(
                 "INSERT INTO mails (message_id, sender, recipients, content, at) VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT (message_id) DO UPDATE SET deliveries = deliveries + 1"
                 " RETURNING id, deliveries",
                 (
-                    message_id_of(content) or f"<{new_id('mail')}@sandbox>",
-                    envelope.sender,
-                    json.dumps(envelope.recipients),
+                    str(message_id).strip() if message_id else f"<{new_id('mail')}@sandbox>",
+                    envelope.mail_from,
+                    json.dumps(envelope.rcpt_tos),
                     content,
                     now(),
                 ),
@@ -101,11 +122,72 @@ class MailSink:
         return int(deliveries)
 
 
-def message_id_of(content: bytes) -> str | None:
-    """A mail's Message-ID. (To have the library parse the head takes a tenth of a millisecond.)"""
-    head = content.partition(b"\r\n\r\n")[0]
-    found = _MESSAGE_ID.search(b"\r\n" + head)
-    return None if found is None else found[1].decode("ascii", "replace").strip()
+class MailServer:
+    """Listens, with a bound on its sessions and on how long one may be idle."""
+
+    def __init__(self, mailboxes: MailSink, *, connection_limit: int, timeout_seconds: float) -> None:
+        self._mailboxes = mailboxes
+        self._connection_limit = connection_limit
+        self._timeout_seconds = timeout_seconds
+        self._open: set[asyncio.BaseTransport] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def listening(self) -> bool:
+        """Whether mail can come in."""
+        return self._server is not None and self._server.is_serving()
+
+    async def listen(self, host: str, port: int) -> None:
+        """Start. Raises OSError when the port is taken."""
+        self._server = await asyncio.get_running_loop().create_server(self._new_session, host, port)
+
+    async def close(self) -> None:
+        """Stop listening and end the sessions."""
+        if self._server is not None:
+            self._server.close()
+            for transport in self._open.copy():
+                transport.close()
+            await self._server.wait_closed()
+
+    def _new_session(self) -> asyncio.Protocol:
+        if len(self._open) >= self._connection_limit:
+            return _Busy()
+        return _Session(
+            self._mailboxes,
+            self._open,
+            hostname="sandbox",
+            ident="murmuration sandbox",
+            data_size_limit=MAIL_LIMIT_BYTES,
+            enable_SMTPUTF8=True,
+            timeout=self._timeout_seconds,
+            loop=asyncio.get_running_loop(),
+        )
+
+
+class _Session(SMTP):
+    """One connection, which counts while it is open."""
+
+    def __init__(self, mailboxes: MailSink, counted: set[asyncio.BaseTransport], **options: Any) -> None:
+        super().__init__(mailboxes, **options)
+        self._counted = counted
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._counted.add(transport)
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.transport is not None:
+            self._counted.discard(self.transport)
+        super().connection_lost(error)
+
+
+class _Busy(asyncio.Protocol):
+    """One connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A cast and not a check: uvloop's transports are none by inheritance.
+        cast(asyncio.WriteTransport, transport).write(b"421 4.3.2 Too many connections, try again later\r\n")
+        transport.close()
 
 
 def mail_as_json(row: Row) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from events.messaging.outbox_publisher import OutboxPublisher
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE
 from events.storage.database import Database
-from events.storage.instance import Instance
+from events.storage.instance import Adoption, Instance
 from events.storage.outbox import OutboxTable
 from events.storage.tables import outbox
 
@@ -51,6 +51,7 @@ class OutboxRow:
 
 
 Relay = OutboxPublisher[OutboxRow]
+_ADOPT = Adoption(outbox)
 
 
 def relay_of(settings: ServiceSettings, database: Database, instance: Instance, service: str) -> Relay:
@@ -70,5 +71,5 @@ def relay_of(settings: ServiceSettings, database: Database, instance: Instance, 
         table,
         f"{service} relay",
         user=broker_user(settings),
-        adopt=lambda: instance.adopt(database, outbox),
+        adopt=lambda: instance.adopt(database, _ADOPT),
     )

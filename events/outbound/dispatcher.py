@@ -360,7 +360,7 @@ class Caller:
         }
 
         async def write_down() -> None:
-            async with self._database.transaction() as connection:
+            async with self._database.session() as connection:
                 await connection.execute(_POSTPONE, written)
 
         await self._database.until_done(write_down)

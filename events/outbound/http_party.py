@@ -1,28 +1,51 @@
 """How a gateway speaks HTTP to an outside party: pooled, bounded, and exact about what a failure means.
 
 What an adapter gets is an answer or CallFailed, which says whether the work may have been done all the same.
+aiohttp's client does the speaking. No redirect is followed, no cookie kept, and no proxy or password is taken
+from the environment.
 """
 
-import asyncio
+import ssl
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-from pydantic import BaseModel, JsonValue, StringConstraints, ValidationError
+from aiohttp import (
+    ClientConnectionError,
+    ClientConnectorError,
+    ClientError,
+    ClientHandlerType,
+    ClientOSError,
+    ClientRequest,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    ConnectionTimeoutError,
+    DummyCookieJar,
+    ServerDisconnectedError,
+    TCPConnector,
+    encode_basic_auth,
+)
+from pydantic import BaseModel, JsonValue, SecretStr, StringConstraints, ValidationError
 from pydantic_core import to_json
+from yarl import URL
 
 from events.outbound.circuit import CircuitBreaker
 from events.outbound.dispatcher import CallFailed
-from events.outbound.http_client import AnswerLost, AnswerTooLarge, HttpClient, Unreachable
 from events.runtime.settings import ServiceSettings
 from events.telemetry.tracing import current_traceparent, is_tracing, note_on_current
 
-MAX_ANSWER_BYTES = 256 * 1024
 MAX_REASON_CHARACTERS = 200
-CONNECT_TIMEOUT_SECONDS = 2.0
+# More lines than any answer of an API has in its head.
+MAX_HEADERS = 64
 OK, NOT_FOUND, TOO_MANY_REQUESTS = 200, 404, 429
+# Whoever only asks changes nothing.
+SAFE_METHODS = frozenset({"GET", "HEAD"})
+JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
+Fields = Mapping[str, str] | Sequence[tuple[str, str]]
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
@@ -75,34 +98,84 @@ class Reply:
 
 
 class HttpParty:
-    """One outside party behind a base URL and a circuit; as many requests under way as calls may be."""
+    """One outside party behind a base URL and a circuit; as many requests under way as calls may be.
 
-    def __init__(self, name: str, base_url: str, settings: ServiceSettings) -> None:
+    User and password of the URL are sent as Basic authentication, unless there is a bearer token; `headers`
+    go out with every request. Its methods raise ValueError for a header that is not one line of text.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        settings: ServiceSettings,
+        *,
+        bearer_token: SecretStr | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        url = URL(base_url)
         self._name = name
-        self._base_url = base_url.rstrip("/")
+        # Spans show it, so there is no user, password or query in it.
+        self._base_url = f"{url.origin()}{url.raw_path.rstrip('/')}"
+        self._settings = settings
         self._breaker = CircuitBreaker(name, settings)
-        self._timeout_seconds = settings.call_timeout_seconds
-        self._client = HttpClient(
-            base_url,
-            connections=settings.call_concurrency,
-            connect_timeout_seconds=min(CONNECT_TIMEOUT_SECONDS, settings.call_timeout_seconds),
-            answer_limit_bytes=MAX_ANSWER_BYTES,
-        )
+        # Answers are short: to unpack them would take longer than to read them. What is packed all the same
+        # is unpacked, as far as the bound allows.
+        self._headers = {"User-Agent": "murmuration", "Accept": JSON, "Accept-Encoding": "identity"}
+        if bearer_token is not None:
+            self._headers["Authorization"] = f"Bearer {bearer_token.get_secret_value()}"
+        elif url.user is not None:
+            self._headers["Authorization"] = encode_basic_auth(url.user, url.password or "")
+        self._headers.update(headers or {})
+        _check(self._headers)
+        self._session: ClientSession | None = None
 
     async def open(self) -> None:
-        """Nothing to do: connections are made when they are needed."""
+        """Get ready; connections are made when they are needed."""
+        self._session = self._session or self._new_session()
 
     async def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
 
-    async def get(self, path: str, *, last_part: str) -> Reply:
-        """GET `path`/`last_part`, the latter quoted. Raises CallFailed; a GET never does anything."""
-        return await self._request("GET", f"{path}/{quote(last_part, safe='')}", None, None)
+    async def get(
+        self,
+        path: str,
+        *,
+        last_part: str | None = None,
+        query: Fields | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """GET `path`, or `path`/`last_part`, the latter quoted. Raises CallFailed; nothing was done then."""
+        whole = path if last_part is None else f"{path}/{quote(last_part, safe='')}"
+        return await self.request("GET", whole, query=query, headers=headers)
 
-    async def post(self, path: str, body: dict[str, Any], *, idempotency_key: str) -> Reply:
+    async def post(
+        self,
+        path: str,
+        body: dict[str, Any],
+        *,
+        idempotency_key: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
         """POST a JSON body. Raises CallFailed when another attempt may help."""
-        return await self._request("POST", path, to_json(body), idempotency_key)
+        given = {"Idempotency-Key": idempotency_key, **(headers or {})}
+        return await self.request("POST", path, headers=given, content=to_json(body), content_type=JSON)
+
+    async def post_form(
+        self,
+        path: str,
+        fields: Fields,
+        *,
+        idempotency_key: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """POST a form. Raises CallFailed when another attempt may help."""
+        given = {"Idempotency-Key": idempotency_key, **(headers or {})}
+        content = urlencode(_pairs(fields)).encode("ascii")
+        return await self.request("POST", path, headers=given, content=content, content_type=FORM)
 
     async def earlier_answer(self, idempotency_key: str) -> Reply | None:
         """What a POST under this key was answered, or None when none was carried out. Raises CallFailed."""
@@ -114,32 +187,108 @@ class HttpParty:
         recorded = reply.read_as(_Recorded)
         return Reply(self._name, recorded.http_status, to_json(recorded.answer))
 
-    async def _request(self, method: str, path: str, body: bytes | None, key: str | None) -> Reply:
-        headers = {} if key is None else {"Idempotency-Key": key}
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Fields | None = None,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        content_type: str = JSON,
+    ) -> Reply:
+        """Ask anything; `path` is quoted already. Raises CallFailed when another attempt may help."""
+        sent = dict(headers or {})
+        _check(sent)
+        if content is not None:
+            sent["Content-Type"] = content_type
         if is_tracing() and (traceparent := current_traceparent()) is not None:
-            headers["traceparent"] = traceparent
+            sent["traceparent"] = traceparent
+            # Without the query: its values may be secret, or say who the customer is.
             note_on_current({"http.request.method": method, "url.full": self._base_url + path})
+        url = self._base_url + path + (f"?{urlencode(_pairs(query))}" if query else "")
+        maybe_done = method not in SAFE_METHODS
         with self._breaker.request() as request:
             try:
-                async with asyncio.timeout(self._timeout_seconds):
-                    answer = await self._client.request(method, path, headers, body)
-            except Unreachable:
+                status, body = await self._exchange(method, URL(url, encoded=True), sent, content)
+            except _Unreachable:
                 raise CallFailed(f"{self._name}_unreachable", maybe_done=False) from None
             except TimeoutError:
-                raise CallFailed(f"{self._name}_timeout", maybe_done=key is not None) from None
-            except AnswerTooLarge as error:
-                request.alive = _is_sign_of_life(error.status)
-                raise CallFailed(f"{self._name}_answer_too_large", maybe_done=key is not None) from None
-            except AnswerLost:
-                raise CallFailed(f"{self._name}_answer_lost", maybe_done=key is not None) from None
+                raise CallFailed(f"{self._name}_timeout", maybe_done=maybe_done) from None
+            except ClientError:
+                raise CallFailed(f"{self._name}_answer_lost", maybe_done=maybe_done) from None
             if is_tracing():
-                note_on_current({"http.response.status_code": answer.status})
-            request.alive = _is_sign_of_life(answer.status)
+                note_on_current({"http.response.status_code": status})
+            request.alive = status < 500 and status != TOO_MANY_REQUESTS
+            if body is None:
+                raise CallFailed(f"{self._name}_answer_too_large", maybe_done=maybe_done)
             if not request.alive:
                 # A 5xx may come from a proxy that gave up on a provider that did not.
-                maybe_done = key is not None and answer.status != TOO_MANY_REQUESTS
-                raise CallFailed(f"{self._name}_answered_{answer.status}", maybe_done=maybe_done)
-        return Reply(self._name, answer.status, answer.content)
+                maybe_done = maybe_done and status != TOO_MANY_REQUESTS
+                raise CallFailed(f"{self._name}_answered_{status}", maybe_done=maybe_done)
+        return Reply(self._name, status, body)
+
+    async def _exchange(
+        self, method: str, url: URL, headers: Mapping[str, str], content: bytes | None
+    ) -> tuple[int, bytes | None]:
+        """The status and the body; None for one that is too large.
+
+        Raises _Unreachable when nothing was sent, TimeoutError, or ClientError for an answer that was lost.
+        """
+        session = self._session = self._session or self._new_session()
+        # aiohttp never sends a POST again.
+        middlewares = () if method in (*SAFE_METHODS, "POST") else (_sent_once,)
+        while True:
+            try:
+                response = await session.request(
+                    method,
+                    url,
+                    headers=headers,
+                    data=content,
+                    allow_redirects=False,
+                    middlewares=middlewares,
+                )
+            except _Spoilt:
+                # It is closed now, and nothing was sent. There are no more of them than connections.
+                continue
+            except (ConnectionTimeoutError, ClientConnectorError):
+                # Refused, too late, no such name, a certificate that does not hold.
+                raise _Unreachable from None
+            try:
+                return response.status, await self._read(response)
+            finally:
+                response.release()
+
+    async def _read(self, response: ClientResponse) -> bytes | None:
+        if response.status < OK:
+            # A change of protocols, which nobody asked for.
+            raise ClientError
+        content, limit_bytes = b"", self._settings.call_answer_limit_bytes
+        while not response.content.at_eof():
+            content += await response.content.readany()
+            if len(content) > limit_bytes:
+                return None
+        return content
+
+    def _new_session(self) -> ClientSession:
+        settings = self._settings
+        return ClientSession(
+            connector=TCPConnector(
+                limit=settings.call_concurrency,
+                keepalive_timeout=settings.idle_connection_seconds,
+                # Made for each party: aiohttp's own reads the certificates when it is imported.
+                ssl=ssl.create_default_context() if self._base_url.startswith("https:") else True,
+            ),
+            headers=self._headers,
+            cookie_jar=DummyCookieJar(),
+            request_class=_Request,
+            timeout=ClientTimeout(
+                total=settings.call_timeout_seconds,
+                # The less, so that a call which never had a connection is known not to have been made.
+                connect=min(settings.call_connect_timeout_seconds, settings.call_timeout_seconds / 2),
+            ),
+            max_headers=MAX_HEADERS,
+        )
 
 
 class HttpAdapter:
@@ -157,11 +306,49 @@ class HttpAdapter:
         await self._party.close()
 
 
+class _Request(ClientRequest):
+    """A request that is never answered by what somebody sent before it.
+
+    aiohttp keeps what arrives on an idle connection, and would take it for the answer to the next request on
+    it (its issue 13656).
+    """
+
+    async def send(self, conn: Any) -> ClientResponse:
+        """Send it, or raise _Spoilt: then the connection is closed."""
+        if conn.protocol is not None and conn.protocol.should_close:
+            raise _Spoilt
+        return await super().send(conn)
+
+
+async def _sent_once(request: ClientRequest, send: ClientHandlerType) -> ClientResponse:
+    """aiohttp sends a PUT or DELETE again when its answer was lost; to that the answer may be another."""
+    try:
+        return await send(request)
+    except ClientConnectorError:
+        raise
+    except (ClientOSError, ServerDisconnectedError) as error:
+        raise ClientError(*error.args) from error
+
+
+class _Unreachable(Exception):
+    """There was no connection to be had, so nothing was sent."""
+
+
+class _Spoilt(ClientConnectionError):
+    """Something came over a connection that nobody had asked for."""
+
+
 class _Recorded(BaseModel):
     http_status: int
     answer: dict[str, JsonValue]
 
 
-def _is_sign_of_life(status: int) -> bool:
-    """0 is an answer that was too large before its status was known."""
-    return 0 < status < 500 and status != TOO_MANY_REQUESTS
+def _check(headers: Mapping[str, str]) -> None:
+    """Raise ValueError, which does not repeat the value: it may be secret."""
+    for name, value in headers.items():
+        if not value.isprintable():
+            raise ValueError(f"{name} is not one line of text")
+
+
+def _pairs(fields: Fields) -> Sequence[tuple[str, str]]:
+    return list(fields.items()) if isinstance(fields, Mapping) else fields

@@ -8,11 +8,11 @@ instance adopts it that understands it. It is not failed here, and does not coun
 from time import monotonic
 from uuid import UUID
 
-from sqlalchemy import Boolean, bindparam, func, not_, or_, select, update
+from sqlalchemy import Boolean, bindparam, func, not_, or_, select, true, update
 
 from events.runtime.settings import ServiceSettings
 from events.storage.database import Database
-from events.storage.instance import Instance
+from events.storage.instance import Adoption, Instance
 from events.storage.sql import array_of, compiled
 from events.storage.tables import calls
 from events.telemetry.log import log
@@ -20,9 +20,10 @@ from events.telemetry.log import log
 # No instance draws this number, so its lock is always free: what it owns is there for the first who adopts.
 NOBODY = 0
 
+_understood = calls.c.name == array_of("names", calls.c.name).any_()
+_left = calls.c.call_id == array_of("left", calls.c.call_id).any_()
 # A dead instance had no time to write down what it had just sent.
-_MAYBE_DONE = b", maybe_done = true"
-_UNDERSTOOD = b" AND name = ANY(%(names)s) AND NOT call_id = ANY(%(left)s)"
+_ADOPT = Adoption(calls, _understood, not_(_left), noting={"maybe_done": true()})
 _LEAVE = compiled(
     update(calls)
     .values(
@@ -33,9 +34,7 @@ _LEAVE = compiled(
     .where(calls.c.call_id == bindparam("id"))
 )
 _NOT_KNOWN = compiled(
-    select(calls.c.name, func.count().label("count"))
-    .where(not_(calls.c.name == array_of("names", calls.c.name).any_()))
-    .group_by(calls.c.name)
+    select(calls.c.name, func.count().label("count")).where(not_(_understood)).group_by(calls.c.name)
 )
 
 
@@ -58,13 +57,8 @@ class LeftCalls:
         limit = monotonic() - self._settings.left_to_others_seconds
         # With nobody else here, it is this one's again after a while: the state may be readable by then.
         self._left = {call_id: at for call_id, at in self._left.items() if at > limit}
-        return await self._instance.adopt(
-            self._database,
-            calls,
-            noting=_MAYBE_DONE,
-            only=_UNDERSTOOD,
-            parameters={"names": self._names, "left": list(self._left)},
-        )
+        given = {"names": self._names, "left": list(self._left)}
+        return await self._instance.adopt(self._database, _ADOPT, given)
 
     async def leave(self, call_id: UUID, *, maybe_done: bool) -> None:
         """Let another instance have it, at once; this one does not take it back for a while."""
@@ -74,7 +68,7 @@ class LeftCalls:
         given = {"id": call_id, "maybe_done": maybe_done, "nobody": NOBODY}
 
         async def give_up() -> None:
-            async with self._database.transaction() as connection:
+            async with self._database.session() as connection:
                 await connection.execute(_LEAVE, given)
 
         await self._database.until_done(give_up)

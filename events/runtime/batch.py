@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -25,10 +26,10 @@ from events.runtime.input import Told
 from events.service import Service
 from events.storage import inbox, tombstones
 from events.storage.database import Database
-from events.storage.exchange import BEGIN, COMMIT, Answer, Exchange, prepared
 from events.storage.instance import Instance
 from events.storage.repository import AppearedMeanwhile, Store, Workspace, appeared_meanwhile
-from events.storage.sql import array_of, as_columns, insert_rows
+from events.storage.round_trip import BEGIN, COMMIT, RoundTrip, Rows, prepared
+from events.storage.sql import array_of, as_arrays, insert_rows, setting
 from events.storage.tables import calls, outbox
 from events.storage.tombstones import Forgotten
 from events.telemetry import metrics
@@ -48,14 +49,18 @@ class Committed:
 
 
 _OF_CALL = ("call_id", "name", "order_id", "request", "traceparent")
+_OF_OUTBOX = tuple(OutboxRow.__slots__)
+_CALL_COLUMNS = [calls.c[name] for name in ("owner", *_OF_CALL)]
+_OUTBOX_COLUMNS = [outbox.c[name] for name in ("owner", *_OF_OUTBOX)]
+_of_call, _of_outbox = attrgetter(*_OF_CALL), attrgetter(*_OF_OUTBOX)
 
 _SETTLE_CALLS = prepared(
     delete(calls)
     .where(calls.c.call_id == array_of("call_ids", calls.c.call_id).any_())
     .returning(calls.c.call_id)
 )
-_STATE = prepared(insert_rows(outbox, [outbox.c[name] for name in ("owner", *OutboxRow.__slots__)]))
-_CALL = prepared(insert_rows(calls, [calls.c[name] for name in ("owner", *_OF_CALL)]))
+_OUTBOX = prepared(insert_rows(outbox, _OUTBOX_COLUMNS))
+_CALL = prepared(insert_rows(calls, _CALL_COLUMNS))
 
 
 class Batch:
@@ -65,7 +70,7 @@ class Batch:
         self, service: Service, store: Store, database: Database, instance: Instance, probe_seconds: float
     ) -> None:
         """`probe_seconds`: how long one waits for a lock that is known to be held."""
-        self._wait_briefly = prepared(f"SET LOCAL lock_timeout = '{max(1, round(probe_seconds * 1000))}ms'")
+        self._wait_briefly = prepared(setting("lock_timeout", f"{max(1, round(probe_seconds * 1000))}ms"))
         self._service = service
         self._store = store
         self._database = database
@@ -80,15 +85,15 @@ class Batch:
         during the commit itself, nothing of the batch happened then.
         """
         began = time.perf_counter()
-        async with self._database.transaction() as connection:
-            opening = Exchange(connection)
-            opening.ask(BEGIN)
+        async with self._database.session() as connection:
+            opening = RoundTrip(connection)
+            opening.add(BEGIN)
             if briefly:
-                opening.ask(self._wait_briefly)
+                opening.add(self._wait_briefly)
             entering = self._enter(opening, told)
             buried = tombstones.look_up(opening, {item.order_id for item in told})
             workspace = self._store.load(opening, told)
-            await opening.over()
+            await opening.run()
 
             fresh = {cause for answer in entering for (cause,) in answer.rows}
             repeated = inbox.repeated(told, fresh)
@@ -97,13 +102,13 @@ class Batch:
             if repeated:
                 committed.refused += await inbox.contradictions(connection, repeated)
 
-            closing = Exchange(connection)
+            closing = RoundTrip(connection)
             workspace.save(closing)
             self._write(closing, committed)
-            closing.ask(COMMIT)
+            closing.add(COMMIT)
             crash_point("before_commit")
             try:
-                await closing.over()
+                await closing.run()
             except errors.UniqueViolation as error:
                 if appeared_meanwhile(error):
                     raise AppearedMeanwhile from error
@@ -112,15 +117,15 @@ class Batch:
         metrics.batch_committed(len(told) - len(committed.refused), len(committed.decided), began)
         return committed
 
-    def _enter(self, exchange: Exchange, told: Sequence[Told]) -> list[Answer]:
+    def _enter(self, trip: RoundTrip, told: Sequence[Told]) -> list[Rows]:
         """Enter the inbox and settle the calls; the answers are the causes that count."""
         facts = [(item.cause, item.said) for item in told if item.kind == "fact"]
         outcomes = [item.cause for item in told if item.kind == "outcome"]
         answers = []
         if facts:
-            answers.append(inbox.enter(exchange, facts))
+            answers.append(inbox.enter(trip, facts))
         if outcomes:
-            answers.append(exchange.ask(_SETTLE_CALLS, call_ids=outcomes))
+            answers.append(trip.add(_SETTLE_CALLS, call_ids=outcomes))
         return answers
 
     def _decide(
@@ -164,16 +169,16 @@ class Batch:
         call_id = derive_fact_id(item.cause, f"{self._service.name}:call", index)
         return CallRow(call_id, call.name, call.order_id, call.model_dump(mode="json"), item.traceparent)
 
-    def _write(self, exchange: Exchange, committed: Committed) -> None:
+    def _write(self, trip: RoundTrip, committed: Committed) -> None:
         me = self._instance.number
         if committed.calls:
-            arrays = as_columns(committed.calls, _OF_CALL)
-            exchange.ask(_CALL, owner=[me] * len(committed.calls), **arrays)
+            rows = [(me, *_of_call(row)) for row in committed.calls]
+            trip.add(_CALL, **as_arrays(_CALL_COLUMNS, rows))
         if committed.outbox:
-            arrays = as_columns(committed.outbox, OutboxRow.__slots__)
-            exchange.ask(_STATE, owner=[me] * len(committed.outbox), **arrays)
+            rows = [(me, *_of_outbox(row)) for row in committed.outbox]
+            trip.add(_OUTBOX, **as_arrays(_OUTBOX_COLUMNS, rows))
         if own := self._of_its_own(committed):
-            inbox.enter(exchange, own)
+            inbox.enter(trip, own)
 
     def _of_its_own(self, committed: Committed) -> list[tuple[UUID, Fact]]:
         """The facts it publishes that it subscribes to as well: this commit is their effect, here and now."""

@@ -125,6 +125,13 @@ class ServiceSettings(ProcessSettings):
     #   undo              2 min                2.5 min to 5 min                  3 min to 6 min
     #   message          17 min                 18 min to 36 min                20 min to 38 min
     call_timeout_seconds: float = Field(default=4.0, gt=0)
+    # Of that, at most so much for a connection, with its name and its TLS: until then nothing was sent.
+    call_connect_timeout_seconds: float = Field(default=2.0, gt=0)
+    # Of an answer over HTTP, unpacked.
+    call_answer_limit_bytes: int = Field(default=262_144, gt=0)
+    # A kept connection that was idle for longer is not used again. A server that closes an idle one just then
+    # takes the next request down with it, so this is less than what common servers (5 s) wait before they do.
+    idle_connection_seconds: float = Field(default=4.0, gt=0)
     call_attempts: int = Field(default=25, gt=0)
     undo_attempts: int = Field(default=12, gt=0)
     message_attempts: int = Field(default=30, gt=0)

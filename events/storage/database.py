@@ -9,6 +9,8 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import AsyncPipeline
+from psycopg.abc import Dumper
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
@@ -30,15 +32,18 @@ class Locked(psycopg.Error):
 
 
 class Session(Connection):
-    """A connection of the pool. `prepared` names the statements that it has prepared for `Exchange`.
+    """A connection of the pool. `prepared` names the statements that it has prepared for `RoundTrip`.
+
+    `dumpers` are psycopg's for values of those types that were sent so far.
 
     psycopg must not prepare any on it: when a transaction is rolled back it has PostgreSQL forget all
-    prepared statements of the session, `Exchange`'s among them.
+    prepared statements of the session, `RoundTrip`'s among them.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.prepared: set[bytes] = set()
+        self.dumpers: dict[int, Dumper] = {}
 
 
 # What says "the database is away", as opposed to "it does not like this statement". One that only reads is
@@ -102,7 +107,7 @@ class Database:
     ) -> None:
         """`options` are PostgreSQL's, for every session.
 
-        `prepare_threshold` is psycopg's, for a process that prepares nothing by `Exchange` (see `Session`).
+        `prepare_threshold` is psycopg's, for a process that prepares nothing by `RoundTrip` (see `Session`).
         """
         self.outage = Outage("database")
         self._settings = settings
@@ -114,6 +119,7 @@ class Database:
             connection_class=Session,
             kwargs={
                 **connect_options(settings, application_name, options),
+                "autocommit": True,
                 "prepare_threshold": prepare_threshold,
             },
             min_size=2,
@@ -130,8 +136,11 @@ class Database:
         await self._pool.close()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Session]:
-        """A connection whose work is committed at the end, or rolled back. Raises Locked, or one of AWAY."""
+    async def session(self) -> AsyncIterator[Session]:
+        """A connection on which every statement commits itself, where no transaction is begun.
+
+        What an error leaves of one is rolled back. Raises Locked, or one of AWAY.
+        """
         connection = await self._live_connection()
         try:
             async with connection:
@@ -140,6 +149,24 @@ class Database:
             raise Locked(in_words(error)) from error
         finally:
             await self._pool.putconn(connection)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Session]:
+        """A connection whose work is committed at the end, or rolled back. Raises as `session` does."""
+        async with self.session() as connection, connection.transaction():
+            yield connection
+
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncIterator[tuple[Connection, AsyncPipeline]]:
+        """The same in one pipeline: BEGIN leaves with the first statement, COMMIT with the last.
+
+        Whatever is executed has happened once something is fetched, or `sync` of the pipeline is over. By
+        psycopg's own `transaction` each of the two would be a round trip by itself.
+        """
+        async with self.session() as connection, connection.pipeline() as pipeline:
+            await connection.execute(b"BEGIN", prepare=False)
+            yield connection, pipeline
+            await connection.execute(b"COMMIT", prepare=False)
 
     async def rows(self, query: bytes, **parameters: Any) -> list[DictRow]:
         """The rows of one query that may be repeated."""
@@ -151,16 +178,19 @@ class Database:
         return await self.read(find)
 
     async def read(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """What comes of `work`, which may be repeated: over another connection, where one breaks."""
+        """What comes of `work`, which may be repeated: over another connection, where one breaks.
+
+        Each statement of it reads what is committed by then.
+        """
         give_up_at = monotonic() + self._settings.database_timeout_seconds
         for _ in range(self._settings.database_pool_size):
             try:
-                async with self.transaction() as connection:
+                async with self.session() as connection:
                     return await work(connection)
             except AWAY as error:
                 if not _is_lost_session(error) or monotonic() > give_up_at:
                     raise
-        async with self.transaction() as connection:
+        async with self.session() as connection:
             return await work(connection)
 
     async def rows_when_back(self, query: bytes, **parameters: Any) -> list[DictRow]:

@@ -16,8 +16,8 @@ from events.facts import Fact
 from events.facts.content import content_of, contradict
 from events.runtime.input import Told
 from events.storage.database import Session
-from events.storage.exchange import Answer, Exchange, prepared
-from events.storage.sql import array_of, rows_of
+from events.storage.round_trip import RoundTrip, Rows, prepared
+from events.storage.sql import array_of, as_arrays, rows_of
 from events.storage.tables import inbox
 
 _COLUMNS = [inbox.c[name] for name in ("fact_id", "order_id", "wire_name", "content")]
@@ -35,7 +35,7 @@ _KNOWN = prepared(
 )
 
 
-def enter(exchange: Exchange, facts: Iterable[tuple[UUID, Fact]]) -> Answer:
+def enter(trip: RoundTrip, facts: Iterable[tuple[UUID, Fact]]) -> Rows:
     """Have these facts entered, of which there are some; the answer are the ids that were not known.
 
     Of several under one id the first is entered.
@@ -43,13 +43,8 @@ def enter(exchange: Exchange, facts: Iterable[tuple[UUID, Fact]]) -> Answer:
     first: dict[UUID, Fact] = {}
     for fact_id, fact in facts:
         first.setdefault(fact_id, fact)
-    return exchange.ask(
-        _ENTER,
-        fact_id=list(first),
-        order_id=[fact.order_id for fact in first.values()],
-        wire_name=[fact.wire_name for fact in first.values()],
-        content=[content_of(fact) for fact in first.values()],
-    )
+    rows = ((fact_id, fact.order_id, fact.wire_name, content_of(fact)) for fact_id, fact in first.items())
+    return trip.add(_ENTER, **as_arrays(_COLUMNS, rows))
 
 
 def repeated(told: Sequence[Told], fresh: set[UUID]) -> list[Told]:
@@ -70,9 +65,9 @@ async def contradictions(connection: Session, items: Sequence[Told]) -> list[tup
 
     A row that an older release wrote, or that was forgotten in this moment, says nothing to the contrary.
     """
-    exchange = Exchange(connection)
-    answer = exchange.ask(_KNOWN, fact_ids=list({item.cause for item in items}))
-    await exchange.over()
+    trip = RoundTrip(connection)
+    answer = trip.add(_KNOWN, fact_ids=list({item.cause for item in items}))
+    await trip.run()
     known = {row[0]: row[1:] for row in answer.rows}
     against = ((item, _contradiction(item, *known[item.cause])) for item in items if item.cause in known)
     return [(item, Contradiction(why, reason="reused_message_id")) for item, why in against if why]

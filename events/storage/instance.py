@@ -11,13 +11,29 @@ from collections.abc import Mapping
 from typing import Any
 
 import psycopg
-from sqlalchemy import Table
+from sqlalchemy import ColumnElement, Table, bindparam, func, literal_column, select, update
 
 from events.runtime.settings import ServiceSettings
 from events.storage.database import AWAY, Database, connect_options
+from events.storage.sql import compiled
 from events.telemetry.log import log
 
 LOCK_CLASS = 20_411
+
+
+class Adoption:
+    """The statement that makes the rows of dead instances in one table another's."""
+
+    def __init__(
+        self, table: Table, *only: ColumnElement[bool], noting: Mapping[str, ColumnElement[Any]] | None = None
+    ) -> None:
+        """`only` are further conditions, `noting` is what else to set."""
+        self.table = table.name
+        me = bindparam("me", type_=table.c.owner.type)
+        others = select(table.c.owner).where(table.c.owner != me).distinct().subquery("others")
+        is_dead = func.pg_try_advisory_xact_lock(literal_column(str(LOCK_CLASS)), others.c.owner)
+        left = table.c.owner.in_(select(others.c.owner).where(is_dead))
+        self.statement = compiled(update(table).values(owner=me, **(noting or {})).where(left, *only))
 
 
 class Instance:
@@ -59,32 +75,26 @@ class Instance:
     async def adopt(
         self,
         database: Database,
-        table: Table,
-        *,
-        noting: bytes = b"",
-        only: bytes = b"",
+        adoption: Adoption,
         parameters: Mapping[str, Any] | None = None,
     ) -> int:
-        """Make the rows that dead instances left in `table` ours, once the database is there.
+        """Make rows that dead instances left ours, once the database is there; says how many they were.
 
-        `noting` is what else to set in them, `only` a further condition, with its parameters. Says how many
-        they were.
+        `parameters` are those of the adoption's own conditions.
         """
-        adopt = _ADOPT.replace(b"{table}", table.name.encode())
-        adopt = adopt.replace(b"{noting}", noting).replace(b"{only}", only)
-        given = {"me": self.number, "lock_class": LOCK_CLASS, **(parameters or {})}
+        given = {"me": self.number, **(parameters or {})}
         adopted = 0
 
         async def take_over() -> None:
             nonlocal adopted
-            async with database.transaction() as connection:
-                cursor = await connection.execute(adopt, given)
+            async with database.session() as connection:
+                cursor = await connection.execute(adoption.statement, given)
                 # The commit may go through and only its answer be lost: then they are ours already.
                 adopted = max(adopted, cursor.rowcount)
 
         await database.until_done(take_over)
         if adopted:
-            log.info("adopted_leftovers", table=table.name, rows=adopted)
+            log.info("adopted_leftovers", table=adoption.table, rows=adopted)
         return adopted
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
@@ -96,10 +106,3 @@ class Instance:
         dead_after = self._settings.presumed_dead_after_seconds
         await connection.execute(b"SET idle_session_timeout = '%ds'" % dead_after)
         return connection
-
-
-_ADOPT = b"""
-    UPDATE {table} SET owner = %(me)s{noting} WHERE owner IN (
-        SELECT owner FROM (SELECT DISTINCT owner FROM {table} WHERE owner <> %(me)s) AS others
-        WHERE pg_try_advisory_xact_lock(%(lock_class)s, owner)){only}
-"""

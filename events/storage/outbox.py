@@ -7,7 +7,8 @@ attempt, whichever message it was, and that is another one each time, for the on
 must not keep the others. Once one is confirmed, the others follow.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -17,11 +18,11 @@ from sqlalchemy import Column, ColumnElement, Table
 
 from events.storage.database import Connection, Database
 from events.storage.outbox_statements import OutboxStatements
-from events.storage.sql import as_arrays
+from events.storage.sql import as_arrays, compiled, setting
 
 MAX_ERROR_CHARACTERS = 500
 # Losing a commit in a crash of the server only means that something is published, or set aside, once more.
-_NO_FSYNC = b"SET LOCAL synchronous_commit = off"
+_NO_FSYNC = compiled(setting("synchronous_commit", "off"))
 
 
 class OutgoingMessage(Protocol):
@@ -107,8 +108,8 @@ class OutboxTable(Generic[RowT]):
 
     async def forget(self, keys: Sequence[tuple[Any, ...]]) -> None:
         """Delete what is confirmed."""
-        async with self._briefly() as connection:
-            await connection.execute(self._statements.forget, self._arrays(self._key, keys))
+        async with self._unsynced() as connection:
+            await connection.execute(self._statements.forget, as_arrays(self._key, keys))
 
     async def set_aside(
         self, refused: Sequence[tuple[RowT, str]], *, pause_seconds: float, cap_seconds: float
@@ -117,8 +118,8 @@ class OutboxTable(Generic[RowT]):
         rows = [(*row.key, _storable(why), row.routing_key) for row, why in refused]
         pauses = {"pause_seconds": pause_seconds, "cap_seconds": cap_seconds, **self._given()}
         columns = self._statements.refused_columns
-        arrays = self._arrays(columns, [row[: len(columns)] for row in rows])
-        async with self._briefly() as connection:
+        arrays = as_arrays(columns, [row[: len(columns)] for row in rows])
+        async with self._unsynced() as connection:
             cursor = await connection.execute(self._statements.set_aside, {**arrays, **pauses})
             latest: dict[str, datetime] = {}
             for row in await cursor.fetchall():
@@ -129,31 +130,16 @@ class OutboxTable(Generic[RowT]):
 
     async def release(self, routing_keys: Sequence[str]) -> None:
         """Publish again all that is set aside under these: one got through."""
-        async with self._briefly() as connection:
+        async with self._unsynced() as connection:
             given = {self._routing_key.name: list(routing_keys), **self._given()}
             await connection.execute(self._statements.release, given)
 
-    def _briefly(self) -> "_Unsynced":
-        return _Unsynced(self.database)
-
-    def _arrays(self, columns: Sequence[Column[Any]], rows: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
-        names = [column.name for column in columns]
-        return as_arrays(columns, [dict(zip(names, row, strict=True)) for row in rows])
-
-
-class _Unsynced:
-    """A transaction whose commit waits for no disk."""
-
-    def __init__(self, database: Database) -> None:
-        self._transaction = database.transaction()
-
-    async def __aenter__(self) -> Connection:
-        connection = await self._transaction.__aenter__()
-        await connection.execute(_NO_FSYNC)
-        return connection
-
-    async def __aexit__(self, *error: Any) -> None:
-        await self._transaction.__aexit__(*error)
+    @asynccontextmanager
+    async def _unsynced(self) -> AsyncIterator[Connection]:
+        """A transaction in one pipeline, whose commit waits for no disk."""
+        async with self.database.pipeline() as (connection, _):
+            await connection.execute(_NO_FSYNC)
+            yield connection
 
 
 def _storable(why: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -12,8 +13,8 @@ from sqlalchemy import Column, Table, select
 
 from events.runtime.input import Told
 from events.storage.database import Connection
-from events.storage.exchange import Answer, Exchange, prepared
-from events.storage.sql import array_of, as_columns, compiled, insert_rows, update_rows
+from events.storage.round_trip import RoundTrip, Rows, prepared
+from events.storage.sql import array_of, as_arrays, compiled, insert_rows, update_rows
 from events.storage.tombstones import Graveyard
 
 StateT = TypeVar("StateT")
@@ -23,7 +24,7 @@ TOLD = ("status", "amount_minor", "currency", "ending", "settled_by")
 
 
 class Workspace(Protocol):
-    """The states one batch works on: loaded by one exchange, replaced in memory, saved by the next."""
+    """The states one batch works on: loaded by one round trip, replaced in memory, saved by the next."""
 
     def state_of(self, item: Told) -> Any:
         """What `decide` is given for this fact, outcome or command."""
@@ -31,17 +32,19 @@ class Workspace(Protocol):
     def keep(self, item: Told, state: Any) -> None:
         """Replace it by what `decide` answered."""
 
-    def save(self, exchange: Exchange) -> None:
+    def save(self, trip: RoundTrip) -> None:
         """Have what changed written. New rows in the order of their key: so no two batches can deadlock."""
 
 
 class Store(Protocol):
-    """Where a service keeps its states."""
+    """Where a service keeps its states. `table` has a row an order, by `order_id`, with its `status`."""
 
-    def load(self, exchange: Exchange, told: Sequence[Told]) -> Workspace:
+    table: Table
+
+    def load(self, trip: RoundTrip, told: Sequence[Told]) -> Workspace:
         """Have the states of the orders these are about locked, in a fixed order, and read.
 
-        They are there once the exchange is over.
+        They are there once the round trip is over.
         """
 
     async def read_many(
@@ -78,9 +81,11 @@ class OrderStates(Generic[StateT]):
         units: Column[Any] | None = None,
     ) -> None:
         """In a `final` status the service is done with an order that ended. `units`: see Graveyard."""
+        self.table = table
         self._graveyard = Graveyard(table, final, units)
         self._names = [field.name for field in fields(state)]  # type: ignore[arg-type]
         self._columns = [table.c[name] for name in self._names]
+        self._row_of = attrgetter(*self._names)
         self._adapter: TypeAdapter[StateT] = TypeAdapter(state)
         key = table.c.order_id
         found = select(*self._columns).where(key == array_of("order_ids", key).any_())
@@ -91,11 +96,11 @@ class OrderStates(Generic[StateT]):
         self._insert = prepared(insert_rows(table, self._columns))
         self._update = prepared(update_rows(table, key, self._columns[1:]))
 
-    def load(self, exchange: Exchange, told: Sequence[Told]) -> "OrderWorkspace[StateT]":
+    def load(self, trip: RoundTrip, told: Sequence[Told]) -> "OrderWorkspace[StateT]":
         order_ids = list({item.order_id for item in told})
-        return OrderWorkspace(self, exchange.ask(self._lock, order_ids=order_ids))
+        return OrderWorkspace(self, trip.add(self._lock, order_ids=order_ids))
 
-    def parse(self, answer: Answer) -> dict[UUID, StateT]:
+    def parse(self, answer: Rows) -> dict[UUID, StateT]:
         """The states that were loaded, by order. Raises StateNotUnderstood."""
         found = (dict(zip(self._names, row, strict=True)) for row in answer.rows)
         return {row["order_id"]: self._understood(row) for row in found}
@@ -125,19 +130,19 @@ class OrderStates(Generic[StateT]):
         """Delete the states of these orders that are final, and keep tombstones; says whom it forgot."""
         return await self._graveyard.bury(connection, order_ids)
 
-    def insert(self, exchange: Exchange, states: Sequence[StateT]) -> None:
+    def insert(self, trip: RoundTrip, states: Sequence[StateT]) -> None:
         """Have new rows written."""
-        exchange.ask(self._insert, **as_columns(states, self._names))
+        trip.add(self._insert, **as_arrays(self._columns, map(self._row_of, states)))
 
-    def update(self, exchange: Exchange, states: Sequence[StateT]) -> None:
+    def update(self, trip: RoundTrip, states: Sequence[StateT]) -> None:
         """Have rows that exist replaced."""
-        exchange.ask(self._update, **as_columns(states, self._names))
+        trip.add(self._update, **as_arrays(self._columns, map(self._row_of, states)))
 
 
 class OrderWorkspace(Generic[StateT]):
     """The states of one batch's orders."""
 
-    def __init__(self, store: OrderStates[StateT], loading: Answer) -> None:
+    def __init__(self, store: OrderStates[StateT], loading: Rows) -> None:
         self._store = store
         self._loading = loading
 
@@ -156,10 +161,10 @@ class OrderWorkspace(Generic[StateT]):
         if state is not None:
             self._now[item.order_id] = state
 
-    def save(self, exchange: Exchange) -> None:
+    def save(self, trip: RoundTrip) -> None:
         new = [self._now[order_id] for order_id in sorted(self._now.keys() - self._loaded.keys())]
         changed = [self._now[i] for i, state in self._loaded.items() if self._now[i] is not state]
         if new:
-            self._store.insert(exchange, new)
+            self._store.insert(trip, new)
         if changed:
-            self._store.update(exchange, changed)
+            self._store.update(trip, changed)

@@ -18,6 +18,7 @@ import psycopg
 
 from events.runtime.settings import ServiceSettings
 from events.storage.database import Database, in_words
+from events.storage.sql import compiled, setting
 from events.telemetry.log import log
 
 # Pages of 8 KiB, of some 80 rows each.
@@ -27,7 +28,7 @@ SHARE_OF_TIME = 0.05
 
 _PAGES = b"SELECT pg_relation_size(%(table)s::regclass) / current_setting('block_size')::int AS pages"
 # Losing this in a crash of the server only means that the rows are forgotten later.
-_NO_FSYNC = b"SET LOCAL synchronous_commit = off"
+_NO_FSYNC = compiled(setting("synchronous_commit", "off"))
 _FORGET = b"""
     DELETE FROM inbox
     WHERE ctid >= format('(%%s,0)', %(first)s::bigint)::tid AND ctid < format('(%%s,0)', %(end)s::bigint)::tid
@@ -73,8 +74,9 @@ class Retention:
 
     async def _forget(self, statement: bytes, given: dict[str, int]) -> int:
         async def forget() -> int:
-            async with self._database.transaction() as connection:
+            async with self._database.pipeline() as (connection, _):
                 await connection.execute(_NO_FSYNC)
-                return (await connection.execute(statement, given)).rowcount
+                forgotten = await connection.execute(statement, given)
+            return forgotten.rowcount
 
         return await self._database.until_done(forget)

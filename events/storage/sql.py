@@ -1,20 +1,39 @@
-"""SQLAlchemy Core statements, compiled once into what psycopg executes.
+"""SQLAlchemy Core statements, compiled once into what psycopg executes: the one way in which SQL is run here.
+
+    found = await connection.execute(STATEMENT, {"order_ids": [...]}, binary=True)
 
 Statements are set-based: a whole batch goes in as one array per column, so that a batch costs a constant
-number of statements and psycopg can send them together in one pipeline.
+number of statements. psycopg prepares what a connection executes often. Where several statements may leave
+together, they do so in psycopg's pipeline; but it costs a system call for each, so fewer and larger ones
+(`Combined`) come first.
 """
 
 import re
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from typing import Any
 
 from psycopg.types.json import Jsonb
+from psycopg.types.numeric import Int4, Int8
 from pydantic_core import to_json
-from sqlalchemy import ARRAY, Column, Table, bindparam, column, func, insert, select, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Column,
+    Integer,
+    Select,
+    Table,
+    bindparam,
+    column,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB, psycopg
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.sql.selectable import TableValuedAlias
+from sqlalchemy.types import TypeEngine
 
 _DIALECT = psycopg.dialect()  # type: ignore[no-untyped-call]
 _ARRAY_PARAMETER = re.compile(rb"%\((\w+)\)s(?=::[A-Z ]+\[\])")
@@ -26,6 +45,12 @@ def compiled(statement: ClauseElement) -> bytes:
     Arrays are sent in binary: escaping JSON inside an array's text costs 18 us a value, this 0.2.
     """
     return _ARRAY_PARAMETER.sub(rb"%(\1)b", str(statement.compile(dialect=_DIALECT)).encode())
+
+
+def setting(name: str, value: str) -> Select[Any]:
+    """A statement that changes a setting of PostgreSQL's for the rest of a transaction."""
+    quoted = ["'" + word.replace("'", "''") + "'" for word in (name, value)]
+    return select(func.set_config(*map(literal_column, quoted), literal_column("true")))
 
 
 def array_of(name: str, like: Column[Any]) -> Any:
@@ -57,19 +82,17 @@ def update_rows(table: Table, key: Column[Any], columns: Sequence[Column[Any]]) 
     )
 
 
-def as_columns(rows: Sequence[Any], names: Sequence[str]) -> dict[str, Sequence[Any]]:
-    """What `rows`, of which there are some, have under `names`, of which there are two or more: by name."""
-    return dict(zip(names, zip(*map(attrgetter(*names), rows), strict=True), strict=True))
+def as_arrays(columns: Sequence[Column[Any]], rows: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Rows, each with a value for every column, as one list per column: the shape that `rows_of` takes."""
+    turned: Iterable[Sequence[Any]] = list(zip(*rows, strict=True)) or ((),) * len(columns)
+    return {str(col.name): _adapted(col.type, values) for col, values in zip(columns, turned, strict=True)}
 
 
-def as_arrays(columns: Sequence[Column[Any]], rows: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as one list per column, the shape that `rows_of` takes."""
-    given = list(rows)
-    return {
-        col.name: (
-            [None if row[col.name] is None else Jsonb(row[col.name], to_json) for row in given]
-            if isinstance(col.type, JSONB)
-            else [row[col.name] for row in given]
-        )
-        for col in columns
-    }
+def _adapted(kind: TypeEngine[Any], values: Sequence[Any]) -> list[Any]:
+    """Values that psycopg sends as this type: by others, it would take a statement for another one."""
+    if isinstance(kind, JSONB):
+        return [None if value is None else Jsonb(value, to_json) for value in values]
+    if isinstance(kind, Integer):
+        whole = Int8 if isinstance(kind, BigInteger) else Int4
+        return [None if value is None else whole(value) for value in values]
+    return list(values)

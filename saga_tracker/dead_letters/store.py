@@ -1,7 +1,7 @@
 """Writes dead letters: their arrival, and what becomes of them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -10,19 +10,20 @@ from sqlalchemy.dialects.postgresql import insert
 
 from events.messaging.topology import TRACKER
 from events.storage.database import Connection
-from events.storage.sql import array_of, as_arrays, compiled, rows_of
+from events.storage.sql import array_of, as_arrays, compiled, rows_of, setting
 from saga_tracker.dead_letters.dead_letter import Letter, LetterState
 from saga_tracker.http.manual_cases import ANSWERS
 from saga_tracker.tables import dead_letters
 
 _COLUMNS = [dead_letters.c[name] for name in Letter.__slots__]
+_row_of = attrgetter(*Letter.__slots__)
 _OPEN: ColumnElement[str] = literal_column(f"'{LetterState.OPEN}'")
 _ENTER = compiled(
     insert(dead_letters)
     .from_select([*(col.name for col in _COLUMNS), "state"], select(*rows_of(_COLUMNS).c, _OPEN))
     .on_conflict_do_nothing()
 )
-_WAIT_BRIEFLY = b"SET LOCAL lock_timeout = '2s'"
+_WAIT_BRIEFLY = compiled(setting("lock_timeout", "2s"))
 _TAKE = compiled(
     select(dead_letters)
     .where(dead_letters.c.letter_id == array_of("letter_ids", dead_letters.c.letter_id).any_())
@@ -68,8 +69,7 @@ _PAIRS = [(failure, answer) for failure, answers in ANSWERS.items() for answer i
 async def enter(connection: Connection, letters: Sequence[Letter]) -> int:
     """Store letters, open; those that are known already stay as they are. Says how many were new."""
     once_each = {letter.letter_id: letter for letter in letters}.values()
-    rows = as_arrays(_COLUMNS, (asdict(letter) for letter in once_each))
-    cursor = await connection.execute(_ENTER, rows)
+    cursor = await connection.execute(_ENTER, as_arrays(_COLUMNS, map(_row_of, once_each)))
     return cursor.rowcount
 
 

@@ -28,9 +28,9 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from events.storage.database import Connection
 from events.storage.sql import compiled
+from saga_tracker.scheduler.leader import HOLDER
 from saga_tracker.tables import (
     FIRST_READ_AT,
-    lease,
     saga_facts,
     sagas,
     stream_gaps,
@@ -221,11 +221,10 @@ _FIGURES = {
         "ended": _per_minute(sagas.c.ended_at),
         "durations": _durations(),
         "gaps": select(*stream_gaps.c).order_by(stream_gaps.c.gap_id.desc()).limit(literal_column("5")),
-        "keeper": select(lease.c.holder).where(lease.c.expires_at > func.clock_timestamp()),
         "position": select(
             stream_position.c.stream_offset,
             _seconds(_now - stream_position.c.moved_at).label("moved_seconds_ago"),
             select(func.count()).select_from(unreadable_messages).scalar_subquery().label("unreadable"),
         ),
     }.items()
-}
+} | {"keeper": HOLDER}

@@ -3,8 +3,9 @@
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -63,6 +64,7 @@ def _insert_new(table: Table, columns: Sequence[Column[Any]]) -> bytes:
 
 
 _UNREADABLE = [column for column in unreadable_messages.c if column.name != "read_at"]
+_unreadable = attrgetter(*(column.name for column in _UNREADABLE))
 _ENTER_FACTS = _insert_new(saga_facts, list(saga_facts.c))
 _ENTER_UNREADABLE = _insert_new(unreadable_messages, _UNREADABLE)
 
@@ -160,7 +162,7 @@ class Recorder:
                 await connection.execute(_ENTER_FACTS, _arrays(facts))
             await _show(connection, recorded.sagas, self._rules)
             if recorded.batch.unreadable:
-                rows = [asdict(message) for message in recorded.batch.unreadable]
+                rows = map(_unreadable, recorded.batch.unreadable)
                 await connection.execute(_ENTER_UNREADABLE, as_arrays(_UNREADABLE, rows))
             position = recorded.position
             await connection.execute(

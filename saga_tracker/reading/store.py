@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from events.service import name_of
 from events.storage.database import Connection
-from events.storage.sql import array_of, as_arrays, compiled, rows_of
+from events.storage.sql import array_of, as_arrays, compiled, rows_of, setting
 from events.telemetry.traceparent import trace_id
 from saga_tracker.deadlines import Due, due_at
 from saga_tracker.projection import HeardFact, Saga, project
@@ -75,7 +76,7 @@ class ReadAnew(Exception):
 
 
 CLOCK = compiled(select(func.clock_timestamp().label("now")))
-_WAIT_BRIEFLY = b"SET LOCAL lock_timeout = '2s'"
+_WAIT_BRIEFLY = compiled(setting("lock_timeout", "2s"))
 _LOCK = b"SELECT pg_advisory_xact_lock(%(lock)s)"
 _POSITION = compiled(
     select(stream_position.c.stream_offset, stream_position.c.message_id, stream_position.c.reading)
@@ -94,6 +95,7 @@ def _insert_or_replace(table: Table) -> bytes:
 
 
 _SHOW = _insert_or_replace(sagas)
+_row_shown = itemgetter(*sagas.c.keys())
 
 
 def _said(field: str) -> ColumnElement[str]:
@@ -201,7 +203,7 @@ async def drop_view(connection: Connection) -> Position:
 
 async def show(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Enter sagas, or replace what was shown of them. The caller holds the writer's lock."""
-    await connection.execute(_SHOW, as_arrays(list(sagas.c), rows))
+    await connection.execute(_SHOW, as_arrays(list(sagas.c), map(_row_shown, rows)))
 
 
 async def sagas_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UUID, Saga]:

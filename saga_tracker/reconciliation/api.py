@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 from events.http.application import Admin
 from events.storage.database import Database
+from saga_tracker.consistency.snapshot import Party
 from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.reconciler import Reconciler
-from saga_tracker.reconciliation.rules import Party
 from saga_tracker.settings import TrackerSettings
 
 MAX_PAGE = 500

@@ -15,15 +15,9 @@ from uuid import UUID
 
 from events.storage.database import Connection
 from events.telemetry.log import log
+from saga_tracker.consistency.rules import COMPARED, Difference
+from saga_tracker.consistency.snapshot import Awaited, Movement, Party, SeenSaga
 from saga_tracker.projection import State
-from saga_tracker.reconciliation.rules import (
-    COMPARED,
-    Awaited,
-    Difference,
-    Movement,
-    Party,
-    SeenSaga,
-)
 
 MAX_TEXT_CHARACTERS = 500
 COMPARED_STATES = frozenset(state.value for state in COMPARED)
@@ -165,18 +159,19 @@ async def hurry(connection: Connection, limit: int, recent: int) -> None:
     await connection.execute(_COMPARE_AGAIN, {"row_limit": recent})
 
 
-async def sagas_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UUID, SeenSaga]:
-    """These orders as the view has them; also those that it does not have. None that is not understood."""
+async def sagas_of(
+    connection: Connection, order_ids: Sequence[UUID]
+) -> tuple[dict[UUID, SeenSaga], frozenset[UUID]]:
+    """These orders as the view has them, if it does; and those of which it has what is not understood."""
     rows = await (await connection.execute(_SAGAS, {"order_ids": list(order_ids)})).fetchall()
-    seen = {order_id: SeenSaga(order_id, None) for order_id in order_ids}
+    seen: dict[UUID, SeenSaga] = {}
     for row in rows:
         try:
             seen[row["order_id"]] = _seen(row)
         except (KeyError, TypeError, ValueError) as error:
             # Another version of the tracker wrote it.
-            del seen[row["order_id"]]
             log.error("saga_not_understood", order_id=str(row["order_id"]), exc_info=error)
-    return seen
+    return seen, frozenset(row["order_id"] for row in rows if row["order_id"] not in seen)
 
 
 async def retold(connection: Connection, order_ids: Collection[UUID]) -> frozenset[UUID]:
@@ -239,7 +234,7 @@ async def listed(
 
 def _seen(row: dict[str, Any]) -> SeenSaga:
     waits = tuple(Awaited(wait["service"], tuple(wait["facts"]), wait["because_of"]) for wait in row["waits"])
-    return SeenSaga(row["order_id"], State(row["state"]), waits)
+    return SeenSaga(State(row["state"]), waits)
 
 
 def _storable(text: str) -> str:

@@ -15,11 +15,12 @@ from events.facts import published_facts
 from events.service import name_of
 from events.storage.database import Connection, Database
 from events.telemetry.log import log
+from saga_tracker.consistency.snapshot import PROVIDER, ServiceState
+from saga_tracker.consistency.statuses import Proof, proofs
 from saga_tracker.projection import project
 from saga_tracker.reading import store
 from saga_tracker.reading.recorder import derive_anew
-from saga_tracker.reconciliation.parties import PROVIDER, Parties
-from saga_tracker.reconciliation.rules import Answer, Proof, proofs
+from saga_tracker.reconciliation.parties import Parties
 from saga_tracker.settings import TrackerSettings
 
 REASON = "reconstructed from what the services say"
@@ -93,7 +94,7 @@ class LookUps:
         self,
         connection: Connection,
         before: Mapping[UUID, Any],
-        answers: Mapping[Any, Mapping[UUID, Answer]],
+        answers: Mapping[Any, Mapping[UUID, ServiceState]],
         *,
         complete: bool,
     ) -> None:

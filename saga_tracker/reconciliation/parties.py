@@ -15,12 +15,12 @@ from yarl import URL
 
 from events.runtime.settings import ENV_PREFIX
 from events.telemetry.log import Outage
-from saga_tracker.reconciliation.rules import PARTIES, SERVICES, Answer, Party, Service
+from saga_tracker.consistency.snapshot import PARTIES, PROVIDER, Party, ServiceState
 from saga_tracker.settings import TrackerSettings
+from saga_tracker.steps import SERVICES
 
 MAX_ANSWER_BYTES = 1_048_576
 MAX_TEXT = 100
-PROVIDER: Party = "provider"
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 # What PostgreSQL can keep.
@@ -33,7 +33,7 @@ class NoAnswer(Exception):
 
 
 class _States(BaseModel):
-    states: dict[UUID, Answer]
+    states: dict[UUID, ServiceState]
 
 
 class _ForgottenStates(BaseModel):
@@ -141,15 +141,15 @@ class Parties:
         for line in self._lines.values():
             line.rests = False
 
-    async def states_of(self, order_ids: Sequence[UUID]) -> dict[Service, dict[UUID, Answer]]:
+    async def states_of(self, order_ids: Sequence[UUID]) -> dict[str, dict[UUID, ServiceState]]:
         """What each service that answers knows of these orders, all asked at once."""
-        asked: list[Service] = [
+        asked: list[str] = [
             service for service in SERVICES if service in self.asked and not self._lines[service].rests
         ]
         answers = await asyncio.gather(*(self._states(service, order_ids) for service in asked))
         return {service: answer for service, answer in zip(asked, answers, strict=True) if answer is not None}
 
-    async def _states(self, service: Service, order_ids: Sequence[UUID]) -> dict[UUID, Answer] | None:
+    async def _states(self, service: str, order_ids: Sequence[UUID]) -> dict[UUID, ServiceState] | None:
         query = "&".join(f"order_id={order_id}" for order_id in order_ids)
         try:
             said = await self._get(service, f"/states?{query}", _States)

@@ -5,7 +5,7 @@ Nothing is ever fixed here. What does not fit is listed for as long as the lates
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -13,6 +13,8 @@ import psycopg
 
 from events.storage.database import AWAY, CONTENTION, Database
 from events.telemetry.log import Outage, log
+from saga_tracker.consistency.rules import COMPARED, Difference, differences, judged
+from saga_tracker.consistency.snapshot import PROVIDER, Snapshot
 from saga_tracker.projection import State
 from saga_tracker.reading import store
 from saga_tracker.reading.reader import Progress
@@ -21,21 +23,9 @@ from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.comparisons import Outcome, Pace, Taken
 from saga_tracker.reconciliation.ledger import LedgerFollower
 from saga_tracker.reconciliation.look_ups import LookUps
-from saga_tracker.reconciliation.parties import PROVIDER, NoAnswer, Parties
-from saga_tracker.reconciliation.rules import (
-    COMPARED,
-    Answer,
-    Difference,
-    Movement,
-    Party,
-    SeenSaga,
-    Service,
-    differences,
-    judged,
-)
+from saga_tracker.reconciliation.parties import NoAnswer, Parties
 from saga_tracker.settings import TrackerSettings
 
-UNKNOWN = Answer()
 # Beyond the time everybody asked may take: then whoever took these orders to compare them is gone.
 HOLD_MARGIN_SECONDS = 10.0
 
@@ -51,15 +41,10 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
-    """All that is known of one batch of orders."""
+    """All that was read of one batch of orders. Those that are not understood cannot be compared."""
 
-    sagas: dict[UUID, SeenSaga]
-    answers: dict[Service, dict[UUID, Answer]]
-    ledger: dict[UUID, list[Movement]] | None
-
-    @property
-    def answered(self) -> frozenset[Party]:
-        return frozenset(self.answers) | ({PROVIDER} if self.ledger is not None else set())
+    snapshot: Snapshot
+    not_understood: frozenset[UUID]
 
 
 class Reconciler:
@@ -173,40 +158,39 @@ class Reconciler:
 
     def _outcome_of(self, taken: Taken, heard: _Heard) -> Outcome:
         """What these orders come to. One that cannot be compared is looked at again later, all others now."""
-        sagas, found, asked = dict(heard.sagas), list[Difference](), self.parties.asked
-        for order_id, saga in heard.sagas.items():
+        compared, again, found = list[UUID](), set(heard.not_understood), list[Difference]()
+        answered, asked = heard.snapshot.answered, self.parties.asked
+        for order_id in taken.order_ids:
+            if order_id in heard.not_understood:
+                continue
+            book = heard.snapshot.of(order_id)
             try:
-                found += _compared(saga, heard)
+                found += list(differences(order_id, book))
             except Exception as error:  # noqa: BLE001 - one order's trouble must not end all comparisons
                 log.error("order_not_compared", order_id=str(order_id), exc_info=error)
-                del sagas[order_id]
-        # One that moves again is left as it is until it ends.
-        compared = [order_id for order_id, saga in sagas.items() if saga.state in (*COMPARED, None)]
-        again = {order_id for order_id, saga in sagas.items() if saga.state is State.NEEDS_MANUAL}
-        if asked - heard.answered:
-            again |= set(compared)
-        again |= set(taken.order_ids) - sagas.keys()
-        return Outcome(compared, found, judged(heard.answered, asked), again)
+                again.add(order_id)
+                continue
+            # One that moves again is left as it is until it ends.
+            if book.saga is not None and book.saga.state not in COMPARED:
+                continue
+            compared.append(order_id)
+            if asked - answered or (book.saga is not None and book.saga.state == State.NEEDS_MANUAL):
+                again.add(order_id)
+        return Outcome(compared, found, judged(answered, asked), again)
 
     async def _hear(self, taken: Taken, ledger: bool) -> _Heard:
         """The view before the services: they may know more than it, and then are looked at again."""
         async with self._database.transaction() as connection:
-            sagas = await comparisons.sagas_of(connection, taken.order_ids)
+            sagas, not_understood = await comparisons.sagas_of(connection, taken.order_ids)
             movements = await comparisons.ledger_of(connection, taken.order_ids) if ledger else None
-        answers = await self.parties.states_of(taken.order_ids)
+        states = await self.parties.states_of(taken.order_ids)
         sending = {
             order_id
-            for order_id, answer in answers.get("notification", {}).items()
-            if answer.status == "sending" and order_id in sagas and sagas[order_id].state is State.COMPLETED
+            for order_id, state in states.get("notification", {}).items()
+            if state.status == "sending" and order_id in sagas and sagas[order_id].state == State.COMPLETED
         }
         if sending:
             async with self._database.transaction() as connection:
                 for order_id in await comparisons.retold(connection, sending):
-                    sagas[order_id] = SeenSaga(order_id, State.COMPLETED, retells=True)
-        return _Heard(sagas, answers, movements)
-
-
-def _compared(saga: SeenSaga, heard: _Heard) -> list[Difference]:
-    answers = {service: known.get(saga.order_id, UNKNOWN) for service, known in heard.answers.items()}
-    movements = heard.ledger[saga.order_id] if heard.ledger is not None else None
-    return list(differences(saga, answers, movements))
+                    sagas[order_id] = replace(sagas[order_id], retells=True)
+        return _Heard(Snapshot(states=states, ledger=movements, sagas=sagas), not_understood)

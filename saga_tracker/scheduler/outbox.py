@@ -5,8 +5,9 @@ id from what caused it, so for those who hear it, it is the same message.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from uuid import UUID
 
 from sqlalchemy import select
@@ -62,6 +63,7 @@ def stating(
 
 
 _COLUMNS = [outbox.c[name] for name in Outgoing.__slots__]
+_row_of = attrgetter(*Outgoing.__slots__)
 _given = rows_of(_COLUMNS)
 _ENTER = compiled(
     insert(outbox)
@@ -76,7 +78,7 @@ async def enter(connection: Connection, messages: Sequence[Outgoing]) -> None:
     They leave within `sweep_seconds`, or at once if `look_in_table` is called after the commit.
     """
     if messages:
-        await connection.execute(_ENTER, as_arrays(_COLUMNS, [asdict(message) for message in messages]))
+        await connection.execute(_ENTER, as_arrays(_COLUMNS, map(_row_of, messages)))
 
 
 Publisher = OutboxPublisher[Outgoing]

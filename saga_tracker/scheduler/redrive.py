@@ -41,8 +41,7 @@ _BEGINNINGS = compiled(
 
 async def facts_at(connection: Connection, keys: Sequence[Key]) -> dict[Key, dict[str, Any]]:
     """Facts as they were read, by the ids of their orders and their own."""
-    wanted = [{"order_id": order_id, "fact_id": fact_id} for order_id, fact_id in keys]
-    cursor = await connection.execute(_FACTS, as_arrays(_KEY, wanted))
+    cursor = await connection.execute(_FACTS, as_arrays(_KEY, keys))
     return {(row["order_id"], row["fact_id"]): row for row in await cursor.fetchall()}
 
 

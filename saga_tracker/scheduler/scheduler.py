@@ -4,27 +4,22 @@ The view's clock is the last reading of the database's clock of which it is cert
 published until then is in the view. So it stands still while the broker is away or the view is behind, and
 nobody counts as late for a fact that was published and has not been read.
 
-Of several trackers one acts at a time: the one whose name is in the lease, a row that is renewed by the same
-transaction that acts. One that was given up for dead finds another's name there, and does nothing.
+Of several trackers one acts at a time: the one that holds the leader's lease.
 """
 
 import asyncio
-import contextlib
-import os
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, assert_never
-from uuid import UUID, uuid4, uuid5
+from uuid import UUID, uuid5
 
 import psycopg
-from sqlalchemy import Interval, Text, bindparam, cast, exists, func, or_, select, update
+from sqlalchemy import bindparam, exists, func, select, update
 
 from events.facts.base import Fact
 from events.facts.saga import ApprovalExpired, SagaOverdue, SagaRedriven, SagaTimedOut
-from events.runtime.promptly import promptly
 from events.service import name_of
 from events.storage.database import AWAY, CONTENTION, Connection, Database, spares_the_row
 from events.storage.sql import compiled
@@ -38,25 +33,14 @@ from saga_tracker.reading import gaps, store
 from saga_tracker.reading.reader import Reader
 from saga_tracker.reading.store import AnotherWrites
 from saga_tracker.scheduler import outbox, redrive
+from saga_tracker.scheduler.leader import LeaderLease
 from saga_tracker.scheduler.outbox import Outgoing, Publisher
 from saga_tracker.scheduler.redrive import Key
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import ADDED
-from saga_tracker.tables import lease, look_ups, sagas
+from saga_tracker.tables import look_ups, sagas
 
 _clock = func.clock_timestamp()
-_HOLD = compiled(
-    update(lease)
-    .where(or_(lease.c.holder == bindparam("me", type_=Text), lease.c.expires_at <= _clock))
-    .values(holder=bindparam("me", type_=Text), expires_at=_clock + cast(bindparam("held_for"), Interval))
-    .returning(_clock.label("now"))
-)
-_RELEASE = compiled(
-    update(lease)
-    .where(lease.c.holder == bindparam("me", type_=Text))
-    .values(expires_at=_clock)
-    .returning(lease.c.holder)
-)
 _DUE = compiled(
     select(sagas.c.order_id)
     .where(
@@ -67,8 +51,6 @@ _DUE = compiled(
     .order_by(sagas.c.due_at)
     .limit(bindparam("row_limit"))
 )
-
-
 _LOOK_LATER = compiled(
     update(sagas).where(sagas.c.order_id == bindparam("order")).values(due_at=bindparam("later"))
 )
@@ -129,8 +111,8 @@ class Keeper:
         publisher: Publisher,
         availability: Availability,
     ) -> None:
-        self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._settings = settings
+        self._lease = LeaderLease(settings.lease_seconds)
         self._rules = settings.deadline_rules
         self._database = database
         self._reader = reader
@@ -140,6 +122,11 @@ class Keeper:
         self._aside: dict[UUID, _Aside] = {}
         self._clock: datetime | None = None
         self._heard_since: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """This tracker's name in the lease."""
+        return self._lease.name
 
     async def run(self) -> None:
         """Keep deadlines for ever; wait for a database that is away, or is not migrated yet."""
@@ -159,9 +146,7 @@ class Keeper:
 
     async def release(self) -> None:
         """Let another tracker take over at once."""
-        releasing = self._database.rows(_RELEASE, me=self.name)
-        with contextlib.suppress(TimeoutError, ConnectionError, *AWAY):
-            await promptly(releasing, self._settings.database_timeout_seconds)
+        await self._lease.release(self._database, self._settings.database_timeout_seconds)
 
     async def _tick(self) -> None:
         if self._publisher.blocked:
@@ -185,7 +170,7 @@ class Keeper:
     async def _act(self, clock: datetime, heard_since: datetime, read_up_to: int) -> bool:
         """Act on some sagas that are due; says whether there may be more."""
         async with self._database.transaction() as connection:
-            now = await self._hold_lease(connection)
+            now = await self._lease.hold(connection)
             if now is None:
                 return False
             if not await self._due(connection, clock):
@@ -252,20 +237,6 @@ class Keeper:
         limit = self._settings.deadline_batch_size
         found = await connection.execute(_DUE, {"clock": clock, "row_limit": limit})
         return [row["order_id"] for row in await found.fetchall()]
-
-    async def _hold_lease(self, connection: Connection) -> datetime | None:
-        """The time, if this tracker is the one to act. Nobody takes over before the transaction ends.
-
-        If this process hangs within it, the database ends it.
-        """
-        seconds = self._settings.lease_seconds
-        milliseconds = int(seconds * 1_000)
-        await connection.execute(b"SET LOCAL idle_in_transaction_session_timeout = %d" % milliseconds)
-        await connection.execute(b"SET LOCAL lock_timeout = %d" % milliseconds)
-        held_for = timedelta(seconds=seconds)
-        cursor = await connection.execute(_HOLD, {"me": self.name, "held_for": held_for})
-        row = await cursor.fetchone()
-        return row["now"] if row else None
 
     async def _look_at(
         self, connection: Connection, order_ids: Sequence[UUID], clock: datetime, heard_since: datetime

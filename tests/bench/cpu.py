@@ -1,4 +1,7 @@
-"""How much of the processors and of the memory each part of the system uses: read from Linux's /proc."""
+"""How much of the processors and of the memory each part of the system uses.
+
+Of the memory, Linux's /proc tells what psutil does not: peaks, and what is nobody else's.
+"""
 
 import os
 import re
@@ -6,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from compose.local.process_table import stat_fields
+import psutil
+
+from compose.local.process_table import children_by_parent
 from compose.local.rig import LocalRig
 from compose.local.servers import NAME_SERVICE, POSTGRES
 
 LOAD = "load"
 """The name of this very process among the parts."""
-_TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
-# Of /proc/PID/stat, counted from what follows the name: user and system time, then those of ended children.
-_OWN, _OF_CHILDREN = slice(11, 13), slice(13, 15)
 _RESET_PEAK = "5"
 
 
@@ -48,8 +50,8 @@ def cpu_seconds(parts: Sequence[Part]) -> dict[str, float]:
     """What each has used since it started, its living and its ended children included."""
     members = _members(parts)
     return {
-        each.name: sum(_ticks(pid, _OWN) for pid in members[each.name]) * _TICK_SECONDS
-        + (0 if each.name == LOAD else _ticks(each.pid, _OF_CHILDREN) * _TICK_SECONDS)
+        each.name: sum(_seconds(pid) for pid in members[each.name])
+        + (0 if each.name == LOAD else _seconds(each.pid, of_ended_children=True))
         for each in parts
         if each.pid is not None
     }
@@ -97,10 +99,7 @@ def _members(parts: Sequence[Part]) -> dict[str, list[int]]:
     This process is without its children, which are parts themselves. One look at all processes serves all:
     it takes as long as placing a hundred orders.
     """
-    children: dict[int, list[int]] = {}
-    for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
-        if (fields := stat_fields(pid)) is not None:
-            children.setdefault(int(fields[1]), []).append(pid)
+    children = children_by_parent()
     found: dict[str, list[int]] = {}
     for part in parts:
         if part.pid is not None:
@@ -120,6 +119,13 @@ def _kilobytes(pid: int, file: str, field: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _ticks(pid: int, which: slice) -> int:
-    """None for one that has just ended."""
-    return sum(map(int, (stat_fields(pid) or ["0"] * _OF_CHILDREN.stop)[which]))
+def _seconds(pid: int, *, of_ended_children: bool = False) -> float:
+    """User and system time. None for one that has just ended."""
+    try:
+        used = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    seconds: float = (
+        used.children_user + used.children_system if of_ended_children else used.user + used.system
+    )
+    return seconds

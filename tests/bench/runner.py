@@ -14,7 +14,7 @@ from compose.local.interruptions import uninterrupted
 from compose.local.rig import LocalRig
 from compose.snapshot import Reader, sources_of
 from tests.bench.counters import STATEMENTS_LIBRARY, Counters, snapshot
-from tests.bench.reports import write_reports
+from tests.bench.report import write_reports
 from tests.bench.results import Result, Run
 from tests.bench.scenarios import SCENARIOS
 from tests.bench.scenarios.scenario import Scenario

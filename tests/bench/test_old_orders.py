@@ -7,9 +7,9 @@ import aiohttp
 import psycopg
 import pytest
 
-from compose.invariants import violations
 from compose.local.rig import LocalRig
 from compose.snapshot import Reader, sources_of
+from saga_tracker.consistency.rules import violations
 from tests.bench.old_orders import KINDS, TABLES, fill
 from tests.servers import clean_environment, rig_folder
 
@@ -39,7 +39,7 @@ async def test_old_orders_are_like_real_ones(rig: LocalRig) -> None:
             assert count % (ORDERS / len(KINDS) + 1) == 0, f"{table} of {name}: each as often as any other"
     async with Reader(sources_of(where)) as reader:
         snapshot = await reader.snapshot()
-    assert len(snapshot.orders) == ORDERS + len(KINDS)
+    assert len(snapshot.states["order"]) == ORDERS + len(KINDS)
     assert {found.invariant.name for found in violations(snapshot)} <= OUTSIDE
     assert (await _row(rig, "order", "SELECT now() - min(placed_at) > interval '15 days' FROM orders"))[0]
 

@@ -9,14 +9,14 @@ import pytest
 from compose.local.errors import RigError
 from tests.bench.compare import Side, in_turns
 from tests.bench.machine import describe_machine
-from tests.bench.page import page_of
-from tests.bench.reports import write_reports
+from tests.bench.report import page_of, write_reports
 from tests.bench.results import FIGURES, Result, Round, Run, Second, Target, medians, percentile
 from tests.bench.runner import about_seconds, chosen_scenarios, environment_for
 from tests.bench.scenarios import SCENARIOS
 from tests.bench.scenarios.memory import growth
 from tests.bench.stage import Choices
 from tests.bench.telling import LINES, tell_result, tell_targets
+from tests.planted import ESCAPED, SCRIPT, planted
 
 
 def made_up_round(rate: float, not_ended: int = 0) -> Round:
@@ -87,6 +87,20 @@ def test_reports_are_json_and_a_page_whose_plots_are_well_formed(tmp_path: Path)
         ElementTree.fromstring(f"<svg{plot}</svg>")
     assert "200 &lt;a&gt; minute" in text
     assert "4.0 /s" in text
+
+
+def test_the_page_escapes_every_string() -> None:
+    result: Result = planted(Result)
+    result.targets, result.rounds = [], [made_up_round(3.0)]
+    result.rounds[0].notes, result.rounds[0].problems = [SCRIPT], [SCRIPT]
+    result.rounds[0].cpu_ms = result.rounds[0].peak_megabytes = {SCRIPT: 1.0}
+    result.rounds[0].memory_megabytes = {SCRIPT: [(0.0, 1.0)]}
+    result.added = {}
+    page = page_of(Run(SCRIPT, SCRIPT, SCRIPT, [result]))
+    assert "<script" not in page
+    assert SCRIPT not in page
+    # The run; its row; the section's title; problems and a note; parts in both plots and the table; counters.
+    assert page.count(ESCAPED) >= 3 + 3 + 3 + 3 + 3 + 2
 
 
 def test_a_page_can_be_made_of_a_run_that_broke_off() -> None:

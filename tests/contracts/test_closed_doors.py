@@ -16,8 +16,7 @@ from pydantic import SecretStr
 from starlette.routing import Route
 
 from compose.local.processes import SANDBOX
-from compose.sandbox.app import Sandbox
-from compose.sandbox.settings import SandboxSettings
+from compose.sandbox.app import Sandbox, SandboxSettings
 from compose.system import PROCESSES
 from events.http.application import create_app
 from events.runtime import process

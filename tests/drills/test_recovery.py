@@ -9,22 +9,20 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from compose.books import Books, OrderRow, PaymentRow, SagaRow, ShipmentRow
 from compose.demo.shop import Item, Refused, Shop
 from compose.drills.catalogue import DRILLS, LONG_DRILLS
 from compose.drills.command import chosen_drills
 from compose.drills.load import Kind, Load, NotAccepted, place_until_accepted
 from compose.drills.outcome import USUAL, Outcome, Recovery, Report, Target
-from compose.drills.page import page_of
-from compose.drills.record import record_of
 from compose.drills.recovery import left_to_a_person, recovery_checks, recovery_of, why_not_ended
+from compose.drills.report import page_of, record_of, summary_of
 from compose.drills.rig import DrillRig
 from compose.drills.stage import Stage
-from compose.drills.summary import summary_of
 from compose.drills.timeline import Fault, Sample, Timeline
 from compose.drills.victims import Victims
 from compose.local.errors import RigError
 from compose.system import SERVICE_NAMES as SERVICES
+from saga_tracker.consistency.snapshot import Books, SeenSaga, ServiceState
 
 GOOD = Kind("COMPLETED")
 DECLINED = Kind("CANCELLED", "tok_declined")
@@ -34,18 +32,16 @@ OF_LATE_SECONDS = 15.0
 ITEM = Item("apple", 1, 500)
 
 
-def completed(order_id: UUID) -> Books:
-    return Books(order=OrderRow(order_id, "confirmed", 500), shipment=ShipmentRow(order_id, "dispatched"))
+def completed() -> Books:
+    return Books({"order": ServiceState("confirmed", 500), "fulfillment": ServiceState("dispatched")})
 
 
-def cancelled(order_id: UUID) -> Books:
-    return Books(order=OrderRow(order_id, "cancelled", 500))
+def cancelled() -> Books:
+    return Books({"order": ServiceState("cancelled", 500)})
 
 
-def stranded(order_id: UUID) -> Books:
-    return Books(
-        order=OrderRow(order_id, "withdrawn", 500), payment=PaymentRow(order_id, "refund_failed", 500)
-    )
+def stranded() -> Books:
+    return Books({"order": ServiceState("withdrawn", 500), "payment": ServiceState("refund_failed", 500)})
 
 
 def a_load(*kinds: Kind) -> Load:
@@ -67,13 +63,13 @@ def test_kept_is_of_the_orders_that_had_every_reason_to_complete() -> None:
     load = a_load(GOOD, GOOD, GOOD, DECLINED, HOPELESS, CONTESTED, Kind("CANCELLED", in_stock=False))
     first, second, third, declined, hopeless, contested, out_of_stock = load.accepted_as
     books = {
-        first: completed(first),
-        second: cancelled(second),
-        third: cancelled(third),
-        declined: cancelled(declined),
-        hopeless: stranded(hopeless),
-        contested: cancelled(contested),
-        out_of_stock: cancelled(out_of_stock),
+        first: completed(),
+        second: cancelled(),
+        third: cancelled(),
+        declined: cancelled(),
+        hopeless: stranded(),
+        contested: cancelled(),
+        out_of_stock: cancelled(),
     }
     load.withdrawn.add(third)
     found = recovered(load, books)
@@ -85,12 +81,12 @@ def test_an_order_is_left_to_a_person_if_anybody_says_so() -> None:
     load = a_load(GOOD, GOOD, GOOD, HOPELESS)
     by_payment, by_tracker, fine, hopeless = load.accepted_as
     books = {
-        by_payment: stranded(by_payment),
-        by_tracker: cancelled(by_tracker),
-        fine: completed(fine),
-        hopeless: stranded(hopeless),
+        by_payment: stranded(),
+        by_tracker: cancelled(),
+        fine: completed(),
+        hopeless: stranded(),
     }
-    books[by_tracker].saga = SagaRow(by_tracker, "NEEDS_MANUAL")
+    books[by_tracker].saga = SeenSaga("NEEDS_MANUAL")
     assert left_to_a_person(load.accepted_as, books) == [by_payment, by_tracker]
 
 

@@ -17,14 +17,13 @@ from compose.drills.harness import Harness
 from compose.drills.load import Load
 from compose.drills.local_rig import LocalDrillRig
 from compose.drills.outcome import Check, Outcome, Report
-from compose.drills.page import page_of
-from compose.drills.plot import plot_of
+from compose.drills.report import faults_of, page_of, plot_of, summary_of
 from compose.drills.rig import Deed
 from compose.drills.stage import Drill, Stage
-from compose.drills.summary import summary_of
 from compose.drills.timeline import Fault, Sample, Stall, Timeline, longest_stall
 from compose.local.errors import RigError
 from compose.local.rig import LocalRig
+from tests.planted import ESCAPED, SCRIPT, planted
 
 Placed = tuple[str, str, Item, str]
 
@@ -104,12 +103,35 @@ def a_timeline() -> Timeline:
 
 def test_the_plot_breaks_off_where_nobody_could_tell() -> None:
     svg = ElementTree.fromstring(plot_of(a_timeline()))
-    lines = [element.get("class") for element in svg.iter("polyline")]
-    assert lines == ["accepted", "ended", "ended", "in-flight", "in-flight"]
-    assert [title.text for title in svg.iter("title")] == [
-        "<broker> away: 1.0 s to 2.5 s",
-        "never healed: 2.0 s to 3.0 s",
-    ]
+    drawn = {
+        group.get("id"): group.findall(".//{*}path") for group in svg.iter("{http://www.w3.org/2000/svg}g")
+    }
+    # Each M is where the pen is put down.
+    pieces = {name: drawn[name][0].attrib["d"].count("M") for name in ("accepted", "ended", "in flight")}
+    assert pieces == {"accepted": 1, "ended": 2, "in flight": 2}
+    assert faults_of(a_timeline()) == ["<broker> away: 1.0 s to 2.5 s", "never healed: 2.0 s to 3.0 s"]
+
+
+def test_the_same_timeline_makes_the_same_plot() -> None:
+    assert plot_of(a_timeline()) == plot_of(a_timeline())
+
+
+def test_the_page_of_a_run_escapes_every_string() -> None:
+    report: Report = planted(Report)
+    (outcome,) = report.outcomes
+    outcome.skipped_because = None
+    outcome.timeline = a_timeline()
+    outcome.timeline.faults[0].label = SCRIPT
+    page = page_of(Report(SCRIPT, 7, SCRIPT, 1.0, [outcome, planted(Outcome)]))
+    assert "<script" not in page
+    assert SCRIPT not in page
+    # The run; both rows; the section: its title, ends, why it may cost so much, a fault twice,
+    # why it broke off, what was asked, what speaks against it, a process and its state.
+    assert page.count(ESCAPED) >= 2 + 3 + 10
+
+
+def test_no_plot_is_drawn_where_nothing_was_measured() -> None:
+    assert plot_of(Timeline()) == "<p>Nothing was measured.</p>"
 
 
 def test_a_failure_is_told_with_what_speaks_for_it() -> None:
@@ -124,4 +146,5 @@ def test_a_failure_is_told_with_what_speaks_for_it() -> None:
     assert "- pass All is well." in summary
     assert "| order | died |" in summary
     assert "Nothing is lost.<br>order &lt;7&gt; is lost" in page
+    assert "&lt;broker&gt; away: 1.0 s to 2.5 s" in page
     assert not re.search(r"(src|href)=\"(?!#)", page), "the page needs nothing else"

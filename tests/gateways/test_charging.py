@@ -20,8 +20,7 @@ from events.messaging.envelope import Envelope, encode
 from events.messaging.topology import declare
 from events.runtime.host import Host
 from events.service import EXCHANGE
-from payment_svc.gateway import ProviderSettings
-from payment_svc.service import SERVICE
+from payment_svc.service import SERVICE, PaymentSettings
 from tests.gateways.world import settings_for
 from tests.runtime.eventually import eventually
 from tests.sandbox.conftest import Client
@@ -73,7 +72,7 @@ async def paying(servers: Servers, sandbox: SandboxProcess, **changes: Any) -> A
     database_url = await servers.new_database("payment_svc")
     await declare([SERVICE], broker_url)
     settings = settings_for(
-        ProviderSettings, sandbox, broker_url=broker_url, database_url=database_url, **changes
+        PaymentSettings, sandbox, broker_url=broker_url, database_url=database_url, **changes
     )
     host = Host(SERVICE, settings)
     async with AsyncExitStack() as stack:

@@ -55,6 +55,7 @@ class Scripted:
                 await writer.drain()
                 await asyncio.sleep(0.05)
                 writer.write(b"421 good night\r\n")
+                return
 
 
 def serving(port: int, scripted: Scripted) -> AbstractAsyncContextManager[SmtpMailServer]:
@@ -102,7 +103,7 @@ async def test_nothing_breaks_out_of_a_subject(unused_tcp_port: int) -> None:
     assert message_from_bytes(scripted.mails[0], policy=SMTP)["Bcc"] is None
 
 
-async def test_the_commands_of_a_mail_go_together_and_connections_are_kept(unused_tcp_port: int) -> None:
+async def test_a_mail_takes_three_commands_and_connections_are_kept(unused_tcp_port: int) -> None:
     scripted = Scripted()
     async with serving(unused_tcp_port, scripted) as server:
         for _ in range(3):

@@ -75,6 +75,7 @@ async def test_in_trouble(
         ({b"RCPT": b"550 nobody here"}, "Refused"),
         ({b"RCPT": b"550 nobody here", b"DATA": b"503 to whom?"}, "Refused"),
         ({b"RCPT": b"550 nobody here", b"RSET": b"500 what?"}, "Refused"),
+        ({b"RCPT": b"550 nobody here", b"RSET": b"what?"}, "Refused"),
         ({b"RCPT": b"550-nobody\r\n550 here"}, "Refused"),
         ({b".": b"554 spam"}, "Refused"),
     ],

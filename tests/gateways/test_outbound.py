@@ -8,13 +8,15 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from events.outbound.dispatcher import CallFailed
-from events.outbound.http_party import MAX_ANSWER_BYTES, Refused
+from events.outbound.http_party import Refused
+from events.runtime.settings import ServiceSettings
 from payment_svc.decide import Capture
 from payment_svc.gateway import PaymentGateway, ProviderSettings, gateway_from
 from tests.gateways.world import settings_for, told
 
 Answering = Callable[[web.Response], Awaitable[PaymentGateway]]
 CALL = Capture(order_id=UUID(int=1))
+MAX_ANSWER_BYTES = ServiceSettings.model_fields["call_answer_limit_bytes"].default
 
 
 @pytest.fixture

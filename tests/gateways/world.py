@@ -1,8 +1,11 @@
 """What the gateway tests share: settings for a sandbox, and the runtime's way of attempting a call."""
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from typing import Any, TypeVar
 
 from events.decision import Call, Outcome
@@ -63,6 +66,18 @@ def told(failures: list[CallFailed]) -> list[tuple[str, bool]]:
     return [(failure.reason, failure.maybe_done) for failure in failures]
 
 
+async def make_certificate(folder: Path) -> tuple[Path, SSLContext]:
+    """A certificate for localhost that nobody trusts, and how a server shows it. Needs openssl."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    wanted = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *wanted]
+    command += ["-keyout", str(key), "-out", str(certificate)]
+    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+    tls = SSLContext(PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    return certificate, tls
+
+
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -78,6 +93,7 @@ async def mail_server_that(
         sender="shop@shop.example",
         connections=connections,
         timeout_seconds=0.5,
+        idle_seconds=5,
     )
     try:
         yield server

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from events.storage.database import Database
-from events.storage.exchange import Exchange
+from events.storage.round_trip import RoundTrip
 from events.storage.tombstones import Forgotten
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage
@@ -31,9 +31,9 @@ NOT_DONE: dict[str, dict[str, Any]] = {
 
 async def enter(database: Database, service: Told, order: UUID, **changes: Any) -> None:
     async with database.transaction() as connection:
-        exchange = Exchange(connection)
-        service.table.insert(exchange, [replace(service.state(order), **changes)])
-        await exchange.over()
+        trip = RoundTrip(connection)
+        service.table.insert(trip, [replace(service.state(order), **changes)])
+        await trip.run()
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.package)

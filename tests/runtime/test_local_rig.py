@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aio_pika
+import psutil
 import psycopg
 import pytest
 
@@ -20,6 +21,7 @@ from compose.local.errors import RigError
 from compose.local.process_table import marked
 from compose.local.rig import LocalRig
 from compose.local.supervisor import MARK_VARIABLE
+from compose.waiting import wait_until_ready
 from tests.runtime.standin_system import standin_blueprint
 from tests.servers import Servers, clean_environment, rig_folder, rig_on
 from tests.tools import RABBITMQ, require
@@ -74,10 +76,8 @@ def conditions(rig: LocalRig) -> dict[str, str]:
 
 
 def wait_until(condition: Callable[[], Any], timeout_seconds: float = 20) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
+    problem = wait_until_ready(lambda: None if condition() else "it is not so", timeout_seconds)
+    assert problem is None, "it did not come true in time"
 
 
 # -- up ---------------------------------------------------------------------------------------------
@@ -120,14 +120,11 @@ def test_a_role_gets_into_its_own_database_only(rig: LocalRig) -> None:
 def test_nothing_listens_beyond_loopback(rig: LocalRig) -> None:
     ports = json.loads((rig.state_dir / "rig.json").read_text())["ports"]
     listening: dict[int, set[str]] = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            address, port = fields[1].split(":")
-            if fields[3] == "0A" and int(port, 16) in ports.values():
-                listening.setdefault(int(port, 16), set()).add(address)
+    for socket in psutil.net_connections("tcp"):
+        if socket.status == psutil.CONN_LISTEN and socket.laddr.port in ports.values():
+            listening.setdefault(socket.laddr.port, set()).add(socket.laddr.ip)
     assert {ports["postgres"], ports["rabbitmq"], ports["rabbitmq-distribution"]} <= listening.keys()
-    loopback = {"0100007F", "00000000000000000000000001000000"}
+    loopback = {"127.0.0.1", "::1"}
     assert not {port: found for port, found in listening.items() if found - loopback}
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from compose.local import process_table, system_packages
@@ -108,6 +109,22 @@ def test_a_reused_pid_is_not_taken_for_the_process_that_had_it() -> None:
     boot, _, _ticks = me.started.rpartition(":")
     state = RigState(processes={"order": ProcessIdentity(me.pid, f"{boot}:1")})
     assert state.running("order") is None
+
+
+def test_no_clock_adjustment_changes_who_a_process_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me = identify(os.getpid())
+    (tmp_path / str(os.getpid())).mkdir()
+    for file in ("stat", f"{os.getpid()}/stat"):
+        (tmp_path / file).write_text(Path("/proc", file).read_text())
+    booted = psutil.boot_time()
+    (tmp_path / "stat").write_text(f"btime {booted + 3_600:.0f}\n")
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    assert psutil.boot_time() == booted + 3_600
+    assert me is not None
+    assert me.is_running()
+    assert identify(os.getpid()) == me
 
 
 def test_a_zombie_does_not_run() -> None:

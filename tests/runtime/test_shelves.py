@@ -11,7 +11,7 @@ from events.facts.order import OrderConfirmed, OrderCreated
 from events.runtime.input import Told
 from events.runtime.settings import ProcessSettings
 from events.storage.database import Connection, Database, Session
-from events.storage.exchange import BEGIN, Exchange
+from events.storage.round_trip import BEGIN, RoundTrip
 from inventory_svc import repository as store
 from inventory_svc.decide import decide
 from tests.servers import Servers
@@ -52,14 +52,14 @@ def confirmed(order_id: UUID) -> Told:
 
 async def play(connection: Session, *batch: Told) -> list[str]:
     """Decide a batch and save it; answers what became of each order."""
-    opening, closing = Exchange(connection), Exchange(connection)
-    opening.ask(BEGIN)
+    opening, closing = RoundTrip(connection), RoundTrip(connection)
+    opening.add(BEGIN)
     workspace = store.SHELVES.load(opening, batch)
-    await opening.over()
+    await opening.run()
     for item in batch:
         workspace.keep(item, decide(workspace.state_of(item), item.said).state)
     workspace.save(closing)
-    await closing.over()
+    await closing.run()
     reservations = [workspace.state_of(item).reservation for item in batch]
     return [reservation.status for reservation in reservations if reservation is not None]
 
@@ -97,9 +97,9 @@ async def test_no_batch_reads_every_sku(database: Database) -> None:
     parameters = {"skus": [f"sku-{number}" for number in range(200)], "order_ids": [uuid4()] * 200}
     explained = replace(store._LOCK_STOCK, name=b"explained", text=b"EXPLAIN " + store._LOCK_STOCK.text)
     async with database.transaction() as connection:
-        exchange = Exchange(connection)
-        answer = exchange.ask(explained, **parameters)
-        await exchange.over()
+        trip = RoundTrip(connection)
+        answer = trip.add(explained, **parameters)
+        await trip.run()
         plan = "\n".join(line for (line,) in answer.rows)
     assert "stock_pkey" in plan
     assert "Seq Scan on stock" not in plan

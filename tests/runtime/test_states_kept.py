@@ -11,9 +11,9 @@ from alembic import command
 from psycopg.rows import dict_row
 
 from events.storage.database import Session
-from events.storage.exchange import Exchange
 from events.storage.migrations import alembic_config, upgrade
 from events.storage.repository import OrderStates
+from events.storage.round_trip import RoundTrip
 from fulfillment_svc.decide import Shipment
 from fulfillment_svc.repository import SHIPMENTS
 from notification_svc.decide import Notice
@@ -97,10 +97,10 @@ async def test_it_is_read_as_it_was_written(
     servers: Servers, package: str, store: OrderStates[Any], state: Any
 ) -> None:
     async with connected(await servers.new_database(package)) as connection:
-        exchange = Exchange(connection)
-        store.insert(exchange, [replace(state, round=1)] if hasattr(state, "round") else [state])
-        store.update(exchange, [state])
-        await exchange.over()
+        trip = RoundTrip(connection)
+        store.insert(trip, [replace(state, round=1)] if hasattr(state, "round") else [state])
+        store.update(trip, [state])
+        await trip.run()
         assert await store.read(connection, ORDER) == state
 
 

@@ -15,8 +15,8 @@ from events.http.application import create_app
 from events.http.states_api import MAX_ORDERS, states_router
 from events.runtime.settings import ProcessSettings
 from events.storage.database import Database
-from events.storage.exchange import Exchange
 from events.storage.repository import TOLD, OrderStates, Store
+from events.storage.round_trip import RoundTrip
 from fulfillment_svc.decide import Shipment
 from fulfillment_svc.repository import SHIPMENTS
 from inventory_svc.decide import Reservation
@@ -127,9 +127,9 @@ async def test_a_service_tells_what_it_knows_and_nothing_personal(servers: Serve
     url = await servers.new_database(service.package)
     async with app_on(url, service.store) as (app, database):
         async with database.transaction() as connection:
-            exchange = Exchange(connection)
-            service.table.insert(exchange, [service.state(known), service.state(another)])
-            await exchange.over()
+            trip = RoundTrip(connection)
+            service.table.insert(trip, [service.state(known), service.state(another)])
+            await trip.run()
         answer = await get(app, f"/states?order_id={known}&order_id={unknown}&order_id={another}")
     assert answer.status == 200
     assert answer.json() == {"states": {str(known): service.told, str(another): service.told}}

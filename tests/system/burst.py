@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 from uuid import UUID, uuid4
 
-from compose.books import Books
 from compose.demo.shop import Item
 from compose.drills.load import KINDS, Kind, place_until_accepted
+from saga_tracker.consistency.snapshot import Books
 from tests.system.stage import System
 
 PLENTY = 10_000

@@ -12,12 +12,12 @@ import aio_pika
 import psycopg
 from aio_pika.abc import AbstractChannel
 
-from compose.books import Books, books_by_order
 from compose.check import examine
 from compose.demo.shop import Shop
 from compose.local.rig import LocalRig
 from compose.snapshot import Reader, sources_of
 from compose.whereabouts import Whereabouts
+from saga_tracker.consistency.snapshot import Books, books_by_order
 
 SETTLE_SECONDS = 40.0
 POLL_SECONDS = 0.05

@@ -12,19 +12,19 @@ from io import StringIO
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
 import pytest
 from rich.console import Console
 
-from compose.agreement import SENTENCE
-from compose.check import check, examine
+from compose.check import SENTENCE, check, examine
 from compose.demo import command
 from compose.demo.sabotage import WRONG_CONSTRAINT, sabotage_of
 from compose.demo.scenarios import SCENARIOS
 from compose.demo.shop import Item
-from compose.invariants import INVARIANTS
 from compose.local.errors import RigError
 from compose.local.rig import LocalRig
 from compose.snapshot import Reader, sources_of
+from saga_tracker.consistency.rules import INVARIANTS
 from tests.system.burst import new_burst
 from tests.system.stage import System, until
 
@@ -190,12 +190,10 @@ def test_the_demo_fails_when_an_order_ends_otherwise(rig: LocalRig, monkeypatch:
 
 
 async def test_a_demo_that_is_interrupted_mends_what_it_broke(system: System) -> None:
-    payment = system.rig.pid("payment")
+    payment = psutil.Process(system.rig.pid("payment"))
 
     async def frozen() -> bool:
-        """As proc(5) has it."""
-        stat = await asyncio.to_thread(Path(f"/proc/{payment}/stat").read_text)
-        return stat.rpartition(")")[2].split()[0] == "T"
+        return bool(payment.status() == psutil.STATUS_STOPPED)
 
     line = sys.executable, "-m", "compose", "demo", "--only=timed_out"
     demo = await asyncio.create_subprocess_exec(

@@ -8,9 +8,9 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from compose.books import statuses_of
 from compose.demo.shop import Item, Refused
-from compose.snapshot import SERVICES
+from saga_tracker.consistency.snapshot import statuses_of
+from saga_tracker.steps import SERVICES
 from tests.system.stage import System, until
 
 ABOVE_THE_LIMIT = 1_000_001

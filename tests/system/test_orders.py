@@ -12,8 +12,8 @@ import aio_pika
 import pytest
 from aiormq.exceptions import ChannelAccessRefused
 
-from compose.books import statuses_of
 from compose.demo.shop import Item, Refused
+from saga_tracker.consistency.snapshot import statuses_of
 from tests.system.stage import System, until
 
 CANCELLATIONS = 24
@@ -60,7 +60,7 @@ async def test_the_same_key_is_the_same_order(system: System) -> None:
     first, *others = await asyncio.gather(*(place() for _ in range(20)))
     assert set(others) == {first}
     books = await system.settle({first: "COMPLETED"})
-    assert books[first].times("captured") == 1
+    assert books[first].money.times("captured") == 1
     assert await place() == first
 
 
@@ -158,7 +158,7 @@ async def test_a_published_order_counts_once_however_often_it_is_published(syste
     order_id = UUID(order["order_id"])
     await until(partial(system.shop.saga, order_id))
     books = await system.settle({order_id: "COMPLETED"})
-    assert books[order_id].times("captured") == 1
+    assert books[order_id].money.times("captured") == 1
     assert (await system.shop.order(order_id))["lines"] == [{"sku": sku, "quantity": 3, "amount_minor": 700}]
 
 

@@ -7,8 +7,7 @@ from uuid import UUID
 
 from rich.console import Console
 
-from compose.agreement import ask_tracker, print_agreement
-from compose.check import check
+from compose.check import ask_tracker, check, print_agreement
 from compose.demo.shop import Item
 from tests.system.stage import System, until
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from compose.books import statuses_of
 from compose.demo.play import Audience, Played, play_all
 from compose.demo.sabotage import sabotage_of
 from compose.demo.scenarios import SCENARIOS
 from compose.demo.stage import Act, Scenario, Stage
+from saga_tracker.consistency.snapshot import statuses_of
 from tests.system.stage import System, new_run
 
 # What the trail of a scenario must begin with.
@@ -110,7 +110,7 @@ async def test_it_goes_and_ends_as_the_demo_says(
     books = await system.settle({order_id: scenario.end})
     assert statuses_of(books[order_id]) == scenario.statuses
     if scenario.name in MOVEMENTS:
-        assert [entry.kind for entry in books[order_id].ledger] == MOVEMENTS[scenario.name]
+        assert [movement.kind for movement in books[order_id].money.movements] == MOVEMENTS[scenario.name]
 
 
 async def test_a_fact_that_comes_after_its_undo_is_ignored_by_the_fence(told: Mapping[str, Told]) -> None:

@@ -8,9 +8,11 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
 from events.service import EXCHANGE, STREAM
+from saga_tracker.consistency.snapshot import ServiceState
+from saga_tracker.consistency.statuses import STATUSES_AFTER, Proof, proofs
 from saga_tracker.projection import HeardFact, State, project
-from saga_tracker.reconciliation.rules import SERVICES, STATUSES_AFTER, Answer, Proof, proofs
 from saga_tracker.service import Tracker
+from saga_tracker.steps import SERVICES
 from tests.runtime.eventually import eventually
 from tests.tracker.others import SAID_WHEN_DONE, Others, others_answering
 from tests.tracker.told import BEGAN, PATHS, envelopes
@@ -218,17 +220,14 @@ def test_states_prove_what_their_service_published(service: Any) -> None:
     for fact, statuses in STATUSES_AFTER.items():
         for status in statuses:
             if fact.startswith(f"{service}.") and (fact, status) != ("order.withdrawn", "cancelled"):
-                assert fact in [proof.fact for proof in proofs({service: Answer(status)})]
+                assert fact in [proof.fact for proof in proofs({service: ServiceState(status)})]
 
 
 def test_whoever_is_cancelled_need_not_have_been_withdrawn() -> None:
-    assert proofs({"order": Answer("cancelled")}) == [Proof("order.created"), Proof("order.cancelled")]
+    assert proofs({"order": ServiceState("cancelled")}) == [Proof("order.created"), Proof("order.cancelled")]
 
 
 def test_all_that_a_completed_orders_states_prove_is_a_completed_saga() -> None:
-    said = {service: Answer(**answer) for service, answer in SAID_WHEN_DONE.items()}
-    facts = [
-        HeardFact(uuid4(), proof.fact, BEGAN, ending=proof.ending)
-        for proof in proofs(said)  # type: ignore[arg-type]
-    ]
+    said = {service: ServiceState(**answer) for service, answer in SAID_WHEN_DONE.items()}
+    facts = [HeardFact(uuid4(), proof.fact, BEGAN, ending=proof.ending) for proof in proofs(said)]
     assert project(facts).state is State.COMPLETED

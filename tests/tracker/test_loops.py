@@ -15,10 +15,11 @@ from aiohttp import ClientError, ClientSession
 
 from events.runtime.loops import EXIT_CODE
 from saga_tracker import metrics
+from saga_tracker.consistency.rules import Difference, differences
+from saga_tracker.consistency.snapshot import Books
 from saga_tracker.dead_letters import ingest
 from saga_tracker.dead_letters.dead_letter import bare_letter
 from saga_tracker.reconciliation import reconciler
-from saga_tracker.reconciliation.rules import Difference, SeenSaga, differences
 from saga_tracker.scheduler import scheduler as keeper
 from tests.runtime.eventually import eventually
 from tests.tracker.letters import give_up, in_queue, unusable
@@ -224,10 +225,10 @@ async def test_one_order_in_trouble_does_not_end_the_comparisons_of_others(
 ) -> None:
     guilty, foreign, wrong = uuid4(), uuid4(), uuid4()
 
-    def stumbling(saga: SeenSaga, *others: Any) -> Sequence[Difference]:
-        if saga.order_id == guilty:
-            raise KeyError(saga.order_id)
-        return list(differences(saga, *others))
+    def stumbling(order_id: UUID, book: Books) -> Sequence[Difference]:
+        if order_id == guilty:
+            raise KeyError(order_id)
+        return list(differences(order_id, book))
 
     monkeypatch.setattr(reconciler, "differences", stumbling)
     with others_answering() as others:

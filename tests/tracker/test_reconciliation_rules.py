@@ -7,59 +7,58 @@ from typing import Any
 import pytest
 
 from events.service import name_of
-from saga_tracker.projection import State
-from saga_tracker.reconciliation.rules import (
+from saga_tracker.consistency.rules import Difference, differences, judged
+from saga_tracker.consistency.snapshot import (
     PARTIES,
-    SERVICES,
-    STATUSES_AFTER,
-    Answer,
     Awaited,
+    Books,
+    Ledger,
     Movement,
     SeenSaga,
-    Service,
-    differences,
-    judged,
+    ServiceState,
 )
-from saga_tracker.steps import STEPS
+from saga_tracker.consistency.statuses import STATUSES_AFTER
+from saga_tracker.projection import State
+from saga_tracker.steps import SERVICES, STEPS
 from tests.tracker.told import ORDER
 
-Answers = Mapping[Service, Answer]
+Answers = Mapping[str, ServiceState]
 Found = set[tuple[str, str]]
 
 DONE: Answers = {
-    "order": Answer("confirmed", 500, "EUR"),
-    "inventory": Answer("sold"),
-    "payment": Answer("captured", 500, "EUR"),
-    "fulfillment": Answer("dispatched"),
-    "notification": Answer("notified", ending="confirmed"),
+    "order": ServiceState("confirmed", 500, "EUR"),
+    "inventory": ServiceState("sold"),
+    "payment": ServiceState("captured", 500, "EUR"),
+    "fulfillment": ServiceState("dispatched"),
+    "notification": ServiceState("notified", ending="confirmed"),
 }
 UNDONE: Answers = {
-    "order": Answer("cancelled", 500, "EUR"),
-    "inventory": Answer("released"),
-    "payment": Answer("refunded", 500, "EUR"),
-    "fulfillment": Answer("cancelled"),
-    "notification": Answer("notified", ending="cancelled"),
+    "order": ServiceState("cancelled", 500, "EUR"),
+    "inventory": ServiceState("released"),
+    "payment": ServiceState("refunded", 500, "EUR"),
+    "fulfillment": ServiceState("cancelled"),
+    "notification": ServiceState("notified", ending="cancelled"),
 }
 FAILED_REFUND: Answers = {
-    "order": Answer("withdrawn", 500, "EUR"),
-    "inventory": Answer("reserved"),
-    "payment": Answer("refund_failed", 500, "EUR"),
-    "fulfillment": Answer("cancelled"),
-    "notification": Answer(),
+    "order": ServiceState("withdrawn", 500, "EUR"),
+    "inventory": ServiceState("reserved"),
+    "payment": ServiceState("refund_failed", 500, "EUR"),
+    "fulfillment": ServiceState("cancelled"),
+    "notification": ServiceState(),
 }
-NOT_DISPATCHED: Answers = {**DONE, "fulfillment": Answer("dispatch_failed")}
+NOT_DISPATCHED: Answers = {**DONE, "fulfillment": ServiceState("dispatch_failed")}
 REJECTED: Answers = {
-    "order": Answer("cancelled", 500, "EUR"),
-    "inventory": Answer("rejected"),
-    "payment": Answer(),
-    "fulfillment": Answer(),
-    "notification": Answer("sending", ending="cancelled"),
+    "order": ServiceState("cancelled", 500, "EUR"),
+    "inventory": ServiceState("rejected"),
+    "payment": ServiceState(),
+    "fulfillment": ServiceState(),
+    "notification": ServiceState("sending", ending="cancelled"),
 }
 FENCED: Answers = {
     **UNDONE,
-    "inventory": Answer("fenced"),
-    "payment": Answer("fenced", 0),
-    "fulfillment": Answer("fenced"),
+    "inventory": ServiceState("fenced"),
+    "payment": ServiceState("fenced", 0),
+    "fulfillment": ServiceState("fenced"),
 }
 
 AUTHORISED, CAPTURED = Movement("authorised", 500, "EUR"), Movement("captured", 500, "EUR")
@@ -67,30 +66,30 @@ VOIDED, REFUNDED = Movement("voided", 500, "EUR"), Movement("refunded", 500, "EU
 CREDITED = Movement("credited", 500, "EUR")
 CHARGED = (AUTHORISED, CAPTURED)
 
-NOTHING_READ = SeenSaga(ORDER, None)
-COMPLETED = SeenSaga(ORDER, State.COMPLETED)
-CANCELLED = SeenSaga(ORDER, State.CANCELLED)
+NOTHING_READ = None
+COMPLETED = SeenSaga(State.COMPLETED)
+CANCELLED = SeenSaga(State.CANCELLED)
 REFUND_WAIT = Awaited("payment", ("payment.refunded", "payment.declined"), "payment.refund_failed")
 LATE_WAIT = Awaited("payment", ("payment.refunded", "payment.declined"), "fulfillment.shipment_cancelled")
 DISPATCH_WAIT = Awaited(
     "fulfillment", ("fulfillment.shipment_dispatched",), "fulfillment.shipment_dispatch_failed"
 )
-NEEDS_REFUND = SeenSaga(ORDER, State.NEEDS_MANUAL, (REFUND_WAIT,))
-LATE_REFUND = SeenSaga(ORDER, State.NEEDS_MANUAL, (LATE_WAIT,))
-NEEDS_DISPATCH = SeenSaga(ORDER, State.NEEDS_MANUAL, (DISPATCH_WAIT,))
+NEEDS_REFUND = SeenSaga(State.NEEDS_MANUAL, (REFUND_WAIT,))
+LATE_REFUND = SeenSaga(State.NEEDS_MANUAL, (LATE_WAIT,))
+NEEDS_DISPATCH = SeenSaga(State.NEEDS_MANUAL, (DISPATCH_WAIT,))
 
 
-def but(answers: Answers, service: Service, **changes: Any) -> Answers:
+def but(answers: Answers, service: str, **changes: Any) -> Answers:
     return {**answers, service: replace(answers[service], **changes)}
 
 
-def without(answers: Answers, *services: Service) -> Answers:
+def without(answers: Answers, *services: str) -> Answers:
     return {service: answer for service, answer in answers.items() if service not in services}
 
 
 @dataclass(frozen=True)
 class Case:
-    saga: SeenSaga
+    saga: SeenSaga | None
     answers: Answers
     ledger: Sequence[Movement] | None
     found: Found = field(default_factory=set)
@@ -111,15 +110,15 @@ CASES = {
     "a refund that failed": Case(NEEDS_REFUND, FAILED_REFUND, CHARGED),
     "a refund that is late": Case(LATE_REFUND, but(FAILED_REFUND, "payment", status="refunding"), CHARGED),
     "a dispatch that failed": Case(NEEDS_DISPATCH, NOT_DISPATCHED, CHARGED),
-    "both confirmed and cancelled": Case(SeenSaga(ORDER, State.NEEDS_MANUAL), DONE, CHARGED),
-    "one that moves": Case(SeenSaga(ORDER, State.COMPENSATING), DONE, (CAPTURED, CAPTURED, REFUNDED)),
+    "both confirmed and cancelled": Case(SeenSaga(State.NEEDS_MANUAL), DONE, CHARGED),
+    "one that moves": Case(SeenSaga(State.COMPENSATING), DONE, (CAPTURED, CAPTURED, REFUNDED)),
     "unknown to the view, not charged": Case(NOTHING_READ, DONE, (AUTHORISED, VOIDED)),
     # The view and the services do not agree.
     "not sold": Case(
         COMPLETED, but(DONE, "inventory", status="reserved"), CHARGED, {("inventory", "status")}
     ),
     "a service that knows nothing": Case(
-        COMPLETED, {**DONE, "fulfillment": Answer()}, CHARGED, {("fulfillment", "status")}
+        COMPLETED, {**DONE, "fulfillment": ServiceState()}, CHARGED, {("fulfillment", "status")}
     ),
     "cancelled, by order_svc alone": Case(
         COMPLETED, but(DONE, "order", status="cancelled"), CHARGED, {("order", "status")}
@@ -140,7 +139,7 @@ CASES = {
         {("payment", "status"), ("provider", "money")},
     ),
     "stock came back because of a payment that knows nothing": Case(
-        CANCELLED, {**UNDONE, "payment": Answer()}, (), {("payment", "status")}
+        CANCELLED, {**UNDONE, "payment": ServiceState()}, (), {("payment", "status")}
     ),
     "another amount": Case(
         COMPLETED,
@@ -221,19 +220,24 @@ CASES = {
 }
 
 
+def found_in(saga: SeenSaga | None, answers: Answers, ledger: Sequence[Movement] | None) -> list[Difference]:
+    book = Books(answers, None if ledger is None else Ledger(ledger), saga=saga)
+    return list(differences(ORDER, book))
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_what_does_not_fit(case: Case) -> None:
-    found = list(differences(case.saga, case.answers, case.ledger))
+    found = found_in(case.saga, case.answers, case.ledger)
     assert {(each.party, each.about) for each in found} == case.found, found
     assert all(each.order_id == ORDER and each.expected != each.found for each in found)
 
 
 def test_a_difference_says_what_was_expected_and_what_was_found() -> None:
-    [difference] = differences(COMPLETED, DONE, (*CHARGED, REFUNDED))
+    [difference] = found_in(COMPLETED, DONE, (*CHARGED, REFUNDED))
     assert (difference.expected, difference.found) == ("500 EUR charged", "0 EUR charged")
-    [difference] = differences(NEEDS_REFUND, but(FAILED_REFUND, "payment", status="refunded"), None)
+    [difference] = found_in(NEEDS_REFUND, but(FAILED_REFUND, "payment", status="refunded"), None)
     assert (difference.expected, difference.found) == ("refund_failed", "refunded")
-    [difference] = differences(LATE_REFUND, but(FAILED_REFUND, "payment", status="refunded"), None)
+    [difference] = found_in(LATE_REFUND, but(FAILED_REFUND, "payment", status="refunded"), None)
     assert difference.expected == "not there yet: payment.refunded or payment.declined was never read"
 
 

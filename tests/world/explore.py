@@ -3,36 +3,34 @@
 import gc
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
-from compose.books import (
+from events.facts.saga import RetryRequested, SagaOverdue, SagaRedriven, Settled
+from events.service import name_of
+from saga_tracker.consistency.rules import differences, violations
+from saga_tracker.consistency.snapshot import (
+    Awaited,
     Books,
-    CarrierShipment,
-    LedgerEntry,
-    NoticeRow,
-    OrderRow,
-    PaymentRow,
-    ReservationRow,
-    SagaRow,
-    ShipmentRow,
+    Movement,
+    SeenSaga,
+    ServiceState,
     Snapshot,
     StockRow,
     books_by_order,
 )
-from compose.invariants import violations
-from events.facts.saga import RetryRequested, SagaOverdue, SagaRedriven, Settled
-from events.service import name_of
 from saga_tracker.projection import HeardFact, Saga, State, project
+from saga_tracker.steps import SERVICES
 from tests.world.stage import ROLES, Stage
 from tests.world.world import Inconsistent, Known, Move, World, fact_of
 
 CameFrom = dict[World, tuple[World, tuple[Any, ...]] | None]
 
 MAX_SERIAL = 10_000_000
+STATE_FIELDS = tuple(each.name for each in fields(ServiceState))
 BEGAN_AT = datetime(2026, 11, 28, 6, tzinfo=UTC).timestamp()
 OVERDUE = "OVERDUE"
 # What people act upon, be it by reading on.
@@ -59,14 +57,15 @@ class Exploration:
     ends: set[tuple[End, ...]] = field(default_factory=set)
 
 
-def explore(stage: Stage, *starts: World, watching: bool = False) -> Exploration:
+def explore(stage: Stage, *starts: World, watching: bool = False, reconciling: bool = False) -> Exploration:
     """Visit every world that can come of these. Raises Inconsistent, with the story that led there.
 
-    When `watching`, what the tracker says is looked at in every world, and not only in those at rest.
+    When `watching`, what the tracker says is looked at in every world, and not only in those at rest. When
+    `reconciling`, the services are also compared with the tracker's view where all is at rest.
     """
     gc.disable()  # there are no cycles to collect, and looking for them takes a third of the time
     try:
-        return _explore(stage, starts, Auditor(stage, watching=watching))
+        return _explore(stage, starts, Auditor(stage, watching=watching, reconciling=reconciling))
     finally:
         gc.enable()
 
@@ -151,9 +150,10 @@ def status_of(state: Known) -> str:
 class Auditor:
     """Checks the books of worlds; equal books once."""
 
-    def __init__(self, stage: Stage, *, watching: bool = False) -> None:
+    def __init__(self, stage: Stage, *, watching: bool = False, reconciling: bool = False) -> None:
         self.stage = stage
         self.watching = watching
+        self.reconciling = reconciling
         self._found_well: set[object] = set()
         self._heard = cache(heard_by_the_tracker)
         self._heard_late = cache(partial(heard_late, stage))
@@ -175,9 +175,12 @@ class Auditor:
         found: list[object] = []
         if at_rest:
             sagas = self._tracked(world, self._heard)
-            rows = tuple(SagaRow(order_id, saga.state) for order_id, saga in sagas.items())
+            read = replace(read, sagas={order_id: seen(saga) for order_id, saga in sagas.items()})
             excused = overdue_orders(sagas) | self.stage.unknown_to_their_owner(world, sagas)
-            found += violations(replace(read, sagas=rows), still_moving=excused)
+            found += violations(read, still_moving=excused)
+            if self.reconciling:
+                for order_id in read.sagas or ():
+                    found += differences(order_id, read.of(order_id)) if order_id not in excused else ()
             found += waits_in_vain(sagas)
             found += lateness_that_stays(sagas, self._tracked(world, self._heard_late))
         else:
@@ -191,39 +194,43 @@ class Auditor:
 
 def snapshot(stage: Stage, world: World) -> Snapshot:
     """The books of a world, as they would be read from its databases."""
-    orders, reservations, payments, shipments, notices, outside = (
-        [
-            (order_id, standing[part].value)
+    parts = [
+        {
+            order_id: standing[part].value
             for order_id, standing in zip(stage.orders, world.standings, strict=True)
-        ]
+        }
         for part in range(len(world.standings[0]))
-    )
+    ]
+    services, outside = dict(zip(ROLES, parts, strict=False)), parts[-1]
     stocked = {stock.sku: stock.available + stock.reserved + stock.sold for stock in stage.stock}
     return Snapshot(
-        orders=tuple(OrderRow(row.order_id, row.status, row.amount_minor) for _, row in orders if row),
-        reservations=tuple(
-            ReservationRow(row.order_id, row.status, row.units) for _, row in reservations if row
-        ),
+        states={
+            service: {order_id: state_of(row) for order_id, row in services[service].items() if row}
+            for service in SERVICES
+        },
+        ledger={
+            order_id: [Movement(kind, one.amount_minor, one.currency) for kind in one.movements]
+            for order_id, one in outside.items()
+            if one.movements
+        },
+        carrier={order_id: one.parcel for order_id, one in outside.items() if one.parcel != "nothing"},
         stock=tuple(
             StockRow(one.sku, stocked[one.sku], one.available, one.reserved, one.sold)
             for one in world.stock.value
         ),
-        payments=tuple(
-            PaymentRow(row.order_id, row.status, row.amount_minor, row.settled_by)
-            for _, row in payments
-            if row
-        ),
-        shipments=tuple(ShipmentRow(row.order_id, row.status, row.settled_by) for _, row in shipments if row),
-        notices=tuple(NoticeRow(row.order_id, row.status, row.ending) for _, row in notices if row),
-        ledger=tuple(
-            LedgerEntry(order_id, kind, one.amount_minor)
-            for order_id, one in outside
-            for kind in one.movements
-        ),
-        carrier=tuple(
-            CarrierShipment(order_id, one.parcel) for order_id, one in outside if one.parcel != "nothing"
-        ),
     )
+
+
+def state_of(row: Any) -> ServiceState:
+    """A service's state of an order, as its table has it."""
+    known: dict[str, Any] = {name: getattr(row, name, None) for name in STATE_FIELDS}
+    return ServiceState(**known)
+
+
+def seen(saga: Saga) -> SeenSaga:
+    """A saga as reconciliation sees it."""
+    waits = (Awaited(wait.service, tuple(wait.facts), wait.because_of) for wait in saga.waits)
+    return SeenSaga(saga.state, tuple(waits))
 
 
 def waits_in_vain(sagas: Mapping[UUID, Saga]) -> list[str]:

@@ -25,6 +25,7 @@ class Outside:
         "nothing"
     )
     amount_minor: int = 0
+    currency: str = ""
     movements: tuple[Movement, ...] = ()
     parcel: Literal["nothing", "closed", "booked", "dispatched", "cancelled"] = "nothing"
     answered: frozenset[tuple[str, Outcome]] = frozenset()
@@ -74,7 +75,7 @@ def leaves_a_trace(call: Call) -> bool:
 def charge(call: payment.Authorise | payment.Capture, outside: Outside) -> Iterator[Answer]:
     if isinstance(call, payment.Authorise):
         if outside.account == "nothing":
-            asked_for = replace(outside, amount_minor=call.amount_minor)
+            asked_for = replace(outside, amount_minor=call.amount_minor, currency=call.currency)
             yield asked_for.moved("authorised"), payment.Authorised()
         yield outside, payment.AuthorisationDeclined(REFUSED)
     else:

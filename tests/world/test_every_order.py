@@ -76,7 +76,7 @@ class Play:
 
     def perform(self) -> Exploration:
         stage = Stage(ADA, stock=self.stock, acts_on=self.acts_on, redrives=True)
-        return explore(stage, stage.start(*self.happenings, acts=self.acts))
+        return explore(stage, stage.start(*self.happenings, acts=self.acts), reconciling=True)
 
 
 CANCELLED, EXPIRED = cancelled(ADA), approval_expired(ADA)

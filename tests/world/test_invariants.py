@@ -1,173 +1,192 @@
 """Every invariant can be broken, says by which order, and is quiet about books that are in order."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from compose.books import (
+from saga_tracker.consistency.rules import INVARIANTS, violations
+from saga_tracker.consistency.snapshot import (
     Backlog,
-    CarrierShipment,
-    LedgerEntry,
-    NoticeRow,
-    OrderRow,
-    PaymentRow,
-    ReservationRow,
-    SagaRow,
-    ShipmentRow,
+    Books,
+    Movement,
+    SeenSaga,
+    ServiceState,
     Snapshot,
     StockRow,
     Verdict,
     books_by_order,
 )
-from compose.invariants import INVARIANTS, violations
+from saga_tracker.steps import SERVICES
 
 DONE, UNDONE, STUCK, STRANGER = UUID(int=1), UUID(int=2), UUID(int=3), UUID(int=4)
 
 
-def money(order_id: UUID, *kinds: str) -> tuple[LedgerEntry, ...]:
-    return tuple(LedgerEntry(order_id, kind, 500) for kind in kinds)
+def money(*kinds: str) -> tuple[Movement, ...]:
+    return tuple(Movement(kind, 500) for kind in kinds)
 
 
 # One order completed, one cancelled after its refund, and one whose refund failed for good.
 SOUND = Snapshot(
-    orders=(
-        OrderRow(DONE, "confirmed", 500),
-        OrderRow(UNDONE, "cancelled", 500),
-        OrderRow(STUCK, "placed", 500),
-    ),
-    reservations=(
-        ReservationRow(DONE, "sold", {"apple": 2}),
-        ReservationRow(UNDONE, "released", {"apple": 1}),
-        ReservationRow(STUCK, "reserved", {"apple": 4}),
-    ),
+    states={
+        "order": {
+            DONE: ServiceState("confirmed", 500),
+            UNDONE: ServiceState("cancelled", 500),
+            STUCK: ServiceState("placed", 500),
+        },
+        "inventory": {
+            DONE: ServiceState("sold", units={"apple": 2}),
+            UNDONE: ServiceState("released", units={"apple": 1}),
+            STUCK: ServiceState("reserved", units={"apple": 4}),
+        },
+        "payment": {
+            DONE: ServiceState("captured", 500),
+            UNDONE: ServiceState("refunded", 500),
+            STUCK: ServiceState("refund_failed", 500),
+        },
+        "fulfillment": {
+            DONE: ServiceState("dispatched"),
+            UNDONE: ServiceState("rejected"),
+            STUCK: ServiceState("rejected"),
+        },
+        "notification": {
+            DONE: ServiceState("notified", ending="confirmed"),
+            UNDONE: ServiceState("failed", ending="cancelled"),
+        },
+    },
+    ledger={
+        DONE: money("authorised", "captured"),
+        UNDONE: money("authorised", "captured", "refunded"),
+        STUCK: money("authorised", "captured"),
+    },
+    carrier={DONE: "dispatched", UNDONE: "closed"},
+    sagas={DONE: SeenSaga("COMPLETED"), UNDONE: SeenSaga("CANCELLED"), STUCK: SeenSaga("NEEDS_MANUAL")},
     stock=(StockRow("apple", stocked=9, available=3, reserved=4, sold=2),),
-    payments=(
-        PaymentRow(DONE, "captured", 500),
-        PaymentRow(UNDONE, "refunded", 500),
-        PaymentRow(STUCK, "refund_failed", 500),
-    ),
-    shipments=(
-        ShipmentRow(DONE, "dispatched"),
-        ShipmentRow(UNDONE, "rejected"),
-        ShipmentRow(STUCK, "rejected"),
-    ),
-    notices=(NoticeRow(DONE, "notified", "confirmed"), NoticeRow(UNDONE, "failed", "cancelled")),
-    ledger=(
-        *money(DONE, "authorised", "captured"),
-        *money(UNDONE, "authorised", "captured", "refunded"),
-        *money(STUCK, "authorised", "captured"),
-    ),
-    carrier=(CarrierShipment(DONE, "dispatched"), CarrierShipment(UNDONE, "closed")),
     backlogs=(Backlog("order", 0, 0), Backlog("payment", 0, 0)),
-    sagas=(SagaRow(DONE, "COMPLETED"), SagaRow(UNDONE, "CANCELLED"), SagaRow(STUCK, "NEEDS_MANUAL")),
 )
 
 
-def but(book: str, *rows: Any, of: UUID | None = None, books: Snapshot = SOUND) -> Snapshot:
-    """These books with these rows in one of them, instead of those there of the same order (or of `of`)."""
-    instead = {getattr(row, "order_id", None) for row in rows} | ({of} if of else set())
-    kept = [row for row in getattr(books, book) if getattr(row, "order_id", None) not in instead]
-    return replace(books, **{book: (*kept, *rows)})
+def but(book: str, order_id: UUID, instead: Any = None, *, books: Snapshot = SOUND) -> Snapshot:
+    """These books with something else about an order in one of them; by default, with nothing."""
+    service = next((name for name in books.states if name == book), None)
+    known: Mapping[UUID, Any] = getattr(books, book) if service is None else books.states[service]
+    changed = {key: each for key, each in {**known, order_id: instead}.items() if each is not None}
+    if service is None:
+        others: dict[str, Any] = {book: changed}
+        return replace(books, **others)
+    return replace(books, states={**books.states, service: changed})
 
 
 BREAKAGES = [
-    ("stock_adds_up", but("stock", StockRow("apple", 9, 2, 4, 2)), "apple: 2 + 4 + 2 of 9 stocked"),
-    ("stock_adds_up", but("stock", StockRow("apple", 5, -1, 4, 2)), "apple: -1 + 4 + 2 of 5 stocked"),
+    (
+        "stock_adds_up",
+        replace(SOUND, stock=(StockRow("apple", 9, 2, 4, 2),)),
+        "apple: 2 + 4 + 2 of 9 stocked",
+    ),
+    (
+        "stock_adds_up",
+        replace(SOUND, stock=(StockRow("apple", 5, -1, 4, 2),)),
+        "apple: -1 + 4 + 2 of 5 stocked",
+    ),
     (
         "stock_has_its_orders",
-        but("stock", StockRow("apple", 9, 2, 5, 2)),
+        replace(SOUND, stock=(StockRow("apple", 9, 2, 5, 2),)),
         "apple: 5 reserved, but orders have 4",
     ),
-    ("stock_has_its_orders", but("reservations", of=DONE), "apple: 2 sold, but orders have 0"),
+    ("stock_has_its_orders", but("inventory", DONE), "apple: 2 sold, but orders have 0"),
     (
         "money_moves_once",
-        but("ledger", *money(DONE, "authorised", "captured", "captured")),
+        but("ledger", DONE, money("authorised", "captured", "captured")),
         "captured 2 times, given back 0 times",
     ),
     (
         "money_moves_once",
-        but("ledger", *money(UNDONE, "authorised", "captured", "refunded", "credited")),
+        but("ledger", UNDONE, money("authorised", "captured", "refunded", "credited")),
         "captured 1 times, given back 2 times",
     ),
-    ("nothing_leaves_early", but("orders", OrderRow(DONE, "placed", 500)), "on the road, but placed"),
+    ("nothing_leaves_early", but("order", DONE, ServiceState("placed", 500)), "on the road, but placed"),
     (
         "nothing_leaves_early",
-        but("notices", NoticeRow(UNDONE, "sending", "confirmed")),
+        but("notification", UNDONE, ServiceState("sending", ending="confirmed")),
         "told as confirmed, but cancelled",
     ),
-    ("every_order_ends", but("payments", of=STUCK), "payment none, fulfillment rejected"),
-    ("every_order_ends", but("orders", OrderRow(STRANGER, "early_scheduled", 0)), "order early_scheduled"),
-    ("completed_is_whole", but("reservations", of=DONE), "completed, but not sold"),
+    ("every_order_ends", but("payment", STUCK), "payment none, fulfillment rejected"),
+    ("every_order_ends", but("order", STRANGER, ServiceState("early_scheduled", 0)), "order early_scheduled"),
+    ("completed_is_whole", but("inventory", DONE), "completed, but not sold"),
     (
         "completed_is_whole",
-        but("ledger", *money(DONE, "authorised")),
+        but("ledger", DONE, money("authorised")),
         "completed, but captured 0 times: 0",
     ),
-    ("completed_is_whole", but("carrier", of=DONE), "completed, but the carrier has not dispatched it"),
+    ("completed_is_whole", but("carrier", DONE), "completed, but the carrier has not dispatched it"),
     (
         "cancelled_is_undone",
-        but("reservations", ReservationRow(UNDONE, "reserved", {"apple": 1})),
+        but("inventory", UNDONE, ServiceState("reserved", units={"apple": 1})),
         "cancelled, but its stock is reserved",
     ),
     (
         "cancelled_is_undone",
-        but("ledger", *money(UNDONE, "authorised", "captured")),
+        but("ledger", UNDONE, money("authorised", "captured")),
         "cancelled, but its money is not back: authorised, captured",
     ),
     (
         "cancelled_is_undone",
-        but("ledger", *money(UNDONE, "authorised")),
+        but("ledger", UNDONE, money("authorised")),
         "cancelled, but its money is not back: authorised",
     ),
     (
         "cancelled_is_undone",
-        but("carrier", CarrierShipment(UNDONE, "booked")),
+        but("carrier", UNDONE, "booked"),
         "cancelled, but its shipment is booked",
     ),
     (
         "nothing_without_an_order",
-        but("ledger", *money(STRANGER, "authorised", "captured")),
+        but("ledger", STRANGER, money("authorised", "captured")),
         "unknown to order_svc, but its money is not back",
     ),
-    ("nothing_without_an_order", but("orders", of=STUCK), "unknown to order_svc, but its stock is reserved"),
+    ("nothing_without_an_order", but("order", STUCK), "unknown to order_svc, but its stock is reserved"),
     (
         "manual_case_stands_still",
-        but("reservations", ReservationRow(STUCK, "released", {"apple": 4})),
+        but("inventory", STUCK, ServiceState("released", units={"apple": 4})),
         "for a person to settle, but no longer reserved",
     ),
     (
         "manual_case_stands_still",
-        replace(but("shipments", ShipmentRow(DONE, "dispatch_failed")), ledger=()),
+        replace(but("fulfillment", DONE, ServiceState("dispatch_failed")), ledger={}),
         "for a person to settle because of its shipment, but not charged",
     ),
     (
         "payment_matches_the_provider",
-        but("payments", PaymentRow(DONE, "captured", 400)),
+        but("payment", DONE, ServiceState("captured", 400)),
         "captured says payment, but the provider has 500",
     ),
     (
         "payment_matches_the_provider",
-        but("payments", PaymentRow(STUCK, "declined", 500)),
+        but("payment", STUCK, ServiceState("declined", 500)),
         "not charged says payment, but the provider has money of the customer",
     ),
     (
         "shipment_matches_the_carrier",
-        but("shipments", ShipmentRow(DONE, "scheduled")),
+        but("fulfillment", DONE, ServiceState("scheduled")),
         "scheduled says fulfilment, dispatched says the carrier",
     ),
-    ("customer_is_told", but("notices", of=UNDONE), "cancelled, but the customer was not told"),
+    ("customer_is_told", but("notification", UNDONE), "cancelled, but the customer was not told"),
     (
         "customer_is_told",
-        but("notices", NoticeRow(DONE, "notified", "cancelled")),
+        but("notification", DONE, ServiceState("notified", ending="cancelled")),
         "confirmed, but told as cancelled",
     ),
-    ("nothing_waits", but("backlogs", Backlog("order", 0, 1)), "order has 0 facts and 1 calls left"),
-    ("tracker_agrees", but("sagas", of=DONE), "COMPLETED by the services' books, nothing by the tracker's"),
+    (
+        "nothing_waits",
+        replace(SOUND, backlogs=(Backlog("order", 0, 1),)),
+        "order has 0 facts and 1 calls left",
+    ),
+    ("tracker_agrees", but("sagas", DONE), "COMPLETED by the services' books, nothing by the tracker's"),
     (
         "tracker_agrees",
-        but("sagas", SagaRow(UNDONE, "COMPENSATING")),
+        but("sagas", UNDONE, SeenSaga("COMPENSATING")),
         "CANCELLED by the services' books, COMPENSATING by the tracker's",
     ),
 ]
@@ -189,7 +208,7 @@ def test_every_invariant_has_a_breakage_and_a_sentence() -> None:
 
 
 def test_a_violation_names_its_order() -> None:
-    (violation,) = violations(but("notices", of=UNDONE))
+    (violation,) = violations(but("notification", UNDONE))
     assert str(violation) == f"customer_is_told: order {UNDONE}: cancelled, but the customer was not told"
 
 
@@ -205,19 +224,19 @@ def test_of_orders_still_moving_only_what_always_holds_is_asked(
 
 def refunded(settled_by: str | None, *kinds: str) -> Snapshot:
     """Payment says that it gave the money back; these are the provider's movements."""
-    books = but("payments", PaymentRow(UNDONE, "refunded", 500, settled_by))
-    return but("ledger", *money(UNDONE, *kinds), books=books)
+    books = but("payment", UNDONE, ServiceState("refunded", 500, settled_by=settled_by))
+    return but("ledger", UNDONE, money(*kinds), books=books)
 
 
 def cancelled(settled_by: str | None, carrier: str) -> Snapshot:
     """Fulfilment says that it cancelled the shipment, and so says the carrier."""
-    books = but("shipments", ShipmentRow(UNDONE, "cancelled", settled_by))
-    return but("carrier", CarrierShipment(UNDONE, carrier), books=books)
+    books = but("fulfillment", UNDONE, ServiceState("cancelled", settled_by=settled_by))
+    return but("carrier", UNDONE, carrier, books=books)
 
 
 def dispatched(settled_by: str | None, carrier: str) -> Snapshot:
-    books = but("shipments", ShipmentRow(DONE, "dispatched", settled_by))
-    return but("carrier", CarrierShipment(DONE, carrier), books=books)
+    books = but("fulfillment", DONE, ServiceState("dispatched", settled_by=settled_by))
+    return but("carrier", DONE, carrier, books=books)
 
 
 def names(books: Snapshot) -> set[str]:
@@ -266,27 +285,31 @@ SETTLED_MONEY = refunded("grace", "authorised", "captured")
     [
         (refunded("grace", "authorised", "captured", "captured"), {"money_moves_once"}),
         (
-            but("reservations", ReservationRow(UNDONE, "reserved", {}), books=SETTLED_MONEY),
+            but("inventory", UNDONE, ServiceState("reserved", units={}), books=SETTLED_MONEY),
             {"cancelled_is_undone"},
         ),
-        (but("carrier", CarrierShipment(UNDONE, "booked"), books=SETTLED_MONEY), {"cancelled_is_undone"}),
-        (but("ledger", *money(UNDONE, "authorised"), books=cancelled("grace", "booked")), NOT_BACK),
+        (but("carrier", UNDONE, "booked", books=SETTLED_MONEY), {"cancelled_is_undone"}),
+        (but("ledger", UNDONE, money("authorised"), books=cancelled("grace", "booked")), NOT_BACK),
         (cancelled("grace", "dispatched"), {*STILL_BOOKED, "nothing_leaves_early"}),
         (
-            but("ledger", *money(DONE, "authorised"), books=dispatched("grace", "booked")),
+            but("ledger", DONE, money("authorised"), books=dispatched("grace", "booked")),
             {"completed_is_whole", "payment_matches_the_provider"},
         ),
         # Only what was settled: not a row that merely has a name on it.
         (
-            but("payments", PaymentRow(DONE, "captured", 400, "grace")),
+            but("payment", DONE, ServiceState("captured", 400, settled_by="grace")),
             {"payment_matches_the_provider"},
         ),
-        (but("payments", PaymentRow(STUCK, "declined", 500, "grace")), {"payment_matches_the_provider"}),
+        (
+            but("payment", STUCK, ServiceState("declined", 500, settled_by="grace")),
+            {"payment_matches_the_provider"},
+        ),
         (
             but(
                 "carrier",
-                CarrierShipment(STUCK, "booked"),
-                books=but("shipments", ShipmentRow(STUCK, "rejected", "grace")),
+                STUCK,
+                "booked",
+                books=but("fulfillment", STUCK, ServiceState("rejected", settled_by="grace")),
             ),
             {"shipment_matches_the_carrier"},
         ),
@@ -298,9 +321,12 @@ def test_nothing_but_what_a_person_settled_is_excused(books: Snapshot, what: set
 
 # Released, and nobody told order_svc: the tracker has called it overdue.
 LATE = replace(
-    but("orders", OrderRow(UNDONE, "withdrawn", 500)),
-    notices=SOUND.notices[:1],
-    sagas=(SagaRow(DONE, "COMPLETED"), SagaRow(UNDONE, "NEEDS_MANUAL"), SagaRow(STUCK, "NEEDS_MANUAL")),
+    but("order", UNDONE, ServiceState("withdrawn", 500), books=but("notification", UNDONE)),
+    sagas={
+        DONE: SeenSaga("COMPLETED"),
+        UNDONE: SeenSaga("NEEDS_MANUAL"),
+        STUCK: SeenSaga("NEEDS_MANUAL"),
+    },
 )
 
 
@@ -335,22 +361,17 @@ def test_an_order_that_was_late_leaves_that_state_when_it_ends() -> None:
 def test_a_verdict_is_what_the_services_say(
     order: str, payment: str, shipment: str, verdict: Verdict
 ) -> None:
-    books = books_by_order(
-        Snapshot(
-            orders=(OrderRow(DONE, order, 500),),
-            payments=(PaymentRow(DONE, payment, 500),),
-            shipments=(ShipmentRow(DONE, shipment),),
-        )
-    )
-    assert books[DONE].verdict == verdict
+    states = {"order": order, "payment": payment, "fulfillment": shipment}
+    books = Books({service: ServiceState(states.get(service, "none")) for service in SERVICES})
+    assert books.verdict == verdict
 
 
 def test_an_order_that_was_forgotten_is_judged_by_nothing_but_the_stock_that_it_took() -> None:
     gone = SOUND
-    for book in ("orders", "reservations", "payments", "shipments", "notices", "sagas"):
-        gone = but(book, of=DONE, books=gone)
+    for book in (*SERVICES, "sagas"):
+        gone = but(book, DONE, books=gone)
     assert {found.order_id for found in violations(gone)} == {None, DONE}
     left = replace(gone, forgotten=frozenset({DONE}))
     [units] = violations(left)
     assert units.invariant.name == "stock_has_its_orders"
-    assert violations(replace(left, sold_before=(ReservationRow(DONE, "sold", {"apple": 2}),))) == []
+    assert violations(replace(left, sold_before=({"apple": 2},))) == []

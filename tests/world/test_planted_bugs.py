@@ -254,6 +254,12 @@ def test_a_planted_bug_is_caught(planted: Planted) -> None:
     print(caught.value)
 
 
+def test_a_planted_bug_is_caught_by_reconciliation_too() -> None:
+    stage = Stage(ADA, stock=PLENTY, bug=Bug("payment", forgets_fences("payment")))
+    with pytest.raises(Inconsistent, match="party='payment', about='status', expected='declined or refunded"):
+        explore(stage, stage.start(*WITHDRAWN), reconciling=True)
+
+
 def test_overselling_is_caught() -> None:
     stage = Stage(ADA, BOB, stock=ONE_PEAR, brief=True, bug=Bug("inventory", inventory_oversells))
     with pytest.raises(Inconsistent, match=r"stock_adds_up: pear: -1 \+ 2 \+ 0 of 1 stocked"):

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Mapping
 from uuid import UUID
 
-from compose.books import Books
 from compose.demo.shop import Item
 from compose.drills.load import Kind
 from compose.drills.stage import Drill, Problems, Stage
+from saga_tracker.consistency.snapshot import Books
 
 UNITS = 10
 BUYERS = 2_000
@@ -32,9 +32,7 @@ async def strike(stage: Stage) -> None:
 async def ten_are_lucky(stage: Stage, books: Mapping[UUID, Books]) -> Problems:
     """Every unit was set aside for somebody, and sold, and none to two."""
     reservations = [
-        book.reservation
-        for book in books.values()
-        if book.reservation and sku_of(stage) in book.reservation.units
+        book.reservation for book in books.values() if sku_of(stage) in (book.reservation.units or {})
     ]
     sold = sum(row.status == "sold" for row in reservations)
     released = sum(row.status == "released" for row in reservations)

@@ -6,11 +6,11 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 import psycopg
 
-from compose.books import Books
 from compose.drills.stage import Drill, Problems, Stage
 from compose.drills.verbs import put_in_queue
 from compose.system import SERVICE_NAMES as SERVICES
 from compose.system import TRACKER
+from saga_tracker.consistency.snapshot import Books
 
 POISONS = (
     ("not JSON", b"\x00{", "order.created.v2"),

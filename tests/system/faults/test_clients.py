@@ -56,7 +56,7 @@ async def test_they_hang_up_in_the_middle(system: System) -> None:
     )
     assert len(set(again)) == len(again)
     books = await system.settle(dict.fromkeys(again, "COMPLETED"))
-    assert {books[order_id].times("captured") for order_id in again} == {1}
+    assert {books[order_id].money.times("captured") for order_id in again} == {1}
     [[accepted]] = await system.execute(
         "order", "SELECT count(*) FROM orders WHERE lines->0->>'sku' = %s", [sku]
     )

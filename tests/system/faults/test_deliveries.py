@@ -6,10 +6,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from compose.books import statuses_of
 from compose.demo.shop import Item
 from compose.drills.verbs import everything_twice, killed, paused, put_in_queue
 from compose.system import SERVICE_NAMES as SERVICES
+from saga_tracker.consistency.snapshot import statuses_of
 from tests.system.faults.verbs import overheard, queued, refusing, reverse, state_again, under_load
 from tests.system.stage import System, until
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from compose.books import statuses_of
 from compose.demo.shop import Item, Refused
 from compose.drills.verbs import misbehaving
+from saga_tracker.consistency.snapshot import statuses_of
 from tests.system.faults.verbs import under_load
 from tests.system.stage import System, until
 
@@ -52,7 +52,7 @@ async def test_a_refund_that_fails_for_good(system: System) -> None:
     await system.shop.settle(order_id, "ada", "paid back by bank transfer")
     books = await system.settle({order_id: "CANCELLED"})
     assert statuses_of(books[order_id])["payment"] == "refunded"
-    assert [entry.kind for entry in books[order_id].ledger] == ["authorised", "captured"]
+    assert [movement.kind for movement in books[order_id].money.movements] == ["authorised", "captured"]
     with pytest.raises(Refused, match="409"):
         await system.shop.settle(order_id, "ada", "and once more")
 

@@ -1,17 +1,34 @@
-"""Answers to bad requests: RFC 9457 problem details."""
+"""What comes in and goes out over HTTP: JSON, checked and bounded, and what a bad request is answered."""
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+Reference = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+
+
+class Body(BaseModel):
+    """A request body: exactly these fields, of exactly these types."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class OnReference(Body):
+    """A request that names an order's reference and nothing else."""
+
+    reference: Reference
+
+
+BodyT = TypeVar("BodyT", bound=Body)
+
 
 class Problem(Exception):
-    """A request that gets no business answer. `kind` is the last part of the problem's type URI."""
+    """What a request without a business answer gets, as in RFC 9457. `kind` ends the URI of its type."""
 
     def __init__(
         self,
@@ -59,14 +76,36 @@ def malformed(error: ValidationError) -> Problem:
     return Problem(422, "invalid-body", "The body is not what this operation takes", detail, errors=errors)
 
 
+async def read_body(request: Request, body: type[BodyT], limit_bytes: int) -> BodyT:
+    """The body as its model. Raises Problem: 400 not JSON, 413 too large, 422 wrong fields or types."""
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > limit_bytes:
+            # The rest is not worth reading, so the connection cannot be used again.
+            close = {"Connection": "close"}
+            raise Problem(
+                413, "body-too-large", "Body too large", f"limit: {limit_bytes} bytes", headers=close
+            )
+    try:
+        return body.model_validate_json(bytes(content))
+    except ValidationError as error:
+        raise malformed(error) from None
+
+
+def json_response(text: str | bytes, http_status: int = 200) -> Response:
+    """A response whose body is JSON already."""
+    return Response(text, http_status, media_type="application/json")
+
+
 async def answer_problem(_request: Request, problem: Exception) -> Response:
-    """Starlette's exception handler for `Problem`."""
+    """The exception handler for `Problem`."""
     assert isinstance(problem, Problem)
     return problem.response()
 
 
 async def answer_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals (no such path, wrong method) in the same form."""
+    """The framework's own refusals (no such path, wrong method) in the same form."""
     assert isinstance(error, HTTPException)
     detail = f"{request.method} {request.url.path}: {error.detail}"
     kind = error.detail.lower().replace(" ", "-")

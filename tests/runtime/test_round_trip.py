@@ -14,6 +14,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    Column,
     Date,
     DateTime,
     Float,
@@ -31,7 +32,8 @@ from sqlalchemy.types import TypeEngine
 from events.facts.base import Line
 from events.runtime.settings import ProcessSettings
 from events.storage.database import Database, Session
-from events.storage.exchange import BEGIN, COMMIT, Exchange, prepared
+from events.storage.round_trip import BEGIN, COMMIT, RoundTrip, prepared
+from events.storage.sql import as_arrays, rows_of
 from tests.runtime.eventually import eventually
 from tests.servers import Servers
 
@@ -61,10 +63,10 @@ async def session(servers: Servers) -> AsyncIterator[Session]:
 
 
 async def ask(session: Session, statement: Any, **parameters: Any) -> list[tuple[Any, ...]]:
-    exchange = Exchange(session)
-    answer = exchange.ask(statement, **parameters)
-    await exchange.over()
-    return answer.rows
+    trip = RoundTrip(session)
+    returned = trip.add(statement, **parameters)
+    await trip.run()
+    return returned.rows
 
 
 @pytest.mark.parametrize(("kind", "value"), VALUES, ids=[f"{kind}-{value!r:.20}" for kind, value in VALUES])
@@ -79,9 +81,10 @@ async def test_a_value_arrives_as_it_is_alone_and_among_others(
 
 
 async def test_models_become_json(session: Session) -> None:
-    statement = prepared(select(bindparam("lines", type_=JSONB)))
+    columns = [Column("lines", JSONB)]
     line = Line(sku="apple", quantity=2, amount_minor=500)
-    assert await ask(session, statement, lines=(line,)) == [([line.model_dump()],)]
+    given = as_arrays(columns, [((line,),), ([line],)])
+    assert await ask(session, prepared(select(*rows_of(columns).c)), **given) == 2 * [([line.model_dump()],)]
 
 
 def test_a_type_without_a_format_is_refused_when_the_statement_is_made() -> None:
@@ -98,38 +101,38 @@ async def test_a_statement_is_prepared_once_in_a_session(session: Session) -> No
 
 
 async def test_what_is_sent_together_is_one_transaction_and_answered_in_order(session: Session) -> None:
-    exchange = Exchange(session)
-    exchange.ask(BEGIN)
-    exchange.ask(prepared("CREATE TABLE counted (number integer)"))
-    exchange.ask(COMMIT)
-    await exchange.over()
+    trip = RoundTrip(session)
+    trip.add(BEGIN)
+    trip.add(prepared(text("CREATE TABLE counted (number integer)")))
+    trip.add(COMMIT)
+    await trip.run()
     insert = prepared(
         text("INSERT INTO counted VALUES (:number) RETURNING number").bindparams(
             bindparam("number", type_=Integer)
         )
     )
-    exchange = Exchange(session)
-    answers = [exchange.ask(insert, number=number) for number in range(3)]
-    total = exchange.ask(prepared("SELECT count(*) FROM counted"))
-    await exchange.over()
-    assert [answer.rows for answer in answers] == [[(0,)], [(1,)], [(2,)]]
+    trip = RoundTrip(session)
+    returned = [trip.add(insert, number=number) for number in range(3)]
+    total = trip.add(prepared(text("SELECT count(*) FROM counted")))
+    await trip.run()
+    assert [each.rows for each in returned] == [[(0,)], [(1,)], [(2,)]]
     assert total.rows == [(3,)]
 
 
 async def test_an_error_is_the_first_one_and_the_session_goes_on(session: Session) -> None:
-    exchange = Exchange(session)
-    exchange.ask(BEGIN)
-    exchange.ask(prepared("SELECT 1 / 0"))
-    exchange.ask(prepared("SELECT 1 FROM nowhere"))
-    exchange.ask(COMMIT)
+    trip = RoundTrip(session)
+    trip.add(BEGIN)
+    trip.add(prepared(text("SELECT 1 / 0")))
+    trip.add(prepared(text("SELECT 1 FROM nowhere")))
+    trip.add(COMMIT)
     with pytest.raises(psycopg.errors.DivisionByZero):
-        await exchange.over()
+        await trip.run()
     assert session.info.transaction_status == TransactionStatus.INERROR
     await session.rollback()
     # The one that was never prepared there is known as such.
     with pytest.raises(psycopg.errors.UndefinedTable):
-        await ask(session, prepared("SELECT 1 FROM nowhere"))
-    assert await ask(session, prepared("SELECT 2")) == [(2,)]
+        await ask(session, prepared(text("SELECT 1 FROM nowhere")))
+    assert await ask(session, prepared(text("SELECT 2"))) == [(2,)]
 
 
 async def test_what_psycopg_does_to_a_session_of_the_pool_leaves_its_statements_alone(
@@ -137,11 +140,12 @@ async def test_what_psycopg_does_to_a_session_of_the_pool_leaves_its_statements_
 ) -> None:
     """Where psycopg had prepared a statement of its own, it would have all forgotten after a rollback."""
     url = await servers.new_database()
-    database = Database(ProcessSettings(broker_url="", database_url=url, http_port=0), "exchange")
-    statement = prepared("SELECT 2")
+    database = Database(ProcessSettings(broker_url="", database_url=url, http_port=0), "trips")
+    statement = prepared(text("SELECT 2"))
     await database.open()
     try:
-        async with database.transaction() as connection:
+        async with database.session() as connection:
+            await ask(connection, BEGIN)
             for _ in range(10):
                 await connection.execute("SELECT 1")
             assert await ask(connection, statement) == [(2,)]
@@ -153,28 +157,28 @@ async def test_what_psycopg_does_to_a_session_of_the_pool_leaves_its_statements_
 
 
 async def test_a_session_that_has_lost_its_statements_is_given_up(session: Session) -> None:
-    assert await ask(session, prepared("SELECT 2")) == [(2,)]
+    assert await ask(session, prepared(text("SELECT 2"))) == [(2,)]
     await session.execute("DEALLOCATE ALL")
     with pytest.raises(psycopg.OperationalError, match="not as it was left"):
-        await ask(session, prepared("SELECT 2"))
+        await ask(session, prepared(text("SELECT 2")))
     assert session.closed
 
 
 async def test_a_session_that_ends_meanwhile_says_so(session: Session) -> None:
     with pytest.raises(psycopg.OperationalError):
-        await ask(session, prepared("SELECT pg_terminate_backend(pg_backend_pid())::text"))
+        await ask(session, prepared(text("SELECT pg_terminate_backend(pg_backend_pid())::text")))
     assert session.broken
 
 
 async def test_who_is_cancelled_leaves_a_session_that_is_fit_or_closed(session: Session) -> None:
-    asking = asyncio.create_task(ask(session, prepared("SELECT pg_sleep(60)::text")))
+    asking = asyncio.create_task(ask(session, prepared(text("SELECT pg_sleep(60)::text"))))
     watching = await psycopg.AsyncConnection.connect(session.info.dsn, password=session.info.password)
     async with watching:
         await eventually(lambda: _sleeps(watching))
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        assert session.closed or await ask(session, prepared("SELECT 2")) == [(2,)]
+        assert session.closed or await ask(session, prepared(text("SELECT 2"))) == [(2,)]
 
 
 async def _sleeps(connection: psycopg.AsyncConnection[Any]) -> bool:

@@ -1,0 +1,53 @@
+"""Nothing that a page shows is ever taken for a part of the page."""
+
+import pytest
+
+from saga_tracker.board.pages import home_page, letters_page, saga_page
+from saga_tracker.dead_letters.dead_letter import LetterKind, LetterState
+from saga_tracker.dead_letters.views import AuditView, Groups, LetterPage, LetterView
+from saga_tracker.http.views import SagaPage, SagaWithTrail, Stats, WaitView
+from saga_tracker.projection import State
+from tests.planted import ESCAPED, SCRIPT, planted
+
+
+def a_saga(state: State) -> SagaWithTrail:
+    """It waits in each of the ways that there are."""
+    saga: SagaWithTrail = planted(SagaWithTrail)
+    wait: WaitView = planted(WaitView)
+    down, due = (wait.model_copy(update={"overdue_at": None}) for _ in range(2))
+    saga.waits, saga.state = [wait, down, due.model_copy(update={"service_down": None})], state
+    return saga
+
+
+@pytest.mark.parametrize("chosen", [None, State.COMPLETED])
+def test_the_list_of_sagas_escapes_every_string(chosen: State | None) -> None:
+    stats: Stats = planted(Stats)
+    page: SagaPage = planted(SagaPage)
+    page.sagas = [a_saga(State.COMPENSATING)]
+    text = home_page(stats, page, chosen)
+    assert "<script" not in text
+    assert SCRIPT not in text
+    # Why there is a gap, why the saga failed; whom it waits for, for what, what is down and what is locked.
+    assert text.count(ESCAPED) == 1 + 1 + 3 * 2 + 1 + 3
+
+
+@pytest.mark.parametrize("state", State)
+def test_the_page_of_a_saga_escapes_every_string(state: State) -> None:
+    letter: LetterView = planted(LetterView)
+    case = letter.model_copy(update={"kind": LetterKind.CASE})
+    entries: list[AuditView] = [planted(AuditView)]
+    text = saga_page(a_saga(state), [letter, case], entries, base_url=f"http://{SCRIPT}/")
+    assert "<script" not in text
+    assert SCRIPT not in text
+    assert text.count(ESCAPED) > 3 * 2 + 4 + 2 * 4 + 4 + 6
+
+
+@pytest.mark.parametrize("chosen", LetterState)
+def test_the_page_of_dead_letters_escapes_every_string(chosen: LetterState) -> None:
+    groups: Groups = planted(Groups)
+    page: LetterPage = planted(LetterPage)
+    asked = {"service": SCRIPT, "reason": SCRIPT}
+    text = letters_page(groups, page, asked, chosen, base_url=f"http://{SCRIPT}/")
+    assert "<script" not in text
+    assert SCRIPT not in text
+    assert text.count(ESCAPED) >= 3 + 4
