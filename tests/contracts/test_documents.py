@@ -17,9 +17,9 @@ from compose.drills.catalogue import DRILLS
 from compose.local.addresses import POSTGRES_VARIABLE, RABBITMQ_VARIABLE
 from compose.local.places import CHECKOUT as ROOT
 from compose.map import DOCUMENT, PICTURE, draw_map, draw_picture, subscribers, with_map
+from compose.sandbox.app import SandboxSettings
 from compose.sandbox.faults import FaultRule
 from compose.sandbox.provider import CARDS
-from compose.sandbox.settings import SandboxSettings
 from compose.system import SERVICES
 from events.facts.base import SupersededFact
 from events.installed import CHOSEN_VARIABLE
@@ -38,7 +38,8 @@ CHOREOGRAPHY, OPERATE, PRODUCTION, CONCEPTS, ADD_A_SERVICE = (
 )
 DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
-EXAMPLE = "tests/examples/loyalty_svc"
+EXAMPLES = "tests/examples"
+EXAMPLE = f"{EXAMPLES}/loyalty_svc"
 README_LINES = 150
 GLOSSARY_TERMS = 20
 # What is there only where somebody wrote it, or was there in an earlier release.
@@ -105,7 +106,7 @@ def test_every_file_it_names_exists(document: Path) -> None:
     )
     unknown = set(named) - NOT_IN_THE_TREE - OF_AN_EARLIER_RELEASE
     for path in unknown:
-        assert (ROOT / path).exists() or (ROOT / EXAMPLE).with_name(path).exists(), path
+        assert (ROOT / path).exists() or (ROOT / EXAMPLES / path).exists(), path
 
 
 @every_document
