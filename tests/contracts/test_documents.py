@@ -218,6 +218,15 @@ def test_adding_a_service_shows_every_file_of_the_example() -> None:
     assert shown == files
 
 
+def test_its_stanza_for_the_containers_is_like_that_of_another_service() -> None:
+    (_, stanza), *_ = blocks_of(ADD_A_SERVICE, "yaml")
+    compose = (ROOT / "compose" / "compose.yaml").read_text()
+    found = re.search(r"^  inventory:\n(?:    .+\n)+", compose, re.MULTILINE)
+    assert found
+    told = stanza.replace("loyalty", "inventory").replace("LOYALTY", "INVENTORY").replace("18008", "18002")
+    assert told == found[0]
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.read_text().splitlines()) <= README_LINES
 
