@@ -16,7 +16,7 @@ from compose.demo.scenarios import SCENARIOS
 from compose.drills.catalogue import DRILLS
 from compose.local.addresses import POSTGRES_VARIABLE, RABBITMQ_VARIABLE
 from compose.local.places import CHECKOUT as ROOT
-from compose.map import DOCUMENT, PICTURE, draw_map, draw_picture, subscribers, with_map
+from compose.map import BEGIN, DOCUMENT, END, PICTURE, draw_map, draw_picture, subscribers, with_map
 from compose.sandbox.app import SandboxSettings
 from compose.sandbox.faults import FaultRule
 from compose.sandbox.provider import CARDS
@@ -68,6 +68,8 @@ NAMES_OF_OTHERS = {
     "target_session_attrs",
     "wal_compression",
 }
+# Words that a newcomer would have to look up; each has a usual one in the place of it.
+PRIVATE_WORDS = r"hears?|heard|told|said|keepers?|trails?|settles?|settled|dead letter office|workspace"
 CODE_FOLDERS = ("compose", "events", "saga_tracker", "tests", *(service.package for service in SERVICES))
 CODE_SUFFIXES = {".py", ".yaml", ".conf"}
 BLOCK = re.compile(r"^```(\w+)(?: ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -261,6 +263,15 @@ def test_the_demo_that_the_tour_shows_is_the_demo() -> None:
 def test_the_test_tokens_are_those_of_the_sandbox() -> None:
     told = (ROOT / "docs" / "test-tokens.md").read_text()
     assert set(re.findall(r"^\| `(tok_\w+)` \|", told, re.MULTILINE)) == set(CARDS)
+
+
+@every_document
+def test_it_says_things_in_the_usual_words(document: Path) -> None:
+    """In its sentences: what the code calls something is written as code, and the map is drawn from it."""
+    text = re.sub(f"{BEGIN}.*?{END}", "", document.read_text(), flags=re.DOTALL)
+    sentences = " ".join(re.sub(r"`[^`]+`", "", BLOCK.sub("", text)).lower().split())
+    assert re.findall(rf"\b(?:{PRIVATE_WORDS})\b", sentences) == []
+    assert re.findall(r"(?<!\bdead[ -])\bletters?\b", sentences) == []
 
 
 # -- the map -----------------------------------------------------------------------------------------
