@@ -6,7 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from events.http.application import Problem, Running
+from events.http.application import Running
+from events.http.problems import Problem
 from fulfillment_svc.repository import SHIPMENTS
 
 router = APIRouter(prefix="/shipments", tags=["shipments"])
@@ -23,7 +24,7 @@ class ShipmentView(BaseModel):
     settled_by: str | None
 
 
-@router.get("/{order_id}")
+@router.get("/{order_id}", responses={404: {"description": "No shipment of such an order is known here"}})
 async def see(order_id: UUID, host: Running) -> ShipmentView:
     """How an order's shipment stands."""
     shipment = await host.database.read(lambda connection: SHIPMENTS.read(connection, order_id))

@@ -8,12 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
-from events.facts.base import Sku
-from events.http.application import Admin, Problem, Running
+from events.facts.base import Sku, WholeNumber
+from events.http.application import Admin, Running
+from events.http.limits import InDigits, StrictRoute
+from events.http.problems import Problem
 from events.storage.sql import compiled
 from inventory_svc.repository import stock
 
-router = APIRouter(prefix="/stock", tags=["stock"])
+router = APIRouter(prefix="/stock", tags=["stock"], route_class=StrictRoute)
 
 MAX_STOCKED = 10**12
 MAX_PAGE = 1_000
@@ -24,7 +26,7 @@ class StockRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    stocked: Annotated[int, Field(ge=0, le=MAX_STOCKED)]
+    stocked: Annotated[WholeNumber, Field(ge=0, le=MAX_STOCKED)]
 
 
 class StockView(BaseModel):
@@ -64,7 +66,11 @@ _LIST = compiled(
 )
 
 
-@router.put("/{sku}", dependencies=[Admin])
+@router.put(
+    "/{sku}",
+    dependencies=[Admin],
+    responses={409: {"description": "More units than that are reserved or sold"}},
+)
 async def put(sku: Annotated[Sku, Path()], wanted: StockRequest, host: Running) -> StockView:
     """Set how many units there are. Fewer than are reserved or sold already is refused (409)."""
     try:
@@ -78,7 +84,7 @@ async def put(sku: Annotated[Sku, Path()], wanted: StockRequest, host: Running) 
 async def see(
     host: Running,
     after: Annotated[str, Query(max_length=64)] = "",
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits] = 100,
 ) -> StockPage:
     """Where the units of every SKU are, a page at a time."""
     rows = await host.database.rows(_LIST, after=after, row_limit=limit)

@@ -4,28 +4,32 @@ import hashlib
 from typing import Annotated
 from uuid import UUID, uuid4, uuid5
 
-from fastapi import APIRouter, Header, Request, Response
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, Header, Response
+from pydantic import BaseModel, ConfigDict, Field
 
-from events.facts.base import Currency, Line, Lines, Token
-from events.http.application import Problem, Running, json_body, read_json
-from events.runtime.host import Host
+from events.facts.base import Line, Lines, OrderCurrency, Token
+from events.facts.money import DECIMALS
+from events.http.application import Running
+from events.http.limits import StrictRoute
+from events.http.problems import FORGOTTEN, Problem
 from order_svc.decide import CancelOrder, Order, PlaceOrder
 from order_svc.repository import ORDERS
 
-router = APIRouter(prefix="/orders", tags=["orders"])
+router = APIRouter(prefix="/orders", tags=["orders"], route_class=StrictRoute)
 
 # The order of an Idempotency-Key has an id derived from it, so the same key always means the same order.
 _BY_KEY = UUID("5c2c1d1e-6f0e-4f0a-9a55-0f3f4f9b8c10")
 
-MAX_KEY_CHARACTERS = 200
-_KEY_HEADER = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "description": "Chosen by the client; a retry under the same key places no second order.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS},
-}
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="Chosen by the client; a retry under the same key places no second order.",
+    ),
+]
+UNKNOWN = {"description": "No such order is known here"}
 TraceParent = Annotated[str | None, Header(include_in_schema=False)]
 
 
@@ -45,7 +49,7 @@ class OrderRequest(BaseModel):
     )
 
     customer: Token
-    currency: Currency
+    currency: Annotated[OrderCurrency, Field(json_schema_extra={"enum": sorted(DECIMALS)})]
     payment_token: Token
     lines: Lines
 
@@ -68,43 +72,49 @@ class OrderView(BaseModel):
     "",
     status_code=202,
     responses={
-        202: {"model": OrderView},
+        410: FORGOTTEN,
         422: {"description": "Not a valid order, or its key was used for another order"},
         503: {"description": "Not now: the orders accepted before take too long, or too much waits"},
     },
-    openapi_extra={"parameters": [_KEY_HEADER], "requestBody": json_body(OrderRequest)},
 )
-async def place(request: Request) -> Response:
+async def place(
+    wanted: OrderRequest,
+    host: Running,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+    traceparent: TraceParent = None,
+) -> OrderView:
     """Accept an order: from the answer on it is durable and will end, one way or the other.
 
     Without an Idempotency-Key every request is an order of its own. The same key with another body: 422.
     """
-    host: Host = request.app.state.host
-    wanted = await read_json(request, OrderRequest)
     host.admit()
     fingerprint = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()
-    key = _idempotency_key(request)
-    order_id = uuid4() if key is None else uuid5(_BY_KEY, key)
+    order_id = uuid4() if idempotency_key is None else uuid5(_BY_KEY, idempotency_key)
     command = PlaceOrder(order_id=order_id, fingerprint=fingerprint, **dict(wanted))
-    order: Order = await host.ask(command, request.headers.get("traceparent"))
+    order: Order = await host.ask(command, traceparent)
     if order.fingerprint != fingerprint:
         raise Problem(422, "this Idempotency-Key was used for another order", order_id=str(order_id))
-    return Response(
-        OrderView.model_validate(order).model_dump_json(),
-        202,
-        headers={"Location": f"/orders/{order_id}"},
-        media_type="application/json",
-    )
+    response.headers["Location"] = f"/orders/{order_id}"
+    return OrderView.model_validate(order)
 
 
-@router.get("/{order_id}")
+@router.get("/{order_id}", responses={404: UNKNOWN})
 async def see(order_id: UUID, host: Running) -> OrderView:
     """How an order stands, as far as order_svc knows; the tracker tells the whole story."""
     order = await host.database.read(lambda connection: ORDERS.read(connection, order_id))
     return OrderView.model_validate(_known(order, order_id))
 
 
-@router.post("/{order_id}/cancel", status_code=202)
+@router.post(
+    "/{order_id}/cancel",
+    status_code=202,
+    responses={
+        404: UNKNOWN,
+        409: {"description": "It is confirmed, or undone already: it can no longer be cancelled"},
+        410: FORGOTTEN,
+    },
+)
 async def cancel(order_id: UUID, host: Running, traceparent: TraceParent = None) -> OrderView:
     """Withdraw an order that is not confirmed yet; what was done for it is undone. Repeating is harmless."""
     found: Order | None = await host.ask(CancelOrder(order_id=order_id), traceparent)
@@ -121,12 +131,3 @@ def _known(order: Order | None, order_id: UUID) -> Order:
     if order is None or order.status.startswith("early_"):
         raise Problem(404, f"no order {order_id} is known here")
     return order
-
-
-def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not 1 <= len(key) <= MAX_KEY_CHARACTERS:
-        why = f"should have 1 to {MAX_KEY_CHARACTERS} characters"
-        problem = {"at": "header.Idempotency-Key", "problem": why}
-        raise Problem(422, "the request is not valid", errors=[problem])
-    return key

@@ -6,12 +6,17 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from events.facts.base import Note, Person
-from events.http.application import Admin, Problem, Running
+from events.http.application import Admin, Running
+from events.http.limits import StrictRoute
+from events.http.problems import FORGOTTEN, Problem
 from events.runtime.host import Host
 from payment_svc.decide import APPROVAL_EXPIRED, APPROVAL_REJECTED, Approve, Payment, Reject
 from payment_svc.repository import PAYMENTS
 
-router = APIRouter(prefix="/payments", tags=["payments"])
+router = APIRouter(prefix="/payments", tags=["payments"], route_class=StrictRoute)
+
+UNKNOWN = {"description": "No payment of such an order is known here"}
+NOT_HELD = {"description": "It is not held: it was decided otherwise, or never had to be"}
 
 
 class PaymentView(BaseModel):
@@ -36,20 +41,30 @@ class HoldDecision(BaseModel):
     note: Note
 
 
-@router.get("/{order_id}")
+@router.get("/{order_id}", responses={404: UNKNOWN})
 async def see(order_id: UUID, host: Running) -> PaymentView:
     """How an order's payment stands."""
     payment = await host.database.read(lambda connection: PAYMENTS.read(connection, order_id))
     return _view(payment, order_id)
 
 
-@router.post("/{order_id}/approve", status_code=202, dependencies=[Admin])
+@router.post(
+    "/{order_id}/approve",
+    status_code=202,
+    dependencies=[Admin],
+    responses={404: UNKNOWN, 409: NOT_HELD, 410: FORGOTTEN},
+)
 async def approve(order_id: UUID, decision: HoldDecision, host: Running) -> PaymentView:
     """Let a held payment go ahead. Repeating is harmless; one decided otherwise is refused (409)."""
     return await _settle_hold(host, Approve(order_id=order_id, by=decision.by, note=decision.note))
 
 
-@router.post("/{order_id}/reject", status_code=202, dependencies=[Admin])
+@router.post(
+    "/{order_id}/reject",
+    status_code=202,
+    dependencies=[Admin],
+    responses={404: UNKNOWN, 409: NOT_HELD, 410: FORGOTTEN},
+)
 async def reject(order_id: UUID, decision: HoldDecision, host: Running) -> PaymentView:
     """Refuse a held payment; the order is then cancelled."""
     return await _settle_hold(host, Reject(order_id=order_id, by=decision.by, note=decision.note))

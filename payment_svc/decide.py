@@ -11,6 +11,7 @@
 A call in flight when the order is withdrawn is undone once its outcome is known.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 from uuid import UUID
@@ -34,6 +35,11 @@ NAME = "payment"
 PROVIDER_UNAVAILABLE = "provider_unavailable"
 APPROVAL_REJECTED = "approval_rejected"
 APPROVAL_EXPIRED = "approval_expired"
+
+# Above which amount a person has to approve, in minor units, by currency. One that the table does not name
+# has as many of its own minor units as `default` says: 1000000 is 10000.00 EUR, 1000000 JPY or 1000.000 KWD.
+ApprovalLimits = Mapping[str, int]
+DEFAULT = "default"
 
 
 class Approve(Command):
@@ -161,11 +167,14 @@ IN_FLIGHT = frozenset({"authorising", "capturing", "voiding", "refunding", "cred
 
 
 def decide(
-    payment: Payment | None, heard: Hears | Learns | Approve | Reject, *, approval_limit_minor: int
+    payment: Payment | None,
+    heard: Hears | Learns | Approve | Reject,
+    *,
+    approval_limits_minor: ApprovalLimits,
 ) -> Decision[Payment | None, States, Calls]:
     match heard:
         case StockReserved():
-            return begin(payment, heard, approval_limit_minor)
+            return begin(payment, heard, limit_of(heard.currency, approval_limits_minor))
         case ShipmentRejected() | ShipmentCancelled():
             return undo(payment, heard.order_id, heard.reason)
         case Approve() | Reject():
@@ -176,6 +185,10 @@ def decide(
             return take_up(payment, heard)
         case _:
             return learn(payment, heard)
+
+
+def limit_of(currency: str, limits_minor: ApprovalLimits) -> int:
+    return limits_minor.get(currency, limits_minor[DEFAULT])
 
 
 def begin(payment: Payment | None, reserved: StockReserved, approval_limit_minor: int) -> Answer:

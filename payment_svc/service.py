@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import NoDecode
 
 from events.decision import Decision
-from events.facts.base import MAX_AMOUNT_MINOR
+from events.facts.base import AmountMinor
 from events.facts.fulfillment import ShipmentCancelled, ShipmentRejected
 from events.facts.inventory import StockReserved
+from events.facts.money import DECIMALS
 from events.facts.payment import (
     PaymentApproved,
     PaymentCaptured,
@@ -20,23 +22,39 @@ from events.facts.payment import (
 )
 from events.facts.saga import ApprovalExpired, RetryRequested, Settled
 from events.runtime.definition import ServiceDefinition
+from events.runtime.settings import FromJson
 from events.service import Step
 from payment_svc import api
-from payment_svc.decide import NAME, decide
+from payment_svc.decide import DEFAULT, NAME, decide
 from payment_svc.gateway import ProviderSettings, gateway_from
 from payment_svc.repository import PAYMENTS
 
 DEFAULT_APPROVAL_LIMIT_MINOR = 1_000_000
 
 
+def _table(given: Any) -> Any:
+    return {DEFAULT: given} if isinstance(given, int) else given
+
+
+def _complete(table: dict[str, int]) -> dict[str, int]:
+    if DEFAULT not in table:
+        raise ValueError(f"needs an entry {DEFAULT!r}, for every currency that it does not name")
+    if unknown := sorted(table.keys() - DECIMALS.keys() - {DEFAULT}):
+        raise ValueError(f"ISO 4217 knows no currency {', '.join(unknown)} with a minor unit")
+    return table
+
+
 class PaymentSettings(ProviderSettings):
     """What payment_svc reads besides: above which amount a person has to approve."""
 
-    approval_limit_minor: int = Field(default=DEFAULT_APPROVAL_LIMIT_MINOR, ge=0, le=MAX_AMOUNT_MINOR)
+    # 1000000, or by currency: {"default": 1000000, "JPY": 1500000}.
+    approval_limit_minor: Annotated[
+        dict[str, AmountMinor], NoDecode, AfterValidator(_complete), BeforeValidator(_table), FromJson
+    ] = Field(default_factory=lambda: {DEFAULT: DEFAULT_APPROVAL_LIMIT_MINOR})
 
 
 def _decide_by(settings: PaymentSettings) -> Callable[..., Decision[Any, Any, Any]]:
-    return partial(decide, approval_limit_minor=settings.approval_limit_minor)
+    return partial(decide, approval_limits_minor=settings.approval_limit_minor)
 
 
 _REFUNDED = (PaymentRefunded, PaymentDeclined, PaymentRefundFailed)
@@ -44,7 +62,7 @@ _REFUNDED = (PaymentRefunded, PaymentDeclined, PaymentRefundFailed)
 SERVICE = ServiceDefinition(
     name=NAME,
     position=3,
-    decide=partial(decide, approval_limit_minor=DEFAULT_APPROVAL_LIMIT_MINOR),
+    decide=partial(decide, approval_limits_minor={DEFAULT: DEFAULT_APPROVAL_LIMIT_MINOR}),
     decide_by=_decide_by,
     repository=PAYMENTS,
     settings=PaymentSettings,

@@ -13,6 +13,7 @@ from rich.table import Table
 from compose.demo.play import Audience, Fact, Played
 from compose.demo.stage import Act, Scenario
 from compose.system import SERVICE_NAMES
+from events.facts.money import in_words
 from saga_tracker.consistency.statuses import DONE, UNDONE
 
 # One each, in turn.
@@ -130,16 +131,11 @@ def particulars(name: str, body: Body) -> str:
 def _order(body: Body) -> str:
     units = sum(line["quantity"] for line in body["lines"])
     amount = sum(line["amount_minor"] for line in body["lines"])
-    return f"{_units(units)}, {_money(amount, body['currency'])}"
+    return f"{_units(units)}, {in_words(amount, body['currency'])}"
 
 
 def _units(units: int) -> str:
     return "1 unit" if units == 1 else f"{units} units"
-
-
-def _money(amount_minor: int, currency: str) -> str:
-    """Of a currency with two decimal places, as those of the demo are."""
-    return f"{amount_minor / 100:.2f} {currency}"
 
 
 _PARTICULARS: Mapping[str, Callable[[Body], str]] = {
@@ -147,7 +143,7 @@ _PARTICULARS: Mapping[str, Callable[[Body], str]] = {
     "order.confirmed": lambda _: "the pivot",
     "inventory.stock_reserved": lambda body: _units(sum(line["quantity"] for line in body["lines"])),
     "payment.approved": lambda body: f"by {body['by']}",
-    "payment.captured": lambda body: _money(body["amount_minor"], body["currency"]),
+    "payment.captured": lambda body: in_words(body["amount_minor"], body["currency"]),
     "payment.refunded": lambda body: f"by {body['undone_by'].replace('_', ' ')}",
     "payment.refund_failed": lambda body: body["reason"].rpartition(": ")[2],
     "fulfillment.shipment_scheduled": lambda body: f"for {body['deliver_on']}",

@@ -34,6 +34,7 @@ from compose.sandbox.http import (
 from compose.sandbox.ledger import Ledger
 from compose.sandbox.operations import Desk, Operation
 from compose.sandbox.sinks import MailServer, MailSink, Push, PushSink, mail_as_json
+from events.http.limits import WithoutNul
 from events.telemetry.log import log
 from events.telemetry.scrape import MeasuredRequests, measured_loop, page
 
@@ -104,7 +105,7 @@ class Sandbox:
             routes=self._routes(),
             exception_handlers=handlers,
             lifespan=self._lifespan,
-            middleware=[Middleware(MeasuredRequests)],
+            middleware=[Middleware(MeasuredRequests), Middleware(WithoutNul)],
         )
 
     @asynccontextmanager

@@ -33,7 +33,7 @@ class Manner(StrEnum):
 class FaultRule(Body):
     """What `PUT /faults` takes. Drawn with a seed, so a drill can be repeated."""
 
-    target: Target | Literal["all"] = "all"
+    target: Literal[Target, "all"] = "all"
     latency_seconds: float = Field(default=0, ge=0, le=MAX_LATENCY_SECONDS)
     fail_rate: float = Field(default=0, ge=0, le=1, description="503 before any work")
     lose_answer_rate: float = Field(

@@ -9,6 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from events.strict_json import JSON_TYPE, is_json_type, parsed
+
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 
@@ -69,15 +71,19 @@ def malformed(error: ValidationError) -> Problem:
         {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]}
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-    if any(item["type"] == "json_invalid" for item in error.errors(include_url=False, include_input=False)):
-        return Problem(400, "malformed-json", "The body is not JSON", errors[0]["message"])
     first = errors[0]
     detail = f"{first['field'] or 'body'}: {first['message']}"
     return Problem(422, "invalid-body", "The body is not what this operation takes", detail, errors=errors)
 
 
 async def read_body(request: Request, body: type[BodyT], limit_bytes: int) -> BodyT:
-    """The body as its model. Raises Problem: 400 not JSON, 413 too large, 422 wrong fields or types."""
+    """The body as its model.
+
+    Raises Problem: 400 not JSON, or ambiguous; 413 too large; 415 of another type; 422 wrong fields or types.
+    """
+    given = request.headers.get("content-type", "")
+    if not is_json_type(given):
+        raise Problem(415, "not-json", "Unsupported Media Type", f"a body is {JSON_TYPE}, not {given!r}")
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
@@ -88,14 +94,17 @@ async def read_body(request: Request, body: type[BodyT], limit_bytes: int) -> Bo
                 413, "body-too-large", "Body too large", f"limit: {limit_bytes} bytes", headers=close
             )
     try:
+        parsed(bytes(content))
         return body.model_validate_json(bytes(content))
+    except json.JSONDecodeError as error:
+        raise Problem(400, "malformed-json", "The body is not JSON", error.msg) from None
     except ValidationError as error:
         raise malformed(error) from None
 
 
 def json_response(text: str | bytes, http_status: int = 200) -> Response:
     """A response whose body is JSON already."""
-    return Response(text, http_status, media_type="application/json")
+    return Response(text, http_status, media_type=JSON_TYPE)
 
 
 async def answer_problem(_request: Request, problem: Exception) -> Response:

@@ -26,6 +26,7 @@ from pydantic import Field, StringConstraints
 from compose.sandbox.faults import Manner
 from compose.sandbox.http import Body, OnReference, Reference
 from compose.sandbox.operations import Answer, new_id, now
+from events.facts.base import OrderCurrency
 
 MAX_AMOUNT_MINOR = 10**14
 
@@ -38,7 +39,7 @@ class Authorisation(Body):
 
     reference: Reference
     amount_minor: Annotated[int, Field(ge=0, le=MAX_AMOUNT_MINOR)]
-    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+    currency: OrderCurrency
     payment_token: Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 

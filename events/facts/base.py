@@ -6,7 +6,10 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints
+from pydantic_core import PydanticCustomError, PydanticKnownError
+
+from events.facts.money import DECIMALS
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000_000
@@ -14,12 +17,25 @@ MAX_AMOUNT_MINOR = 10**12
 
 Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 Sku = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+# What a fact carries that follows from another. What an order may be placed in is an OrderCurrency.
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Person = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Note = Annotated[str, StringConstraints(min_length=1, max_length=1_000)]
-AmountMinor = Annotated[int, Field(ge=0, le=MAX_AMOUNT_MINOR)]
-Quantity = Annotated[int, Field(ge=1, le=MAX_QUANTITY)]
+# Neither `true`, nor "3", nor 1.0: wherever it comes from.
+WholeNumber = Annotated[int, Strict()]
+AmountMinor = Annotated[WholeNumber, Field(ge=0, le=MAX_AMOUNT_MINOR)]
+Quantity = Annotated[WholeNumber, Field(ge=1, le=MAX_QUANTITY)]
+
+
+def _known(currency: str) -> str:
+    if currency not in DECIMALS:
+        why = "ISO 4217 knows no currency {currency} with a minor unit"
+        raise PydanticCustomError("unknown_currency", why, {"currency": currency})
+    return currency
+
+
+OrderCurrency = Annotated[Currency, AfterValidator(_known)]
 
 _published: dict[str, type["Fact"]] = {}
 
@@ -34,42 +50,59 @@ class Line(BaseModel):
     amount_minor: AmountMinor
 
 
-def _affordable(lines: tuple[Line, ...]) -> tuple[Line, ...]:
-    """Facts further down carry the sum, so a sum they cannot carry must not get in."""
+def _some_and_affordable(lines: tuple[Line, ...]) -> tuple[Line, ...]:
+    """Facts further down carry the sum, so a sum they cannot carry must not get in.
+
+    That there are any is checked here, where every line is good: before, a bad line counts as none, too.
+    """
+    if not lines:
+        missing = {"field_type": "Tuple", "min_length": 1, "actual_length": 0}
+        raise PydanticKnownError("too_short", missing)
     if sum(line.amount_minor for line in lines) > MAX_AMOUNT_MINOR:
         raise ValueError(f"all lines together must not cost more than {MAX_AMOUNT_MINOR}")
     return lines
 
 
-Lines = Annotated[tuple[Line, ...], Field(min_length=1, max_length=MAX_LINES), AfterValidator(_affordable)]
+Lines = Annotated[
+    tuple[Line, ...],
+    Field(max_length=MAX_LINES, json_schema_extra={"minItems": 1}),
+    AfterValidator(_some_and_affordable),
+]
 
 
 class Fact(BaseModel):
     """Something one service states and nobody can retract.
 
-    A subclass names itself on the wire, `<owner>.<fact>.v<N>`; that is also its routing key. Fields it
-    does not know are ignored, so that a newer publisher may add some. With `case=True` it says that its
-    owner can do no more by itself: it also goes to the owner's dead letters, for a person to see.
+    A subclass names itself on the wire, `<owner>.<fact>.v<N>`; that is also its routing key. Fields it does
+    not know are ignored, so that a newer publisher may add some; a field it knows has JSON's own type, and
+    nothing is taken for another. With `case=True` it says that its owner can do no more by itself: it also
+    goes to the owner's dead letters, for a person to see. With `from_outside=True` it says that others than
+    its owner publish it, too, so it is read with more care.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     wire_name: ClassVar[str]
     owner: ClassVar[str]
     version: ClassVar[int]
     case: ClassVar[bool] = False
+    from_outside: ClassVar[bool] = False
 
     order_id: UUID
 
-    def __init_subclass__(cls, *, wire: str = "", case: bool = False, **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls, *, wire: str = "", case: bool = False, from_outside: bool = False, **kwargs: Any
+    ) -> None:
         super().__init_subclass__(**kwargs)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, wire: str = "", case: bool = False, **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(
+        cls, *, wire: str = "", case: bool = False, from_outside: bool = False, **kwargs: Any
+    ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if not wire:
             return
-        cls.case = case
+        cls.case, cls.from_outside = case, from_outside
         owner, _, version = wire.split(".")
         cls.wire_name, cls.owner, cls.version = wire, owner, int(version.removeprefix("v"))
         if _published.setdefault(wire, cls) is not cls:

@@ -6,6 +6,7 @@ from events.facts.base import (
     Fact,
     Line,
     Lines,
+    OrderCurrency,
     Quantity,
     Reason,
     Sku,
@@ -14,11 +15,11 @@ from events.facts.base import (
 )
 
 
-class OrderCreated(Fact, wire="order.created.v2"):
+class OrderCreated(Fact, wire="order.created.v2", from_outside=True):
     """A customer wants these lines. Stated by order_svc, or by an outside publisher allowed to."""
 
     customer: Token
-    currency: Currency
+    currency: OrderCurrency
     payment_token: Token
     lines: Lines
 
@@ -28,14 +29,14 @@ class OrderCreated(Fact, wire="order.created.v2"):
         return sum(line.amount_minor for line in self.lines)
 
 
-class OrderCreatedV1(SupersededFact, wire="order.created.v1"):
+class OrderCreatedV1(SupersededFact, wire="order.created.v1", from_outside=True):
     """The first shape of `order.created`: one SKU, a quantity and an amount."""
 
     customer: Token
     sku: Sku
     quantity: Quantity
     amount_minor: AmountMinor
-    currency: Currency = "EUR"
+    currency: OrderCurrency = "EUR"
     payment_token: Token
 
     def upcast(self) -> OrderCreated:

@@ -1,51 +1,29 @@
-"""The HTTP side of a process: problem details, health, bounds, and the admin's token."""
+"""The HTTP side of a process: its application, its health, and the admin's token."""
 
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_offline import FastAPIOffline
 from opentelemetry.trace import SpanKind
 from prometheus_client.metrics_core import Metric
-from pydantic import BaseModel, ValidationError
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from events.http.intake import IntakeClosed
+from events.http.documents import DOCS, REDOC, DocumentsPolicy, document
+from events.http.limits import BoundedBody, BoundedRequests, StrictRoute, WithoutNul
+from events.http.problems import Problem, answer_with_problems
 from events.runtime.host import Host
 from events.runtime.settings import ProcessSettings
-from events.runtime.worker import Overloaded
-from events.storage.database import AWAY, Locked
-from events.storage.repository import StateNotUnderstood
-from events.storage.tombstones import Forgotten
-from events.telemetry.log import log
 from events.telemetry.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.telemetry.tracing import Attributes, is_tracing, work
 
-RETRY_AFTER_SECONDS = 2
 UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
-
-BodyT = TypeVar("BodyT", bound=BaseModel)
-# An endpoint that reads the request and makes the answer by itself.
-Straight = Callable[[Request], Awaitable[Response]]
-
-
-class Problem(Exception):
-    """An answer in RFC 9457's form: a status, a sentence, and what else helps the caller."""
-
-    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.headers = headers
-        self.more = more
 
 
 class Runnable(Protocol):
@@ -63,16 +41,11 @@ class Runnable(Protocol):
 
 
 def create_app(
-    title: str,
-    description: str,
-    settings: ProcessSettings,
-    runnable: Runnable,
-    routers: list[APIRouter],
-    straight: Collection[Straight] = (),
+    title: str, description: str, settings: ProcessSettings, runnable: Runnable, routers: list[APIRouter]
 ) -> FastAPI:
     """An app whose lifespan is that of `runnable`; handlers find it as `request.app.state.host`.
 
-    Endpoints of the routers that are also in `straight` are called without FastAPI: see StraightRoutes.
+    Raises TypeError for a route that would take a body without the checks of StrictRoute.
     """
 
     @asynccontextmanager
@@ -84,19 +57,37 @@ def create_app(
         finally:
             await runnable.stop()
 
-    app = FastAPI(title=title, description=description, version="1.0.0", lifespan=lifespan)
+    app = FastAPIOffline(
+        docs_url=DOCS,
+        redoc_url=REDOC,
+        title=title,
+        description=description,
+        version="1.0.0",
+        lifespan=lifespan,
+        # Swagger would have another site judge the document.
+        swagger_ui_parameters={"validatorUrl": None},
+    )
     app.state.host = runnable
     app.state.settings = settings
-    app.add_middleware(StraightRoutes, routes=_straight_routes(routers, straight))
+    app.add_middleware(DocumentsPolicy)
     app.add_middleware(BoundedBody, max_bytes=settings.max_request_bytes)
-    app.add_middleware(BoundedRequests, max_open=settings.max_open_requests)
+    app.add_middleware(WithoutNul)
+    app.add_middleware(BoundedRequests, max_open=settings.max_open_requests, always_open=UNTRACED_PATHS)
     app.add_middleware(MeasuredRequests)
     app.add_middleware(TracedRequests)
-    app.include_router(_health)
-    for router in routers:
+    # What is asked most comes first: routes are tried in turn.
+    for router in (*routers, _health):
+        _check_bodies(router)
         app.include_router(router)
-    _answer_with_problems(app)
+    answer_with_problems(app)
+    document(app)
     return app
+
+
+def _check_bodies(router: APIRouter) -> None:
+    for route in router.routes:
+        if isinstance(route, APIRoute) and route.body_field and not isinstance(route, StrictRoute):
+            raise TypeError(f"{route.path} takes a body: its router needs route_class=StrictRoute")
 
 
 _health = APIRouter(tags=["health"])
@@ -108,15 +99,16 @@ async def alive() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@_health.get("/readyz")
-async def ready(request: Request) -> JSONResponse:
+@_health.get(
+    "/readyz",
+    responses={503: {"model": dict[str, Any], "description": "Not ready: the body says what is missing."}},
+)
+async def ready(request: Request, response: Response) -> dict[str, Any]:
     """Broker, database and consumer really work (200), or not (503); the body says which."""
     parts = await request.app.state.host.ready()
     good = all(part for part in parts.values() if isinstance(part, bool))
-    return JSONResponse(
-        {"status": "ready" if good else "not ready", **parts},
-        HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE,
-    )
+    response.status_code = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
+    return {"status": "ready" if good else "not ready", **parts}
 
 
 @_health.get("/metrics", include_in_schema=False)
@@ -152,20 +144,6 @@ async def _running(request: Request) -> Host:
 Running = Annotated[Host, Depends(_running)]
 
 
-async def read_json(request: Request, kind: type[BodyT]) -> BodyT:
-    """The body, validated from its bytes. Raises RequestValidationError, as FastAPI would."""
-    try:
-        return kind.model_validate_json(await request.body())
-    except ValidationError as error:
-        errors = [{**found, "loc": ("body", *found["loc"])} for found in error.errors(include_url=False)]
-        raise RequestValidationError(errors) from error
-
-
-def json_body(kind: type[BaseModel]) -> dict[str, Any]:
-    """What the OpenAPI document says of a body that `read_json` reads."""
-    return {"required": True, "content": {"application/json": {"schema": kind.model_json_schema()}}}
-
-
 class TracedRequests:
     """A span for every request, by OpenTelemetry's conventions, but for those that ask how the process is."""
 
@@ -189,148 +167,3 @@ class TracedRequests:
             span.note({"http.route": route, "http.response.status_code": answer.status})
             if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 span.fail(HTTPStatus(answer.status).phrase)
-
-
-class BoundedRequests:
-    """Refuses more requests at a time than a process takes, but for those that ask how it is."""
-
-    def __init__(self, app: ASGIApp, max_open: int) -> None:
-        self._app = app
-        self._max_open = max_open
-        self._open = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in UNTRACED_PATHS:
-            await self._app(scope, receive, send)
-            return
-        if self._open >= self._max_open:
-            await _problem_response(_problem_of(Overloaded()))(scope, receive, send)
-            return
-        self._open += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._open -= 1
-
-
-class BoundedBody:
-    """Refuses request bodies above a size, whether they announce it or not."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if announced.isdigit() and int(announced) > self._max_bytes:
-            problem = Problem(413, f"the body may have at most {self._max_bytes} bytes")
-            await _problem_response(problem)(scope, receive, send)
-            return
-        received = 0
-
-        async def bounded_receive() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise HTTPException(413, f"the body may have at most {self._max_bytes} bytes")
-            return message
-
-        await self._app(scope, bounded_receive, send)
-
-
-class StraightRoutes:
-    """Calls the endpoints of a few routes by itself, found by their exact path.
-
-    FastAPI's own way to an endpoint and back, with all that it may have to do in between, takes twice the CPU
-    of all the rest of a small request. It still documents these endpoints, and knows the same way.
-    """
-
-    def __init__(self, app: ASGIApp, routes: Mapping[tuple[str, str], APIRoute]) -> None:
-        self._app = app
-        self._routes = routes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._routes.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
-        if route is None:
-            await self._app(scope, receive, send)
-            return
-        scope["route"] = route
-        try:
-            response: Response = await route.endpoint(Request(scope, receive))
-        except Exception as error:  # noqa: BLE001 - whatever it raises has an answer
-            response = _problem_response(_problem_of(error))
-        await response(scope, receive, send)
-
-
-def _straight_routes(
-    routers: list[APIRouter], straight: Collection[Straight]
-) -> dict[tuple[str, str], APIRoute]:
-    routes = {
-        (method, route.path): route
-        for router in routers
-        for route in router.routes
-        if isinstance(route, APIRoute) and route.endpoint in straight
-        for method in route.methods or ()
-    }
-    for route in routes.values():
-        if route.dependencies:
-            raise TypeError(f"{route.path} depends on what nobody would ask: FastAPI does, but is not there")
-    return routes
-
-
-def _answer_with_problems(app: FastAPI) -> None:
-    async def answer(_: Request, error: Exception) -> JSONResponse:
-        return _problem_response(_problem_of(error))
-
-    for kind in _PROBLEMS:
-        app.add_exception_handler(kind, answer)
-
-
-def _problem_of(error: Exception) -> Problem:
-    """What a request is answered that ended with this error: by the nearest class that has an answer."""
-    return next(_PROBLEMS[kind](error) for kind in type(error).__mro__ if kind in _PROBLEMS)
-
-
-def _problem_response(problem: Problem) -> JSONResponse:
-    body = {
-        "type": "about:blank",
-        "title": HTTPStatus(problem.status).phrase,
-        "status": problem.status,
-        "detail": problem.detail,
-        **problem.more,
-    }
-    return JSONResponse(body, problem.status, problem.headers, "application/problem+json")
-
-
-def _invalid(error: RequestValidationError) -> Problem:
-    errors = [{"at": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors()]
-    return Problem(422, "the request is not valid", errors=errors)
-
-
-def _come_back(detail: str) -> Problem:
-    return Problem(503, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
-
-
-def _unexpected(error: Exception) -> Problem:
-    log.error("request_failed", exc_info=error)
-    return Problem(500, "this should not have happened; it is in the log")
-
-
-_PROBLEMS: dict[type[Any], Callable[[Any], Problem]] = {
-    Problem: lambda error: error,
-    HTTPException: lambda error: Problem(error.status_code, str(error.detail), headers=error.headers),
-    RequestValidationError: _invalid,
-    Forgotten: lambda error: Problem(410, str(error)),
-    Overloaded: lambda _: _come_back("more requests are waiting than this service takes"),
-    IntakeClosed: lambda error: _come_back(str(error)),
-    Locked: lambda _: _come_back(
-        "another session of the database holds a lock on this; retry with the same Idempotency-Key"
-    ),
-    TimeoutError: lambda _: _come_back("not answered in time; retry with the same Idempotency-Key"),
-    StateNotUnderstood: lambda _: _come_back("this order is for a replica of a newer release"),
-    Exception: _unexpected,
-} | {kind: lambda _: _come_back("the database is away") for kind in AWAY}

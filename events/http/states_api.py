@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
 from events.http.application import Admin, Running
+from events.http.limits import StrictRoute
 from events.storage.repository import Store
 
 MAX_ORDERS = 200
@@ -25,7 +26,7 @@ class OrdersToForget(BaseModel):
 
 def states_router(store: Store) -> APIRouter:
     """The route of a service whose states are in `store`."""
-    router = APIRouter(tags=["states"])
+    router = APIRouter(tags=["states"], route_class=StrictRoute)
 
     @router.get("/states")
     async def states(order_id: OrderIds, host: Running) -> Response:

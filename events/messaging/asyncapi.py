@@ -13,7 +13,7 @@ from faststream.specification import AsyncAPI
 
 from events.facts.base import Fact
 from events.messaging.broker import ServiceBroker
-from events.messaging.envelope import CONTENT_TYPE
+from events.strict_json import JSON_TYPE
 
 Json = dict[str, Any]
 BINDING_VERSION = "0.3.0"
@@ -60,7 +60,7 @@ def message_of(fact: type[Fact], schemas: Mapping[str, Json]) -> Json:
         "name": fact.wire_name,
         "title": fact.wire_name,
         **about,
-        "contentType": CONTENT_TYPE,
+        "contentType": JSON_TYPE,
         "correlationId": {"location": "$message.header#/correlation_id"},
         "headers": _reference("components", "schemas", PROPERTIES),
         "payload": _reference("components", "schemas", fact.__name__),

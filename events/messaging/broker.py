@@ -15,10 +15,10 @@ from yarl import URL
 
 from events.facts.base import Fact, SupersededFact, published_facts
 from events.messaging.connection import lasting_connection_url
-from events.messaging.envelope import CONTENT_TYPE
 from events.messaging.topology import service_queue_arguments
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE, Service
+from events.strict_json import JSON_TYPE
 
 Receive = Callable[[IncomingMessage], None]
 FACTS = RabbitExchange(EXCHANGE, type=ExchangeType.TOPIC, durable=True, declare=False)
@@ -100,7 +100,7 @@ class ServiceBroker(RabbitBroker):
             exchange=FACTS,
             persist=True,
             mandatory=True,
-            content_type=CONTENT_TYPE,
+            content_type=JSON_TYPE,
             message_type=fact.wire_name,
             title=fact.wire_name,
             description=fact.__doc__,

@@ -1,7 +1,6 @@
 """A service as a process: settings, logging, HTTP server, signals."""
 
 import sys
-from collections.abc import Collection
 from importlib import import_module
 from typing import Protocol
 
@@ -9,7 +8,7 @@ import uvicorn
 import uvloop
 from fastapi import APIRouter, FastAPI, Request
 
-from events.http.application import Runnable, Straight, create_app
+from events.http.application import Runnable, create_app
 from events.http.states_api import states_router
 from events.messaging.asyncapi import asyncapi_document
 from events.runtime.definition import ServiceDefinition
@@ -33,12 +32,12 @@ class Looping(Runnable, Protocol):
     def loops(self) -> Loops: ...
 
 
-def run_service(definition: ServiceDefinition, straight: Collection[Straight] = ()) -> None:
-    """Run one service until SIGTERM or SIGINT. `straight`: see `create_app`."""
+def run_service(definition: ServiceDefinition) -> None:
+    """Run one service until SIGTERM or SIGINT."""
     settings = read_settings(definition.settings)
     host = Host(definition, settings)
     routers = [*definition.routers, states_router(definition.repository), _asyncapi_router(host)]
-    serve(definition.package, _purpose(definition), settings, host, routers, straight)
+    serve(definition.package, _purpose(definition), settings, host, routers)
 
 
 def serve(
@@ -47,7 +46,6 @@ def serve(
     settings: ProcessSettings,
     runnable: Looping,
     routers: list[APIRouter],
-    straight: Collection[Straight] = (),
 ) -> None:
     """Run anything with a start, a stop and routes as a process of this system, until it is told to stop.
 
@@ -56,7 +54,7 @@ def serve(
     configure_logging(name, settings.log_format, settings.log_level, settings.log_lines_per_second)
     start_tracing(name)
     say_what_runs()
-    app = create_app(name, description, settings, runnable, routers, straight)
+    app = create_app(name, description, settings, runnable, routers)
     collect_garbage_rarely()
     server = uvicorn_server(app, settings)
 

@@ -9,7 +9,6 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg import AsyncPipeline
 from psycopg.abc import Dumper
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
@@ -155,18 +154,6 @@ class Database:
         """A connection whose work is committed at the end, or rolled back. Raises as `session` does."""
         async with self.session() as connection, connection.transaction():
             yield connection
-
-    @asynccontextmanager
-    async def pipeline(self) -> AsyncIterator[tuple[Connection, AsyncPipeline]]:
-        """The same in one pipeline: BEGIN leaves with the first statement, COMMIT with the last.
-
-        Whatever is executed has happened once something is fetched, or `sync` of the pipeline is over. By
-        psycopg's own `transaction` each of the two would be a round trip by itself.
-        """
-        async with self.session() as connection, connection.pipeline() as pipeline:
-            await connection.execute(b"BEGIN", prepare=False)
-            yield connection, pipeline
-            await connection.execute(b"COMMIT", prepare=False)
 
     async def rows(self, query: bytes, **parameters: Any) -> list[DictRow]:
         """The rows of one query that may be repeated."""

@@ -7,8 +7,7 @@ attempt, whichever message it was, and that is another one each time, for the on
 must not keep the others. Once one is confirmed, the others follow.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -16,7 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, Table
 
-from events.storage.database import Connection, Database
+from events.storage.database import Database
 from events.storage.outbox_statements import OutboxStatements
 from events.storage.sql import as_arrays, compiled, setting
 
@@ -108,7 +107,7 @@ class OutboxTable(Generic[RowT]):
 
     async def forget(self, keys: Sequence[tuple[Any, ...]]) -> None:
         """Delete what is confirmed."""
-        async with self._unsynced() as connection:
+        async with self.database.session() as connection:
             await connection.execute(self._statements.forget, as_arrays(self._key, keys))
 
     async def set_aside(
@@ -119,7 +118,8 @@ class OutboxTable(Generic[RowT]):
         pauses = {"pause_seconds": pause_seconds, "cap_seconds": cap_seconds, **self._given()}
         columns = self._statements.refused_columns
         arrays = as_arrays(columns, [row[: len(columns)] for row in rows])
-        async with self._unsynced() as connection:
+        async with self.database.transaction() as connection:
+            await connection.execute(_NO_FSYNC)
             cursor = await connection.execute(self._statements.set_aside, {**arrays, **pauses})
             latest: dict[str, datetime] = {}
             for row in await cursor.fetchall():
@@ -130,16 +130,9 @@ class OutboxTable(Generic[RowT]):
 
     async def release(self, routing_keys: Sequence[str]) -> None:
         """Publish again all that is set aside under these: one got through."""
-        async with self._unsynced() as connection:
+        async with self.database.session() as connection:
             given = {self._routing_key.name: list(routing_keys), **self._given()}
             await connection.execute(self._statements.release, given)
-
-    @asynccontextmanager
-    async def _unsynced(self) -> AsyncIterator[Connection]:
-        """A transaction in one pipeline, whose commit waits for no disk."""
-        async with self.database.pipeline() as (connection, _):
-            await connection.execute(_NO_FSYNC)
-            yield connection
 
 
 def _storable(why: str) -> str:

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from events.storage.sql import compiled, rows_of
+from events.storage.sql import compiled, rows_of, unsynced
 
 _ZERO: ColumnElement[int] = literal_column("0")
 _ONE: ColumnElement[int] = literal_column("1")
@@ -63,7 +63,7 @@ class OutboxStatements:
             .where(*mine, aside)
         )
         keys = rows_of(key)
-        self.forget = compiled(delete(table).where(tuple_(*key).in_(select(*keys.c))))
+        self.forget = compiled(delete(table).where(tuple_(*key).in_(select(*keys.c)), unsynced()))
         # Of what is refused, each once: its key, why, and under which routing key.
         others = [] if routing_key.name in {column.name for column in key} else [routing_key]
         self.refused_columns = [*key, table.c.last_error, *others]
@@ -74,9 +74,8 @@ class OutboxStatements:
             update(table).values(due_at=latest.c.due_at).where(*waiting, table.c.due_at < latest.c.due_at)
         )
         passed = rows_of([routing_key])
-        self.release = compiled(
-            update(table).values(due_at=null()).where(*mine, aside, routing_key == passed.c[routing_key.name])
-        )
+        through = routing_key == passed.c[routing_key.name]
+        self.release = compiled(update(table).values(due_at=null()).where(*mine, aside, through, unsynced()))
 
     def _set_aside(self) -> Any:
         """One that is refused for the first time waits with those that wait already: it says nothing new.

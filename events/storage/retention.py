@@ -74,9 +74,8 @@ class Retention:
 
     async def _forget(self, statement: bytes, given: dict[str, int]) -> int:
         async def forget() -> int:
-            async with self._database.pipeline() as (connection, _):
+            async with self._database.transaction() as connection:
                 await connection.execute(_NO_FSYNC)
-                forgotten = await connection.execute(statement, given)
-            return forgotten.rowcount
+                return (await connection.execute(statement, given)).rowcount
 
         return await self._database.until_done(forget)

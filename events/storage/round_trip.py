@@ -1,6 +1,19 @@
 """Prepared statements that leave together and are answered together, in one round trip with the database.
 
-FIGURES
+For the two round trips of a batch alone; everything else runs by psycopg's `execute` (see `sql.py`). It is built
+on the functions of libpq that psycopg offers (`psycopg.pq`); values are adapted by psycopg's own dumpers.
+
+Why not psycopg's pipeline? It sends each statement by itself and makes a round trip of each BEGIN and COMMIT of
+`transaction()`. With all of a batch in two large statements (data-modifying common table expressions) it cost,
+in CPU of client and server together, against what a batch costs here (payment and inventory, PostgreSQL 15):
+
+    messages in a batch            1              4              64
+    here                  1.10 to 1.19 ms    1.2 to 1.4 ms   5.0 to 5.2 ms
+    psycopg's pipeline    1.39 to 1.47 times 1.34 to 1.36    1.14 to 1.15
+    psycopg, no pipeline  1.50 to 1.60 times 1.16 to 1.74    1.14 to 1.17
+
+And after the end of a pipeline psycopg sends another message, to which PostgreSQL does not answer: until the next
+statement its limits on idling do not hold, and a process that hangs within a transaction keeps its locks.
 """
 
 import hashlib

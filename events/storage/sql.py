@@ -19,6 +19,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Column,
+    ColumnElement,
     Integer,
     Select,
     Table,
@@ -51,6 +52,11 @@ def setting(name: str, value: str) -> Select[Any]:
     """A statement that changes a setting of PostgreSQL's for the rest of a transaction."""
     quoted = ["'" + word.replace("'", "''") + "'" for word in (name, value)]
     return select(func.set_config(*map(literal_column, quoted), literal_column("true")))
+
+
+def unsynced() -> ColumnElement[bool]:
+    """A condition that holds. A statement with it, which commits itself, waits for no disk to do so."""
+    return setting("synchronous_commit", "off").scalar_subquery() == literal_column("'off'")
 
 
 def array_of(name: str, like: Column[Any]) -> Any:

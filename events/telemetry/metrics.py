@@ -122,6 +122,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 # store or the database raised for it.
 REASONS = frozenset(
     ["no_fact_id", "forged_type", "unknown_fact", "unknown_version", "bad_body", "not_heard"]
+    + ["wrong_content_type"]
     + ["too_large", "headers_too_deep", "reused_message_id", "contradicts", "not_understood"]
     + ["AppearedMeanwhile", "Locked"]
     + [

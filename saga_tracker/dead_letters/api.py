@@ -5,7 +5,9 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from events.http.application import RETRY_AFTER_SECONDS, Admin, Problem
+from events.http.application import Admin
+from events.http.limits import InDigits, StrictRoute
+from events.http.problems import RETRY_AFTER_SECONDS, Problem
 from events.storage.database import CONTENTION, Connection, Database
 from saga_tracker.dead_letters import queries, store, views
 from saga_tracker.dead_letters.dead_letter import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, LetterState
@@ -34,7 +36,10 @@ MAX_PAGE = 500
 MAX_GROUPS = 500
 MAX_AUDIT_OF_LETTER = 100
 
-router = APIRouter(prefix="/dead-letters", tags=["dead letters"])
+router = APIRouter(prefix="/dead-letters", tags=["dead letters"], route_class=StrictRoute)
+
+UNKNOWN = {"description": "There is no such dead letter"}
+NOT_OPEN = {"description": "It is not open, or was answered already"}
 
 
 class Desk(Protocol):
@@ -56,10 +61,10 @@ def _desk(request: Request) -> Desk:
 
 
 Tracker = Annotated[Desk, Depends(_desk)]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
-ServiceName = Annotated[str | None, Query(description=f"One of {', '.join(SERVICES)}.")]
-Reason = Annotated[str | None, Query(max_length=MAX_REASON_CHARACTERS, pattern=r"^[^\x00]*$")]
-WireName = Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS, pattern=r"^[^\x00]*$")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits]
+ServiceName = Annotated[str | None, Query(json_schema_extra={"enum": SERVICES})]
+Reason = Annotated[str | None, Query(max_length=MAX_REASON_CHARACTERS)]
+WireName = Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)]
 
 
 @router.get("")
@@ -93,7 +98,7 @@ async def groups(tracker: Tracker) -> Groups:
     return Groups(groups=[GroupView(**row) for row in rows])
 
 
-@router.get("/{letter_id}", dependencies=[Admin])
+@router.get("/{letter_id}", dependencies=[Admin], responses={404: UNKNOWN})
 async def see(letter_id: UUID, tracker: Tracker) -> WholeLetter:
     """One letter with the message in it, its headers and its history."""
     async with tracker.database.transaction() as connection:
@@ -127,7 +132,7 @@ async def replay_some(selection: Selection, tracker: Tracker) -> ReplayOutcome:
     return _outcome(done, [], remaining)
 
 
-@router.post("/{letter_id}/replay", dependencies=[Admin])
+@router.post("/{letter_id}/replay", dependencies=[Admin], responses={404: UNKNOWN, 409: NOT_OPEN})
 async def replay_one(letter_id: UUID, act: Act, tracker: Tracker) -> LetterView:
     """Send a letter's message to its service again, or have the service try again what it is a case of.
 
@@ -143,7 +148,7 @@ async def replay_one(letter_id: UUID, act: Act, tracker: Tracker) -> LetterView:
         raise _not_open(letter)
 
 
-@router.post("/{letter_id}/discard", dependencies=[Admin])
+@router.post("/{letter_id}/discard", dependencies=[Admin], responses={404: UNKNOWN, 409: NOT_OPEN})
 async def discard(letter_id: UUID, act: NotedAct, tracker: Tracker) -> LetterView:
     """Nothing is to be done about a letter. It is kept; one that is not open is refused (409)."""
     try:

@@ -99,7 +99,6 @@ async def close_cases(connection: Connection) -> int:
     """Close the open letters of cases that are over or were answered; says how many."""
     failures, answers = zip(*_PAIRS, strict=True)
     given = {"failures": list(failures), "answers": list(answers), "tracker": TRACKER}
-    async with connection.pipeline():
-        resolved = await connection.execute(_CLOSE_RESOLVED, given)
-        retried = await connection.execute(_CLOSE_RETRIED)
+    resolved = await connection.execute(_CLOSE_RESOLVED, given)
+    retried = await connection.execute(_CLOSE_RETRIED)
     return resolved.rowcount + retried.rowcount

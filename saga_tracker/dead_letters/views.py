@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from events.facts.base import Note, Person
 from saga_tracker.dead_letters.dead_letter import (
@@ -22,17 +22,14 @@ from saga_tracker.dead_letters.properties import from_text, shown
 MAX_SHOWN_BYTES = 1_000_000
 MAX_SELECTED = 1_000
 
-# PostgreSQL keeps no NUL character.
-_WithoutNul = StringConstraints(pattern=r"^[^\x00]*$")
-
 
 class Act(BaseModel):
     """Who does it and, if they say so, why."""
 
     model_config = ConfigDict(extra="forbid")
 
-    by: Annotated[Person, _WithoutNul]
-    note: Annotated[Note, _WithoutNul] | None = None
+    by: Person
+    note: Note | None = None
 
 
 class NotedAct(BaseModel):
@@ -40,17 +37,17 @@ class NotedAct(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    by: Annotated[Person, _WithoutNul]
-    note: Annotated[Note, _WithoutNul]
+    by: Person
+    note: Note
 
 
 class Selection(Act):
     """Either some letters by their ids, or the open ones of a service and a reason (and a fact)."""
 
     ids: Annotated[list[UUID], Field(min_length=1, max_length=MAX_SELECTED)] | None = None
-    service: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS), _WithoutNul] | None = None
-    reason: Annotated[str, Field(max_length=MAX_REASON_CHARACTERS), _WithoutNul] | None = None
-    wire_name: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS), _WithoutNul] | None = None
+    service: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)] | None = None
+    reason: Annotated[str, Field(max_length=MAX_REASON_CHARACTERS)] | None = None
+    wire_name: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)] | None = None
 
 
 class LetterView(BaseModel):

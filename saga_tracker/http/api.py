@@ -5,7 +5,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from events.http.application import Problem
+from events.http.limits import InDigits
+from events.http.problems import Problem
 from events.service import name_of
 from events.storage.database import Connection, Database
 from saga_tracker.availability import Availability
@@ -51,13 +52,19 @@ def _view_server(request: Request) -> ViewServer:
 
 
 Tracker = Annotated[ViewServer, Depends(_view_server)]
-Age = Annotated[float | None, Query(ge=0, le=MAX_AGE_SECONDS, allow_inf_nan=False)]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
-Awaited = Annotated[str | None, Query(description=f"One of {', '.join(AWAITED)}.")]
+Age = Annotated[float | None, Query(ge=0, le=MAX_AGE_SECONDS, allow_inf_nan=False), InDigits]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits]
+Awaited = Annotated[str | None, Query(json_schema_extra={"enum": AWAITED})]
 Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they entered their state.")]
 
 
-@router.get("/sagas/{order_id}")
+@router.get(
+    "/sagas/{order_id}",
+    responses={
+        404: {"description": "No fact of such an order has been read"},
+        410: {"description": "The order ended long ago and was forgotten: when, the problem says"},
+    },
+)
 async def see(order_id: UUID, tracker: Tracker) -> SagaWithTrail:
     """Where an order stands, since when, what it waits for and from whom, and the trail of its facts."""
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fastapi import Query
 
-from events.http.application import Problem
+from events.http.problems import Problem
 
 MAX_CURSOR_CHARACTERS = 200
 

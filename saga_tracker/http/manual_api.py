@@ -7,7 +7,9 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from events.http.application import Admin, Problem
+from events.http.application import Admin
+from events.http.limits import InDigits, StrictRoute
+from events.http.problems import Problem
 from events.storage.database import Connection
 from saga_tracker.dead_letters import store
 from saga_tracker.dead_letters.api import Tracker
@@ -21,10 +23,14 @@ from saga_tracker.scheduler import outbox, redrive
 
 MAX_PAGE = 500
 
-router = APIRouter(tags=["manual cases"])
+router = APIRouter(tags=["manual cases"], route_class=StrictRoute)
 
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
-Before = Annotated[int | None, Query(ge=0, le=2**63 - 1, description="`next_before` of a page.")]
+UNKNOWN = {"description": "No fact of such an order has been read"}
+NOTHING_TO_DO = {"description": "The saga needs nobody, or nothing of it can be done by hand"}
+
+
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits]
+Before = Annotated[int | None, Query(ge=0, le=2**63 - 1, description="`next_before` of a page."), InDigits]
 
 
 class AskedService(BaseModel):
@@ -50,7 +56,12 @@ class SettleOutcome(BaseModel):
     settled: list[AskedService]
 
 
-@router.post("/sagas/{order_id}/redrive", status_code=202, dependencies=[Admin])
+@router.post(
+    "/sagas/{order_id}/redrive",
+    status_code=202,
+    dependencies=[Admin],
+    responses={404: UNKNOWN, 409: NOTHING_TO_DO},
+)
 async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> RedriveOutcome:
     """Have whoever failed for good try again, and send whoever is overdue its fact once more.
 
@@ -68,7 +79,12 @@ async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> Redri
     return RedriveOutcome(order_id=order_id, tries_again=_asked(asked), sent_again=sent)
 
 
-@router.post("/sagas/{order_id}/settle", status_code=202, dependencies=[Admin])
+@router.post(
+    "/sagas/{order_id}/settle",
+    status_code=202,
+    dependencies=[Admin],
+    responses={404: UNKNOWN, 409: NOTHING_TO_DO},
+)
 async def settle_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> SettleOutcome:
     """What failed for good was done outside: its service states it, with the name of who settled it.
 

@@ -89,7 +89,7 @@ class Recorder:
     async def record(self, connection: Connection, batch: ReadBatch, reading: int) -> Recorded:
         """Become the view's writer, enter facts that are new, derive their sagas anew, move the position.
 
-        A constant number of statements in two round trips, whatever the size of the batch; one more when
+        A constant number of statements in four round trips, whatever the size of the batch; one more when
         somebody else wrote meanwhile, and one to ask when facts were first read. Raises AnotherWrites, or
         ReadAnew when this is not that reading any more.
         """
@@ -164,10 +164,11 @@ class Recorder:
             if recorded.batch.unreadable:
                 rows = map(_unreadable, recorded.batch.unreadable)
                 await connection.execute(_ENTER_UNREADABLE, as_arrays(_UNREADABLE, rows))
-            position = recorded.position
-            await connection.execute(
-                _MOVE, {"stream_offset": position.stream_offset, "message_id": position.message_id}
-            )
+        # By itself, for the same reason as in `lock_and_read`.
+        position = recorded.position
+        await connection.execute(
+            _MOVE, {"stream_offset": position.stream_offset, "message_id": position.message_id}
+        )
 
 
 async def derive_anew(connection: Connection, order_ids: Sequence[UUID], rules: Rules) -> None:

@@ -170,19 +170,20 @@ async def lock(connection: Connection) -> Position:
 async def lock_and_read(
     connection: Connection, order_ids: Sequence[UUID], begun_ids: Sequence[UUID]
 ) -> Known:
-    """The same, and what is known of these orders and of these ids, in one round trip."""
+    """The same, and what is known of these orders and of these ids, in two round trips."""
     try:
         async with connection.pipeline():
             await connection.execute(_WAIT_BRIEFLY)
             await connection.execute(_LOCK, {"lock": WRITER_LOCK})
-            given = {"begun_ids": begun_ids, "order_ids": order_ids}
-            found = await connection.execute(_POSITION_AND_KNOWN, given)
             facts = await facts_of(connection, order_ids)
-            row = _only(await found.fetchone())
-            by_id = {UUID(fact_id): UUID(order_id) for fact_id, order_id in (row["begun"] or {}).items()}
-            return Known(_position_in(row), facts, by_id, row["now"], frozenset(row["forgotten"]))
     except errors.LockNotAvailable:
         raise AnotherWrites from None
+    # Not in the pipeline. After the end of one psycopg sends another message, to which PostgreSQL does not
+    # answer. Its limit on idling in a transaction, if this process hangs, holds again after the next one.
+    given = {"begun_ids": begun_ids, "order_ids": order_ids}
+    row = _only(await (await connection.execute(_POSITION_AND_KNOWN, given)).fetchone())
+    by_id = {UUID(fact_id): UUID(order_id) for fact_id, order_id in (row["begun"] or {}).items()}
+    return Known(_position_in(row), facts, by_id, row["now"], frozenset(row["forgotten"]))
 
 
 async def read_anew(connection: Connection) -> Position:

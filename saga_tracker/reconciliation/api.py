@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from events.http.application import Admin
+from events.http.limits import InDigits
 from events.storage.database import Database
 from saga_tracker.consistency.snapshot import Party
 from saga_tracker.reconciliation import comparisons
@@ -38,7 +39,7 @@ def _comparer(request: Request) -> Comparer:
 
 
 Tracker = Annotated[Comparer, Depends(_comparer)]
-Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits]
 
 
 class DifferenceView(BaseModel):

@@ -202,20 +202,12 @@ async def settle(connection: Connection, taken: Taken, outcome: Outcome, pace: P
         rows = await (await connection.execute(_SUSPECTED, given)).fetchall()
         suspected = {(row["order_id"], row["service"], row["about"]) for row in rows}
         await connection.execute(_ENTER_DIFFERENCES, columns)
-    async with connection.pipeline():
-        await connection.execute(
-            _FORGET_DIFFERENCES, {"order_ids": list(outcome.compared), "services": list(outcome.judged)}
-        )
-        await connection.execute(
-            _AGAIN,
-            {
-                **which,
-                "again": list(outcome.again),
-                "settle_seconds": pace.settle_seconds,
-                "recheck_seconds": pace.recheck_seconds,
-            },
-        )
-        await connection.execute(_DONE, which)
+    await connection.execute(
+        _FORGET_DIFFERENCES, {"order_ids": list(outcome.compared), "services": list(outcome.judged)}
+    )
+    pauses = {"settle_seconds": pace.settle_seconds, "recheck_seconds": pace.recheck_seconds}
+    await connection.execute(_AGAIN, {**which, **pauses, "again": list(outcome.again)})
+    await connection.execute(_DONE, which)
     return [each for each in outcome.found if (each.order_id, each.party, each.about) in suspected]
 
 

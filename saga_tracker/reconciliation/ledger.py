@@ -84,9 +84,8 @@ class LedgerFollower:
 
 
 async def _execute_all(connection: Connection, *statements: tuple[bytes, dict[str, Any]]) -> None:
-    async with connection.pipeline():
-        for statement, parameters in statements:
-            await connection.execute(statement, parameters)
+    for statement, parameters in statements:
+        await connection.execute(statement, parameters)
 
 
 def text_of(entry: Entry) -> str:

@@ -131,9 +131,8 @@ class OldSagas:
         await store.lock(connection)
         given = {"order_ids": _all(rows, "order_id"), "fact_counts": _all(rows, "fact_count")}
         gone = await (await connection.execute(_BURY, given)).fetchall()
-        async with connection.pipeline():
-            for delete in _OF_ORDERS:
-                await connection.execute(delete, {"order_ids": _all(gone, "order_id")})
+        for delete in _OF_ORDERS:
+            await connection.execute(delete, {"order_ids": _all(gone, "order_id")})
         return len(gone)
 
 

@@ -13,7 +13,8 @@ from unittest import mock
 import pytest
 from fastapi import APIRouter
 from pydantic import SecretStr
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from compose.local.processes import SANDBOX
 from compose.sandbox.app import Sandbox, SandboxSettings
@@ -104,6 +105,10 @@ def doors_of(name: str, routes: Iterable[Any], prefix: str = "") -> Iterator[Doo
     for route in routes:
         if hasattr(route, "original_router"):
             yield from doors_of(name, route.original_router.routes, prefix + route.include_context.prefix)
+            continue
+        if isinstance(route, Mount) and isinstance(route.app, StaticFiles):
+            # What the pages of the documents load: it answers GET alone.
+            yield Door(name, "GET", f"{prefix}{route.path}/favicon.png")
             continue
         assert isinstance(route, Route), f"{route} of {name} is none of the kinds this test knows"
         for method in route.methods or ():

@@ -1,13 +1,17 @@
 """A published fact version stays what it was: its encoding, its schema, and that old JSON can be read."""
 
 import json
+import re
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from compose.system import SERVICES
 from events.facts import Fact, SupersededFact
 from events.facts.base import MAX_AMOUNT_MINOR, Line
+from events.messaging.definitions import definitions, user_names
+from events.messaging.topology import PUBLISHER
 from tests.contracts.published import (
     EXAMPLES,
     GOLDEN,
@@ -83,6 +87,15 @@ def test_versions_of_a_fact_have_no_gaps_and_only_the_newest_is_stated() -> None
         assert all(later.version == earlier.version + 1 for earlier, later in pairwise(kinds))
         assert all(issubclass(kind, SupersededFact) for kind in kinds[:-1])
         assert not issubclass(kinds[-1], SupersededFact)
+
+
+def test_what_an_outside_publisher_may_publish_is_read_with_more_care() -> None:
+    users = user_names(SERVICES)
+    rights = definitions(SERVICES, dict.fromkeys(users, "x"))["topic_permissions"]
+    (outsiders,) = (entry["write"] for entry in rights if entry["user"] == PUBLISHER)
+    assert {name for name in PUBLISHED if re.match(outsiders, name)} == {
+        name for name, kind in PUBLISHED.items() if kind.from_outside
+    }
 
 
 def test_a_wire_name_is_taken_once() -> None:

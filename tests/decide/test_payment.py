@@ -6,8 +6,12 @@ An undo that failed for good is tried again, or was settled, when a person says 
 from dataclasses import replace
 from typing import Literal
 
+import pytest
+
 from events.decision import GaveUp
+from events.facts.payment import PaymentHeld
 from payment_svc.decide import (
+    DEFAULT,
     Approve,
     AuthorisationDeclined,
     Authorise,
@@ -22,6 +26,7 @@ from payment_svc.decide import (
     Undone,
     UndoRefused,
     Void,
+    decide,
 )
 from tests.decide.given import (
     ABOVE_LIMIT_MINOR,
@@ -353,3 +358,18 @@ TABLE = rows(
 @every(TABLE)
 def test_payment(row: Row) -> None:
     row.check(SERVICE["payment"].decide)
+
+
+@pytest.mark.parametrize(
+    ("currency", "limit_minor"), [("JPY", 1_500_000), ("KWD", 3_000), ("EUR", 700), ("CLF", 700)]
+)
+def test_each_currency_has_a_limit_of_its_own_or_that_of_the_others(currency: str, limit_minor: int) -> None:
+    limits_minor = {DEFAULT: 700, "JPY": 1_500_000, "KWD": 3_000}
+    for amount_minor, status in ((limit_minor, "authorising"), (limit_minor + 1, "held")):
+        reserved = stock_reserved(amount_minor).model_copy(update={"currency": currency})
+        decision = decide(None, reserved, approval_limits_minor=limits_minor)
+        assert decision.state is not None
+        assert decision.state.status == status
+        assert [fact.limit_minor for fact in decision.facts if isinstance(fact, PaymentHeld)] == (
+            [limit_minor] if status == "held" else []
+        )

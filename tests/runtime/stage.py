@@ -32,7 +32,7 @@ from events.storage import tables
 from tests.runtime.eventually import eventually
 from tests.runtime.toy import store
 from tests.runtime.toy.outside import Outside
-from tests.runtime.toy.service import STRAIGHT, TOY
+from tests.runtime.toy.service import TOY
 from tests.runtime.toy.service import router as toy_router
 from tests.servers import Servers
 
@@ -127,7 +127,7 @@ class Stage:
 
     async def serve(self, host: Host, **changes: Any) -> str:
         """The base URL of an HTTP server for an instance that runs already."""
-        app = create_app("toy", "", self.settings(**changes), _AlreadyRunning(host), [toy_router], STRAIGHT)
+        app = create_app("toy", "", self.settings(**changes), _AlreadyRunning(host), [toy_router])
         app.state.host = host
         server = uvicorn_server(app, self.settings(**changes))
         serving = asyncio.create_task(server.serve(), name="serve")

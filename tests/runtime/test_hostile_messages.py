@@ -26,7 +26,7 @@ Logged = list[MutableMapping[str, Any]]
 # Each example is a run of messages. No shrinking: the broker is a slow oracle.
 MESSAGES, EXAMPLES = 12, 5
 # Of what is otherwise valid, or says that it is of another type, or cannot be handled.
-REASONS = {"headers_too_deep", "forged_type", "ArithmeticError"}
+REASONS = {"headers_too_deep", "forged_type", "wrong_content_type", "ArithmeticError"}
 UNHEARD_OF = ("outage_began", "message_broke_reading", "copy_without_properties")
 generated = settings(
     max_examples=EXAMPLES,

@@ -1,6 +1,7 @@
 """The HTTP side of a process: problem details, bounds, the admin's token, and an honest readiness."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -241,3 +242,43 @@ async def test_documents_are_there(stage: Stage, http: ClientSession) -> None:
         assert "/bumps/{order_id}" in (await answer.json())["paths"]
     async with http.get(f"{url}/docs") as answer:
         assert answer.status == 200
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+async def test_a_document_needs_nothing_from_elsewhere(stage: Stage, http: ClientSession, path: str) -> None:
+    url = await stage.serve(await stage.start())
+    async with http.get(f"{url}{path}") as answer:
+        assert answer.status == 200
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        page = await answer.text()
+    assert "://" not in page
+    assert "/openapi.json" in page
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert loaded
+    for part in loaded:
+        async with http.get(url + part) as answer:
+            assert answer.status == 200
+            assert len(await answer.read()) > 1_000
+
+
+async def test_the_document_names_every_status_and_its_form(stage: Stage, http: ClientSession) -> None:
+    url = await stage.serve(await stage.start())
+    async with http.get(f"{url}/openapi.json") as answer:
+        document = await answer.json()
+
+    def statuses(path: str, method: str) -> set[str]:
+        return set(document["paths"][path][method]["responses"])
+
+    assert statuses("/tallies/{order_id}", "get") == {"200", "422", "503"}
+    assert statuses("/raises", "post") == {"200", "413", "415", "422", "503"}
+    assert statuses("/secrets", "post") == {"200", "401", "403", "422", "503"}
+    assert not {"HTTPValidationError", "ValidationError"} & document["components"]["schemas"].keys()
+    reference = {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= 400 and path != "/readyz":
+                    assert response["content"] == {"application/problem+json": reference}
+    model = document["components"]["schemas"]["ProblemDetails"]
+    assert {"type", "title", "status", "detail"} == set(model["required"])
+    assert model["properties"]["errors"]["items"] == {"$ref": "#/components/schemas/Fault"}

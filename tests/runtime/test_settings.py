@@ -11,6 +11,7 @@ from events.runtime.settings import ENV_PREFIX, ServiceSettings, read_settings
 from fulfillment_svc.gateway import FulfillmentSettings
 from notification_svc.gateway import NotificationSettings
 from payment_svc.gateway import ProviderSettings
+from payment_svc.service import PaymentSettings
 from saga_tracker.settings import TrackerSettings
 
 GOOD = {
@@ -79,6 +80,49 @@ def test_a_wrong_value_is_named(
     read_settings(kind)
     monkeypatch.setenv(ENV_PREFIX + name, value)
     assert complaints(kind, capsys) == [ENV_PREFIX + name]
+
+
+@pytest.mark.parametrize(
+    ("value", "table"),
+    [
+        (None, {"default": 1_000_000}),
+        ("5000", {"default": 5_000}),
+        ('{"default": 5000, "JPY": 0, "KWD": 1000000000000}', {"default": 5_000, "JPY": 0, "KWD": 10**12}),
+    ],
+)
+def test_the_limit_of_what_needs_an_approval_is_a_number_or_a_table(
+    value: str | None, table: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, good in (GOOD | {"PROVIDER_URL": "http://127.0.0.1:1/"}).items():
+        monkeypatch.setenv(ENV_PREFIX + name, good)
+    if value is not None:
+        monkeypatch.setenv(ENV_PREFIX + "APPROVAL_LIMIT_MINOR", value)
+    assert read_settings(PaymentSettings).approval_limit_minor == table
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "-1",
+        "true",
+        "many",
+        "[1]",
+        '{"JPY": 1}',
+        '{"default": -1}',
+        '{"default": "1"}',
+        '{"default": 1.0}',
+        '{"default": 1, "EUX": 1}',
+        '{"default": 1, "XAU": 1}',
+        '{"default": 1, "jpy": 1}',
+    ],
+)
+def test_any_other_limit_is_refused(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, good in (GOOD | {"PROVIDER_URL": "http://127.0.0.1:1/"}).items():
+        monkeypatch.setenv(ENV_PREFIX + name, good)
+    monkeypatch.setenv(ENV_PREFIX + "APPROVAL_LIMIT_MINOR", value)
+    assert complaints(PaymentSettings, capsys) == [ENV_PREFIX + "APPROVAL_LIMIT_MINOR"]
 
 
 def test_a_token_does_not_show_up_in_a_printout(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Statements as psycopg executes them: values arrive as they are, errors are told, sessions stay of use."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -8,7 +7,6 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from sqlalchemy import (
     ARRAY,
@@ -20,12 +18,11 @@ from sqlalchemy import (
     Float,
     Integer,
     Interval,
-    MetaData,
-    Table,
     Text,
     Uuid,
     bindparam,
     func,
+    literal_column,
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -34,8 +31,7 @@ from sqlalchemy.types import TypeEngine
 from events.facts.base import Line
 from events.runtime.settings import ProcessSettings
 from events.storage.database import Connection, Database
-from events.storage.sql import as_arrays, compiled, insert_rows, rows_of, setting
-from tests.runtime.eventually import eventually
+from events.storage.sql import as_arrays, compiled, rows_of, setting, unsynced
 from tests.servers import Servers
 
 ORDER = UUID("5c2c1d1e-6f0e-4f0a-9a55-0f3f4f9b8c10")
@@ -55,10 +51,6 @@ VALUES: list[tuple[TypeEngine[Any], Any]] = [
     (Interval(), timedelta(days=-2, microseconds=7)),
     (JSONB(), {"lines": [1, None, "é"]}),
 ]
-
-_metadata = MetaData()
-counted = Table("counted", _metadata, Column("number", Integer), Column("note", Text))
-_CREATE = b"CREATE TABLE counted (number integer, note text)"
 
 
 @pytest.fixture
@@ -102,20 +94,6 @@ async def test_models_become_json(database: Database) -> None:
         ]
 
 
-async def test_what_is_sent_together_is_one_transaction_and_answered_in_order(database: Database) -> None:
-    insert = compiled(insert_rows(counted, [counted.c.number]).returning(counted.c.number))
-    async with database.pipeline() as (connection, pipeline):
-        await connection.execute(_CREATE)
-        cursors = [await connection.execute(insert, {"number": [number]}) for number in range(3)]
-        total = await connection.execute(compiled(select(func.count()).select_from(counted)))
-        await pipeline.sync()
-        assert [await cursor.fetchall() for cursor in cursors] == [[{"number": one}] for one in range(3)]
-        assert await total.fetchone() == {"count_1": 3}
-        with pytest.raises(psycopg.errors.UndefinedTable):
-            await database.rows(b"SELECT FROM counted")
-    assert len(await database.rows(b"SELECT FROM counted")) == 3
-
-
 async def test_a_setting_holds_for_its_transaction(database: Database) -> None:
     show = b"SELECT current_setting('lock_timeout') AS value"
     async with database.session() as connection:
@@ -125,54 +103,25 @@ async def test_a_setting_holds_for_its_transaction(database: Database) -> None:
         assert await (await connection.execute(show)).fetchone() == {"value": "0"}
 
 
-@pytest.mark.parametrize(
-    ("statement", "error"),
-    [
-        (b"SELECT 1 / 0", psycopg.errors.DivisionByZero),
-        (b"SELECT 1 FROM nowhere", psycopg.errors.UndefinedTable),
-    ],
-)
-async def test_an_error_is_the_first_one_and_the_session_goes_on(
-    database: Database, statement: bytes, error: type[psycopg.Error]
-) -> None:
-    connection: Connection | None = None
-
-    async def fail() -> None:
-        nonlocal connection
-        async with database.pipeline() as (connection, _):
-            await connection.execute(b"SELECT 1", prepare=True)
-            await connection.execute(statement, prepare=True)
-            await connection.execute(b"SELECT 2 FROM nowhere_else", prepare=True)
-
-    with pytest.raises(error):
-        await fail()
-    assert connection is not None
-    assert connection.info.transaction_status == TransactionStatus.IDLE
-    # The one that was never prepared there is known as such.
-    with pytest.raises(error):
-        await ask(connection, statement)
-    assert await ask(connection, b"SELECT 2") == [(2,)]
-
-
-async def test_who_is_cancelled_leaves_a_session_that_is_fit_or_closed(database: Database) -> None:
-    async def sleep() -> None:
-        async with database.pipeline() as (connection, pipeline):
-            await connection.execute(b"SELECT pg_sleep(60)::text")
-            await pipeline.sync()
-
-    asking = asyncio.create_task(sleep())
-    await eventually(lambda: _sleeps(database))
-    asking.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
-    assert not await _sleeps(database)
-    for _ in range(10):
-        assert await database.rows(b"SELECT 2 AS two") == [{"two": 2}]
-
-
-async def _sleeps(database: Database) -> bool:
-    return bool(
-        await database.rows(
-            b"SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
-        )
+async def test_what_needs_no_disk_commits_without_waiting_for_it(database: Database) -> None:
+    statement = compiled(
+        select(func.current_setting(literal_column("'synchronous_commit'")).label("now")).where(unsynced())
     )
+    assert await database.rows(statement) == [{"now": "off"}]
+    assert await database.rows(b"SELECT current_setting('synchronous_commit') AS now") == [{"now": "on"}]
+
+
+async def test_a_session_is_fit_after_an_error(database: Database) -> None:
+    for _ in range(10):
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            await _fail(database)
+        assert await database.rows(b"SELECT 2 AS two") == [{"two": 2}]
+    assert await database.rows(b"SELECT to_regclass('counted') IS NULL AS rolled_back") == [
+        {"rolled_back": True}
+    ]
+
+
+async def _fail(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute("CREATE TABLE counted (number integer)")
+        await connection.execute("SELECT 1 / 0")

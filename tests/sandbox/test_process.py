@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 from aiohttp import ClientConnectionError, ClientSession
+from yarl import URL
 
 from tests.sandbox.conftest import Client
 from tests.sandbox_process import SandboxProcess, new_sandbox
@@ -36,13 +37,15 @@ def own_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxPro
         (b'{"reference": 7}', 422, "invalid-body"),
         (b'{"reference": ""}', 422, "invalid-body"),
         (b'{"reference": "r", "amount": 1}', 422, "invalid-body"),
+        (b'{"reference": "r", "reference": "s"}', 400, "malformed-json"),
+        (b'{"reference": "r\\u0000"}', 400, "malformed-json"),
         (b'{"reference": "' + b"r" * 70_000 + b'"}', 413, "body-too-large"),
     ],
 )
 async def test_a_bad_body_is_a_problem_of_its_own(
     client: Client, body: bytes, status: int, kind: str
 ) -> None:
-    headers = {"Idempotency-Key": str(uuid4())}
+    headers = {"Idempotency-Key": str(uuid4()), "Content-Type": "application/json"}
     async with client.session.post("/provider/captures", data=body, headers=headers) as response:
         problem = await response.json(content_type="application/problem+json")
         assert (response.status, problem["status"]) == (status, status)
@@ -60,6 +63,8 @@ async def test_a_bad_body_is_a_problem_of_its_own(
         ("amount_minor", True),
         ("amount_minor", 10**30),
         ("currency", "euro"),
+        ("currency", "EUX"),
+        ("currency", "XAU"),
         ("payment_token", None),
     ],
 )
@@ -69,6 +74,20 @@ async def test_money_is_integers_and_currencies_are_codes(
     body = {"reference": reference, "amount_minor": 1, "currency": "EUR", "payment_token": "tok_ok"}
     status, problem = await client.post("/provider/authorisations", {**body, field: value})
     assert (status, problem["errors"][0]["field"]) == (422, field)
+
+
+async def test_a_body_of_another_type_is_not_read(client: Client) -> None:
+    headers = {"Idempotency-Key": str(uuid4()), "Content-Type": "text/plain"}
+    body = b'{"reference": "r"}'
+    async with client.session.post("/provider/captures", data=body, headers=headers) as response:
+        problem = await response.json(content_type="application/problem+json")
+        assert (response.status, problem["status"]) == (415, 415)
+
+
+async def test_the_character_that_nothing_can_keep_is_refused(client: Client) -> None:
+    async with client.session.get(URL("/directory/customers/a%00", encoded=True)) as response:
+        problem = await response.json(content_type="application/problem+json")
+        assert (response.status, problem["status"]) == (422, 422)
 
 
 @pytest.mark.parametrize("key", [None, "", "k" * 256])

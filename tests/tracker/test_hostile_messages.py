@@ -36,7 +36,7 @@ generated = settings(
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-UNREADABLE = {"headers_too_deep", "forged_type"}
+UNREADABLE = {"headers_too_deep", "forged_type", "wrong_content_type"}
 UNHEARD_OF = ("outage_began", "unreadable_dead_letter", "dead_letter_set_aside", "unstorable_fact")
 
 Sent = list[tuple[Hostile, bytes | None]]

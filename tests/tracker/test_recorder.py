@@ -136,6 +136,24 @@ async def test_a_commit_whose_answer_was_lost_is_found_again(watch: Watch) -> No
     assert await shown(watch, order) == ("PENDING_PAYMENT", 2)
 
 
+@pytest.mark.parametrize("has_written", [False, True])
+async def test_who_hangs_does_not_keep_the_right_to_write(watch: Watch, has_written: bool) -> None:
+    created, reserved = envelopes("created reserved", uuid4())
+    hanging = await psycopg.AsyncConnection.connect(
+        watch.database_url, row_factory=dict_row, options="-c idle_in_transaction_session_timeout=200"
+    )
+    try:
+        if has_written:
+            recorder = Recorder(watch.settings().deadline_rules, 0)
+            await recorder.record(hanging, batch_of(0, [created]), reading=1)
+        else:
+            await store.lock(hanging)
+        async with pen(watch) as other:
+            assert len((await other.write(batch_of(0, [created, reserved]))).new) == 1
+    finally:
+        await hanging.close()
+
+
 async def test_who_reads_anew_is_not_mistaken(watch: Watch) -> None:
     created, reserved = envelopes("created reserved", uuid4())
     async with pen(watch) as tracker:

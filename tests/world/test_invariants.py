@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from saga_tracker.consistency import statuses
 from saga_tracker.consistency.rules import INVARIANTS, violations
 from saga_tracker.consistency.snapshot import (
     Backlog,
@@ -79,6 +80,19 @@ def but(book: str, order_id: UUID, instead: Any = None, *, books: Snapshot = SOU
     return replace(books, states={**books.states, service: changed})
 
 
+@pytest.fixture(autouse=True)
+def _a_further_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that says of itself when it is done."""
+    monkeypatch.setitem(statuses.DONE, "loyalty", ("granted",))
+    monkeypatch.setitem(statuses.UNDONE, "loyalty", ("none",))
+
+
+def loyalty_says(order_id: UUID, status: str) -> Snapshot:
+    """These books with a further service that is done with the completed order, but for what it says here."""
+    known = {DONE: ServiceState("granted"), order_id: ServiceState(status)}
+    return replace(SOUND, states={**SOUND.states, "loyalty": known})
+
+
 BREAKAGES = [
     (
         "stock_adds_up",
@@ -121,6 +135,8 @@ BREAKAGES = [
         "completed, but captured 0 times: 0",
     ),
     ("completed_is_whole", but("carrier", DONE), "completed, but the carrier has not dispatched it"),
+    ("others_are_done", loyalty_says(DONE, "granting"), "completed, but loyalty says granting"),
+    ("others_are_done", loyalty_says(UNDONE, "granted"), "cancelled, but loyalty says granted"),
     (
         "cancelled_is_undone",
         but("inventory", UNDONE, ServiceState("reserved", units={"apple": 1})),
@@ -194,6 +210,7 @@ BREAKAGES = [
 
 def test_sound_books_violate_nothing() -> None:
     assert [str(violation) for violation in violations(SOUND)] == []
+    assert [str(violation) for violation in violations(loyalty_says(DONE, "granted"))] == []
 
 
 @pytest.mark.parametrize(("name", "books", "what"), BREAKAGES)

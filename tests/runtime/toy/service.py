@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter
 from pydantic import BaseModel
 
-from events.http.application import Admin, Problem, Running, json_body, read_json
+from events.facts.base import WholeNumber
+from events.http.application import Admin, Running
+from events.http.limits import StrictRoute
+from events.http.problems import Problem
 from events.runtime.definition import ServiceDefinition
 from events.runtime.process import run_service
 from events.runtime.settings import ServiceSettings
@@ -16,7 +18,7 @@ from tests.runtime.toy.decide import Bump, decide
 from tests.runtime.toy.outside import Book, Outside
 from tests.runtime.toy.store import TALLIES
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 
 class ToySettings(ServiceSettings):
@@ -28,7 +30,7 @@ class ToySettings(ServiceSettings):
 class BumpRequest(BaseModel):
     """How far to count up."""
 
-    by: int = 1
+    by: WholeNumber = 1
     note: str = ""
 
 
@@ -52,18 +54,14 @@ class RaiseRequest(BaseModel):
     """Whose count to raise, and how far."""
 
     order_id: UUID
-    by: int = 1
+    by: WholeNumber = 1
 
 
-@router.post("/raises", openapi_extra={"requestBody": json_body(RaiseRequest)})
-async def count_up(request: Request) -> Response:
-    """Count up, without FastAPI between."""
-    wanted = await read_json(request, RaiseRequest)
-    tally = await request.app.state.host.ask(Bump(order_id=wanted.order_id, by=wanted.by))
-    return JSONResponse({"count": tally.count})
-
-
-STRAIGHT = (count_up,)
+@router.post("/raises")
+async def count_up(wanted: RaiseRequest, host: Running) -> dict[str, Any]:
+    """Count up, as the body says."""
+    tally = await host.ask(Bump(order_id=wanted.order_id, by=wanted.by))
+    return {"count": tally.count}
 
 
 @router.post("/secrets", dependencies=[Admin])
@@ -84,4 +82,4 @@ TOY = ServiceDefinition(
 
 def main() -> None:
     """Run until stopped."""
-    run_service(TOY, STRAIGHT)
+    run_service(TOY)
