@@ -1,15 +1,19 @@
 """The commands of the documents do what the documents show, one after the other, in one shell."""
 
 import asyncio
+import json
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
+from compose.demo.shop import Refused
 from compose.local.places import CHECKOUT
 from compose.local.rig import LocalRig
 from tests.servers import clean_environment
@@ -18,6 +22,7 @@ from tests.tools import GO, NODE, needs
 
 DOCUMENTS = ("README.md", "docs/tour.md", "docs/test-tokens.md", "docs/publish-an-order.md")
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ACT = re.compile(r"""\bact\s+"?\$(\w+)_URL(/[\w/-]+)"?\s+'(\{[^']+\})'""")
 EXAMPLES = CHECKOUT / "docs" / "examples"
 # The system runs already, and goes on running.
 OF_THE_FIXTURE = {"make up"}
@@ -78,6 +83,27 @@ async def test_they_print_what_the_documents_show(rig: LocalRig) -> None:
     for command, (printed, status) in zip(commands, outputs, strict=True):
         command.check(printed)
         assert status == 0, command.text
+
+
+@contextmanager
+def suppress_not_found() -> Iterator[None]:
+    try:
+        yield
+    except Refused as refused:
+        if refused.status != HTTPStatus.NOT_FOUND:
+            raise
+
+
+async def test_what_a_person_does_is_understood(system: System) -> None:
+    """Of an order or a dead letter that nobody has: not found, and nothing is wrong with the request."""
+    texts = [path.read_text() for path in sorted((CHECKOUT / "docs").glob("*.md"))]
+    acts = {act for text in texts for act in ACT.findall(text)}
+    assert len(acts) > 6
+    for process, path, body in acts:
+        to_nobody = re.sub(r"ORDER_ID|LETTER_ID|[0-9a-f-]{36}", str(uuid4()), path)
+        act = json.loads(body.replace('"NAME"', '"payment"'))
+        with suppress_not_found():
+            await system.shop.ask(process.lower(), "POST", to_nobody, body=act, admin=True)
 
 
 async def test_the_databases_understand_their_sql(system: System) -> None:
