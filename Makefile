@@ -23,11 +23,11 @@ DRILL_OPTIONS = $(if $(RIG),--rig $(RIG)) $(if $(SEED),--seed $(SEED)) $(if $(RA
 BENCH_OPTIONS = $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(IN_FLIGHT),--in-flight $(IN_FLIGHT))
 A ?= HEAD~1
 B ?= HEAD
-LINTED := compose events $(wildcard *_svc) saga_tracker tests
+LINTED := compose docs events $(wildcard *_svc) saga_tracker tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: FORCE help demo up status down logs check map bench bench-compare bench-tracing drills drill new-service test jaeger lint clean
+.PHONY: FORCE help demo up status env down logs check map bench bench-compare bench-tracing drills drill new-service test jaeger lint clean
 .PHONY: compose-up compose-down compose-demo compose-check
 
 help: ## list these commands
@@ -41,6 +41,9 @@ up: $(READY) ## start the system and leave it running
 
 status: $(READY) ## show what runs and where (URLS=1: with passwords)
 	@$(COMPOSE) status $(if $(URLS),--urls)
+
+env: $(READY) ## print the addresses of the running system for a shell: eval "$(make env)"
+	@$(COMPOSE) env
 
 down: $(READY) ## stop the system, keep its data
 	@$(COMPOSE) down
@@ -60,7 +63,7 @@ drill: $(READY) ## run one drill, by its NAME (make drill NAME=poison; SEED=7: a
 new-service: $(READY) ## write the folder of a new service (NAME=loyalty HEARS=order.confirmed)
 	@$(COMPOSE) new-service $(NAME) "$(HEARS)"
 
-map: $(READY) ## write the README's map of facts anew
+map: $(READY) ## draw the map of facts anew: docs/choreography.md and docs/system.svg
 	@$(COMPOSE) map
 
 compose-up: ## build and start the same system in containers, with Docker (CLUSTER=1, OBSERVE=1)

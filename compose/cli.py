@@ -1,6 +1,7 @@
 """The command line: `python -m compose COMMAND`, or `make COMMAND`."""
 
 import os
+import shlex
 import sys
 import threading
 import time
@@ -177,14 +178,30 @@ def drills(
             raise typer.Exit(1)
 
 
+@app.command()
+def env(context: typer.Context) -> None:
+    """Print the addresses of the running system for a shell: eval "$(make env)". Exit code 1 without one."""
+    from events.messaging.topology import PUBLISHER
+
+    rig = rig_of(context)
+    if all(component.pid is None for component in rig.status()):
+        raise RigError("nothing is running: make up starts it")
+    where = rig.addresses
+    found = {f"{spec.name.upper()}_URL": where.http(spec.name) for spec in rig.blueprint.processes}
+    found |= {"ADMIN_TOKEN": where.admin_token, "BROKER_URL": where.broker_url(PUBLISHER)}
+    for name, value in found.items():
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+
+
 @app.command("map")
 def redraw_map() -> None:
-    """Write the README's map of facts anew, from the services' types."""
-    from compose.map import README, draw_map, with_map
+    """Draw the map of facts anew, as a table and as a picture, from the services' types."""
+    from compose.map import DOCUMENT, PICTURE, draw_map, draw_picture, with_map
     from compose.system import SERVICES
 
-    README.write_text(with_map(README.read_text(), draw_map(SERVICES)))
-    console.print(f"the map in {README.name} is what the types say")
+    DOCUMENT.write_text(with_map(DOCUMENT.read_text(), draw_map(SERVICES)))
+    PICTURE.write_text(draw_picture(SERVICES))
+    console.print(f"{DOCUMENT.name} and {PICTURE.name} show what the types say")
 
 
 @app.command()

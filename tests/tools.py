@@ -19,6 +19,7 @@ from functools import cache, partial
 import pytest
 
 from compose.local import rabbitmq
+from compose.local.places import CHECKOUT
 from compose.local.system_packages import NotProvided, install
 from compose.release_before import COMMIT, HOW_TO_GET_IT, why_not_here
 from tests.jaeger import find_program
@@ -26,6 +27,7 @@ from tests.jaeger import find_program
 ANSWER_SECONDS = 20
 PULL_SECONDS = 300
 BASE_IMAGES = ("postgres:17", "rabbitmq:4-management", "python:3.13-slim")
+GO_EXAMPLE = CHECKOUT / "docs" / "examples" / "go"
 # Of `!override` in compose/cluster.yaml.
 COMPOSE_VERSION = (2, 24, 4)
 
@@ -114,6 +116,16 @@ def ask_rabbitmq() -> str | None:
     return works("erl", "-noshell", "-eval", "halt().")
 
 
+def ask_node() -> str | None:
+    """With npm, and the package that the example needs in a registry that npm reaches."""
+    return works("node", "--version") or works("npm", "view", "amqplib", "version")
+
+
+def ask_go() -> str | None:
+    """With the modules of the example, in the cache or from a proxy."""
+    return works("go", "version") or works("go", "-C", str(GO_EXAMPLE), "list", "-deps", ".")
+
+
 ENGINE = Tool(
     "Docker engine",
     ask_engine,
@@ -136,8 +148,11 @@ PROMETHEUS = Tool(
 JAEGER = Tool("Jaeger", ask_jaeger, "make jaeger, which takes ten minutes once, where Go is installed")
 OPENSSL = Tool("openssl", partial(works, "openssl", "version"), "apt-get install openssl", {"openssl": ()})
 RABBITMQ = Tool("RabbitMQ", ask_rabbitmq, "apt-get install rabbitmq-server", {"rabbitmq-server": ()})
+# Of these two nobody installs so many packages for the sake of one example each.
+NODE = Tool("Node", ask_node, "apt-get install nodejs npm")
+GO = Tool("Go", ask_go, "apt-get install golang-go")
 RELEASE_BEFORE = Tool(f"the release before ({COMMIT[:7]})", why_not_here, HOW_TO_GET_IT)
-TOOLS = (ENGINE, COMPOSE, IMAGES, PROMETHEUS, JAEGER, OPENSSL, RABBITMQ, RELEASE_BEFORE)
+TOOLS = (ENGINE, COMPOSE, IMAGES, PROMETHEUS, JAEGER, OPENSSL, RABBITMQ, NODE, GO, RELEASE_BEFORE)
 
 
 @cache

@@ -1,6 +1,6 @@
-"""An outside publisher of orders, meant to be copied: it imports nothing of this repository.
+"""An outside publisher that never learned of the newest version of `order.created`, as the demo has one.
 
-All it needs is aio-pika and a RabbitMQ user that may publish `order.created.*` to the exchange `facts`.
+It imports nothing of this repository. One to copy is `docs/examples/publish_order.py`.
 """
 
 import json

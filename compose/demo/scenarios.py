@@ -280,8 +280,8 @@ SCENARIOS = (
         "A service too late",
         "payment frozen",
         "Payment is frozen (SIGSTOP). The tracker has patience for a time (3 s where the demo started the"
-        " system; by default 2 min), tells it once more (after 8 s; by default 12), then says that it is too"
-        " late.",
+        " system; by default 2 min), redrives its step (after 8 s; by default 12), then publishes that it is"
+        " too late.",
         "CANCELLED",
         _statuses("cancelled", "released", "refunded", "fenced"),
         _while_payment_is_frozen,

@@ -4,7 +4,7 @@ The same for tombstones, which are small: for as long as anybody may replay an o
 beginning again, so they go only if a number of days is set.
 
 A fact whose row is gone is heard as if it were new. Until then it may come again by any way there is; after
-that only the state of its order protects, or its tombstone (events/CHOREOGRAPHY.md: what comes again).
+that only the state of its order protects, or its tombstone (docs/choreography.md: what is repeated).
 
 The inbox has no index by time, and no partitions: what a fact is known by is its id alone, whoever stated it
 and whenever it says it did. So the table is walked, a few pages in a transaction, with long pauses. Where

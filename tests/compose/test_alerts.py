@@ -22,7 +22,8 @@ from tests.tools import PROMETHEUS, needs
 OBSERVABILITY = FOLDER / "observability"
 ALERTS = OBSERVABILITY / "alerts.yaml"
 RULES = ALERTS.read_text()
-RUNBOOK = (FOLDER / "RUNBOOK.md").read_text()
+OPERATE = (FOLDER.parent / "docs" / "operate.md").read_text()
+RUNBOOK = OPERATE[OPERATE.index("## When an alert fires") :]
 NAMES = re.findall(r"^ +- alert: (\w+)$", RULES, re.MULTILINE)
 # Where there is no sandbox, nobody misses it.
 WATCHED = [spec.name for spec in PROCESSES if spec.name != SANDBOX]
@@ -271,19 +272,19 @@ def test_every_alert_says_what_to_do(name: str) -> None:
     assert re.search(r"severity: (page|ticket)\b", rule)
     assert re.search(r"^ +summary: ", rule, re.MULTILINE)
     assert re.search(r"(curl|docker compose) ", rule), "it names no command to run"
-    assert f"runbook: compose/RUNBOOK.md#{name.lower()}\n" in rule + "\n"
-    found = re.search(rf"^## {name}\n\n(.*?)(?=^## |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
+    assert f"runbook: docs/operate.md#{name.lower()}\n" in rule + "\n"
+    found = re.search(rf"^### {name}\n\n(.*?)(?=^##|\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
     assert found, "the runbook says nothing of it"
     assert len(found[1].split()) >= 40
 
 
 def test_the_runbook_tells_of_no_alert_that_is_gone() -> None:
-    assert re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE) == NAMES
+    assert re.findall(r"^### (\w+)$", RUNBOOK, re.MULTILINE) == NAMES
 
 
 def test_what_they_tell_to_ask_for_can_be_asked_for() -> None:
     known = {route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)}
-    told = set(re.findall(r"\$TRACKER(/[\w/-]+)", RULES + RUNBOOK))
+    told = set(re.findall(r"\$TRACKER_URL(/[\w/-]+)", RULES + RUNBOOK))
     named = {path.replace("ORDER_ID", "{order_id}") for path in told}
     assert named - known - {"/readyz"} == set()
     assert len(named) > 5

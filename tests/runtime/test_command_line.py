@@ -1,6 +1,7 @@
 """`python -m compose`: what it says, and with which exit code."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from compose.cli import main
 from compose.local.process_table import identify
 from compose.local.state import RigState, StateFile
+from compose.system import PROCESSES
 
 
 def run(monkeypatch: pytest.MonkeyPatch, state_dir: Path, *arguments: str) -> int:
@@ -27,6 +29,31 @@ def test_nothing_running_is_no_failure(
     assert capsys.readouterr().out == "nothing is running (make up starts it)\n"
     assert run(monkeypatch, tmp_path / "none", "down") == 0
     assert not (tmp_path / "none").exists()
+
+
+def test_the_addresses_of_nothing_are_a_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, tmp_path / "none", "env") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "error: nothing is running: make up starts it\n"
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_addresses_are_lines_for_a_shell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    me = identify(os.getpid())
+    assert me is not None
+    StateFile(tmp_path).save(RigState(processes={"order": me}))
+    assert run(monkeypatch, tmp_path, "env") == 0
+    printed = capsys.readouterr().out
+    found = dict(re.findall(r"^export ([A-Z_]+)=(\S+)$", printed, re.MULTILINE))
+    assert len(found) == len(printed.splitlines())
+    assert {f"{spec.name.upper()}_URL" for spec in PROCESSES} < found.keys()
+    assert found["BROKER_URL"].startswith("amqp://publisher:")
+    assert re.fullmatch(r"\w{30,}", found["ADMIN_TOKEN"])
 
 
 def test_a_system_of_which_only_a_part_runs_is_a_failure(
