@@ -14,7 +14,7 @@ from events.facts import Fact, published_facts, saga
 from events.facts.base import SupersededFact
 from events.facts.order import OrderConfirmed, OrderCreated
 from events.service import Service, name_of
-from saga_tracker.projection import HeardFact, State, project
+from saga_tracker.projection import SagaFact, State, project
 
 DOCUMENT = CHECKOUT / "docs" / "choreography.md"
 PICTURE = CHECKOUT / "docs" / "system.svg"
@@ -57,7 +57,7 @@ def newest_facts() -> list[type[Fact]]:
 
 def subscribers(fact: type[Fact], services: Iterable[Service]) -> list[str]:
     """Who subscribes to a fact; the tracker, which reads all of them, where no service does."""
-    return [service.name for service in services if fact in service.hears] or [TRACKER]
+    return [service.name for service in services if fact in service.subscribes_to] or [TRACKER]
 
 
 def _row(fact: type[Fact], services: Sequence[Service]) -> str:
@@ -122,7 +122,7 @@ def _is_backward(fact: type[Fact]) -> bool:
     """Whether an order of which this is known is on its way back: the tracker's projection says so."""
     read_at = datetime(2026, 1, 1, tzinfo=UTC)
     known = [
-        HeardFact(fact_id=uuid5(_ORDER, name_of(kind)), name=name_of(kind), read_at=read_at)
+        SagaFact(fact_id=uuid5(_ORDER, name_of(kind)), name=name_of(kind), read_at=read_at)
         for kind in (OrderCreated, fact)
     ]
     return project(known).state in BACKWARD_STATES

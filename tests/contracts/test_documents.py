@@ -26,7 +26,7 @@ from events.installed import CHOSEN_VARIABLE
 from events.runtime.settings import ENV_PREFIX, ServiceSettings
 from events.service import STREAM, name_of
 from order_svc.api import OrderRequest
-from saga_tracker.http.views import SagaWithTrail
+from saga_tracker.http.views import SagaWithTimeline
 from saga_tracker.service import ROUTERS
 from saga_tracker.settings import TrackerSettings
 from tests.contracts.published import PUBLISHED
@@ -57,7 +57,7 @@ SETTINGS = {field.upper() for kind in KINDS_OF_SETTINGS for field in kind.model_
 BODIES: dict[str, type[BaseModel]] = {
     "POST /orders": OrderRequest,
     "PUT /faults": FaultRule,
-    "GET /sagas/ORDER_ID": SagaWithTrail,
+    "GET /sagas/ORDER_ID": SagaWithTimeline,
     **{fact.wire_name: fact for fact in PUBLISHED.values()},
 }
 # What is named of RabbitMQ, PostgreSQL, PgBouncer and their clients.

@@ -177,7 +177,9 @@ async def test_a_start_that_fails_ends_the_process(stage: Stage, tmp_path: Path)
 @pytest.mark.parametrize("how", ["hangs", "blocks"])
 async def test_it_ends_though_it_cannot_stop_in_order(stage: Stage, tmp_path: Path, how: str) -> None:
     toy = ToyProcess(stage, tmp_path, stop_grace_seconds=1, stop_margin_seconds=0.5)
-    await toy.start_ready(broken=f"{LOOPS['worker']}=raises events.runtime.service_runtime:Host.stop={how}")
+    await toy.start_ready(
+        broken=f"{LOOPS['worker']}=raises events.runtime.service_runtime:ServiceRuntime.stop={how}"
+    )
     toy.break_it()
     began = time.monotonic()
     assert await toy.exit_code() == EXIT_CODE
