@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,11 +24,14 @@ from compose.local.blueprint import murmuration
 from compose.local.errors import RigError
 from compose.local.provision import migrate, provision_databases
 from compose.local.rabbitmq import ADMIN_USER, Definitions
+from compose.observability.watched import write_config
 
 POSTGRES_VARIABLE = "POSTGRES_URL"
 MANAGEMENT_VARIABLE = "RABBITMQ_MANAGEMENT_URL"
 # The names of a cluster's nodes, between blanks; not set for a broker on its own.
 NODES_VARIABLE = "RABBITMQ_NODES"
+# The folder that Prometheus reads its configuration from; not set where nobody runs one.
+MONITORING_VARIABLE = "MONITORING_DIR"
 TIMEOUT_SECONDS = 60
 MAX_ANSWER_CHARACTERS = 10_000
 PAUSE_SECONDS = 1.0
@@ -85,6 +89,9 @@ def provision(environment: Mapping[str, str]) -> None:
     teach_broker(management, blueprint.definitions(broker_passwords))
     if nodes:
         wait_for_replicas(management, nodes)
+    if MONITORING_VARIABLE in environment:
+        names = [spec.name for spec in blueprint.processes]
+        write_config(Path(environment[MONITORING_VARIABLE]), databases, names)
 
 
 def teach_broker(management: Management, definitions: Definitions, attempts: int = IMPORT_ATTEMPTS) -> None:

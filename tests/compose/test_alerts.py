@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from compose.containers.env import FOLDER
 from compose.local.processes import SANDBOX
+from compose.observability.watched import FILES, config_for, write_config
 from compose.system import PROCESSES, SERVICES
 from events.messaging import topology
 from events.service import STREAM
@@ -311,6 +312,20 @@ def test_it_fires_when_it_should_and_only_then(name: str, tmp_path: Path) -> Non
 
 
 @needs(PROMETHEUS)
+def test_the_files_are_what_is_written_for_these_services() -> None:
+    asked = [spec.name for spec in PROCESSES]
+    for name in FILES:
+        text = (OBSERVABILITY / name).read_text()
+        assert config_for(text, WATCHED, asked) == text
+
+
+def test_a_further_service_is_asked_and_missed(tmp_path: Path) -> None:
+    write_config(tmp_path, [*WATCHED, "loyalty"], [*WATCHED, "loyalty", SANDBOX])
+    assert f"names: [{', '.join(WATCHED)}, loyalty, {SANDBOX}]" in (tmp_path / "prometheus.yaml").read_text()
+    missed = re.findall(r'vector\(1\), "job", "(\w+)"', (tmp_path / "alerts.yaml").read_text())
+    assert missed == [*WATCHED, "loyalty"]
+
+
 @pytest.mark.parametrize("what", [("rules", "alerts.yaml"), ("config", "prometheus.yaml")], ids=str)
 def test_prometheus_takes_them(what: tuple[str, str]) -> None:
     command = ["promtool", "check", what[0], str(OBSERVABILITY / what[1])]
