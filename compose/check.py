@@ -15,9 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from compose.local.errors import RigError
-from compose.rig import Rig
+from compose.rig import Rig, Whereabouts
 from compose.snapshot import Activity, Reader, sources_of
-from compose.whereabouts import Whereabouts
 from saga_tracker.consistency.rules import INVARIANTS, Violation, violations
 from saga_tracker.consistency.snapshot import NOT_THERE, Books, Snapshot, books_by_order
 

@@ -3,12 +3,34 @@
 The demo and the check work on one; drills work on one under load: see compose/drills/rig.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from compose.local.status import ComponentStatus
-from compose.whereabouts import Whereabouts
+
+# --- Where a running system is, whatever it runs on
+
+
+class Whereabouts(Protocol):
+    """The addresses of a running system, and how to get in."""
+
+    @property
+    def database_passwords(self) -> Mapping[str, str]:
+        """By role, which is also the name of the database."""
+
+    @property
+    def admin_token(self) -> str:
+        """What opens the endpoints that are closed to others."""
+
+    def database_url(self, name: str) -> str:
+        """A database, for the role of its name."""
+
+    def broker_url(self, user: str) -> str:
+        """The broker, for this user."""
+
+    def http(self, name: str) -> str:
+        """The base URL of a process."""
 
 
 class Rig(Protocol):

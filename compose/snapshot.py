@@ -23,8 +23,8 @@ from psycopg.rows import AsyncRowFactory, args_row, dict_row, scalar_row, tuple_
 from compose.local.errors import RigError
 from compose.local.processes import SANDBOX
 from compose.local.rabbitmq import ADMIN_USER
+from compose.rig import Whereabouts
 from compose.system import SERVICE_NAMES, SERVICES, TRACKER
-from compose.whereabouts import Whereabouts
 from events.messaging.topology import RETRY_DELAYS_SECONDS, retry_exchange
 from saga_tracker.consistency.snapshot import (
     Backlog,

@@ -17,7 +17,7 @@ from saga_tracker.deadlines import Rules
 from saga_tracker.projection import ENDED, project
 from saga_tracker.reading.recorder import Recorded
 from saga_tracker.steps import STEPS
-from saga_tracker.taken import Taken
+from saga_tracker.timeline import Taken
 
 # What was stated longer ago than that when it is read says nothing of how the system does now.
 HISTORY_AFTER_SECONDS = 600.0

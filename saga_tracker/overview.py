@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 
 from events.service import name_of
 from events.storage.database import Connection, Database
-from events.telemetry.scrape import LookUp, Values, backlog, gauge, refused
+from events.telemetry.metrics import LookUp, Values, backlog, gauge, refused
 from saga_tracker.dead_letters.dead_letter import DeadLetterKind
 from saga_tracker.projection import ENDED, State
 from saga_tracker.reading.reader import Progress

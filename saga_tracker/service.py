@@ -5,14 +5,13 @@ from typing import Any
 import uvloop
 from prometheus_client.metrics_core import Metric
 
-from events.messaging.blocked import blocked_detail
+from events.messaging.connection import blocked_detail
 from events.runtime.loops import Loops
-from events.runtime.memory import collect_garbage_rarely
-from events.runtime.process import serve
+from events.runtime.process import collect_garbage_rarely, serve
 from events.runtime.settings import read_settings
 from events.storage.database import AWAY, Database
 from events.telemetry.log import configure_logging, log
-from events.telemetry.scrape import Values, broker_blocked, connections, gauge
+from events.telemetry.metrics import Values, broker_blocked, connections, gauge
 from saga_tracker import __doc__ as purpose
 from saga_tracker.availability import Availability
 from saga_tracker.board import pages
@@ -25,7 +24,7 @@ from saga_tracker.reading.rebuild import RebuildFailed, rebuild
 from saga_tracker.reconciliation import api as reconciliation_api
 from saga_tracker.reconciliation.reconciler import Reconciler
 from saga_tracker.retention.retention import Retention
-from saga_tracker.scheduler.outbox import publisher_of
+from saga_tracker.scheduler.redrive import publisher_of
 from saga_tracker.scheduler.scheduler import DeadlineScheduler
 from saga_tracker.scheduler.watcher import Watcher
 from saga_tracker.settings import RebuildSettings, TrackerSettings

@@ -55,8 +55,7 @@ def _judge(stack: Stack, given: argparse.Namespace) -> bool:
     """What needs the environment of this checkout is imported only now."""
     from compose.check import check
     from compose.cli import report_console
-    from compose.containers.replicas import ReplicaRig
-    from compose.containers.rig import ContainerRig
+    from compose.containers.rig import ContainerRig, ReplicaRig
     from compose.demo.command import SETTINGS, demo
     from compose.local.interruptions import ending_in_order
 

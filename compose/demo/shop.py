@@ -10,8 +10,8 @@ import aiohttp
 
 from compose.demo.publisher import publish_order_created_v1
 from compose.local.errors import RigError
+from compose.rig import Whereabouts
 from compose.waiting import seen_in_time
-from compose.whereabouts import Whereabouts
 from events.messaging.topology import PUBLISHER
 
 TIMEOUT_SECONDS = 15

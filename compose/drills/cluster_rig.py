@@ -11,15 +11,14 @@ from compose.containers.cluster import NODES
 from compose.containers.env import broker_variable
 from compose.containers.provision import Management, wait_for_replicas
 from compose.containers.rig import AMQP_PORT, HTTP_PORT, NAMES, ContainerAddresses, ContainerRig
-from compose.drills.container_rig import ContainerDrillRig
-from compose.drills.container_system import ContainerSystem
+from compose.drills.container_rig import ContainerDrillRig, ContainerSystem
 from compose.drills.rig import Deed, needs_nodes
 from compose.local.errors import RigError
 from compose.local.ports import LOOPBACK
 from compose.local.progress import Progress
 from compose.local.rabbitmq import ADMIN_USER
+from compose.rig import Whereabouts
 from compose.system import PROCESSES
-from compose.whereabouts import Whereabouts
 
 # Whatever has a database has replicas.
 REPLICATED = tuple(spec.name for spec in PROCESSES if spec.has_database)

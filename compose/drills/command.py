@@ -13,7 +13,7 @@ from rich.console import Console
 
 from compose.drills.catalogue import CLUSTER_DRILLS, DRILLS, LONG_DRILLS
 from compose.drills.cluster_rig import ClusterSystem
-from compose.drills.container_system import ContainerSystem
+from compose.drills.container_rig import ContainerSystem
 from compose.drills.harness import Harness
 from compose.drills.outcome import Report
 from compose.drills.report import print_outcome, write_reports

@@ -15,9 +15,9 @@ from aio_pika.exceptions import AMQPError
 from compose.check import Findings, ask_tracker, examine
 from compose.demo.shop import Refused, Shop, open_shop
 from compose.drills import judge
+from compose.drills.judge import recovery_checks, recovery_of, why_not_ended
 from compose.drills.load import Load, NotAccepted
 from compose.drills.outcome import Check, Outcome
-from compose.drills.recovery import recovery_checks, recovery_of, why_not_ended
 from compose.drills.rig import DrillRig
 from compose.drills.stage import Drill, Stage
 from compose.drills.timeline import Timeline, sampling

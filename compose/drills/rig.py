@@ -9,8 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
-from compose.rig import Rig
-from compose.whereabouts import Whereabouts
+from compose.rig import Rig, Whereabouts
 
 POSTGRES: Final = "postgres"
 RABBITMQ: Final = "rabbitmq"

@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from compose.whereabouts import Whereabouts
+from compose.rig import Whereabouts
 
 SAMPLE_SECONDS = 0.25
 ANSWER_SECONDS = 2

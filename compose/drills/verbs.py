@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from compose.drills.rig import DrillRig, Machinery, Server
 from compose.local.processes import SANDBOX
 from compose.local.rabbitmq import ADMIN_USER
-from compose.whereabouts import Whereabouts
+from compose.rig import Whereabouts
 from events.messaging.copies import copy_of
 from events.service import EXCHANGE
 

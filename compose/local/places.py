@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compose.local.errors import RigError
-from compose.local.launch import RunAs
+from compose.local.process_table import RunAs
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEFAULT_STATE_DIR = CHECKOUT / ".murmuration"

@@ -14,9 +14,9 @@ import psutil
 import psycopg
 
 from compose.local.errors import RigError
-from compose.local.launch import Launch, RunAs, log_tail
 from compose.local.places import is_reachable
 from compose.local.ports import LOOPBACK
+from compose.local.process_table import Launch, RunAs, log_tail
 
 OLDEST_VERSION = 14
 DEBIAN_FOLDERS = Path("/usr/lib/postgresql")

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from compose.local.launch import Launch
 from compose.local.places import CHECKOUT
 from compose.local.ports import LOOPBACK
+from compose.local.process_table import Launch
 from compose.local.rabbitmq import Definitions
 
 PREFIX = "MURMURATION_"

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from compose.local.errors import RigError
-from compose.local.launch import Launch
 from compose.local.ports import LOOPBACK
+from compose.local.process_table import Launch
 
 DEBIAN_SCRIPTS = Path("/usr/lib/rabbitmq/bin")
 DEBIAN_VERSIONS = Path("/usr/lib/rabbitmq/lib")

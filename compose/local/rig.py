@@ -10,8 +10,8 @@ from compose.local import places, provision, rabbitmq
 from compose.local.addresses import Addresses, given_servers
 from compose.local.errors import RigError
 from compose.local.interruptions import uninterrupted
-from compose.local.launch import unprivileged_user
 from compose.local.ports import is_free
+from compose.local.process_table import unprivileged_user
 from compose.local.processes import SANDBOX, Blueprint, instance_name
 from compose.local.progress import Progress
 from compose.local.rabbitmq import ADMIN_USER

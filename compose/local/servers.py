@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from compose.local.launch import Launch
 from compose.local.postgres import PrivatePostgres
+from compose.local.process_table import Launch
 from compose.local.rabbitmq import PrivateRabbit
 
 POSTGRES = "postgres"

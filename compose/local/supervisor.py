@@ -14,8 +14,7 @@ from typing import Protocol
 from compose.local import process_table
 from compose.local.errors import RigError
 from compose.local.interruptions import uninterrupted
-from compose.local.launch import Launch, log_tail
-from compose.local.process_table import ProcessIdentity
+from compose.local.process_table import Launch, ProcessIdentity, log_tail
 from compose.local.progress import Progress
 from compose.local.state import RigState, StateFile
 from compose.waiting import wait_until_ready

@@ -14,7 +14,7 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from compose.sandbox.app import Sandbox, SandboxSettings
-from events.runtime.memory import collect_garbage_rarely
+from events.runtime.process import collect_garbage_rarely
 from events.runtime.settings import read_settings
 from events.telemetry.log import configure_logging, log
 from events.telemetry.metrics import say_what_runs

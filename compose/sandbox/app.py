@@ -36,7 +36,7 @@ from compose.sandbox.operations import Desk, Operation
 from compose.sandbox.sinks import MailServer, MailSink, Push, PushSink, mail_as_json
 from events.http.limits import WithoutNul
 from events.telemetry.log import log
-from events.telemetry.scrape import MeasuredRequests, measured_loop, page
+from events.telemetry.metrics import MeasuredRequests, measured_loop, page
 
 PAGE_DEFAULT = 100
 PAGE_LIMIT = 1000

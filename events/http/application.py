@@ -20,7 +20,7 @@ from events.http.limits import BoundedBody, BoundedRequests, StrictRoute, Withou
 from events.http.problems import Problem, answer_with_problems
 from events.runtime.service_runtime import ServiceRuntime
 from events.runtime.settings import ProcessSettings
-from events.telemetry.scrape import MeasuredRequests, NotingStatus, measured_loop, page, route_template
+from events.telemetry.metrics import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.telemetry.tracing import Attributes, is_tracing, work
 
 UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})

@@ -19,7 +19,7 @@ from events.runtime.settings import ServiceSettings
 from events.storage.database import Database
 from events.telemetry import metrics
 from events.telemetry.log import log
-from events.telemetry.scrape import gauge
+from events.telemetry.metrics import gauge
 
 LOOK_SECONDS = 1.0
 # Closed above the bound, it opens again below this share of it: not to and fro.

@@ -14,7 +14,7 @@ from events.http.intake import IntakeClosed
 from events.runtime.worker import Overloaded
 from events.storage.database import AWAY, Locked
 from events.storage.repository import StateNotUnderstood
-from events.storage.tombstones import Forgotten
+from events.storage.retention import Forgotten
 from events.telemetry.log import log
 
 RETRY_AFTER_SECONDS = 2

@@ -16,8 +16,8 @@ from aio_pika import IncomingMessage
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import DeliveryError
 
-from events.messaging.acknowledgements import is_there
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
+from events.messaging.consumer import is_there
 from events.messaging.copies import bare_copy_of, copy_of
 from events.messaging.retries import DEAD_ROUTING_KEY, History, history_after, of_retry, pause_of
 from events.messaging.topology import retry_exchange
@@ -26,8 +26,7 @@ from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE
 from events.telemetry import metrics
 from events.telemetry.log import log
-from events.telemetry.traceparent import trace_id
-from events.telemetry.tracing import Work, work
+from events.telemetry.tracing import Work, trace_id, work
 
 MAX_DETAIL_CHARACTERS = 2_000
 # Of so many bytes of bodies there are copies in memory at once.

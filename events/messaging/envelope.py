@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from events.facts.base import Fact, SupersededFact, fact_type
 from events.messaging.lenient_pamqp import MAX_DEPTH, CutHeaders
 from events.strict_json import JSON_TYPE, is_json_type, parsed
-from events.telemetry.traceparent import trace_id
+from events.telemetry.tracing import trace_id
 
 PERSISTENT = int(DeliveryMode.PERSISTENT)
 

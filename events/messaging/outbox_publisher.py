@@ -10,8 +10,7 @@ from typing import Generic
 
 from aio_pika.exceptions import AMQPChannelError
 
-from events.messaging.blocked import Blocked
-from events.messaging.connection import BROKER_AWAY, lost_means_away
+from events.messaging.connection import BROKER_AWAY, Blocked, lost_means_away
 from events.messaging.in_flight import InFlight, Key
 from events.messaging.publisher import PublishingChannels, Refused, Unroutable, publishing_channels
 from events.runtime.crash import crash_point

@@ -12,7 +12,7 @@ from aio_pika.exceptions import DeliveryError, PublishError
 
 from events.messaging.connection import closed_means_away, connected, lost_means_away
 from events.messaging.envelope import fields_of
-from events.runtime.promptly import promptly
+from events.runtime.loops import promptly
 from events.runtime.settings import ProcessSettings
 from events.service import EXCHANGE, STREAM
 from events.storage.outbox import OutgoingMessage

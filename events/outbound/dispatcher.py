@@ -29,8 +29,7 @@ from events.storage.sql import array_of, compiled
 from events.storage.tables import calls as calls_table
 from events.telemetry import metrics
 from events.telemetry.log import log, story
-from events.telemetry.traceparent import trace_id
-from events.telemetry.tracing import Attributes, Work, work
+from events.telemetry.tracing import Attributes, Work, trace_id, work
 
 CallT_contra = TypeVar("CallT_contra", bound=Call, contravariant=True)
 

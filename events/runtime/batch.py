@@ -24,14 +24,15 @@ from events.outbound.dispatcher import CallRow
 from events.runtime.crash import crash_point
 from events.runtime.input import Input
 from events.service import Service
-from events.storage import inbox, tombstones
+from events.storage import inbox
+from events.storage import retention as tombstones
 from events.storage.database import Database
 from events.storage.instance import Instance
 from events.storage.repository import AppearedMeanwhile, Repository, UnitOfWork, appeared_meanwhile
+from events.storage.retention import Forgotten
 from events.storage.round_trip import BEGIN, COMMIT, RoundTrip, Rows, prepared
 from events.storage.sql import array_of, as_arrays, insert_rows, setting
 from events.storage.tables import calls, outbox
-from events.storage.tombstones import Forgotten
 from events.telemetry import metrics
 
 

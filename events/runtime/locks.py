@@ -14,13 +14,13 @@ from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
-from events.messaging.acknowledgements import is_there
+from events.messaging.consumer import is_there
 from events.runtime.input import Entry
 from events.runtime.settings import ServiceSettings
 from events.storage.database import AWAY, Database, Locked
 from events.telemetry import metrics
 from events.telemetry.log import log
-from events.telemetry.scrape import gauge
+from events.telemetry.metrics import gauge
 
 # By then who was tried again waits for the lock, if it is still held.
 LOOK_AFTER_SECONDS = 0.003

@@ -8,8 +8,8 @@ from prometheus_client.metrics_core import Metric
 
 from events.decision import Call, Command
 from events.http.intake import Intake
-from events.messaging.blocked import blocked_detail
 from events.messaging.broker import ServiceBroker
+from events.messaging.connection import blocked_detail
 from events.messaging.consumer import Consumer
 from events.messaging.dead_letters import DeadLetterPublisher
 from events.messaging.relay import relay_of
@@ -25,7 +25,7 @@ from events.storage.database import BY_KEY, Database
 from events.storage.instance import Instance
 from events.storage.retention import Retention
 from events.telemetry.log import log
-from events.telemetry.scrape import LookUp, broker_blocked, connections
+from events.telemetry.metrics import LookUp, broker_blocked, connections
 from events.telemetry.tracing import current_traceparent
 
 

@@ -28,11 +28,10 @@ from events.runtime.settings import ServiceSettings
 from events.service import REDRIVE_EXCHANGE, Service
 from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, Locked, in_words
 from events.storage.repository import AppearedMeanwhile, StateNotUnderstood
-from events.storage.tombstones import Forgotten
+from events.storage.retention import Forgotten
 from events.telemetry import metrics
-from events.telemetry.batch_trace import BatchTrace
 from events.telemetry.log import log, story
-from events.telemetry.traceparent import trace_id
+from events.telemetry.tracing import BatchTrace, trace_id
 
 MAX_CONTENTION_RETRIES = 5
 _IN_THE_LOG = {"fact": "heard", "command": "asked", "outcome": "learned"}

@@ -8,7 +8,7 @@ of the oldest, for it would cost every fact something, so no more than so many r
 from prometheus_client.metrics_core import Metric
 
 from events.storage.database import Connection
-from events.telemetry.scrape import backlog, refused
+from events.telemetry.metrics import backlog, refused
 
 MAX_ROWS = 10_000
 _READ = b"""

@@ -13,7 +13,7 @@ from psycopg.abc import Dumper
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from events.runtime.promptly import promptly
+from events.runtime.loops import promptly
 from events.runtime.settings import ProcessSettings
 from events.telemetry.log import Outage
 

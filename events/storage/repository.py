@@ -13,9 +13,9 @@ from sqlalchemy import Column, Table, select
 
 from events.runtime.input import Input
 from events.storage.database import Connection
+from events.storage.retention import Graveyard
 from events.storage.round_trip import RoundTrip, Rows, prepared
 from events.storage.sql import array_of, as_arrays, compiled, insert_rows, update_rows
-from events.storage.tombstones import Graveyard
 
 StateT = TypeVar("StateT")
 

@@ -20,8 +20,7 @@ from saga_tracker.dead_letters.queries import DeadLetterFilter
 from saga_tracker.dead_letters.views import AuditView, DeadLetterPage, DeadLetterView, Groups
 from saga_tracker.http import api, audit
 from saga_tracker.http.api import Tracker
-from saga_tracker.http.cursor import Cursor
-from saga_tracker.http.views import FactView, SagaPage, SagaView, SagaWithTimeline, Stats
+from saga_tracker.http.views import Cursor, FactView, SagaPage, SagaView, SagaWithTimeline, Stats
 from saga_tracker.projection import ENDED, State
 
 PAGE_SIZE = 50

@@ -27,8 +27,8 @@ from saga_tracker.dead_letters.views import (
 )
 from saga_tracker.http import audit
 from saga_tracker.http.audit import Entry
-from saga_tracker.http.cursor import Cursor, cursor_after, place_in
-from saga_tracker.scheduler.outbox import Publisher
+from saga_tracker.http.views import Cursor, cursor_after, place_in
+from saga_tracker.scheduler.redrive import Publisher
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import SERVICES
 

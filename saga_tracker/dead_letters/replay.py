@@ -25,7 +25,7 @@ from aio_pika.exceptions import DeliveryError
 
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connection_url, lost_means_away
 from events.messaging.topology import TRACKER
-from events.runtime.promptly import promptly
+from events.runtime.loops import promptly
 from events.service import REDRIVE_EXCHANGE, name_of
 from events.storage.database import Connection, Database
 from saga_tracker.dead_letters import store

@@ -11,9 +11,16 @@ from events.service import name_of
 from events.storage.database import Connection, Database
 from saga_tracker.availability import Availability
 from saga_tracker.http import queries, views
-from saga_tracker.http.cursor import Cursor, cursor_after, place_in
 from saga_tracker.http.queries import Place, SagaFilter
-from saga_tracker.http.views import SagaPage, SagaView, SagaWithTimeline, Stats
+from saga_tracker.http.views import (
+    Cursor,
+    SagaPage,
+    SagaView,
+    SagaWithTimeline,
+    Stats,
+    cursor_after,
+    place_in,
+)
 from saga_tracker.projection import State
 from saga_tracker.reading.reader import Progress
 from saga_tracker.settings import TrackerSettings

@@ -19,7 +19,8 @@ from saga_tracker.http import manual_cases as cases
 from saga_tracker.http.audit import Entry
 from saga_tracker.http.manual_cases import ManualCase
 from saga_tracker.projection import State
-from saga_tracker.scheduler import outbox, redrive
+from saga_tracker.scheduler import redrive
+from saga_tracker.scheduler import redrive as outbox
 
 MAX_PAGE = 500
 

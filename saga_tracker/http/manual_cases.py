@@ -20,7 +20,7 @@ from events.storage.database import Connection
 from events.storage.sql import compiled
 from saga_tracker.http import audit
 from saga_tracker.http.audit import Entry
-from saga_tracker.scheduler import outbox
+from saga_tracker.scheduler import redrive as outbox
 from saga_tracker.steps import STEPS
 from saga_tracker.tables import FIRST_READ_AT, saga_facts
 

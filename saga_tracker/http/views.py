@@ -1,18 +1,48 @@
 """The shapes in which the tracker answers over HTTP. Ages are in seconds, by the database's clock."""
 
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
+from fastapi import Query
 from pydantic import BaseModel
 
+from events.http.problems import Problem
 from events.service import name_of
 from saga_tracker.availability import Availability
 from saga_tracker.projection import State
 from saga_tracker.reading.reader import Progress
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.timeline import cause_of, why_doubtful
+
+# --- Where a page ended, as text that the next request gives back
+
+
+MAX_CURSOR_CHARACTERS = 200
+
+Cursor = Annotated[
+    str | None, Query(max_length=MAX_CURSOR_CHARACTERS, description="`next_cursor` of a page.")
+]
+
+
+def cursor_after(at: datetime, row_id: UUID) -> str:
+    """The cursor of a page whose last row is this one."""
+    return urlsafe_b64encode(f"{at.isoformat()} {row_id}".encode()).decode()
+
+
+def place_in(cursor: str) -> tuple[datetime, UUID]:
+    """Where the page before ended. Raises Problem for what no page has given."""
+    try:
+        at, row_id = urlsafe_b64decode(cursor).decode().split(" ")
+        place = datetime.fromisoformat(at), UUID(row_id)
+        if place[0].tzinfo is None:
+            raise ValueError("an instant needs an offset")
+    except (ValueError, binascii.Error):
+        raise Problem(422, "the cursor is not one that this endpoint has given") from None
+    return place
 
 
 class WaitView(BaseModel):

@@ -11,7 +11,7 @@ from typing import TypeVar
 import psycopg
 
 from events.messaging.connection import BROKER_AWAY, lost_means_away
-from events.runtime.promptly import promptly
+from events.runtime.loops import promptly
 from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Connection, Database, spares_the_row
 from events.telemetry.log import Outage, log
 from saga_tracker import metrics

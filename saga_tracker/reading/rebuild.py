@@ -15,7 +15,7 @@ from events.messaging.connection import BROKER_AWAY
 from events.storage.database import AWAY, Connection, connect_options
 from events.telemetry.log import Outage, log
 from saga_tracker.reading import gaps, store
-from saga_tracker.reading.kept import REMEMBER_FACTS, keep_missing
+from saga_tracker.reading.gaps import REMEMBER_FACTS, keep_missing
 from saga_tracker.reading.recorder import Key, Recorder
 from saga_tracker.reading.store import AnotherWrites, Position
 from saga_tracker.reading.stream import Arrived, Subscription, offset_of, read_batch, storable

@@ -17,12 +17,11 @@ from events.storage.sql import as_arrays, compiled, rows_of
 from saga_tracker.deadlines import Rules, due
 from saga_tracker.projection import Saga, SagaFact, project
 from saga_tracker.reading import store
-from saga_tracker.reading.batch import ReadBatch, ReadFact
-from saga_tracker.reading.repetitions import begun_ids, sort_out
+from saga_tracker.reading.batch import ReadBatch, ReadFact, begun_ids, sort_out
 from saga_tracker.reading.store import Position, ReadAnew
 from saga_tracker.reconciliation.comparisons import COMPARE_LATER, COMPARED_STATES
 from saga_tracker.tables import saga_facts, stream_position, unreadable_messages
-from saga_tracker.taken import Taken, step_taken
+from saga_tracker.timeline import Taken, step_taken
 
 Key = tuple[UUID, UUID]
 

@@ -25,7 +25,7 @@ from sqlalchemy.dialects.postgresql import insert
 from events.service import name_of
 from events.storage.database import Connection
 from events.storage.sql import array_of, as_arrays, compiled, rows_of, setting
-from events.telemetry.traceparent import trace_id
+from events.telemetry.tracing import trace_id
 from saga_tracker.deadlines import Due, due_at
 from saga_tracker.projection import Saga, SagaFact, project
 from saga_tracker.tables import (

@@ -24,9 +24,9 @@ from events.messaging.copies import cut
 from events.messaging.envelope import Envelope, Unreadable, decode, stated_at
 from events.messaging.lenient_pamqp import SHORT_STRING_BYTES
 from events.messaging.retries import original_routing_key
-from events.runtime.promptly import promptly
+from events.runtime.loops import promptly
 from events.service import STREAM, name_of
-from events.telemetry.traceparent import trace_id
+from events.telemetry.tracing import trace_id
 from saga_tracker.projection import SagaFact
 from saga_tracker.reading.batch import ReadBatch, ReadFact, UnreadableMessage
 from saga_tracker.settings import TrackerSettings

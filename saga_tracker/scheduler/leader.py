@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from sqlalchemy import Interval, Text, bindparam, cast, func, or_, select, update
 
-from events.runtime.promptly import promptly
+from events.runtime.loops import promptly
 from events.storage.database import AWAY, Connection, Database
 from events.storage.sql import compiled
 from saga_tracker.tables import lease

@@ -24,18 +24,17 @@ from events.service import name_of
 from events.storage.database import AWAY, CONTENTION, Connection, Database, spares_the_row
 from events.storage.sql import compiled
 from events.telemetry.log import Outage, log
-from events.telemetry.traceparent import trace_id
-from events.telemetry.tracing import work
+from events.telemetry.tracing import trace_id, work
 from saga_tracker.availability import Availability
 from saga_tracker.deadlines import OWNER, Act, Due, due
 from saga_tracker.projection import Saga
 from saga_tracker.reading import gaps, store
 from saga_tracker.reading.reader import Reader
 from saga_tracker.reading.store import AnotherWrites
-from saga_tracker.scheduler import outbox, redrive
+from saga_tracker.scheduler import redrive
+from saga_tracker.scheduler import redrive as outbox
 from saga_tracker.scheduler.leader import LeaderLease
-from saga_tracker.scheduler.outbox import Outgoing, Publisher
-from saga_tracker.scheduler.redrive import Key
+from saga_tracker.scheduler.redrive import Key, Outgoing, Publisher
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import ADDED
 from saga_tracker.tables import look_ups, sagas

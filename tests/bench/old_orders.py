@@ -21,7 +21,7 @@ import psycopg
 from aiohttp import ClientSession
 from psycopg import sql
 
-from compose.whereabouts import Whereabouts
+from compose.rig import Whereabouts
 from tests.bench.completions import watch
 from tests.bench.load import stock_up
 from tests.bench.orders import SKU

@@ -1,9 +1,11 @@
 """Who imports whom (.importlinter), and that what decides calls no clock and no chance."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,18 @@ def impure_calls(source: str) -> list[str]:
             if name in IMPURE_CALLS:
                 found.append(f"line {node.lineno}: {name}()")
     return found
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    modules = {
+        re.sub(r"(/__init__)?\.py$", "", str(path.relative_to(ROOT))).replace("/", "."): path
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
+    imported: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        found = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
+        named = {node.module or "" for node in found}
+        named |= {f"{node.module}.{alias.name}" for node in found for alias in node.names}
+        imported[name] = (named & modules.keys()) - {name}
+    TopologicalSorter(imported).prepare()

@@ -6,8 +6,7 @@ import pytest
 
 from compose.containers.cluster import NODES
 from compose.containers.provision import REPLICATED as REPLICATED_QUEUES
-from compose.containers.replicas import ReplicaRig
-from compose.containers.rig import NAMES, ContainerRig
+from compose.containers.rig import NAMES, ContainerRig, ReplicaRig
 from compose.drills.catalogue import CLUSTER_DRILLS
 from compose.drills.catalogue.kill_nodes import killing
 from compose.drills.cluster_rig import REPLICATED, TARGETS, ClusterRig, members_online

@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from compose.drills.command import Options, broken_on_purpose, drill
-from compose.drills.container_rig import NO_DELAYS
-from compose.drills.container_system import ContainerSystem, project_of
+from compose.drills.container_rig import NO_DELAYS, ContainerSystem, project_of
 from compose.drills.outcome import Outcome, Report
 from compose.drills.rig import DrillRig
 from compose.drills.systems import LocalSystem, System

@@ -12,9 +12,9 @@ import pytest
 from compose.demo.shop import Item, Refused, Shop
 from compose.drills.catalogue import DRILLS, LONG_DRILLS
 from compose.drills.command import chosen_drills
+from compose.drills.judge import left_to_a_person, recovery_checks, recovery_of, why_not_ended
 from compose.drills.load import Kind, Load, NotAccepted, place_until_accepted
 from compose.drills.outcome import USUAL, Outcome, Recovery, Report, Target
-from compose.drills.recovery import left_to_a_person, recovery_checks, recovery_of, why_not_ended
 from compose.drills.report import page_of, record_of, summary_of
 from compose.drills.rig import DrillRig
 from compose.drills.stage import Stage

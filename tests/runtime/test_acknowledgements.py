@@ -10,7 +10,7 @@ from aio_pika.exceptions import ChannelInvalidStateError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from events.messaging.acknowledgements import Acknowledgements
+from events.messaging.consumer import Acknowledgements
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
 from tests.runtime.toy.facts import Bumped

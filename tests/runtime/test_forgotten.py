@@ -8,8 +8,8 @@ import pytest
 from pydantic import SecretStr
 
 from events.storage.database import Database
+from events.storage.retention import Forgotten
 from events.storage.round_trip import RoundTrip
-from events.storage.tombstones import Forgotten
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage
 from tests.runtime.test_states_over_http import SERVICES, Input, app_on

@@ -13,11 +13,10 @@ import pytest
 from compose.local import process_table, system_packages
 from compose.local.errors import RigError
 from compose.local.interruptions import Terminated, ending_in_order, uninterrupted
-from compose.local.launch import Launch, RunAs, log_tail
 from compose.local.places import fallback_folder, is_reachable, places_of, prepare, remove_places
 from compose.local.ports import LOWEST_PORT, free_port, highest_port
 from compose.local.postgres import PostgresBinaries, choose, inspect, newest_first
-from compose.local.process_table import ProcessIdentity, identify
+from compose.local.process_table import Launch, ProcessIdentity, RunAs, identify, log_tail
 from compose.local.processes import gateway_variables, instance_name
 from compose.local.provision import url_of
 from compose.local.rabbitmq import SCRIPTS, choose_scripts, version_key

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from events.telemetry import log
-from events.telemetry.traceparent import begin_trace, trace_id
+from events.telemetry.tracing import begin_trace, trace_id
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
 from tests.runtime.toy.facts import Bumped, RingWanted

@@ -13,7 +13,7 @@ from aiohttp import ClientSession
 from events.outbound.circuit import CircuitBreaker
 from events.runtime.service_runtime import ServiceRuntime
 from events.telemetry import metrics
-from events.telemetry.scrape import page
+from events.telemetry.metrics import page
 from tests.metrics import Numbers, Since
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage

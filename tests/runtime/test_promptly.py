@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from events.runtime.promptly import promptly
+from events.runtime.loops import promptly
 
 
 async def test_what_is_cancelled_from_within_does_not_cancel_who_waits() -> None:

@@ -12,10 +12,9 @@ from structlog.testing import capture_logs
 from compose.cli import status_table
 from compose.local import process_table
 from compose.local.errors import RigError
-from compose.local.restarts import Pauses, Restarter
 from compose.local.rig import LocalRig
 from compose.local.status import ComponentStatus
-from compose.local.supervise import up_supervised
+from compose.local.supervise import Pauses, Restarter, up_supervised
 from tests.runtime.standin_system import standin_blueprint
 from tests.runtime.test_local_rig import PREFIX, processes_of, told, wait_until
 from tests.servers import Servers, rig_on

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from events.facts.base import Fact
 from events.telemetry import tracing
-from events.telemetry.traceparent import begin_trace, trace_id
+from events.telemetry.tracing import begin_trace, trace_id
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
 from tests.runtime.toy.decide import Bump

@@ -14,9 +14,9 @@ from aio_pika.abc import AbstractChannel
 from compose.check import examine
 from compose.demo.shop import Shop
 from compose.local.rig import LocalRig
+from compose.rig import Whereabouts
 from compose.snapshot import Reader, sources_of
 from compose.waiting import seen_in_time
-from compose.whereabouts import Whereabouts
 from saga_tracker.consistency.snapshot import Books, books_by_order
 
 SETTLE_SECONDS = 40.0

@@ -33,7 +33,7 @@ from events.facts.saga import (
 )
 from events.messaging.envelope import Envelope
 from events.service import name_of
-from events.telemetry.traceparent import trace_id
+from events.telemetry.tracing import trace_id
 from saga_tracker.projection import SagaFact
 
 ORDER = UUID("0b0e8f9c-0000-4000-8000-000000000001")

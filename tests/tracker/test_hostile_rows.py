@@ -12,7 +12,7 @@ import pytest
 from events.messaging.envelope import decode
 from events.runtime.settings import MAX_MESSAGE_BYTES
 from events.service import EXCHANGE, REDRIVE_EXCHANGE
-from saga_tracker.scheduler.outbox import Outgoing
+from saga_tracker.scheduler.redrive import Outgoing
 from saga_tracker.service import Tracker
 from tests import raw_amqp
 from tests.runtime.eventually import eventually

@@ -34,7 +34,7 @@ Logged = list[MutableMapping[str, Any]]
 LOOPS = {
     "reader": "saga_tracker.reading.reader:Reader.run",
     "lag": "saga_tracker.reading.reader:Reader.measure_lag",
-    "publisher": "saga_tracker.scheduler.outbox:Publisher.run",
+    "publisher": "saga_tracker.scheduler.redrive:Publisher.run",
     "deadline_scheduler": "saga_tracker.scheduler.scheduler:DeadlineScheduler.run",
     "dead_letters": "saga_tracker.dead_letters.ingest:Ingest.run",
     "cases": "saga_tracker.dead_letters.ingest:Ingest.close_cases",

@@ -8,8 +8,8 @@ from uuid import uuid4
 from events.facts.saga import SagaRedriven
 from events.messaging.envelope import decode
 from events.service import REDRIVE_EXCHANGE
-from saga_tracker.scheduler import outbox
-from saga_tracker.scheduler.outbox import Outgoing
+from saga_tracker.scheduler import redrive as outbox
+from saga_tracker.scheduler.redrive import Outgoing
 from saga_tracker.service import Tracker
 from tests.metrics import Numbers
 from tests.runtime.eventually import eventually

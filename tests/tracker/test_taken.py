@@ -4,7 +4,7 @@ import pytest
 
 from events.service import name_of
 from saga_tracker.steps import STEPS
-from saga_tracker.taken import step_taken
+from saga_tracker.timeline import step_taken
 from tests.tracker.facts import PATHS, heard
 
 STEP_NAMES = {f"{step.service}:{name_of(step.heard)}" for step in STEPS}
