@@ -5,12 +5,12 @@ from typing import Annotated, Protocol
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from events.http.application import Admin
 from events.http.limits import InDigits
 from events.storage.database import Database
-from saga_tracker.consistency.snapshot import Party
+from saga_tracker.consistency.snapshot import PARTIES, Party
 from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.reconciler import Reconciler
 from saga_tracker.settings import TrackerSettings
@@ -39,6 +39,15 @@ def _comparer(request: Request) -> Comparer:
 
 
 Tracker = Annotated[Comparer, Depends(_comparer)]
+
+
+def _known(party: str) -> Party:
+    if party not in PARTIES:
+        raise ValueError(f"should be one of {', '.join(PARTIES)}")
+    return party
+
+
+KnownParty = Annotated[str, AfterValidator(_known), Query(json_schema_extra={"enum": list(PARTIES)})]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits]
 
 
@@ -89,7 +98,7 @@ class Reconciliation(BaseModel):
 
 
 @router.get("")
-async def see(tracker: Tracker, service: Party | None = None, limit: Limit = 50) -> Reconciliation:
+async def see(tracker: Tracker, service: KnownParty | None = None, limit: Limit = 50) -> Reconciliation:
     """Where the view, the services' answers and the provider's ledger do not agree. Nothing fixes that."""
     settle_seconds = tracker.settings.reconciliation_settle_seconds
     async with tracker.database.transaction() as connection:
@@ -105,7 +114,7 @@ async def see(tracker: Tracker, service: Party | None = None, limit: Limit = 50)
 
 
 @router.post("/run", dependencies=[Admin])
-async def run(tracker: Tracker, service: Party | None = None, limit: Limit = 50) -> Reconciliation:
+async def run(tracker: Tracker, service: KnownParty | None = None, limit: Limit = 50) -> Reconciliation:
     """Compare now: what waits, what did not fit, and once more the sagas that ended last."""
     await tracker.reconciler.run_now()
     return await see(tracker, service, limit)

@@ -79,7 +79,7 @@ async def test_a_service_is_killed_and_the_report_says_how_that_went(
     assert f"seed {SEED}" in summary
     assert f"- pass {INVARIANTS[0].sentence}" in summary
     assert "payment dead" in page
-    assert '<polyline class="accepted"' in page
+    assert 'id="accepted"' in page
     [told] = json.loads(record)["drills"]
     assert told["recovery"]["kept"] == 1.0
     assert told["recovery"]["manual"] == 0

@@ -162,7 +162,7 @@ async def enter_dead_letter(watch: Watch, order: UUID, state: str, days_ago: int
     await watch.rows(
         "INSERT INTO dead_letters (letter_id, service, kind, reason, detail, state, state_at, order_id,"
         " routing_key, properties, body)"
-        " VALUES (%(letter)s, 'payment', 'unusable', 'bad_body', '', %(state)s,"
+        " VALUES (%(dead_letter)s, 'payment', 'unusable', 'bad_body', '', %(state)s,"
         " now() - make_interval(days => %(days)s), %(order)s, 'k', '{}', '\\x00ff')",
         dead_letter=dead_letter,
         state=state,
