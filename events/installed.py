@@ -2,7 +2,7 @@
 
 import os
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions
 
 from events.runtime.definition import ServiceDefinition
 
@@ -18,8 +18,12 @@ class WrongEntryPoint(Exception):
 @cache
 def installed_services() -> tuple[ServiceDefinition, ...]:
     """The services that are installed, in the order of their positions. Raises WrongEntryPoint."""
-    # The same distribution may be found twice on the path, as from a checkout inside its own environment.
-    found = {point.name: point for point in reversed(tuple(entry_points(group=GROUP)))}
+    found: dict[str, EntryPoint] = {}
+    # Of every distribution on the path, also of one that is found twice: an older build may have left an
+    # `.egg-info` in the checkout, which hides the one that is installed and may know nothing of services.
+    for distribution in distributions():
+        for point in distribution.entry_points.select(group=GROUP):
+            found.setdefault(point.name, point)
     if not found:
         raise WrongEntryPoint(f"no package with entry points {GROUP!r} is installed: pip install -e .")
     chosen = [name.strip() for name in os.environ.get(CHOSEN_VARIABLE, "").split(",") if name.strip()]
