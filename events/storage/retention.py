@@ -40,7 +40,7 @@ from sqlalchemy.dialects.postgresql import insert
 from events.runtime.settings import ServiceSettings
 from events.storage.database import Connection, Database, in_words
 from events.storage.round_trip import RoundTrip, Rows, prepared
-from events.storage.sql import array_of, compiled, setting
+from events.storage.sql import WAIT_BRIEFLY, array_of, compiled, setting
 from events.storage.tables import calls, outbox, tombstones
 from events.telemetry.log import log
 
@@ -50,7 +50,6 @@ from events.telemetry.log import log
 # `order.created` that is replayed after a year would reserve, charge and ship a second time.
 
 
-_WAIT_BRIEFLY = compiled(setting("lock_timeout", "2s"))
 _KNOWN = prepared(
     select(tombstones.c.order_id).where(
         tombstones.c.order_id == array_of("order_ids", tombstones.c.order_id).any_()
@@ -89,7 +88,7 @@ class Graveyard:
 
     async def bury(self, connection: Connection, order_ids: Sequence[UUID]) -> list[UUID]:
         """Delete the states of these orders as far as may be; says of which orders nothing is left."""
-        await connection.execute(_WAIT_BRIEFLY)
+        await connection.execute(WAIT_BRIEFLY)
         async with connection.cursor(row_factory=tuple_row) as cursor:
             # Each once: no statement touches a tombstone twice.
             given = {"order_ids": list(dict.fromkeys(order_ids)), "final": self._final}

@@ -100,3 +100,7 @@ def _adapted(kind: TypeEngine[Any], values: Sequence[Any]) -> list[Any]:
         whole = Int8 if isinstance(kind, BigInteger) else Int4
         return [None if value is None else whole(value) for value in values]
     return list(values)
+
+
+# For a transaction that is better tried again than left to wait long for a lock.
+WAIT_BRIEFLY = compiled(setting("lock_timeout", "2s"))

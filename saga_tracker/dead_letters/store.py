@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from events.messaging.topology import TRACKER
 from events.storage.database import Connection
-from events.storage.sql import array_of, as_arrays, compiled, rows_of, setting
+from events.storage.sql import WAIT_BRIEFLY, array_of, as_arrays, compiled, rows_of
 from saga_tracker.dead_letters.dead_letter import DeadLetter, DeadLetterState
 from saga_tracker.http.manual_cases import ANSWERS
 from saga_tracker.tables import dead_letters
@@ -23,7 +23,6 @@ _ENTER = compiled(
     .from_select([*(col.name for col in _COLUMNS), "state"], select(*rows_of(_COLUMNS).c, _OPEN))
     .on_conflict_do_nothing()
 )
-_WAIT_BRIEFLY = compiled(setting("lock_timeout", "2s"))
 _TAKE = compiled(
     select(dead_letters)
     .where(dead_letters.c.letter_id == array_of("letter_ids", dead_letters.c.letter_id).any_())
@@ -78,7 +77,7 @@ async def take(connection: Connection, letter_ids: Sequence[UUID]) -> list[dict[
 
     Raises one of CONTENTION when somebody else does for longer than a moment.
     """
-    await connection.execute(_WAIT_BRIEFLY)
+    await connection.execute(WAIT_BRIEFLY)
     cursor = await connection.execute(_TAKE, {"letter_ids": list(letter_ids)})
     return await cursor.fetchall()
 

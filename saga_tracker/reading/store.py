@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from events.service import name_of
 from events.storage.database import Connection
-from events.storage.sql import array_of, as_arrays, compiled, rows_of, setting
+from events.storage.sql import WAIT_BRIEFLY, array_of, as_arrays, compiled, rows_of
 from events.telemetry.tracing import trace_id
 from saga_tracker.deadlines import Due, due_at
 from saga_tracker.projection import Saga, SagaFact, project
@@ -76,7 +76,6 @@ class ReadAnew(Exception):
 
 
 CLOCK = compiled(select(func.clock_timestamp().label("now")))
-_WAIT_BRIEFLY = compiled(setting("lock_timeout", "2s"))
 _LOCK = b"SELECT pg_advisory_xact_lock(%(lock)s)"
 _POSITION = compiled(
     select(stream_position.c.stream_offset, stream_position.c.message_id, stream_position.c.reading)
@@ -173,7 +172,7 @@ async def lock_and_read(
     """The same, and what is known of these orders and of these ids, in two round trips."""
     try:
         async with connection.pipeline():
-            await connection.execute(_WAIT_BRIEFLY)
+            await connection.execute(WAIT_BRIEFLY)
             await connection.execute(_LOCK, {"lock": WRITER_LOCK})
             facts = await facts_of(connection, order_ids)
     except errors.LockNotAvailable:
