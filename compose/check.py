@@ -41,7 +41,7 @@ class Findings:
 
 
 async def wait_until_quiet(reader: Reader, timeout_seconds: float) -> bool:
-    """Wait until nothing is in an outbox, a table of calls or a queue, and nothing was stated for a moment.
+    """Wait until no outbox, table of calls or queue holds anything, and nothing was published for a moment.
 
     Answers whether that came about in time.
     """
@@ -93,11 +93,11 @@ async def _examine_moving(reader: Reader, before: Activity, first: Snapshot) -> 
 
 
 def _may_wait_in_a_queue(book: Books) -> bool:
-    """Whether some service may have yet to hear of this order."""
+    """Whether some service may have yet to know of this order."""
     ended = book.verdict in ("COMPLETED", "CANCELLED", "NEEDS_MANUAL", "AWAITING_APPROVAL")
-    told = book.notice.status not in (NOT_THERE, "sending")
+    reported = book.notice.status not in (NOT_THERE, "sending")
     unsold = book.verdict == "COMPLETED" and book.reservation.status == "reserved"
-    return not ended or not told or unsold
+    return not ended or not reported or unsold
 
 
 def check(rig: Rig, console: Console, patience_seconds: float = PATIENCE_SECONDS) -> bool:

@@ -130,12 +130,12 @@ def _is_backward(fact: type[Fact]) -> bool:
 
 def _forward(services: Sequence[Service]) -> list[type[Fact]]:
     done = {
-        answer
+        result
         for service in services
         for step in service.owed
-        if step.heard is OrderConfirmed
-        for answer in step.answers
-        if not answer.case
+        if step.trigger is OrderConfirmed
+        for result in step.results
+        if not result.case
     }
     wanted = [
         fact
@@ -170,12 +170,12 @@ def _of_a_service(fact: type[Fact], services: Sequence[Service]) -> bool:
 def _in_order(facts: Sequence[type[Fact]], services: Sequence[Service]) -> list[type[Fact]]:
     """Each after those that lead to it, by the steps of the services."""
     steps = [
-        (step.heard, answer)
+        (step.trigger, result)
         for service in services
         for step in service.owed
         if not step.person
-        for answer in step.answers
-        if step.heard in facts and answer in facts and answer is not step.heard
+        for result in step.results
+        if step.trigger in facts and result in facts and result is not step.trigger
     ]
     depth = dict.fromkeys(facts, 0)
     for _ in facts:

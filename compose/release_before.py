@@ -61,7 +61,7 @@ def _git(*arguments: str, index: Path | None = None) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RigError(f"git cannot be asked: {error}") from error
     if answer.returncode != 0:
-        said = answer.stderr.decode(errors="replace").strip().splitlines()
+        output = answer.stderr.decode(errors="replace").strip().splitlines()
         raise RigError(
-            f"commit {COMMIT[:7]} cannot be had here: {said[0] if said else 'git does not say why'}"
+            f"commit {COMMIT[:7]} cannot be had here: {output[0] if output else 'git does not say why'}"
         )

@@ -1,8 +1,8 @@
-"""The vocabulary of a service's `decide`: what it is told, and what it answers.
+"""The vocabulary of a service's `decide`: its input, and the decision it makes.
 
-    decide(state, heard) -> Decision(state, facts, calls)
+    decide(state, message) -> Decision(state, facts, calls)
 
-It is told facts, commands (a request of a person or a program) and outcomes (of the calls it asked for).
+A message is a fact, a command (a request of a person or a program) or the outcome of a call it asked for.
 It has no clock, no randomness and no I/O; the runtime does everything else.
 """
 
@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict
 StateT_co = TypeVar("StateT_co", covariant=True)
 FactT_co = TypeVar("FactT_co", covariant=True)
 CallT_co = TypeVar("CallT_co", covariant=True)
-Patience = Literal["step", "undo", "message"]
+RetryPolicy = Literal["step", "undo", "message"]
 
 
 @dataclass(frozen=True, slots=True)
 class Decision(Generic[StateT_co, FactT_co, CallT_co]):
-    """What a service makes of what it was told: its next state, facts to state, calls to make."""
+    """What a service makes of a message: its next state, facts to publish, calls to make."""
 
     state: StateT_co
     facts: tuple[FactT_co, ...] = ()
@@ -38,9 +38,9 @@ class Command(BaseModel):
 class Call(BaseModel):
     """Something to ask of the outside world, durably, until its outcome is known.
 
-    A subclass names itself in the calls table: `class Capture(Call, name="capture")`. Its `patience` says how
-    many attempts it is worth: those of a `step` that can still be called off, of an `undo` whose failure is
-    a case for a person, or of a `message` that may arrive late.
+    A subclass names itself in the calls table: `class Capture(Call, name="capture")`. Its `retry_policy` says
+    how many attempts it is worth: those of a `step` that can still be called off, of an `undo` whose failure
+    is a case for a person, or of a `message` that may arrive late.
 
     What was definitely refused is refused for ever under its idempotency key; the next `round` has another.
     """
@@ -48,20 +48,20 @@ class Call(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: ClassVar[str]
-    patience: ClassVar[Patience]
+    retry_policy: ClassVar[RetryPolicy]
 
     order_id: UUID
     round: int = 1
 
-    def __init_subclass__(cls, *, name: str = "", patience: Patience = "step", **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, name: str = "", retry_policy: RetryPolicy = "step", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
 
     @classmethod
     def __pydantic_init_subclass__(
-        cls, *, name: str = "", patience: Patience = "step", **kwargs: Any
+        cls, *, name: str = "", retry_policy: RetryPolicy = "step", **kwargs: Any
     ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        cls.name, cls.patience = name, patience
+        cls.name, cls.retry_policy = name, retry_policy
 
     @property
     def idempotency_key(self) -> str:

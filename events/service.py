@@ -36,24 +36,24 @@ def name_of(kind: type[Fact] | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """After `heard` it is the service's turn; any one of `answers` ends the turn.
+    """After `trigger` it is the service's turn; any one of `results` ends the turn.
 
     `person`: the service has done its part, and what it is to publish next depends on a person. `since`: a
-    step that was added to a choreography which runs is not owed for what was heard before, so what ended
+    step that was added to a choreography which runs is not owed for what was received before, so what ended
     stays ended; and late, its service is also asked, for a replica of the release before does it and does
     not publish it. `knowing`: what it cannot answer without, so that its answer is the sign of both, and late
     both are sent once more. `service` is filled in by the service that lists the step.
     """
 
-    heard: type[Fact]
-    answers: tuple[type[Fact], ...]
+    trigger: type[Fact]
+    results: tuple[type[Fact], ...]
     person: bool = False
     since: datetime | None = None
     knowing: type[Fact] | None = None
     service: str = ""
 
     def owed_for(self, read_at: datetime, stated_at: datetime | None = None) -> bool:
-        """Whether it is owed for a fact that was first read then, and stated then if that is known.
+        """Whether it is owed for a fact that was first read then, and published then if that is known.
 
         A tracker that lost its database reads old facts today: they are old all the same.
         """
@@ -61,8 +61,8 @@ class Step:
 
     @property
     def own(self) -> bool:
-        """Whether it goes on from a fact of its own: then there is nothing that it should have heard."""
-        return self.heard.owner == self.service
+        """Whether it goes on from a fact of its own: then there is nothing that it should have received."""
+        return self.trigger.owner == self.service
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Service:
     @cached_property
     def subscribes_to(self) -> tuple[type[Fact], ...]:
         """The facts `decide` takes, newest version each."""
-        return tuple(kind for kind in _members(self._hints["heard"]) if issubclass(kind, Fact))
+        return tuple(kind for kind in _members(self._hints["message"]) if issubclass(kind, Fact))
 
     @cached_property
     def publishes(self) -> tuple[type[Fact], ...]:
@@ -129,7 +129,7 @@ class Service:
 
     @cached_property
     def binding_keys(self) -> tuple[str, ...]:
-        """The routing keys its queue is bound to: every version of every fact it hears.
+        """The routing keys its queue is bound to: every version of every fact it receives.
 
         Also versions nobody here knows yet: they must end as dead letters, not nowhere.
         """

@@ -25,9 +25,9 @@ class ShipmentView(BaseModel):
 
 
 @router.get("/{order_id}", responses={404: {"description": "No shipment of such an order is known here"}})
-async def see(order_id: UUID, host: Running) -> ShipmentView:
+async def see(order_id: UUID, runtime: Running) -> ShipmentView:
     """How an order's shipment stands."""
-    shipment = await host.database.read(lambda connection: SHIPMENTS.read(connection, order_id))
+    shipment = await runtime.database.read(lambda connection: SHIPMENTS.read(connection, order_id))
     if shipment is None:
         raise Problem(404, f"no shipment of order {order_id} is known here")
     return ShipmentView(**{name: getattr(shipment, name) for name in ShipmentView.model_fields})

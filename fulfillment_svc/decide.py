@@ -41,11 +41,11 @@ class BookShipment(Call, name="book_shipment"):
     lines: Lines
 
 
-class CancelShipment(Call, name="cancel_shipment", patience="undo"):
+class CancelShipment(Call, name="cancel_shipment", retry_policy="undo"):
     """Let the carrier forget the booking, and refuse a late one."""
 
 
-class DispatchShipment(Call, name="dispatch_shipment", patience="undo"):
+class DispatchShipment(Call, name="dispatch_shipment", retry_policy="undo"):
     """Hand the goods over."""
 
 
@@ -82,7 +82,7 @@ class DispatchRefused(Outcome):
 
 Calls = BookShipment | CancelShipment | DispatchShipment
 Subscribes = PaymentCaptured | OrderWithdrawn | OrderConfirmed | RetryRequested | Settled
-Learns = Booked | BookingRefused | Unbooked | CancelRefused | Dispatched | DispatchRefused | GaveUp[Calls]
+Outcomes = Booked | BookingRefused | Unbooked | CancelRefused | Dispatched | DispatchRefused | GaveUp[Calls]
 Publishes = (
     ShipmentScheduled
     | ShipmentRejected
@@ -125,28 +125,28 @@ class Shipment:
     settled_by: str | None = None
 
 
-Answer = Decision[Shipment | None, Publishes, Calls]
+Decided = Decision[Shipment | None, Publishes, Calls]
 # A call is on its way, and only then does an outcome mean anything.
 IN_FLIGHT = frozenset({"booking", "cancelling", "dispatching"})
 
 
 def decide(
-    shipment: Shipment | None, heard: Subscribes | Learns
+    shipment: Shipment | None, message: Subscribes | Outcomes
 ) -> Decision[Shipment | None, Publishes, Calls]:
-    match heard:
+    match message:
         case PaymentCaptured():
-            return book(shipment, heard)
+            return book(shipment, message)
         case OrderWithdrawn():
-            return withdraw(shipment, heard)
+            return withdraw(shipment, message)
         case OrderConfirmed():
-            return be_confirmed(shipment, heard.order_id)
+            return be_confirmed(shipment, message.order_id)
         case RetryRequested() | Settled():
-            return take_up(shipment, heard)
+            return take_up(shipment, message)
         case _:
-            return learn(shipment, heard)
+            return learn(shipment, message)
 
 
-def book(shipment: Shipment | None, paid: PaymentCaptured) -> Answer:
+def book(shipment: Shipment | None, paid: PaymentCaptured) -> Decided:
     if shipment is not None:
         return Decision(shipment)
     booking = Shipment(paid.order_id, "booking", customer=paid.customer, lines=paid.lines)
@@ -154,7 +154,7 @@ def book(shipment: Shipment | None, paid: PaymentCaptured) -> Answer:
     return Decision(booking, calls=(call,))
 
 
-def withdraw(shipment: Shipment | None, withdrawn: OrderWithdrawn) -> Answer:
+def withdraw(shipment: Shipment | None, withdrawn: OrderWithdrawn) -> Decided:
     if shipment is None:
         fence = Shipment(withdrawn.order_id, "fenced", withdrawn=True, reason=withdrawn.reason)
         return Decision(fence, facts=(cancelled(fence),))
@@ -169,7 +169,7 @@ def withdraw(shipment: Shipment | None, withdrawn: OrderWithdrawn) -> Answer:
             return Decision(shipment)
 
 
-def be_confirmed(shipment: Shipment | None, order_id: UUID) -> Answer:
+def be_confirmed(shipment: Shipment | None, order_id: UUID) -> Decided:
     if shipment is not None and shipment.status in ("dispatching", "dispatched", "dispatch_failed"):
         return Decision(shipment)
     if shipment is None or shipment.status != "scheduled":
@@ -178,7 +178,7 @@ def be_confirmed(shipment: Shipment | None, order_id: UUID) -> Answer:
     return dispatch(shipment)
 
 
-def take_up(shipment: Shipment | None, asked: RetryRequested | Settled) -> Answer:
+def take_up(shipment: Shipment | None, asked: RetryRequested | Settled) -> Decided:
     """What a person has it do about a cancellation or a dispatch that failed for good."""
     if shipment is None or asked.service != NAME:
         return Decision(shipment)
@@ -192,7 +192,7 @@ def take_up(shipment: Shipment | None, asked: RetryRequested | Settled) -> Answe
             return Decision(shipment)
 
 
-def learn(shipment: Shipment | None, outcome: Learns) -> Answer:
+def learn(shipment: Shipment | None, outcome: Outcomes) -> Decided:
     if shipment is None or shipment.status not in IN_FLIGHT:
         return Decision(shipment)
     match outcome:
@@ -214,7 +214,7 @@ def learn(shipment: Shipment | None, outcome: Learns) -> Answer:
             assert_never(outcome)
 
 
-def give_up(shipment: Shipment, gave_up: GaveUp[Calls]) -> Answer:
+def give_up(shipment: Shipment, gave_up: GaveUp[Calls]) -> Decided:
     match gave_up.call:
         case BookShipment():
             unwanted = replace(shipment, reason=shipment.reason or CARRIER_UNAVAILABLE)
@@ -227,7 +227,7 @@ def give_up(shipment: Shipment, gave_up: GaveUp[Calls]) -> Answer:
             assert_never(gave_up.call)
 
 
-def be_booked(shipment: Shipment, booked: Booked) -> Answer:
+def be_booked(shipment: Shipment, booked: Booked) -> Decided:
     shipment = replace(shipment, shipment_id=booked.shipment_id, deliver_on=booked.deliver_on)
     if shipment.withdrawn:
         return cancel(shipment)
@@ -237,17 +237,17 @@ def be_booked(shipment: Shipment, booked: Booked) -> Answer:
     return Decision(replace(shipment, status="scheduled"), facts=(scheduled,))
 
 
-def cancel(shipment: Shipment) -> Answer:
+def cancel(shipment: Shipment) -> Decided:
     call = CancelShipment(order_id=shipment.order_id, round=shipment.round)
     return Decision(replace(shipment, status="cancelling"), calls=(call,))
 
 
-def dispatch(shipment: Shipment) -> Answer:
+def dispatch(shipment: Shipment) -> Decided:
     call = DispatchShipment(order_id=shipment.order_id, round=shipment.round)
     return Decision(replace(shipment, status="dispatching"), calls=(call,))
 
 
-def end_unbooked(shipment: Shipment) -> Answer:
+def end_unbooked(shipment: Shipment) -> Decided:
     if shipment.withdrawn:
         return be_cancelled(shipment)
     reason = shipment.reason or CARRIER_UNAVAILABLE
@@ -255,7 +255,7 @@ def end_unbooked(shipment: Shipment) -> Answer:
     return Decision(replace(shipment, status="rejected"), facts=(rejected,))
 
 
-def be_cancelled(shipment: Shipment) -> Answer:
+def be_cancelled(shipment: Shipment) -> Decided:
     return Decision(replace(shipment, status="cancelled"), facts=(cancelled(shipment),))
 
 
@@ -265,7 +265,7 @@ def cancelled(shipment: Shipment) -> ShipmentCancelled:
     )
 
 
-def be_dispatched(shipment: Shipment) -> Answer:
+def be_dispatched(shipment: Shipment) -> Decided:
     gone = ShipmentDispatched(
         order_id=shipment.order_id,
         shipment_id=shipment.shipment_id or "",
@@ -279,11 +279,11 @@ def next_round(shipment: Shipment) -> Shipment:
     return replace(shipment, round=shipment.round + 1)
 
 
-def fail_cancel(shipment: Shipment, reason: str) -> Answer:
+def fail_cancel(shipment: Shipment, reason: str) -> Decided:
     failed = ShipmentCancelFailed(order_id=shipment.order_id, reason=reason[:200])
     return Decision(replace(shipment, status="cancel_failed"), facts=(failed,))
 
 
-def fail_dispatch(shipment: Shipment, reason: str) -> Answer:
+def fail_dispatch(shipment: Shipment, reason: str) -> Decided:
     failed = ShipmentDispatchFailed(order_id=shipment.order_id, reason=reason[:200])
     return Decision(replace(shipment, status="dispatch_failed"), facts=(failed,))

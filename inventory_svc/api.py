@@ -71,10 +71,10 @@ _LIST = compiled(
     dependencies=[Admin],
     responses={409: {"description": "More units than that are reserved or sold"}},
 )
-async def put(sku: Annotated[Sku, Path()], wanted: StockRequest, host: Running) -> StockView:
+async def put(sku: Annotated[Sku, Path()], wanted: StockRequest, runtime: Running) -> StockView:
     """Set how many units there are. Fewer than are reserved or sold already is refused (409)."""
     try:
-        rows = await host.database.rows(_PUT, sku=sku, stocked=wanted.stocked)
+        rows = await runtime.database.rows(_PUT, sku=sku, stocked=wanted.stocked)
     except CheckViolation as error:
         raise Problem(409, f"more than {wanted.stocked} units of {sku} are reserved or sold") from error
     return StockView(**rows[0])
@@ -82,11 +82,11 @@ async def put(sku: Annotated[Sku, Path()], wanted: StockRequest, host: Running) 
 
 @router.get("")
 async def see(
-    host: Running,
+    runtime: Running,
     after: Annotated[str, Query(max_length=64)] = "",
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits] = 100,
 ) -> StockPage:
     """Where the units of every SKU are, a page at a time."""
-    rows = await host.database.rows(_LIST, after=after, row_limit=limit)
+    rows = await runtime.database.rows(_LIST, after=after, row_limit=limit)
     page = [StockView(**row) for row in rows]
     return StockPage(stock=page, next_after=page[-1].sku if len(page) == limit else None)

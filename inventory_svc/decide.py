@@ -62,16 +62,16 @@ class Shelf:
     stock: Mapping[str, Stock]
 
 
-def decide(shelf: Shelf, heard: Subscribes) -> Decision[Shelf, Publishes, Never]:
-    match heard:
+def decide(shelf: Shelf, message: Subscribes) -> Decision[Shelf, Publishes, Never]:
+    match message:
         case OrderCreated():
-            return reserve(shelf, heard)
+            return reserve(shelf, message)
         case PaymentDeclined() | PaymentRefunded():
-            return release(shelf, heard.order_id, heard.reason)
+            return release(shelf, message.order_id, message.reason)
         case OrderConfirmed():
-            return sell(shelf, heard.order_id)
+            return sell(shelf, message.order_id)
         case _:
-            assert_never(heard)
+            assert_never(message)
 
 
 def reserve(shelf: Shelf, order: OrderCreated) -> Decision[Shelf, Publishes, Never]:

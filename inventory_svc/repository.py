@@ -101,7 +101,7 @@ class ShelfUnitOfWork:
     def state_of(self, item: Input) -> Shelf:
         """Its reservation and its own SKUs alone: `decide` copies them, and a batch may have thousands."""
         held = self._reservations.state_of(item)
-        skus = {line.sku for line in item.said.lines} if isinstance(item.said, OrderCreated) else set()
+        skus = {line.sku for line in item.payload.lines} if isinstance(item.payload, OrderCreated) else set()
         if held is not None:
             skus |= held.units.keys()
         return Shelf(held, {sku: self._now[sku] for sku in skus if sku in self._now})
@@ -122,10 +122,15 @@ class ShelfRepository:
 
     table = reservations
 
-    def load(self, trip: RoundTrip, told: Sequence[Input]) -> ShelfUnitOfWork:
-        reservations = RESERVATIONS.load(trip, told)
-        skus = {line.sku for item in told if isinstance(item.said, OrderCreated) for line in item.said.lines}
-        order_ids: list[UUID] = [item.order_id for item in told]
+    def load(self, trip: RoundTrip, inputs: Sequence[Input]) -> ShelfUnitOfWork:
+        reservations = RESERVATIONS.load(trip, inputs)
+        skus = {
+            line.sku
+            for item in inputs
+            if isinstance(item.payload, OrderCreated)
+            for line in item.payload.lines
+        }
+        order_ids: list[UUID] = [item.order_id for item in inputs]
         return ShelfUnitOfWork(reservations, trip.add(_LOCK_STOCK, skus=list(skus), order_ids=order_ids))
 
     async def read_many(

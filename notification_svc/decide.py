@@ -21,7 +21,7 @@ NAME = "notification"
 CUSTOMER_NOT_KEPT = "customer_not_kept"
 
 
-class SendEmail(Call, name="send_email", patience="message"):
+class SendEmail(Call, name="send_email", retry_policy="message"):
     """Write to the customer, whose address the directory knows."""
 
     customer: Token
@@ -29,7 +29,7 @@ class SendEmail(Call, name="send_email", patience="message"):
     reason: Reason | None = None
 
 
-class SendPush(Call, name="send_push", patience="message"):
+class SendPush(Call, name="send_push", retry_policy="message"):
     """Show a message on the customer's device, if the directory knows one."""
 
     customer: Token
@@ -52,7 +52,7 @@ class Undeliverable(Outcome):
 
 Calls = SendEmail | SendPush
 Subscribes = OrderConfirmed | OrderCancelled | RetryRequested | Settled
-Learns = Delivered | Undeliverable | GaveUp[Calls]
+Outcomes = Delivered | Undeliverable | GaveUp[Calls]
 Publishes = CustomerNotified | NotificationFailed
 Progress = Literal["sending", "delivered", "undeliverable"]
 
@@ -78,28 +78,30 @@ class Notice:
     settled_by: str | None = None
 
 
-Answer = Decision[Notice | None, Publishes, Calls]
+Decided = Decision[Notice | None, Publishes, Calls]
 
 
-def decide(notice: Notice | None, heard: Subscribes | Learns) -> Decision[Notice | None, Publishes, Calls]:
-    match heard:
+def decide(
+    notice: Notice | None, message: Subscribes | Outcomes
+) -> Decision[Notice | None, Publishes, Calls]:
+    match message:
         case OrderConfirmed():
-            return tell(notice, heard)
+            return tell(notice, message)
         case OrderCancelled():
-            return tell(notice, heard)
+            return tell(notice, message)
         case RetryRequested() | Settled():
-            return take_up(notice, heard)
+            return take_up(notice, message)
         case Delivered(channel):
             return advance(notice, channel, "delivered")
         case Undeliverable(channel, reason):
             return advance(notice, channel, "undeliverable", reason, refused=True)
         case GaveUp():
-            return advance(notice, channel_of(heard.call), "undeliverable", heard.reason)
+            return advance(notice, channel_of(message.call), "undeliverable", message.reason)
         case _:
-            assert_never(heard)
+            assert_never(message)
 
 
-def tell(notice: Notice | None, ended: OrderConfirmed | OrderCancelled) -> Answer:
+def tell(notice: Notice | None, ended: OrderConfirmed | OrderCancelled) -> Decided:
     if notice is not None:
         return Decision(notice)
     if isinstance(ended, OrderConfirmed):
@@ -111,7 +113,7 @@ def tell(notice: Notice | None, ended: OrderConfirmed | OrderCancelled) -> Answe
     return send(cancelled, ended.customer)
 
 
-def send(notice: Notice, customer: Token) -> Answer:
+def send(notice: Notice, customer: Token) -> Decided:
     email = SendEmail(
         order_id=notice.order_id,
         round=notice.email_round,
@@ -129,7 +131,7 @@ def send(notice: Notice, customer: Token) -> Answer:
     return Decision(notice, calls=(email, push))
 
 
-def take_up(notice: Notice | None, asked: RetryRequested | Settled) -> Answer:
+def take_up(notice: Notice | None, asked: RetryRequested | Settled) -> Decided:
     """What a person has it do about a customer who could not be told."""
     if notice is None or notice.status != "failed" or asked.service != NAME:
         return Decision(notice)
@@ -147,12 +149,14 @@ def channel_of(call: Calls) -> Channel:
 
 def advance(
     notice: Notice | None, channel: Channel, to: Progress, reason: str | None = None, *, refused: bool = False
-) -> Answer:
+) -> Decided:
     if notice is None or notice.status != "sending":
         return Decision(notice)
     if reason is not None:
-        told = f"{channel}: {reason}"
-        notice = replace(notice, reason=f"{notice.reason}; {told}"[:200] if notice.reason else told[:200])
+        reported = f"{channel}: {reason}"
+        notice = replace(
+            notice, reason=f"{notice.reason}; {reported}"[:200] if notice.reason else reported[:200]
+        )
     if channel == "email":
         notice = replace(notice, email=to, email_round=notice.email_round + refused)
     else:
@@ -164,12 +168,12 @@ def advance(
     return be_notified(notice, channels) if channels else fail(notice)
 
 
-def be_notified(notice: Notice, channels: tuple[Channel, ...]) -> Answer:
+def be_notified(notice: Notice, channels: tuple[Channel, ...]) -> Decided:
     notified = CustomerNotified(order_id=notice.order_id, ending=notice.ending, channels=channels)
     return Decision(replace(notice, status="notified"), facts=(notified,))
 
 
-def fail(notice: Notice) -> Answer:
+def fail(notice: Notice) -> Decided:
     failed = NotificationFailed(
         order_id=notice.order_id, ending=notice.ending, reason=notice.reason or "unknown"
     )

@@ -79,7 +79,7 @@ class OrderView(BaseModel):
 )
 async def place(
     wanted: OrderRequest,
-    host: Running,
+    runtime: Running,
     response: Response,
     idempotency_key: IdempotencyKey = None,
     traceparent: TraceParent = None,
@@ -88,11 +88,11 @@ async def place(
 
     Without an Idempotency-Key every request is an order of its own. The same key with another body: 422.
     """
-    host.admit()
+    runtime.admit()
     fingerprint = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()
     order_id = uuid4() if idempotency_key is None else uuid5(_BY_KEY, idempotency_key)
     command = PlaceOrder(order_id=order_id, fingerprint=fingerprint, **dict(wanted))
-    order: Order = await host.ask(command, traceparent)
+    order: Order = await runtime.ask(command, traceparent)
     if order.fingerprint != fingerprint:
         raise Problem(422, "this Idempotency-Key was used for another order", order_id=str(order_id))
     response.headers["Location"] = f"/orders/{order_id}"
@@ -100,9 +100,9 @@ async def place(
 
 
 @router.get("/{order_id}", responses={404: UNKNOWN})
-async def see(order_id: UUID, host: Running) -> OrderView:
+async def see(order_id: UUID, runtime: Running) -> OrderView:
     """How an order stands, as far as order_svc knows; the tracker tells the whole story."""
-    order = await host.database.read(lambda connection: ORDERS.read(connection, order_id))
+    order = await runtime.database.read(lambda connection: ORDERS.read(connection, order_id))
     return OrderView.model_validate(_known(order, order_id))
 
 
@@ -115,9 +115,9 @@ async def see(order_id: UUID, host: Running) -> OrderView:
         410: FORGOTTEN,
     },
 )
-async def cancel(order_id: UUID, host: Running, traceparent: TraceParent = None) -> OrderView:
+async def cancel(order_id: UUID, runtime: Running, traceparent: TraceParent = None) -> OrderView:
     """Withdraw an order that is not confirmed yet; what was done for it is undone. Repeating is harmless."""
-    found: Order | None = await host.ask(CancelOrder(order_id=order_id), traceparent)
+    found: Order | None = await runtime.ask(CancelOrder(order_id=order_id), traceparent)
     if found is not None and found.status == "early_undone":
         why = "all that was done for this order is undone already; its order.created has not been heard here"
         raise Problem(409, why, order_id=str(order_id))

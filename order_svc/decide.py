@@ -1,6 +1,6 @@
 """What order_svc makes of each fact and command. It alone decides how an order ends.
 
-    a POST, order.created  -> recorded (and stated, if it came as a POST)
+    a POST, order.created  -> recorded (and published, if it came as a POST)
     shipment_scheduled     -> order.confirmed: the pivot, from here only forward
     stock_rejected,
     stock_released         -> order.cancelled: nothing is left to undo
@@ -72,32 +72,32 @@ class Order:
 
     @property
     def begun(self) -> bool:
-        """Whether its `order.created` has been heard."""
+        """Whether its `order.created` has been received."""
         return self.currency is not None
 
 
-Answer = Decision[Order | None, Publishes, Never]
+Decided = Decision[Order | None, Publishes, Never]
 
 
 def decide(
-    order: Order | None, heard: Subscribes | PlaceOrder | CancelOrder
+    order: Order | None, message: Subscribes | PlaceOrder | CancelOrder
 ) -> Decision[Order | None, Publishes, Never]:
-    match heard:
+    match message:
         case PlaceOrder() | OrderCreated():
-            return place(order, heard)
+            return place(order, message)
         case ShipmentScheduled():
-            return confirm(order, heard.order_id)
+            return confirm(order, message.order_id)
         case StockRejected() | StockReleased():
-            return cancel(order, heard.order_id, heard.reason)
+            return cancel(order, message.order_id, message.reason)
         case SagaTimedOut():
-            return withdraw(order, heard.order_id, "timed_out", heard.customer)
+            return withdraw(order, message.order_id, "timed_out", message.customer)
         case CancelOrder():
             return Decision(None) if order is None else withdraw(order, order.order_id, "customer_cancelled")
         case _:
-            assert_never(heard)
+            assert_never(message)
 
 
-def place(order: Order | None, wanted: PlaceOrder | OrderCreated) -> Answer:
+def place(order: Order | None, wanted: PlaceOrder | OrderCreated) -> Decided:
     created = wanted if isinstance(wanted, OrderCreated) else created_by(wanted)
     content = content_of(created)
     if order is not None and order.begun:
@@ -130,7 +130,7 @@ def created_by(wanted: PlaceOrder) -> OrderCreated:
     )
 
 
-def catch_up(placed: Order, early: Order | None) -> Answer:
+def catch_up(placed: Order, early: Order | None) -> Decided:
     """Apply to a newly placed order what had overtaken its creation."""
     match early:
         case Order(status="early_scheduled"):
@@ -145,7 +145,7 @@ def catch_up(placed: Order, early: Order | None) -> Answer:
             return Decision(placed)
 
 
-def confirm(order: Order | None, order_id: UUID) -> Answer:
+def confirm(order: Order | None, order_id: UUID) -> Decided:
     if order is None:
         return Decision(Order(order_id, "early_scheduled"))
     if order.status != "placed":
@@ -159,7 +159,7 @@ def confirm(order: Order | None, order_id: UUID) -> Answer:
     return Decision(replace(order, status="confirmed"), facts=(confirmed,))
 
 
-def withdraw(order: Order | None, order_id: UUID, reason: str, customer: str | None = None) -> Answer:
+def withdraw(order: Order | None, order_id: UUID, reason: str, customer: str | None = None) -> Decided:
     """Also what never began here: whoever did something for it is to undo it all the same."""
     order = order or Order(order_id, "early_timed_out")
     if not order.begun:
@@ -174,7 +174,7 @@ def withdraw(order: Order | None, order_id: UUID, reason: str, customer: str | N
             return Decision(order)
 
 
-def cancel(order: Order | None, order_id: UUID, reason: str) -> Answer:
+def cancel(order: Order | None, order_id: UUID, reason: str) -> Decided:
     order = order or Order(order_id, "early_undone", reason=reason)
     if order.status in ("confirmed", "cancelled"):
         return Decision(order)

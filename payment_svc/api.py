@@ -42,9 +42,9 @@ class HoldDecision(BaseModel):
 
 
 @router.get("/{order_id}", responses={404: UNKNOWN})
-async def see(order_id: UUID, host: Running) -> PaymentView:
+async def see(order_id: UUID, runtime: Running) -> PaymentView:
     """How an order's payment stands."""
-    payment = await host.database.read(lambda connection: PAYMENTS.read(connection, order_id))
+    payment = await runtime.database.read(lambda connection: PAYMENTS.read(connection, order_id))
     return _view(payment, order_id)
 
 
@@ -54,9 +54,9 @@ async def see(order_id: UUID, host: Running) -> PaymentView:
     dependencies=[Admin],
     responses={404: UNKNOWN, 409: NOT_HELD, 410: FORGOTTEN},
 )
-async def approve(order_id: UUID, decision: HoldDecision, host: Running) -> PaymentView:
+async def approve(order_id: UUID, decision: HoldDecision, runtime: Running) -> PaymentView:
     """Let a held payment go ahead. Repeating is harmless; one decided otherwise is refused (409)."""
-    return await _settle_hold(host, Approve(order_id=order_id, by=decision.by, note=decision.note))
+    return await _settle_hold(runtime, Approve(order_id=order_id, by=decision.by, note=decision.note))
 
 
 @router.post(
@@ -65,13 +65,13 @@ async def approve(order_id: UUID, decision: HoldDecision, host: Running) -> Paym
     dependencies=[Admin],
     responses={404: UNKNOWN, 409: NOT_HELD, 410: FORGOTTEN},
 )
-async def reject(order_id: UUID, decision: HoldDecision, host: Running) -> PaymentView:
+async def reject(order_id: UUID, decision: HoldDecision, runtime: Running) -> PaymentView:
     """Refuse a held payment; the order is then cancelled."""
-    return await _settle_hold(host, Reject(order_id=order_id, by=decision.by, note=decision.note))
+    return await _settle_hold(runtime, Reject(order_id=order_id, by=decision.by, note=decision.note))
 
 
-async def _settle_hold(host: ServiceRuntime, command: Approve | Reject) -> PaymentView:
-    payment: Payment | None = await host.ask(command)
+async def _settle_hold(runtime: ServiceRuntime, command: Approve | Reject) -> PaymentView:
+    payment: Payment | None = await runtime.ask(command)
     view = _view(payment, command.order_id)
     if view.decided_by is None or isinstance(command, Reject) != (view.reason == APPROVAL_REJECTED):
         raise Problem(409, _why_not(view), order_id=str(view.order_id))

@@ -68,15 +68,15 @@ class Capture(Call, name="capture"):
     """Take what was authorised."""
 
 
-class Void(Call, name="void", patience="undo"):
+class Void(Call, name="void", retry_policy="undo"):
     """Let go of what was authorised but not captured, and refuse a late authorisation."""
 
 
-class Refund(Call, name="refund", patience="undo"):
+class Refund(Call, name="refund", retry_policy="undo"):
     """Give back what was captured."""
 
 
-class IssueCreditNote(Call, name="issue_credit_note", patience="undo"):
+class IssueCreditNote(Call, name="issue_credit_note", retry_policy="undo"):
     """Owe the customer what could not be refunded."""
 
 
@@ -117,7 +117,9 @@ class UndoRefused(Outcome):
 
 Calls = Authorise | Capture | Void | Refund | IssueCreditNote
 Subscribes = StockReserved | ShipmentRejected | ShipmentCancelled | ApprovalExpired | RetryRequested | Settled
-Learns = Authorised | AuthorisationDeclined | Captured | CaptureRefused | Undone | UndoRefused | GaveUp[Calls]
+Outcomes = (
+    Authorised | AuthorisationDeclined | Captured | CaptureRefused | Undone | UndoRefused | GaveUp[Calls]
+)
 Publishes = (
     PaymentHeld | PaymentApproved | PaymentCaptured | PaymentDeclined | PaymentRefunded | PaymentRefundFailed
 )
@@ -161,37 +163,37 @@ class Payment:
     settled_by: str | None = None
 
 
-Answer = Decision[Payment | None, Publishes, Calls]
+Decided = Decision[Payment | None, Publishes, Calls]
 # A call is on its way, and only then does an outcome mean anything.
 IN_FLIGHT = frozenset({"authorising", "capturing", "voiding", "refunding", "crediting"})
 
 
 def decide(
     payment: Payment | None,
-    heard: Subscribes | Learns | Approve | Reject,
+    message: Subscribes | Outcomes | Approve | Reject,
     *,
     approval_limits_minor: ApprovalLimits,
 ) -> Decision[Payment | None, Publishes, Calls]:
-    match heard:
+    match message:
         case StockReserved():
-            return begin(payment, heard, limit_of(heard.currency, approval_limits_minor))
+            return begin(payment, message, limit_of(message.currency, approval_limits_minor))
         case ShipmentRejected() | ShipmentCancelled():
-            return undo(payment, heard.order_id, heard.reason)
+            return undo(payment, message.order_id, message.reason)
         case Approve() | Reject():
-            return settle_hold(payment, heard)
+            return settle_hold(payment, message)
         case ApprovalExpired():
             return expire_hold(payment)
         case RetryRequested() | Settled():
-            return take_up(payment, heard)
+            return take_up(payment, message)
         case _:
-            return learn(payment, heard)
+            return learn(payment, message)
 
 
 def limit_of(currency: str, limits_minor: ApprovalLimits) -> int:
     return limits_minor.get(currency, limits_minor[DEFAULT])
 
 
-def begin(payment: Payment | None, reserved: StockReserved, approval_limit_minor: int) -> Answer:
+def begin(payment: Payment | None, reserved: StockReserved, approval_limit_minor: int) -> Decided:
     if payment is not None:
         return Decision(payment)
     begun = Payment(
@@ -214,7 +216,7 @@ def begin(payment: Payment | None, reserved: StockReserved, approval_limit_minor
     return authorise(begun)
 
 
-def authorise(payment: Payment) -> Answer:
+def authorise(payment: Payment) -> Decided:
     call = Authorise(
         order_id=payment.order_id,
         amount_minor=payment.amount_minor,
@@ -224,7 +226,7 @@ def authorise(payment: Payment) -> Answer:
     return Decision(replace(payment, status="authorising"), calls=(call,))
 
 
-def settle_hold(payment: Payment | None, command: Approve | Reject) -> Answer:
+def settle_hold(payment: Payment | None, command: Approve | Reject) -> Decided:
     if payment is None or payment.status != "held":
         return Decision(payment)
     decided = replace(payment, decided_by=command.by, decision_note=command.note)
@@ -234,13 +236,13 @@ def settle_hold(payment: Payment | None, command: Approve | Reject) -> Answer:
     return replace(authorise(decided), facts=(approved,))
 
 
-def expire_hold(payment: Payment | None) -> Answer:
+def expire_hold(payment: Payment | None) -> Decided:
     if payment is None or payment.status != "held":
         return Decision(payment)
     return decline(payment, APPROVAL_EXPIRED)
 
 
-def undo(payment: Payment | None, order_id: UUID, reason: str) -> Answer:
+def undo(payment: Payment | None, order_id: UUID, reason: str) -> Decided:
     if payment is None:
         payment = Payment(order_id=order_id, status="fenced")
     elif payment.status in ("authorising", "capturing"):
@@ -254,7 +256,7 @@ def undo(payment: Payment | None, order_id: UUID, reason: str) -> Answer:
     return Decision(fence, facts=(nothing_charged,))
 
 
-def take_up(payment: Payment | None, asked: RetryRequested | Settled) -> Answer:
+def take_up(payment: Payment | None, asked: RetryRequested | Settled) -> Decided:
     """What a person has it do about an undo that failed for good."""
     if payment is None or payment.status != "refund_failed" or asked.service != NAME:
         return Decision(payment)
@@ -269,7 +271,7 @@ def take_up(payment: Payment | None, asked: RetryRequested | Settled) -> Answer:
             return issue_credit_note(payment)
 
 
-def learn(payment: Payment | None, outcome: Learns) -> Answer:
+def learn(payment: Payment | None, outcome: Outcomes) -> Decided:
     if payment is None or payment.status not in IN_FLIGHT:
         return Decision(payment)
     match outcome:
@@ -291,7 +293,7 @@ def learn(payment: Payment | None, outcome: Learns) -> Answer:
             assert_never(outcome)
 
 
-def give_up(payment: Payment, gave_up: GaveUp[Calls]) -> Answer:
+def give_up(payment: Payment, gave_up: GaveUp[Calls]) -> Decided:
     match gave_up.call:
         case Authorise() if not gave_up.maybe_done:
             return end_uncharged(payment, PROVIDER_UNAVAILABLE)
@@ -306,7 +308,7 @@ def give_up(payment: Payment, gave_up: GaveUp[Calls]) -> Answer:
             assert_never(gave_up.call)
 
 
-def next_rung(payment: Payment, refused: Void | Refund | IssueCreditNote, reason: str) -> Answer:
+def next_rung(payment: Payment, refused: Void | Refund | IssueCreditNote, reason: str) -> Decided:
     """Down the ladder: void only while authorised, else refund, else a credit note, else a person."""
     match refused:
         case Void():
@@ -333,26 +335,26 @@ def rung_of(call: Void | Refund | IssueCreditNote) -> Rung:
             assert_never(call)
 
 
-def capture(payment: Payment) -> Answer:
+def capture(payment: Payment) -> Decided:
     return Decision(replace(payment, status="capturing"), calls=(Capture(order_id=payment.order_id),))
 
 
-def void(payment: Payment) -> Answer:
+def void(payment: Payment) -> Decided:
     call = Void(order_id=payment.order_id, round=payment.round)
     return Decision(replace(payment, status="voiding"), calls=(call,))
 
 
-def refund(payment: Payment) -> Answer:
+def refund(payment: Payment) -> Decided:
     call = Refund(order_id=payment.order_id, round=payment.round)
     return Decision(replace(payment, status="refunding"), calls=(call,))
 
 
-def issue_credit_note(payment: Payment) -> Answer:
+def issue_credit_note(payment: Payment) -> Decided:
     call = IssueCreditNote(order_id=payment.order_id, round=payment.round)
     return Decision(replace(payment, status="crediting"), calls=(call,))
 
 
-def be_captured(payment: Payment) -> Answer:
+def be_captured(payment: Payment) -> Decided:
     captured = PaymentCaptured(
         order_id=payment.order_id,
         customer=payment.customer or "",
@@ -363,22 +365,22 @@ def be_captured(payment: Payment) -> Answer:
     return Decision(replace(payment, status="captured"), facts=(captured,))
 
 
-def decline(payment: Payment, reason: str) -> Answer:
+def decline(payment: Payment, reason: str) -> Decided:
     declined = PaymentDeclined(order_id=payment.order_id, reason=reason)
     return Decision(replace(payment, status="declined", reason=reason), facts=(declined,))
 
 
-def end_uncharged(payment: Payment, reason: str) -> Answer:
+def end_uncharged(payment: Payment, reason: str) -> Decided:
     return end_undone(payment, "nothing_charged") if payment.withdrawn else decline(payment, reason)
 
 
-def end_undone(payment: Payment, undone_by: UndoneBy) -> Answer:
+def end_undone(payment: Payment, undone_by: UndoneBy) -> Decided:
     if not payment.withdrawn:
         return decline(payment, payment.reason or PROVIDER_UNAVAILABLE)
     return be_refunded(payment, undone_by)
 
 
-def be_refunded(payment: Payment, undone_by: UndoneBy) -> Answer:
+def be_refunded(payment: Payment, undone_by: UndoneBy) -> Decided:
     refunded = PaymentRefunded(
         order_id=payment.order_id,
         undone_by=undone_by,
@@ -388,6 +390,6 @@ def be_refunded(payment: Payment, undone_by: UndoneBy) -> Answer:
     return Decision(replace(payment, status="refunded"), facts=(refunded,))
 
 
-def fail_undo(payment: Payment, reason: str) -> Answer:
+def fail_undo(payment: Payment, reason: str) -> Decided:
     failed = PaymentRefundFailed(order_id=payment.order_id, reason=reason[:200])
     return Decision(replace(payment, status="refund_failed"), facts=(failed,))

@@ -1,1 +1,1 @@
-"""The passive observer: hears every fact, rebuilds each order's saga from them, and shows it."""
+"""The passive observer: receives every fact, rebuilds each order's saga from them, and shows it."""

@@ -28,7 +28,7 @@ class Time:
 class Outage:
     """Since when a service has been down, and when that was seen last. `patience` ends at `until`.
 
-    `deaf`: it would not hear a redrive either, unlike one that only does not answer. `up_since`: when it
+    `deaf`: it would not receive a redrive either, unlike one that only does not answer. `up_since`: when it
     looked well for the first time after that; it is over once the service has really worked. `silent_since`:
     an answer after that shows it, however late it is read.
     """
@@ -103,7 +103,7 @@ class Availability:
         self._locks: dict[str, Lock] = {}
         # Of each service and step, one that waits and was not passed over when that was noted.
         self._first: dict[tuple[str, str], _Waiter] = {}
-        self._heard_at = ALWAYS
+        self._received_at = ALWAYS
 
     def outage_of(self, service: str) -> Outage | None:
         """The outage that lasts."""
@@ -150,12 +150,12 @@ class Availability:
                 del self._first[key]
         for key, (since, seconds) in waits.items():
             self._first.setdefault(key, _Waiter(order_id, since, seconds))
-            self._heard_at = max(self._heard_at, since)
+            self._received_at = max(self._received_at, since)
 
     def look(self) -> None:
-        """See who answers nobody, as of what was heard last: who is read late has not answered late."""
+        """See who answers nobody, as of what was received last: who is read late has not answered late."""
         for (service, step), first in self._first.items():
-            self.waited(service, step, first.since, first.seconds, self._heard_at)
+            self.waited(service, step, first.since, first.seconds, self._received_at)
 
     def waited(self, service: str, step: str, since: datetime, seconds: float, at: datetime) -> None:
         """Somebody has waited for it since then, for a step that may take so many seconds.
@@ -177,7 +177,7 @@ class Availability:
 
     def answered(self, service: str, step: str, began_at: datetime, at: datetime) -> None:
         """It has answered one who had waited since `began_at` for this step."""
-        self._heard_at = max(self._heard_at, at)
+        self._received_at = max(self._received_at, at)
         self._answered_at[service] = max(at, self._answered_at.get(service, ALWAYS))
         first = self._first.get((service, step))
         if first is not None and began_at >= first.since:
@@ -189,7 +189,7 @@ class Availability:
             self._progress.setdefault(service, {}).setdefault(step, _Progress()).note(began_at, at)
 
     def begin_anew(self, at: datetime) -> None:
-        """Nobody could be heard until then: every step of every service has its full time again."""
+        """nobody could be reached until then: every step of every service has its full time again."""
         self._anew_at = at
         self._progress.clear()
 

@@ -1,10 +1,10 @@
 """When something has to be done about a late service, and what. Pure.
 
 A service that owes a fact is late once its step's deadline has passed. Then it is sent the fact that it
-should have heard once more. If that does not help either, the saga times out: its owner withdraws the order,
-unless it is confirmed already. So it does when the owner itself does not end what is undone: it may never
-have heard of the order. What cannot be withdrawn, an undo or a step after the pivot, becomes a matter for a
-person. A parked saga has no deadline but that of its approval.
+should have received once more. If that does not help either, the saga times out: its owner withdraws the
+order, unless it is confirmed already. So it does when the owner itself does not end what is undone: it may
+never have known of the order. What cannot be withdrawn, an undo or a step after the pivot, becomes a matter
+for a person. A parked saga has no deadline but that of its approval.
 
 A deadline says that a service that works has not answered: see `availability` for those that cannot.
 """
@@ -41,9 +41,9 @@ class Rules:
     overdue_after_seconds: float
     approval_seconds: float
 
-    def seconds_of(self, service: str, heard: str) -> float:
+    def seconds_of(self, service: str, trigger: str) -> float:
         """How long a service may take for the step that follows the fact of this name."""
-        return self.step_seconds.get(f"{service}:{heard}", self.step_seconds[service])
+        return self.step_seconds.get(f"{service}:{trigger}", self.step_seconds[service])
 
     def times_of(self, saga: Saga) -> dict[tuple[str, str], tuple[datetime, float]]:
         """For which steps of which services it waits, since when, and how long each may take."""
@@ -73,7 +73,7 @@ def due(
 ) -> tuple[Due, ...]:
     """What comes next about each wait that has a deadline, if no answer comes.
 
-    With `not_before` as though nothing had been waited for until then: while nobody could be heard, nobody
+    With `not_before` as though nothing had been waited for until then: while nobody could be reached, nobody
     was late. With `availability` as though no service had been waited for while it was down.
     """
     found = (_next(saga, wait, rules, not_before, availability) for wait in saga.waits)
@@ -92,7 +92,7 @@ def _next(
     if wait.person:
         if wait.because_of != _HELD:
             return None
-        # Here too the time counts in which nobody could be heard: people decide by the calendar.
+        # Here too the time counts in which nobody could be reached: people decide by the calendar.
         return Due(Act.EXPIRE_APPROVAL, wait.since + timedelta(seconds=rules.approval_seconds), wait)
     if wait.overdue_at is not None:
         return None

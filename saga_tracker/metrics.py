@@ -1,8 +1,9 @@
 """What the tracker counts of sagas and steps, beside what every process counts.
 
 Counted is what newly enters the view, by the one tracker that enters it, once it is committed; and only what
-was stated lately. So whatever is read again is not counted again, be it after a restart, after a rebuild or
-because the stream was made anew; and what an empty view has to read first counts as the history that it is.
+was published lately. So whatever is read again is not counted again, be it after a restart, after a rebuild
+or because the stream was made anew; and what an empty view has to read first counts as the history that it
+is.
 """
 
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from saga_tracker.reading.recorder import Recorded
 from saga_tracker.steps import STEPS
 from saga_tracker.timeline import Taken
 
-# What was stated longer ago than that when it is read says nothing of how the system does now.
+# What was published longer ago than that when it is read says nothing of how the system does now.
 HISTORY_AFTER_SECONDS = 600.0
 
 SAGA_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3_600)
@@ -67,7 +68,7 @@ def _begin_at_zero() -> None:
     for end in ENDED:
         SAGA_SECONDS.labels(end.value)
     for step in STEPS:
-        LATENESS_SECONDS.labels(f"{step.service}:{name_of(step.heard)}")
+        LATENESS_SECONDS.labels(f"{step.service}:{name_of(step.trigger)}")
 
 
 _begin_at_zero()
@@ -99,6 +100,6 @@ def _had_ended(order_id: UUID, batch: Recorded) -> bool:
 
 def _count(taken: Taken, rules: Rules) -> None:
     STEP_SECONDS.labels(taken.step).observe(taken.seconds)
-    late_seconds = taken.seconds - rules.seconds_of(taken.service, taken.heard)
+    late_seconds = taken.seconds - rules.seconds_of(taken.service, taken.trigger)
     if late_seconds > 0 and not taken.person:
         LATENESS_SECONDS.labels(taken.step).observe(late_seconds)

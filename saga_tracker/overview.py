@@ -20,9 +20,9 @@ from saga_tracker.scheduler.leader import HOLDER
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import SERVICES, STEPS
 
-MAX_LETTERS = 10_000
+MAX_DEAD_LETTERS = 10_000
 OPEN = [state.value for state in State if state not in ENDED]
-STEP_NAMES = sorted(f"{step.service}:{name_of(step.heard)}" for step in STEPS)
+STEP_NAMES = sorted(f"{step.service}:{name_of(step.trigger)}" for step in STEPS)
 
 _QUERIES = {
     "states": b"""
@@ -68,7 +68,7 @@ class Overview:
         return await self._look_up.gauges()
 
     async def _read(self, connection: Connection) -> list[Metric]:
-        given = {"max_letters": MAX_LETTERS}
+        given = {"max_letters": MAX_DEAD_LETTERS}
         async with connection.pipeline():
             cursors = {name: await connection.execute(query, given) for name, query in _QUERIES.items()}
             found: dict[str, Rows] = {name: await cursor.fetchall() for name, cursor in cursors.items()}
@@ -179,7 +179,7 @@ def _dead_letters(rows: Rows) -> Metric:
         counts[row["service"], row["kind"]] = row["dead_letters"]
     return gauge(
         "murmuration_dead_letters_open",
-        f"Dead letters that nobody has acted on, up to {MAX_LETTERS}; a `case` is what a service gave up.",
+        f"Dead letters that nobody has acted on, up to {MAX_DEAD_LETTERS}; `case`: a service gave up.",
         counts,
         ["service", "kind"],
     )

@@ -64,7 +64,7 @@ class SagaFact(NamedTuple):
     """As much of a fact as the projection needs. `name` has no version, so that versions may move on.
 
     `read_at` is when the tracker first read it, by its database's clock: everything counts from that. What
-    its publisher says of the time, `stated_at`, tells nothing of its saga. What the tracker states names a
+    its publisher says of the time, `stated_at`, tells nothing of its saga. What the tracker publishes names a
     `service`, and by `about` the fact that was redriven, is overdue to be answered, or told of the failure
     that a person has taken up. By its `content` a repetition is told from something else before it gets here.
     """
@@ -152,13 +152,13 @@ LADDER = (
 # Telling of a cancellation is no sign that an order was confirmed: see `_Known`.
 _PAST_PIVOT: tuple[type[Fact], ...] = (
     OrderConfirmed,
-    *(kind for step in AFTER_THE_PIVOT for kind in step.answers),
+    *(kind for step in AFTER_THE_PIVOT for kind in step.results),
 )
 _TURNED_BACK = (OrderWithdrawn, StockRejected, PaymentDeclined, ShipmentRejected)
 _STEPS_AFTER: dict[str, list[Step]] = {}
 for _step in STEPS:
-    _STEPS_AFTER.setdefault(name_of(_step.heard), []).append(_step)
-_NAMES = {kind: name_of(kind) for step in STEPS for kind in (step.heard, *step.answers)}
+    _STEPS_AFTER.setdefault(name_of(_step.trigger), []).append(_step)
+_NAMES = {kind: name_of(kind) for step in STEPS for kind in (step.trigger, *step.results)}
 _NAMES |= {kind: name_of(kind) for kind in (SagaRedriven, SagaOverdue)}
 _NOTIFICATION = CustomerNotified.owner
 
@@ -198,7 +198,7 @@ class _Known:
         turns = [
             step
             for step in _STEPS_AFTER.get(name, ())
-            if step.owed_for(because.read_at, because.stated_at) and self.first(*step.answers) is None
+            if step.owed_for(because.read_at, because.stated_at) and self.first(*step.results) is None
         ]
         return tuple(_wait(step, because) for step in turns)
 
@@ -214,13 +214,13 @@ class _Known:
             return failures[-1], acts[-1]
         return [failed for failed in failures if failed.fact_id not in about][-1], None
 
-    def untold(self, ended: SagaFact) -> tuple[Wait, ...]:
+    def unnotified(self, ended: SagaFact) -> tuple[Wait, ...]:
         """What notification owes after the end: the news, or that it has tried once more to bring it."""
-        told, failed = (
+        notice, failed = (
             [fact for fact in self.all if fact.name == _NAMES[kind]]
             for kind in (CustomerNotified, NotificationFailed)
         )
-        if told:
+        if notice:
             return ()
         if not failed:
             return _waits_of(_NOTIFICATION, ended)
@@ -241,7 +241,7 @@ class _Known:
 def _wait(step: Step, because: SagaFact) -> Wait:
     return Wait(
         service=step.service,
-        facts=tuple(_NAMES[kind] for kind in step.answers),
+        facts=tuple(_NAMES[kind] for kind in step.results),
         since=because.read_at,
         because_of=because.name,
         because_of_id=because.fact_id,
@@ -315,7 +315,7 @@ def _stand(known: _Known) -> _Standing:
         since = max(pivot.read_at, cancelled.read_at)
         return _Standing(State.NEEDS_MANUAL, since, reason=f"both {pivot.name} and {cancelled.name}")
     if cancelled:
-        return _Standing(State.CANCELLED, cancelled.read_at, known.untold(cancelled), cancelled.reason)
+        return _Standing(State.CANCELLED, cancelled.read_at, known.unnotified(cancelled), cancelled.reason)
     if pivot:
         return _past_pivot(known, pivot)
     return _on_ladder(known)
@@ -328,8 +328,8 @@ def _past_pivot(known: _Known, pivot: SagaFact) -> _Standing:
     later = tuple(wait for wait in owed if wait.service not in COMPLETING)
     dispatched = known.first(ShipmentDispatched)
     notified = known.first(CustomerNotified)
-    told = known.first(CustomerNotified, NotificationFailed)
-    untold = told.reason if told and not notified else None
+    notice = known.first(CustomerNotified, NotificationFailed)
+    unnotified = notice.reason if notice and not notified else None
     since = pivot.read_at
     if known.first(ShipmentDispatchFailed) and not dispatched:
         failed, act = known.taken_up(ShipmentDispatchFailed)
@@ -338,12 +338,12 @@ def _past_pivot(known: _Known, pivot: SagaFact) -> _Standing:
         waits += _waits_again(act)
         since = act.read_at
     if waits:
-        return _Standing(State.COMPLETING, since, waits + later, untold)
+        return _Standing(State.COMPLETING, since, waits + later, unnotified)
     others = [
-        known.first(*step.answers) for step in AFTER_THE_PIVOT if ShipmentDispatched not in step.answers
+        known.first(*step.results) for step in AFTER_THE_PIVOT if ShipmentDispatched not in step.results
     ]
     ended_at = max(fact.read_at for fact in (pivot, dispatched, *others) if fact)
-    return _Standing(State.COMPLETED, ended_at, later + known.untold(pivot), untold)
+    return _Standing(State.COMPLETED, ended_at, later + known.unnotified(pivot), unnotified)
 
 
 def _on_ladder(known: _Known) -> _Standing:
@@ -363,17 +363,17 @@ def _on_ladder(known: _Known) -> _Standing:
     if late:
         return _Standing(State.PENDING_INVENTORY, late.read_at, known.waits(late), f"late: {late.reason}")
     # Only that the customer was told of a cancellation, which has not been read itself yet.
-    told = next((fact for fact in known.all if fact.ending), None)
-    if told is None:
-        # Only what the tracker stated itself. What it was about will be read.
+    notice = next((fact for fact in known.all if fact.ending), None)
+    if notice is None:
+        # Only what the tracker published itself. What it was about will be read.
         return _Standing(State.PENDING_INVENTORY, known.all[0].read_at)
-    return _Standing(State.COMPENSATING, told.read_at, known.waits(told, StockReleased), told.reason)
+    return _Standing(State.COMPENSATING, notice.read_at, known.waits(notice, StockReleased), notice.reason)
 
 
 def _failed_undo(known: _Known, rung: Rung) -> _Standing:
     """A matter for a person until somebody has taken it up, and again when that fails.
 
-    Meanwhile whoever is to hear that it turned back owes the sign of that all the same.
+    Meanwhile whoever is to receive that it turned back owes the sign of that all the same.
     """
     failed, act = known.taken_up(*rung.reached_by)
     turns = known.first(SagaTimedOut), known.first(OrderWithdrawn)

@@ -38,7 +38,7 @@ SWEEP, FORGET = "publisher_sweep", "publisher_forget"
 WATCHER, RETENTION = "watcher", "retention"
 # Loops that are not told of by themselves: that the lag is measured is part of reading, and so on; and nobody
 # waits for what is old to be deleted.
-NOT_TOLD_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION)
+NOT_NOTIFIED_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION)
 ROUTERS = [api.router, manual_api.router, dead_letters_api.router, reconciliation_api.router, pages.router]
 
 
@@ -113,7 +113,7 @@ class Tracker:
             **blocked_detail(self.publisher.blocked),
             "database": database,
             "broker": self._consuming() and not self.publisher.blocked,
-            **{name: runs for name, runs in self.loops.running.items() if name not in NOT_TOLD_OF},
+            **{name: runs for name, runs in self.loops.running.items() if name not in NOT_NOTIFIED_OF},
             "lag_messages": self.progress.lag,
         }
 

@@ -45,7 +45,7 @@ class TrackerSettings(ProcessSettings):
     # How often the outbox is looked into for what another tracker has left there.
     sweep_seconds: float = Field(default=1.0, gt=0)
 
-    # By service, or by service and the fact that it heard: {"payment:inventory.stock_reserved": 9}.
+    # By service, or by service and the fact that it received: {"payment:inventory.stock_reserved": 9}.
     step_deadline_seconds: Annotated[dict[str, PositiveFloat], NoDecode, FromJson] = Field(
         default_factory=dict, validate_default=True
     )
@@ -58,7 +58,7 @@ class TrackerSettings(ProcessSettings):
     deadline_batch_size: int = Field(default=200, gt=0)
     # By then the broker has certainly sent what was published, to a reader that is not behind.
     stream_delay_seconds: float = Field(default=0.5, gt=0)
-    # A view that was not up to date for longer begins all deadlines anew: who was not heard was not late.
+    # A view that was not up to date for longer begins all deadlines anew: who was not received was not late.
     interrupted_after_seconds: float = Field(default=5.0, gt=0)
     # When to look again at a saga that was acted on, if nothing has been read of it since.
     deadline_revisit_seconds: float = Field(default=10.0, gt=0)
@@ -88,10 +88,10 @@ class TrackerSettings(ProcessSettings):
     dead_letter_batch_size: int = Field(default=200, gt=0)
     dead_letter_batch_bytes: int = Field(default=16_000_000, gt=0)
     close_cases_seconds: float = Field(default=2.0, gt=0)
-    # How many letters one request may replay, and how many of them in one transaction.
+    # How many dead letters one request may replay, and how many of them in one transaction.
     replay_dead_letters: int = Field(default=1_000, gt=0)
     replay_batch_size: int = Field(default=50, gt=0)
-    # Less than `presumed_dead_after_seconds`: the letters are locked in the database meanwhile.
+    # Less than `presumed_dead_after_seconds`: the dead letters are locked in the database meanwhile.
     replay_timeout_seconds: float = Field(default=5.0, gt=0)
 
     # For how many days what is over is kept; 0: for ever (retention/rules.py). An order's history is the
@@ -137,7 +137,7 @@ class TrackerSettings(ProcessSettings):
     @field_validator("step_deadline_seconds")
     @classmethod
     def _with_defaults(cls, given: dict[str, float]) -> dict[str, float]:
-        known = {f"{step.service}:{name_of(step.heard)}" for step in STEPS} | set(STEP_DEADLINES_SECONDS)
+        known = {f"{step.service}:{name_of(step.trigger)}" for step in STEPS} | set(STEP_DEADLINES_SECONDS)
         unknown = sorted(set(given) - known)
         if unknown:
             raise ValueError(f"no step is named {unknown[0]!r}")

@@ -1,7 +1,7 @@
 """What comes next: after each fact, whose turn it is and what that service may answer.
 
 The table is put together from what every installed service says of itself in its `service.py`. Every fact
-that a service subscribes to is in it: its answer is the sign that it heard it, and without that sign it is
+that a service subscribes to is in it: its answer is the sign that it received it, and without that sign it is
 sent the fact once more. A test holds the table against the types of the services' `decide`, so that it cannot
 drift.
 """
@@ -21,14 +21,14 @@ STEPS = tuple(
     )
 )
 
-# Which service hears which fact, as opposed to what it goes on from by itself.
-SUBSCRIBED = frozenset((name_of(step.heard), step.service) for step in STEPS if not step.own)
+# Which service receives which fact, as opposed to what it goes on from by itself.
+SUBSCRIBED = frozenset((name_of(step.trigger), step.service) for step in STEPS if not step.own)
 # What replicas of a release before this one do without publishing it.
-ADDED = frozenset((name_of(step.heard), step.service) for step in STEPS if step.since is not None)
-# Who cannot answer which of them without having heard `order.created`.
+ADDED = frozenset((name_of(step.trigger), step.service) for step in STEPS if step.since is not None)
+# Who cannot answer which of them without having received `order.created`.
 KNOWING_THE_ORDER = frozenset(
-    (name_of(step.heard), step.service) for step in STEPS if step.knowing is OrderCreated
+    (name_of(step.trigger), step.service) for step in STEPS if step.knowing is OrderCreated
 )
 # Whose part in a confirmed order has to be done before it is completed, and the facts that say it is.
 COMPLETING = frozenset(service.name for service in installed_services() if service.completes)
-AFTER_THE_PIVOT = tuple(step for step in STEPS if step.heard is OrderConfirmed)
+AFTER_THE_PIVOT = tuple(step for step in STEPS if step.trigger is OrderConfirmed)

@@ -142,7 +142,7 @@ lease = Table(
 dead_letters = Table(
     "dead_letters",
     metadata,
-    # Derived from the letter itself: delivered again, it is the same one.
+    # Derived from the dead letter itself: delivered again, it is the same one.
     Column("letter_id", Uuid, primary_key=True),
     Column("service", Text, nullable=False),
     Column("kind", Text, nullable=False),

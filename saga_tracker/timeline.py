@@ -15,8 +15,8 @@ from saga_tracker.steps import STEPS
 
 _ANSWERED_BY: dict[str, dict[str, Step]] = {}
 for _step in STEPS:
-    for _answer in _step.answers:
-        _ANSWERED_BY.setdefault(name_of(_answer), {})[name_of(_step.heard)] = _step
+    for _result in _step.results:
+        _ANSWERED_BY.setdefault(name_of(_result), {})[name_of(_step.trigger)] = _step
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Taken:
     """A step that is done, and how long it took. `person`: it was a person's turn."""
 
     service: str
-    heard: str
+    trigger: str
     began_at: datetime
     answered_at: datetime
     person: bool
@@ -36,27 +36,27 @@ class Taken:
     @property
     def step(self) -> str:
         """Its name, as the deadlines' settings have it: `payment:inventory.stock_reserved`."""
-        return f"{self.service}:{self.heard}"
+        return f"{self.service}:{self.trigger}"
 
 
-def step_taken(answer: SagaFact, known: Iterable[SagaFact]) -> Taken | None:
+def step_taken(result: SagaFact, known: Iterable[SagaFact]) -> Taken | None:
     """The step that this fact ended, given the facts of its order; None where it answers none of them.
 
     It went on from the last fact before it that it can be the answer to. It counts from when they were read.
     """
-    turns = _ANSWERED_BY.get(answer.name)
+    turns = _ANSWERED_BY.get(result.name)
     if not turns:
         return None
     earlier = [
         fact
         for fact in known
-        if fact.name in turns and fact.read_at <= answer.read_at and _meant(fact, turns)
+        if fact.name in turns and fact.read_at <= result.read_at and _meant(fact, turns)
     ]
     if not earlier:
         return None
-    heard = max(earlier, key=lambda fact: (fact.read_at, fact.fact_id))
-    step = turns[heard.name]
-    return Taken(step.service, heard.name, heard.read_at, answer.read_at, step.person)
+    trigger = max(earlier, key=lambda fact: (fact.read_at, fact.fact_id))
+    step = turns[trigger.name]
+    return Taken(step.service, trigger.name, trigger.read_at, result.read_at, step.person)
 
 
 def _meant(fact: SagaFact, turns: dict[str, Step]) -> bool:
@@ -66,12 +66,12 @@ def _meant(fact: SagaFact, turns: dict[str, Step]) -> bool:
 
 _LED_TO: dict[tuple[str, str], list[str]] = {}
 for _step in STEPS:
-    for _answer in _step.answers:
-        _LED_TO.setdefault((_step.service, name_of(_answer)), []).append(name_of(_step.heard))
+    for _result in _step.results:
+        _LED_TO.setdefault((_step.service, name_of(_result)), []).append(name_of(_step.trigger))
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class Causation:
     """The fact that another came from. `directly`: without a call to the outside or a person in between."""
 
     fact_id: UUID
@@ -81,7 +81,7 @@ class Cause:
     directly: bool
 
 
-def cause_of(fact: Mapping[str, Any], timeline: Sequence[Mapping[str, Any]]) -> Cause | None:
+def causation_of(fact: Mapping[str, Any], timeline: Sequence[Mapping[str, Any]]) -> Causation | None:
     """What a row of the trail came from, or None where it began with a request.
 
     A fact's causation id names another fact, or else the call or the request whose outcome it is. Then it
@@ -89,7 +89,7 @@ def cause_of(fact: Mapping[str, Any], timeline: Sequence[Mapping[str, Any]]) -> 
     """
     for other in timeline:
         if other["fact_id"] == fact["causation_id"]:
-            return _cause(other, directly=True)
+            return _causation(other, directly=True)
     led_to = _LED_TO.get((fact["stated_by"], name_of(fact["wire_name"])), ())
     earlier = [
         other
@@ -98,10 +98,10 @@ def cause_of(fact: Mapping[str, Any], timeline: Sequence[Mapping[str, Any]]) -> 
     ]
     if not earlier:
         return None
-    return _cause(max(earlier, key=lambda other: (other["read_at"], other["fact_id"])), directly=False)
+    return _causation(max(earlier, key=lambda other: (other["read_at"], other["fact_id"])), directly=False)
 
 
-def why_doubtful(fact: Mapping[str, Any], cause: Cause | None, limit: timedelta) -> str | None:
+def why_doubtful(fact: Mapping[str, Any], causation: Causation | None, limit: timedelta) -> str | None:
     """Why what a fact says of the time cannot be true, by more than `limit`; None where it can.
 
     That it was read late is no reason: it may have been published late, or the tracker was away.
@@ -109,10 +109,10 @@ def why_doubtful(fact: Mapping[str, Any], cause: Cause | None, limit: timedelta)
     stated_at: datetime = fact["stated_at"]
     if stated_at > fact["read_at"] + limit:
         return "it was read before that"
-    if cause is not None and stated_at < min(cause.stated_at, cause.read_at) - limit:
+    if causation is not None and stated_at < min(causation.stated_at, causation.read_at) - limit:
         return "what it came from was stated after that"
     return None
 
 
-def _cause(row: Mapping[str, Any], *, directly: bool) -> Cause:
-    return Cause(row["fact_id"], name_of(row["wire_name"]), row["stated_at"], row["read_at"], directly)
+def _causation(row: Mapping[str, Any], *, directly: bool) -> Causation:
+    return Causation(row["fact_id"], name_of(row["wire_name"]), row["stated_at"], row["read_at"], directly)

@@ -80,8 +80,8 @@ def running_jaeger(program: Path) -> Iterator[Jaeger]:
         str(program),
         *(f"--{name}={at}" for name, at in zip(names, (otlp, query, *others), strict=True)),
     ]
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said)
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
             _wait_for(process, ports[:2])
             yield Jaeger(f"http://{otlp}", f"http://{query}")
@@ -111,10 +111,10 @@ def build() -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         fetch = ["go", "mod", "download", "-json", f"{MODULE}@{VERSION}"]
-        told = subprocess.run(fetch, cwd=folder, check=True, stdout=subprocess.PIPE).stdout
+        reported = subprocess.run(fetch, cwd=folder, check=True, stdout=subprocess.PIPE).stdout
         source, program = Path(folder) / "source", Path(folder) / COMMAND
         # Go keeps it read-only, and builds only where it may write.
-        shutil.copytree(json.loads(told)["Dir"], source, copy_function=shutil.copyfile)
+        shutil.copytree(json.loads(reported)["Dir"], source, copy_function=shutil.copyfile)
         for each in [source, *(path for path in source.rglob("*") if path.is_dir())]:
             each.chmod(0o755)
         print(f"building Jaeger {VERSION} (some ten minutes) ...", file=sys.stderr)

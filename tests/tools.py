@@ -65,8 +65,8 @@ def answer_of(*command: str, seconds: float | None = None) -> tuple[str, str | N
     except OSError as error:
         return "", f"{command[0]} cannot be run: {error.strerror}"
     if answer.returncode != 0:
-        said = (answer.stderr or answer.stdout).strip().splitlines()
-        return "", f"{what} fails{f': {said[0]}' if said else ''}"
+        output = (answer.stderr or answer.stdout).strip().splitlines()
+        return "", f"{what} fails{f': {output[0]}' if output else ''}"
     return answer.stdout.strip(), None
 
 
@@ -87,11 +87,11 @@ def ask_engine() -> str | None:
 
 
 def ask_compose() -> str | None:
-    said, problem = answer_of("docker", "compose", "version", "--short")
-    if problem or not (version := version_in(said)):
+    output, problem = answer_of("docker", "compose", "version", "--short")
+    if problem or not (version := version_in(output)):
         return problem if shutil.which("docker") is None else "docker has no compose plug-in"
     wanted = ".".join(map(str, COMPOSE_VERSION))
-    return None if version >= COMPOSE_VERSION else f"docker compose is {said}, older than {wanted}"
+    return None if version >= COMPOSE_VERSION else f"docker compose is {output}, older than {wanted}"
 
 
 def ask_images() -> str | None:
@@ -209,8 +209,8 @@ def provide_all() -> None:
 
 def _is_offered(package: str, least: tuple[int, ...]) -> bool:
     """Whether Debian has it, new enough, and it is not installed already: then it is not what is missing."""
-    told, _ = answer_of("apt-cache", "policy", package)
-    found = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", told, re.MULTILINE))
+    reported, _ = answer_of("apt-cache", "policy", package)
+    found = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", reported, re.MULTILINE))
     candidate = found.get("Candidate", "(none)")
     return candidate not in ("(none)", found.get("Installed")) and version_in(candidate) >= least
 

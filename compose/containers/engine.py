@@ -161,8 +161,8 @@ def run(
     except subprocess.TimeoutExpired as error:
         raise RigError(f"{what} is not done after {timeout_seconds:.0f} s") from error
     if answer.returncode != 0:
-        said = (answer.stderr or answer.stdout or "").strip().splitlines()[-TAIL_LINES:]
-        raise RigError(f"{what} failed{f': {said[-1]}' if said else ''}", details="\n".join(said[:-1]))
+        output = (answer.stderr or answer.stdout or "").strip().splitlines()[-TAIL_LINES:]
+        raise RigError(f"{what} failed{f': {output[-1]}' if output else ''}", details="\n".join(output[:-1]))
     return answer.stdout
 
 

@@ -45,8 +45,8 @@ def private_stack(
     for name in ports:
         drawn[name] = str(free_port(taken={int(port) for port in drawn.values()}))
     chosen = {IMAGE_VARIABLE: project, SETTINGS_VARIABLE: str(folder / SETTINGS_NAME)}
-    told = {**dict.fromkeys(NOT_OURS, ""), **drawn, **(variables or {}), **chosen}
-    return Stack(project, folder / ENV_NAME, told, files)
+    reported = {**dict.fromkeys(NOT_OURS, ""), **drawn, **(variables or {}), **chosen}
+    return Stack(project, folder / ENV_NAME, reported, files)
 
 
 def up(stack: Stack, settings: Mapping[str, str]) -> None:

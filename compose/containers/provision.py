@@ -148,8 +148,10 @@ def wait_for_replicas(
 
     def problem() -> str | None:
         lacking = {name: set(nodes) - online for name, online in members_online(management).items()}
-        told = [f"{name} is not on {', '.join(sorted(where))}" for name, where in lacking.items() if where]
-        return "; ".join(told) or None
+        reported = [
+            f"{name} is not on {', '.join(sorted(where))}" for name, where in lacking.items() if where
+        ]
+        return "; ".join(reported) or None
 
     advice = "rabbitmq-queues add_member and rabbitmq-streams add_replica put a queue and a stream there"
     _until_none(problem, attempts, f"not everything is replicated ({advice})")

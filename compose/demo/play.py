@@ -12,7 +12,7 @@ from compose.demo.stage import Act, Saga, Scenario, Stage, states
 from compose.waiting import POLL_SECONDS
 
 ENDED = ("COMPLETED", "CANCELLED")
-TOLD = ("notification.customer_notified", "notification.notification_failed")
+REPORTED = ("notification.customer_notified", "notification.notification_failed")
 # Longer than the two minutes by which a service that is down is not late, where nobody shortened them.
 TIMEOUT_SECONDS = 200.0
 # A saga that takes longer than most is asked for less often.
@@ -45,7 +45,7 @@ class Audience:
     def watches(self, act: Act) -> None:
         """Somebody outside is about to do something."""
 
-    def learns(self, what: str) -> None:
+    def outcomes(self, what: str) -> None:
         """What came of it."""
 
     def leaves(self, played: Played) -> None:
@@ -58,13 +58,13 @@ class Recorder(Audience):
     def __init__(self, until: str) -> None:
         self.reached = asyncio.Event()
         self._until = until
-        self._told: list[Callable[[Audience], None]] = []
+        self._reported: list[Callable[[Audience], None]] = []
         self._audience: Audience | None = None
 
     def hand_over(self, audience: Audience) -> None:
         """Tell all of it so far, and from now on tell at once."""
         self._audience = audience
-        for tell in self._told:
+        for tell in self._reported:
             tell(audience)
 
     def begins(self, scenario: Scenario, order_id: UUID) -> None:
@@ -78,15 +78,15 @@ class Recorder(Audience):
     def watches(self, act: Act) -> None:
         self._tell(lambda audience: audience.watches(act))
 
-    def learns(self, what: str) -> None:
-        self._tell(lambda audience: audience.learns(what))
+    def outcomes(self, what: str) -> None:
+        self._tell(lambda audience: audience.outcomes(what))
 
     def leaves(self, played: Played) -> None:
         self._tell(lambda audience: audience.leaves(played))
 
     def _tell(self, tell: Callable[[Audience], None]) -> None:
         if self._audience is None:
-            self._told.append(tell)
+            self._reported.append(tell)
         else:
             tell(self._audience)
 
@@ -152,12 +152,12 @@ async def play(
 async def _perform(stage: Stage, act: Act, order_id: UUID, audience: Audience) -> None:
     audience.watches(act)
     if (what := await act.do(stage, order_id)) is not None:
-        audience.learns(what)
+        audience.outcomes(what)
 
 
 def is_over(saga: Saga) -> bool:
     """Whether an order has ended and its customer was told, which happens after a cancellation."""
-    return saga["state"] in ENDED and any(states(saga, name) for name in TOLD)
+    return saga["state"] in ENDED and any(states(saga, name) for name in REPORTED)
 
 
 def awaited(saga: Saga) -> str:

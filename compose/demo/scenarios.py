@@ -140,7 +140,7 @@ async def _name_the_trace(stage: Stage, order_id: UUID) -> str | None:
     return f"trace {saga['trace_url'] or saga['trace_id']}" if saga else None
 
 
-async def _read_the_letter(stage: Stage, order_id: UUID) -> str:
+async def _read_the_dead_letter(stage: Stage, order_id: UUID) -> str:
     dead_letter = (await stage.shop.dead_letters(order_id))[0]
     return f"GET /dead-letters: {dead_letter['service']}, {dead_letter['reason']}: {dead_letter['detail']}"
 
@@ -244,7 +244,7 @@ SCENARIOS = (
             Act(
                 given_up_after("payment.refund_failed"),
                 "NEEDS_MANUAL: it is a dead letter, until a person acts.",
-                _read_the_letter,
+                _read_the_dead_letter,
             ),
             Act(
                 once("payment.refund_failed"),
@@ -310,7 +310,7 @@ SCENARIOS = (
             Act(
                 given_up_after("order.confirmed"),
                 f"Tried again after {_DELAYS} s, and passed by its neighbours. Now it is a dead letter.",
-                _read_the_letter,
+                _read_the_dead_letter,
             ),
             Act(
                 given_up_after("order.confirmed"),

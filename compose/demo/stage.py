@@ -27,13 +27,13 @@ class Act:
     """Something that somebody outside does to an order, on a cue. `do` answers what is to be said of it."""
 
     cue: Cue
-    told_as: str
+    notified_as: str
     do: Callable[[Stage, UUID], Awaitable[str | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One order. `statuses` is each service's own word for its end, `none` where it did not hear of it;
+    """One order. `statuses` is each service's own word for its end, `none` where it did not know of it;
     `fault` is what goes wrong, in two words."""
 
     name: str
@@ -47,7 +47,7 @@ class Scenario:
     acts: tuple[Act, ...] = ()
     """One after the other."""
     head_start: str | None = None
-    """It takes long, so it begins before all others, and they begin once this fact of it was stated."""
+    """It takes long, so it begins before all others, and they begin once this fact of it was published."""
 
 
 def states(saga: Saga, name: str) -> bool:
@@ -56,16 +56,16 @@ def states(saga: Saga, name: str) -> bool:
 
 
 def once(name: str) -> Cue:
-    """The cue of a fact that was stated."""
+    """The cue of a fact that was published."""
 
-    async def stated(_stage: Stage, saga: Saga) -> bool:
+    async def published(_stage: Stage, saga: Saga) -> bool:
         return states(saga, name)
 
-    return stated
+    return published
 
 
 def given_up_after(name: str) -> Cue:
-    """The cue of a dead letter of an order of which a fact was stated."""
+    """The cue of a dead letter of an order of which a fact was published."""
 
     async def given_up(stage: Stage, saga: Saga) -> bool:
         return states(saga, name) and bool(await stage.shop.dead_letters(UUID(saga["order_id"])))

@@ -44,7 +44,7 @@ class Narrator(Audience):
         """When, by whom, what, the particulars, and the fact it came from."""
         service, name = fact["stated_by"], fact["name"].partition(".")[2]
         elapsed = span(fact["since_start_seconds"])
-        because = f"[dim]<- {fact['cause']['name']}[/]" if fact["cause"] else ""
+        because = f"[dim]<- {fact['causation']['name']}[/]" if fact["causation"] else ""
         colour = COLOURS.get(service, "bold")
         self._console.print(
             f"{elapsed:>10}  [{colour}]{escape(service):<13} {escape(name):<19}[/] "
@@ -53,9 +53,9 @@ class Narrator(Audience):
         )
 
     def watches(self, act: Act) -> None:
-        self._say(act.told_as, "bold")
+        self._say(act.notified_as, "bold")
 
-    def learns(self, what: str) -> None:
+    def outcomes(self, what: str) -> None:
         self._say(what, "dim")
 
     def _say(self, what: str, style: str) -> None:
@@ -113,8 +113,10 @@ def _statuses(scenario: Scenario) -> dict[str, str]:
 def surprises(one: Played, found: Mapping[str, str]) -> list[str]:
     """Where a scenario ended otherwise than it must, in words."""
     expected = {"the tracker": one.scenario.end, **_statuses(one.scenario)}
-    told = {"the tracker": one.state, **found}
-    return [f"{who} says {told[who]}, not {what}" for who, what in expected.items() if told[who] != what]
+    reported = {"the tracker": one.state, **found}
+    return [
+        f"{who} says {reported[who]}, not {what}" for who, what in expected.items() if reported[who] != what
+    ]
 
 
 def span(seconds: float) -> str:

@@ -34,14 +34,14 @@ class LocalReleases:
 
     def __init__(self, rig: LocalRig) -> None:
         self._rig = rig
-        self._told: dict[Release, dict[str, str]] = {"this": {}}
+        self._reported: dict[Release, dict[str, str]] = {"this": {}}
 
     @asynccontextmanager
     async def both(self, names: Sequence[str]) -> AsyncIterator[None]:
         """Inside, two replicas of each run, of the release before; afterwards one, of this release."""
         with tempfile.TemporaryDirectory() as folder:
             files = await asyncio.to_thread(unpack, Path(folder) / "release-before")
-            self._told["before"] = environment_of(files)
+            self._reported["before"] = environment_of(files)
             try:
                 for replica in REPLICAS:
                     await self.replace(names, replica, "before")
@@ -60,7 +60,7 @@ class LocalReleases:
                 self._rig.start,
                 name,
                 instance=replica,
-                extra_environment=self._told[release],
+                extra_environment=self._reported[release],
                 wait_ready=False,
             )
         await asyncio.gather(

@@ -48,8 +48,8 @@ class LocalSystem:
     """A `System` of local processes, servers included."""
 
     def __init__(self, state_dir: Path, progress: Progress, environment: Mapping[str, str]) -> None:
-        told = drill_environment(environment)
-        self._rig = LocalRig(state_dir / FOLDER, progress=progress, environment=told)
+        reported = drill_environment(environment)
+        self._rig = LocalRig(state_dir / FOLDER, progress=progress, environment=reported)
         self.rig = LocalDrillRig(self._rig)
         self.remains = str(self._rig.state_dir)
 

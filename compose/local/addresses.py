@@ -124,27 +124,27 @@ class Addresses:
         spec = self.blueprint.spec(name)
         full_name = instance_name(name, instance)
         port = self.state.port(full_name)
-        told = {
+        variables = {
             f"{PREFIX}HTTP_HOST": LOOPBACK,
             f"{PREFIX}HTTP_PORT": str(port),
             f"{PREFIX}ADMIN_TOKEN": self.admin_token,
             "PYTHONUNBUFFERED": "1",
         }
         if spec.has_database:
-            told[f"{PREFIX}DATABASE_URL"] = self.database_url(name)
-            told[f"{PREFIX}BROKER_URL"] = self.broker_url(name)
+            variables[f"{PREFIX}DATABASE_URL"] = self.database_url(name)
+            variables[f"{PREFIX}BROKER_URL"] = self.broker_url(name)
         if name == SANDBOX:
-            told[f"{PREFIX}SMTP_PORT"] = str(self.state.port(SMTP_PORT))
-            told[f"{PREFIX}SANDBOX_LEDGER"] = str(self.sandbox_ledger)
+            variables[f"{PREFIX}SMTP_PORT"] = str(self.state.port(SMTP_PORT))
+            variables[f"{PREFIX}SANDBOX_LEDGER"] = str(self.sandbox_ledger)
         if spec.gateways:
             ports = self.state.port(SANDBOX), self.state.port(SMTP_PORT)
-            told |= gateway_variables(spec.gateways, *ports)
+            variables |= gateway_variables(spec.gateways, *ports)
         known = {other.name for other in self.blueprint.processes}
         if urls := {asked: self.http(asked) for asked in spec.asks if asked in known}:
-            told[f"{PREFIX}SERVICE_URLS"] = json.dumps(urls)
+            variables[f"{PREFIX}SERVICE_URLS"] = json.dumps(urls)
             # As the release before has them.
-            told |= {f"{PREFIX}{asked.upper()}_URL": url for asked, url in urls.items()}
-        environment = self.inherited_environment() | told | dict(extra or {})
+            variables |= {f"{PREFIX}{asked.upper()}_URL": url for asked, url in urls.items()}
+        environment = self.inherited_environment() | variables | dict(extra or {})
         log = self.places.logs / f"{full_name}.log"
         return ServiceProcess(full_name, spec.package, port, environment, log)
 

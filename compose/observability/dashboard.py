@@ -110,7 +110,7 @@ ROWS = (
         "Where do they wait?",
         (
             Panel(
-                "Waiting, by service and what it heard",
+                "Waiting, by service and what it received",
                 (Line("topk(8, max by (step) (murmuration_saga_waits))", "{{step}}"),),
                 stacked=True,
             ),

@@ -71,7 +71,7 @@ Lines = Annotated[
 
 
 class Fact(BaseModel):
-    """Something one service states and nobody can retract.
+    """Something one service publishes and nobody can retract.
 
     A subclass names itself on the wire, `<owner>.<fact>.v<N>`; that is also its routing key. Fields it does
     not know are ignored, so that a newer publisher may add some; a field it knows has JSON's own type, and

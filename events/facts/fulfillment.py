@@ -1,4 +1,4 @@
-"""What fulfillment_svc states about an order's shipment."""
+"""What fulfillment_svc publishes about an order's shipment."""
 
 from datetime import date
 

@@ -1,4 +1,4 @@
-"""What inventory_svc states about the stock behind an order."""
+"""What inventory_svc publishes about the stock behind an order."""
 
 from events.facts.base import AmountMinor, Currency, Fact, Lines, Reason, Sku, Token
 

@@ -1,4 +1,4 @@
-"""What notification_svc states: the customer knows, or could not be told."""
+"""What notification_svc publishes: the customer knows, or could not be told."""
 
 from typing import Literal
 

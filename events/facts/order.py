@@ -1,4 +1,4 @@
-"""What order_svc states: an order's beginning, its pivot and its end."""
+"""What order_svc publishes: an order's beginning, its pivot and its end."""
 
 from events.facts.base import (
     AmountMinor,

@@ -1,4 +1,4 @@
-"""What payment_svc states about an order's money."""
+"""What payment_svc publishes about an order's money."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What the saga tracker states: who is late, and what a person asks of a service."""
+"""What the saga tracker publishes: who is late, and what a person asks of a service."""
 
 from typing import Annotated
 from uuid import UUID
@@ -20,7 +20,7 @@ class SagaRedriven(Fact, wire="saga.redriven.v1"):
 class SagaTimedOut(Fact, wire="saga.timed_out.v2"):
     """A step of this order is late for good; order_svc, which owns its fate, decides what follows.
 
-    `customer` is whose order it is, as far as is known: order_svc may never have heard of it.
+    `customer` is whose order it is, as far as is known: order_svc may does not know of it.
     """
 
     waiting_for: Reason

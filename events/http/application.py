@@ -43,7 +43,7 @@ class Runnable(Protocol):
 def create_app(
     title: str, description: str, settings: ProcessSettings, runnable: Runnable, routers: list[APIRouter]
 ) -> FastAPI:
-    """An app whose lifespan is that of `runnable`; handlers find it as `request.app.state.host`.
+    """An app whose lifespan is that of `runnable`; handlers find it as `request.app.state.runtime`.
 
     Raises TypeError for a route that would take a body without the checks of StrictRoute.
     """
@@ -67,7 +67,7 @@ def create_app(
         # Swagger would have another site judge the document.
         swagger_ui_parameters={"validatorUrl": None},
     )
-    app.state.host = runnable
+    app.state.runtime = runnable
     app.state.settings = settings
     app.add_middleware(DocumentsPolicy)
     app.add_middleware(BoundedBody, max_bytes=settings.max_request_bytes)
@@ -105,7 +105,7 @@ async def alive() -> dict[str, str]:
 )
 async def ready(request: Request, response: Response) -> dict[str, Any]:
     """Broker, database and consumer really work (200), or not (503); the body says which."""
-    parts = await request.app.state.host.ready()
+    parts = await request.app.state.runtime.ready()
     good = all(part for part in parts.values() if isinstance(part, bool))
     response.status_code = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
     return {"status": "ready" if good else "not ready", **parts}
@@ -114,7 +114,7 @@ async def ready(request: Request, response: Response) -> dict[str, Any]:
 @_health.get("/metrics", include_in_schema=False)
 async def numbers(request: Request) -> Response:
     """What this process counts and measures, for Prometheus."""
-    return page(await request.app.state.host.gauges())
+    return page(await request.app.state.runtime.gauges())
 
 
 _bearer = HTTPBearer(auto_error=False, description="MURMURATION_ADMIN_TOKEN")
@@ -136,8 +136,8 @@ Admin = Depends(admin)
 
 
 async def _running(request: Request) -> ServiceRuntime:
-    host: ServiceRuntime = request.app.state.host
-    return host
+    runtime: ServiceRuntime = request.app.state.runtime
+    return runtime
 
 
 # The service behind a request.

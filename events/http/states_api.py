@@ -24,24 +24,24 @@ class OrdersToForget(BaseModel):
     order_ids: list[UUID] = Field(min_length=1, max_length=MAX_ORDERS)
 
 
-def states_router(store: Repository) -> APIRouter:
-    """The route of a service whose states are in `store`."""
+def states_router(repository: Repository) -> APIRouter:
+    """The route of a service whose states are in `repository`."""
     router = APIRouter(tags=["states"], route_class=StrictRoute)
 
     @router.get("/states")
-    async def states(order_id: OrderIds, host: Running) -> Response:
+    async def states(order_id: OrderIds, runtime: Running) -> Response:
         """The states of these orders by order id, without personal data; unknown orders are left out."""
-        found = await host.database.read(lambda connection: store.read_many(connection, order_id))
+        found = await runtime.database.read(lambda connection: repository.read_many(connection, order_id))
         return Response(to_json({"states": found}), media_type="application/json")
 
     @router.post("/states/forget", dependencies=[Admin])
-    async def forget(wanted: OrdersToForget, host: Running) -> Response:
+    async def forget(wanted: OrdersToForget, runtime: Running) -> Response:
         """Delete the states of orders that ended long ago, as the tracker asks once their time is over.
 
         What the service is not done with stays: it is not among the `forgotten`. Repeating is harmless.
         """
-        async with host.database.transaction() as connection:
-            forgotten = await store.forget(connection, wanted.order_ids)
+        async with runtime.database.transaction() as connection:
+            forgotten = await repository.forget(connection, wanted.order_ids)
         return Response(to_json({"forgotten": forgotten}), media_type="application/json")
 
     return router

@@ -90,7 +90,7 @@ def is_there(message: Delivered) -> bool:
 
 
 # How many times longer than the pause between two attempts the broker may take to answer.
-_PATIENCE = 4
+_ANSWER_FACTOR = 4
 
 
 class Consumer:
@@ -102,7 +102,7 @@ class Consumer:
         self._receive = receive
         self._acknowledgements = Acknowledgements()
         self._outage = Outage("broker, for consuming")
-        self._answer_seconds = settings.reconnect_seconds * _PATIENCE
+        self._answer_seconds = settings.reconnect_seconds * _ANSWER_FACTOR
         self._connection: AbstractRobustConnection | None = None
         self._lost = asyncio.Event()
         self.broker = self._new_broker()

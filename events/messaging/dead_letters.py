@@ -216,7 +216,7 @@ class DeadLetterPublisher:
 
     def _report(self, failure: Failure, history: History, exchange: str) -> None:
         traceparent = failure.message.headers.get("traceparent")
-        said: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "reason": failure.reason,
             "detail": failure.detail[:MAX_DETAIL_CHARACTERS],
             "attempts": history.attempts,
@@ -227,9 +227,9 @@ class DeadLetterPublisher:
             "wire_name": failure.message.type or history.routing_key,
         }
         if exchange == DEAD_LETTER_EXCHANGE:
-            log.error("dead_letter", **said)
+            log.error("dead_letter", **fields)
         else:
-            log.warning("retry_later", through=exchange, **said)
+            log.warning("retry_later", through=exchange, **fields)
 
 
 def _some_of(due: Sequence[_Held]) -> list[_Held]:

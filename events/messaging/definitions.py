@@ -124,12 +124,12 @@ def _permissions(services: Sequence[Service]) -> list[dict[str, str]]:
 
 
 def _topic_permissions(services: Sequence[Service]) -> list[dict[str, str]]:
-    """A service states only its own facts, the tracker only `saga.*`, outsiders only `order.created.*`."""
-    may_state = {service.name: rf"^{service.name}\..*" for service in services}
-    may_state |= {TRACKER: r"^saga\..*", PUBLISHER: r"^order\.created\..*"}
-    stating = [
+    """A service publishes only its own facts, the tracker only `saga.*`, outsiders only `order.created.*`."""
+    may_publish = {service.name: rf"^{service.name}\..*" for service in services}
+    may_publish |= {TRACKER: r"^saga\..*", PUBLISHER: r"^order\.created\..*"}
+    publishing = [
         {"user": user, "exchange": EXCHANGE, "write": pattern, "read": ".*"}
-        for user, pattern in may_state.items()
+        for user, pattern in may_publish.items()
     ]
     # Its own messages come back to it later; it must not send any to another.
     retrying = [
@@ -137,7 +137,7 @@ def _topic_permissions(services: Sequence[Service]) -> list[dict[str, str]]:
         for service in services
         for exchange in RETRY_EXCHANGES
     ]
-    return stating + retrying
+    return publishing + retrying
 
 
 def _password_hash(password: str) -> str:

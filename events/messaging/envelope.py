@@ -1,11 +1,11 @@
 """A fact in AMQP's own terms, and the way back: encode on the way out, decode and upcast on the way in.
 
-message_id      the fact id: uuid5 of its cause, the stating service and its index
+message_id      the fact id: uuid5 of its causation id, the publishing service and its index
 type            the wire name, which is the routing key too
-app_id          the stating service
+app_id          the publishing service
 user_id         what a service's relay publishes as, and the broker vouches for
 correlation_id  the saga, which is the order
-timestamp       when it was stated (whole seconds in AMQP; header `stated_at` has microseconds)
+timestamp       when it was published (whole seconds in AMQP; header `stated_at` has microseconds)
 headers         causation_id, order_id, stated_at, and the W3C traceparent
 """
 
@@ -56,7 +56,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A stated fact: what was stated, by whom, when, and because of what."""
+    """A published fact: what was published, by whom, when, and because of what."""
 
     fact_id: UUID
     fact: Fact
@@ -66,9 +66,9 @@ class Envelope:
     traceparent: str | None = None
 
 
-def derive_fact_id(cause: UUID, service: str, index: int) -> UUID:
-    """The id of the index-th fact a service states because of `cause`: a retry restates the same id."""
-    return uuid5(cause, f"{service}:{index}")
+def derive_fact_id(causation_id: UUID, service: str, index: int) -> UUID:
+    """The id of the index-th fact a service publishes because of a message: a retry has the same id."""
+    return uuid5(causation_id, f"{service}:{index}")
 
 
 def encode(envelope: Envelope) -> Message:
@@ -177,12 +177,12 @@ def known_type(wire_name: str) -> type[Fact]:
 
 
 def stated_at(message: Received) -> datetime | None:
-    """When a message says it was stated; None if an outside publisher left that out."""
+    """When a message says it was published; None if an outside publisher left that out."""
     try:
-        said = datetime.fromisoformat(_text(message.headers.get("stated_at")) or "")
+        given = datetime.fromisoformat(_text(message.headers.get("stated_at")) or "")
     except ValueError:
         return message.timestamp
-    return said if said.tzinfo else said.replace(tzinfo=UTC)
+    return given if given.tzinfo else given.replace(tzinfo=UTC)
 
 
 def uuid_in(value: Any) -> UUID | None:

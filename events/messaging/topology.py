@@ -57,7 +57,7 @@ def service_queue_arguments(service: Service) -> dict[str, Any]:
 
 
 def dead_letter_queue_arguments(service: Service) -> dict[str, Any]:
-    """A replicated queue whose letters are parked when the broker gives up delivering them."""
+    """A replicated queue whose dead letters are parked when the broker gives up delivering them."""
     parking = {f"x-{name}": value for name, value in parking_of(service).items()}
     return earlier_dead_letter_queue_arguments() | parking
 

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind
 from pydantic import ValidationError
 from sqlalchemy import Boolean, bindparam, func, not_, or_, select, update
 
-from events.decision import Call, GaveUp, Outcome, Patience
+from events.decision import Call, GaveUp, Outcome, RetryPolicy
 from events.outbound.left_calls import LeftCalls
 from events.runtime.crash import crash_point
 from events.runtime.settings import ServiceSettings
@@ -64,7 +64,7 @@ class Gateway(Protocol[CallT_contra]):
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class RetrySchedule:
     """How many attempts a call has, and how far apart they are at most."""
 
     attempts: int
@@ -77,13 +77,13 @@ class Schedule:
         return random.uniform(ceiling / 2, ceiling)  # noqa: S311
 
 
-def schedules_of(settings: ServiceSettings) -> dict[Patience, Schedule]:
+def schedules_of(settings: ServiceSettings) -> dict[RetryPolicy, RetrySchedule]:
     """What each patience means."""
     first = settings.call_backoff_seconds
     return {
-        "step": Schedule(settings.call_attempts, first, settings.call_backoff_cap_seconds),
-        "undo": Schedule(settings.undo_attempts, first, settings.undo_backoff_cap_seconds),
-        "message": Schedule(settings.message_attempts, first, settings.message_backoff_cap_seconds),
+        "step": RetrySchedule(settings.call_attempts, first, settings.call_backoff_cap_seconds),
+        "undo": RetrySchedule(settings.undo_attempts, first, settings.undo_backoff_cap_seconds),
+        "message": RetrySchedule(settings.message_attempts, first, settings.message_backoff_cap_seconds),
     }
 
 
@@ -276,7 +276,7 @@ class CallDispatcher:
             except CallFailed as failure:
                 span.fail(failure.reason)
                 metrics.call_attempted(row.name, metrics.FAILED, began)
-                await self._postpone(row, failure, self._schedules[call.patience])
+                await self._postpone(row, failure, self._schedules[call.retry_policy])
                 return
             span.note({"call.outcome": type(outcome).__name__})
             metrics.call_attempted(row.name, type(outcome).__name__, began)
@@ -292,7 +292,7 @@ class CallDispatcher:
             await self._postpone(replace(row, attempts=row.attempts - 1), not_yet, self._schedules["message"])
         except Exception as error:  # noqa: BLE001 - whatever decide or the store raised: try again later
             not_accepted = CallFailed(f"outcome not accepted: {error!r}", maybe_done=True)
-            await self._postpone(row, not_accepted, self._schedules[call.patience])
+            await self._postpone(row, not_accepted, self._schedules[call.retry_policy])
 
     def _span_of(self, row: CallRow) -> Work:
         def attributes() -> Attributes:
@@ -311,7 +311,7 @@ class CallDispatcher:
         A request that went out may still be carried out after a look-up found nothing: `maybe_done` stays.
         """
         maybe_done = row.maybe_done
-        allowed = self._schedules[call.patience].attempts
+        allowed = self._schedules[call.retry_policy].attempts
         try:
             async with asyncio.timeout(self._settings.call_timeout_seconds):
                 if maybe_done:
@@ -334,7 +334,7 @@ class CallDispatcher:
             raise failure
         return GaveUp(call, failure.reason, failure.maybe_done)
 
-    async def _postpone(self, row: CallRow, failure: CallFailed, schedule: Schedule) -> None:
+    async def _postpone(self, row: CallRow, failure: CallFailed, schedule: RetrySchedule) -> None:
         """Write the failed attempt down, and when the next one is due."""
         attempts = row.attempts + 1
         # Those that wait for the same instant come one after the other.

@@ -1,4 +1,4 @@
-"""One transaction per batch of what a service is told: facts, commands, and outcomes of calls.
+"""One transaction per batch of the input of a service: facts, commands, and outcomes of calls.
 
     inbox rows, load states (locked, in a fixed order), decide each, save, outbox rows, call rows, commit
 
@@ -38,7 +38,7 @@ from events.telemetry import metrics
 
 @dataclass(slots=True)
 class Committed:
-    """What a batch left behind: rows for the relay and the caller, and what it decided of each thing told.
+    """What a batch left behind: rows for the relay and the caller, and what it decided of each input.
 
     `refused`: facts that took no effect, for what is known under their ids is something else.
     """
@@ -65,12 +65,12 @@ _CALL = prepared(insert_rows(calls, _CALL_COLUMNS))
 
 
 class Batch:
-    """How one service commits what it is told."""
+    """How one service commits the input of it."""
 
     def __init__(
         self,
         service: Service,
-        store: Repository,
+        repository: Repository,
         database: Database,
         instance: Instance,
         probe_seconds: float,
@@ -78,12 +78,12 @@ class Batch:
         """`probe_seconds`: how long one waits for a lock that is known to be held."""
         self._wait_briefly = prepared(setting("lock_timeout", f"{max(1, round(probe_seconds * 1000))}ms"))
         self._service = service
-        self._store = store
+        self._repository = repository
         self._database = database
         self._instance = instance
         self._own = frozenset(service.subscribes_to) & frozenset(service.publishes)
 
-    async def commit(self, told: Sequence[Input], *, briefly: bool = False) -> Committed:
+    async def commit(self, inputs: Sequence[Input], *, briefly: bool = False) -> Committed:
         """Decide all of it in one transaction, which waits for locks only `briefly` if told so.
 
         Raises AppearedMeanwhile when another instance was first with a new order, Locked when somebody holds
@@ -96,15 +96,15 @@ class Batch:
             opening.add(BEGIN)
             if briefly:
                 opening.add(self._wait_briefly)
-            entering = self._enter(opening, told)
-            buried = tombstones.look_up(opening, {item.order_id for item in told})
-            unit_of_work = self._store.load(opening, told)
+            entering = self._enter(opening, inputs)
+            buried = tombstones.look_up(opening, {item.order_id for item in inputs})
+            unit_of_work = self._repository.load(opening, inputs)
             await opening.run()
 
-            fresh = {cause for answer in entering for (cause,) in answer.rows}
-            repeated = inbox.repeated(told, fresh)
+            fresh = {causation_id for result in entering for (causation_id,) in result.rows}
+            repeated = inbox.repeated(inputs, fresh)
             forgotten = {order_id for (order_id,) in buried.rows}
-            committed = self._decide(told, unit_of_work, fresh, forgotten)
+            committed = self._decide(inputs, unit_of_work, fresh, forgotten)
             if repeated:
                 committed.refused += await inbox.contradictions(connection, repeated)
 
@@ -120,36 +120,36 @@ class Batch:
                     raise AppearedMeanwhile from error
                 raise
         crash_point("after_commit")
-        metrics.batch_committed(len(told) - len(committed.refused), len(committed.decided), began)
+        metrics.batch_committed(len(inputs) - len(committed.refused), len(committed.decided), began)
         return committed
 
-    def _enter(self, trip: RoundTrip, told: Sequence[Input]) -> list[Rows]:
+    def _enter(self, trip: RoundTrip, inputs: Sequence[Input]) -> list[Rows]:
         """Enter the inbox and settle the calls; the answers are the causes that count."""
-        facts = [(item.cause, item.said) for item in told if item.kind == "fact"]
-        outcomes = [item.cause for item in told if item.kind == "outcome"]
-        answers = []
+        facts = [(item.causation_id, item.payload) for item in inputs if item.kind == "fact"]
+        outcomes = [item.causation_id for item in inputs if item.kind == "outcome"]
+        results = []
         if facts:
-            answers.append(inbox.enter(trip, facts))
+            results.append(inbox.enter(trip, facts))
         if outcomes:
-            answers.append(trip.add(_SETTLE_CALLS, call_ids=outcomes))
-        return answers
+            results.append(trip.add(_SETTLE_CALLS, call_ids=outcomes))
+        return results
 
     def _decide(
-        self, told: Sequence[Input], unit_of_work: UnitOfWork, fresh: set[UUID], forgotten: set[UUID]
+        self, inputs: Sequence[Input], unit_of_work: UnitOfWork, fresh: set[UUID], forgotten: set[UUID]
     ) -> Committed:
         committed = Committed()
         now = datetime.now(UTC)
-        for item in told:
+        for item in inputs:
             if item.kind != "command":
-                if item.cause not in fresh:
+                if item.causation_id not in fresh:
                     continue
-                fresh.remove(item.cause)
+                fresh.remove(item.causation_id)
             if item.order_id in forgotten:
-                # A fact of it is a repetition, however long ago it was heard first.
+                # A fact of it is a repetition, however long ago it was received first.
                 if item.kind == "command":
                     committed.refused.append((item, Forgotten(item.order_id)))
                 continue
-            decision = self._service.decide(unit_of_work.state_of(item), item.said)
+            decision = self._service.decide(unit_of_work.state_of(item), item.payload)
             unit_of_work.keep(item, decision.state)
             committed.outbox += [
                 self._outbox_row(item, index, fact, now) for index, fact in enumerate(decision.facts)
@@ -162,17 +162,17 @@ class Batch:
 
     def _outbox_row(self, item: Input, index: int, fact: Fact, stated_at: datetime) -> OutboxRow:
         return OutboxRow(
-            fact_id=derive_fact_id(item.cause, self._service.name, index),
+            fact_id=derive_fact_id(item.causation_id, self._service.name, index),
             wire_name=fact.wire_name,
             order_id=fact.order_id,
             body=fact.model_dump_json(),
             stated_at=stated_at,
-            causation_id=item.cause,
+            causation_id=item.causation_id,
             traceparent=item.traceparent,
         )
 
     def _call_row(self, item: Input, index: int, call: Call) -> CallRow:
-        call_id = derive_fact_id(item.cause, f"{self._service.name}:call", index)
+        call_id = derive_fact_id(item.causation_id, f"{self._service.name}:call", index)
         return CallRow(call_id, call.name, call.order_id, call.model_dump(mode="json"), item.traceparent)
 
     def _write(self, trip: RoundTrip, committed: Committed) -> None:

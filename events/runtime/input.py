@@ -10,17 +10,18 @@ from aio_pika import IncomingMessage
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A fact heard, an outcome learned, or a command asked, on its way to `decide`.
+    """A fact that was received, the outcome of a call, or a command, on its way to `decide`.
 
-    A fact counts once by its id; an outcome while its call's row is there; a command always. `cause` is the
-    fact's, the call's or the command's id. `done` receives the order's state once it is committed. `again`:
-    it came by way of the tracker, as that keeps it: perhaps of an older release, which knows fewer fields.
+    A fact counts once by its id; an outcome while its call's row is there; a command always. `causation_id`
+    is the fact's, the call's or the command's id. `done` receives the order's state once it is committed.
+    `again`: it came by way of the tracker, as that keeps it: perhaps of an older release, which knows fewer
+    fields.
     """
 
     kind: Literal["fact", "outcome", "command"]
     order_id: UUID
-    said: Any
-    cause: UUID
+    payload: Any
+    causation_id: UUID
     traceparent: str | None
     done: "asyncio.Future[Any] | None" = field(default=None, compare=False)
     again: bool = False
@@ -28,16 +29,16 @@ class Input:
     @property
     def name(self) -> str:
         """A fact's wire name; the type of a command or an outcome."""
-        return self.said.wire_name if self.kind == "fact" else type(self.said).__name__
+        return self.payload.wire_name if self.kind == "fact" else type(self.payload).__name__
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What waits for the next batch: a delivery, decoded when its batch begins, or something told.
+    """What waits for the next batch: a delivery, decoded when its batch begins, or an input.
 
     `locked_since`: when it first met a lock, by `time.monotonic`; 0 if it has not.
     """
 
     message: IncomingMessage | None = None
-    told: Input | None = None
+    item: Input | None = None
     locked_since: float = 0.0

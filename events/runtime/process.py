@@ -48,9 +48,9 @@ class Looping(Runnable, Protocol):
 def run_service(definition: ServiceDefinition) -> None:
     """Run one service until SIGTERM or SIGINT."""
     settings = read_settings(definition.settings)
-    host = ServiceRuntime(definition, settings)
-    routers = [*definition.routers, states_router(definition.repository), _asyncapi_router(host)]
-    serve(definition.package, _purpose(definition), settings, host, routers)
+    runtime = ServiceRuntime(definition, settings)
+    routers = [*definition.routers, states_router(definition.repository), _asyncapi_router(runtime)]
+    serve(definition.package, _purpose(definition), settings, runtime, routers)
 
 
 def serve(
@@ -102,9 +102,9 @@ def uvicorn_server(app: FastAPI, settings: ProcessSettings) -> uvicorn.Server:
     )
 
 
-def _asyncapi_router(host: ServiceRuntime) -> APIRouter:
+def _asyncapi_router(runtime: ServiceRuntime) -> APIRouter:
     router = APIRouter(tags=["documents"])
-    document = asyncapi_document(host.broker)
+    document = asyncapi_document(runtime.broker)
 
     @router.get("/asyncapi.json")
     async def asyncapi(_: Request) -> dict[str, object]:

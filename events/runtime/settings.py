@@ -97,7 +97,8 @@ class ServiceSettings(ProcessSettings):
     intake_few_orders: int = Field(default=50, ge=0)
     intake_probe_seconds: float = Field(default=5.0, gt=0)
 
-    # For how long a service remembers which facts it has heard, longer than any is on its way; 0: for ever.
+    # For how long a service remembers which facts it has received, longer than any is on its way; 0: for
+    # ever.
     inbox_retention_days: int = Field(default=30, ge=0, le=36_500)
     # For how long it remembers that an order was forgotten; 0: for ever, for so long it may be replayed.
     tombstone_retention_days: int = Field(default=0, ge=0, le=36_500)

@@ -1,4 +1,4 @@
-"""A service's one loop: whatever was told since the last commit is the next batch.
+"""A service's one loop: whatever arrived since the last commit is the next batch.
 
 No lingering: an idle service commits a lone fact at once, a busy one commits many together.
 """
@@ -34,7 +34,7 @@ from events.telemetry.log import log, story
 from events.telemetry.tracing import BatchTrace, trace_id
 
 MAX_CONTENTION_RETRIES = 5
-_IN_THE_LOG = {"fact": "heard", "command": "asked", "outcome": "learned"}
+_IN_THE_LOG = {"fact": "received", "command": "asked", "outcome": "learned"}
 
 
 class Overloaded(Exception):
@@ -97,17 +97,17 @@ class Worker:
         # Until it is committed, however long its caller waits for that: the bound is on what is in memory.
         self._promised.add(done)
         done.add_done_callback(self._promised.discard)
-        told = Input("command", command.order_id, command, uuid4(), traceparent, done)
-        return await self._tell(told, done, self._asked)
+        item = Input("command", command.order_id, command, uuid4(), traceparent, done)
+        return await self._compare(item, done, self._asked)
 
     async def learn(self, row: CallRow, outcome: Outcome) -> None:
         """Commit the outcome of a call. Raises what `decide` raises."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        told = Input("outcome", row.order_id, outcome, row.call_id, row.traceparent, done)
-        await self._tell(told, done, self._waiting)
+        item = Input("outcome", row.order_id, outcome, row.call_id, row.traceparent, done)
+        await self._compare(item, done, self._waiting)
 
     async def run(self) -> None:
-        """Work for ever. At the end, whoever waits for a command hears that it was not answered in time."""
+        """Work for ever. At the end, whoever waits for a command learns that it was not answered in time."""
         try:
             while True:
                 await self._woken()
@@ -145,8 +145,8 @@ class Worker:
             [Failure(message, "Locked", str(why), for_good=False, locked=True) for message in messages]
         )
         for entry in overdue:
-            if entry.told is not None:
-                self._tell_why_not(entry.told, why)
+            if entry.item is not None:
+                self._tell_why_not(entry.item, why)
 
     async def _woken(self) -> None:
         """Wait for work, but no longer than until those that wait for a lock are due."""
@@ -173,15 +173,15 @@ class Worker:
             self._waiting.popleft() for _ in range(others)
         ]
 
-    def _stated_here(self, message: IncomingMessage) -> bool:
+    def _published_here(self, message: IncomingMessage) -> bool:
         """Whether it comes from this service's own outbox: then its effect was committed before it was sent.
 
         The broker vouches for the user. (Where all processes share one, the relay alone names it.)
         """
         return message.user_id == self._user and message.app_id == self._service
 
-    async def _tell(self, told: Input, done: "asyncio.Future[Any]", queue: deque[Entry]) -> Any:
-        queue.append(Entry(told=told))
+    async def _compare(self, item: Input, done: "asyncio.Future[Any]", queue: deque[Entry]) -> Any:
+        queue.append(Entry(item=item))
         self._wake.set()
         return await asyncio.shield(done)
 
@@ -218,43 +218,43 @@ class Worker:
         """What is to be decided, each with where it comes from; what cannot be read is among the failures."""
         entered: list[tuple[Input, Entry]] = []
         for entry in entries:
-            if entry.told is not None:
-                entered.append((trace.enter(entry.told), entry))
-            elif entry.message is not None and not self._stated_here(entry.message):
+            if entry.item is not None:
+                entered.append((trace.enter(entry.item), entry))
+            elif entry.message is not None and not self._published_here(entry.message):
                 try:
-                    heard = read(entry.message, self._subscribes_to, self._max_bytes)
-                    entered.append((trace.enter(heard, entry.message), entry))
+                    received = read(entry.message, self._subscribes_to, self._max_bytes)
+                    entered.append((trace.enter(received, entry.message), entry))
                 except Unreadable as error:
                     failures.append(Failure(entry.message, error.reason, str(error), for_good=True))
                 except Exception as error:  # noqa: BLE001 - one message must not end the service for all
                     failures.append(_unforeseen(entry.message, error))
         return entered
 
-    async def _commit(self, told: Sequence[Input]) -> list[tuple[Input, Exception]]:
+    async def _commit(self, inputs: Sequence[Input]) -> list[tuple[Input, Exception]]:
         """Commit all that can be; answers what cannot, alone, with the reason.
 
         A batch that fails is halved until what is wrong in it stands alone.
         """
         contention = 0
-        while told:
+        while inputs:
             try:
-                committed = await self._attempt(told)
+                committed = await self._attempt(inputs)
             except Locked as error:
                 self._locked_out.met()
-                return await self._halve(told, error)
+                return await self._halve(inputs, error)
             except (AppearedMeanwhile, *CONTENTION) as error:
                 contention += 1
                 if contention > MAX_CONTENTION_RETRIES:
-                    return await self._halve(told, error)
+                    return await self._halve(inputs, error)
                 await asyncio.sleep(random.uniform(0, 0.01 * contention))  # noqa: S311
             except BEYOND_LIMITS as error:
-                return await self._halve(told, error)
+                return await self._halve(inputs, error)
             except AWAY as error:
                 # The commit may have gone through, and only its answer was lost.
                 self._uncertain = True
                 await self._database.wait_until_back(error)
             except Exception as error:  # noqa: BLE001 - whatever decide or the store raises
-                return await self._halve(told, error)
+                return await self._halve(inputs, error)
             else:
                 if self._uncertain:
                     # Only now: the server may have been busy with the lost commit until this one. It may be
@@ -262,24 +262,24 @@ class Worker:
                     self._uncertain = self._locked_out.ongoing
                     self._look_in_tables()
                 self._pass_on(committed)
-                self._answer(told, committed)
+                self._answer(inputs, committed)
                 # After what this leads to is on its way.
                 asyncio.get_running_loop().call_soon(_report, committed)
                 return committed.refused
         return []
 
-    async def _attempt(self, told: Sequence[Input]) -> Committed:
+    async def _attempt(self, inputs: Sequence[Input]) -> Committed:
         """One transaction; brief in its waits for locks from the first that took long until all are gone."""
         if not self._locked_out.ongoing:
-            return await self._batch.commit(told)
+            return await self._batch.commit(inputs)
         self._locked_out.about_to_wait()
-        return await self._batch.commit(told, briefly=True)
+        return await self._batch.commit(inputs, briefly=True)
 
-    async def _halve(self, told: Sequence[Input], error: Exception) -> list[tuple[Input, Exception]]:
-        if len(told) == 1:
-            return [(told[0], error)]
-        middle = len(told) // 2
-        return [*await self._commit(told[:middle]), *await self._commit(told[middle:])]
+    async def _halve(self, inputs: Sequence[Input], error: Exception) -> list[tuple[Input, Exception]]:
+        if len(inputs) == 1:
+            return [(inputs[0], error)]
+        middle = len(inputs) // 2
+        return [*await self._commit(inputs[:middle]), *await self._commit(inputs[middle:])]
 
     def _tell_why_not(self, item: Input, why: Exception) -> None:
         """A command or an outcome is not kept for later here: whoever waits for it decides what to do."""
@@ -290,10 +290,10 @@ class Worker:
         if item.done is not None and not item.done.done():
             item.done.set_exception(why)
 
-    def _answer(self, told: Sequence[Input], committed: Committed) -> None:
+    def _answer(self, inputs: Sequence[Input], committed: Committed) -> None:
         states = {id(item): decision.state for item, decision in committed.decided}
         refused = {id(item) for item, _ in committed.refused}
-        for item in told:
+        for item in inputs:
             if item.done is not None and not item.done.done() and id(item) not in refused:
                 item.done.set_result(states.get(id(item)))
 
@@ -304,7 +304,7 @@ def _not_handled(item: Input, why: Exception) -> None:
         "not_handled",
         order_id=str(item.order_id),
         trace_id=trace_id(item.traceparent),
-        said=type(item.said).__name__,
+        payload=type(item.payload).__name__,
         why=f"{type(why).__name__}: {in_words(why)}",
     )
 
@@ -326,9 +326,9 @@ def _report(committed: Committed) -> None:
                 _IN_THE_LOG[item.kind],
                 what=item.name,
                 order_id=str(item.order_id),
-                fact_id=str(item.cause),
+                fact_id=str(item.causation_id),
                 trace_id=trace_id(item.traceparent),
-                stated=[fact.wire_name for fact in decision.facts],
+                published=[fact.wire_name for fact in decision.facts],
                 calls=[call.name for call in decision.calls],
             )
 
@@ -340,7 +340,7 @@ def _unforeseen(message: IncomingMessage, error: Exception) -> Failure:
 
 
 def read(message: IncomingMessage, subscribes_to: tuple[type[Fact], ...], max_bytes: int) -> Input:
-    """A delivery as something told. Raises Unreadable, also for a fact that this service does not hear."""
+    """A delivery as an input. Raises Unreadable, also for a fact that this service does not receive."""
     envelope = decode(message, original_routing_key(message), max_bytes)
     if not isinstance(envelope.fact, subscribes_to):
         raise Unreadable("not_heard", f"this service does not hear {envelope.fact.wire_name}")

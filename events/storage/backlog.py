@@ -1,7 +1,7 @@
 """How much waits in a service's tables, and for how long.
 
 Looked up rather than counted in memory: what an instance left behind that died belongs to nobody until it is
-adopted, and it is what a person must hear of. Both tables are empty most of the time; no index serves the age
+adopted, and it is what a person must know of. Both tables are empty most of the time; no index serves the age
 of the oldest, for it would cost every fact something, so no more than so many rows are looked at.
 """
 

@@ -197,7 +197,7 @@ class Database:
     async def wait_until_back(self, why: BaseException) -> None:
         """Return once the database answers again, however long that takes.
 
-        At once if it does, and only this session was lost: nobody needs to hear of that.
+        At once if it does, and only this session was lost: nobody needs to know of that.
         """
         if self._may_be_there(why) and await self.working(QUIETLY_SECONDS):
             return

@@ -47,14 +47,14 @@ def enter(trip: RoundTrip, facts: Iterable[tuple[UUID, Fact]]) -> Rows:
     return trip.add(_ENTER, **as_arrays(_COLUMNS, rows))
 
 
-def repeated(told: Sequence[Input], fresh: set[UUID]) -> list[Input]:
+def repeated(inputs: Sequence[Input], fresh: set[UUID]) -> list[Input]:
     """The facts that came under an id that was known, or that one before them in the batch has."""
     new = set(fresh)
     found = []
-    for item in told:
+    for item in inputs:
         if item.kind == "fact":
-            if item.cause in new:
-                new.remove(item.cause)
+            if item.causation_id in new:
+                new.remove(item.causation_id)
             else:
                 found.append(item)
     return found
@@ -66,22 +66,26 @@ async def contradictions(connection: Session, items: Sequence[Input]) -> list[tu
     A row that an older release wrote, or that was forgotten in this moment, says nothing to the contrary.
     """
     trip = RoundTrip(connection)
-    answer = trip.add(_KNOWN, fact_ids=list({item.cause for item in items}))
+    result = trip.add(_KNOWN, fact_ids=list({item.causation_id for item in items}))
     await trip.run()
-    known = {row[0]: row[1:] for row in answer.rows}
-    against = ((item, _contradiction(item, *known[item.cause])) for item in items if item.cause in known)
+    known = {row[0]: row[1:] for row in result.rows}
+    against = (
+        (item, _contradiction(item, *known[item.causation_id]))
+        for item in items
+        if item.causation_id in known
+    )
     return [(item, Contradiction(why, reason="reused_message_id")) for item, why in against if why]
 
 
-def _contradiction(item: Input, order_id: UUID, wire_name: str, content: int | None, heard_at: Any) -> str:
+def _contradiction(item: Input, order_id: UUID, wire_name: str, content: int | None, received_at: Any) -> str:
     """What speaks against its being the fact that is known under its id; nothing, of a repetition."""
-    fact: Fact = item.said
+    fact: Fact = item.payload
     same_fact = (fact.order_id, _bare(fact.wire_name)) == (order_id, _bare(wire_name))
     if same_fact and (item.again or not contradict(content, content_of(fact))):
         return ""
     but = ", with other content" if same_fact else ""
-    when = heard_at.isoformat()
-    return f"message_id {item.cause} was used at {when} for {wire_name} of order {order_id}{but}"
+    when = received_at.isoformat()
+    return f"message_id {item.causation_id} was used at {when} for {wire_name} of order {order_id}{but}"
 
 
 def _bare(wire_name: str) -> str:

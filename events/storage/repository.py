@@ -20,7 +20,7 @@ from events.storage.sql import array_of, as_arrays, compiled, insert_rows, updat
 StateT = TypeVar("StateT")
 
 # As much of a state as anybody may be told: neither personal data nor a payment token.
-TOLD = ("status", "amount_minor", "currency", "ending", "settled_by")
+COMPARED = ("status", "amount_minor", "currency", "ending", "settled_by")
 
 
 class UnitOfWork(Protocol):
@@ -41,7 +41,7 @@ class Repository(Protocol):
 
     table: Table
 
-    def load(self, trip: RoundTrip, told: Sequence[Input]) -> UnitOfWork:
+    def load(self, trip: RoundTrip, inputs: Sequence[Input]) -> UnitOfWork:
         """Have the states of the orders these are about locked, in a fixed order, and read.
 
         They are there once the round trip is over.
@@ -91,18 +91,18 @@ class OrderRepository(Generic[StateT]):
         found = select(*self._columns).where(key == array_of("order_ids", key).any_())
         self._lock = prepared(found.order_by(key).with_for_update())
         self._read = compiled(found)
-        told = [table.c[name] for name in TOLD if name in table.c]
-        self._tell = compiled(select(key, *told).where(key == array_of("order_ids", key).any_()))
+        inputs = [table.c[name] for name in COMPARED if name in table.c]
+        self._compare = compiled(select(key, *inputs).where(key == array_of("order_ids", key).any_()))
         self._insert = prepared(insert_rows(table, self._columns))
         self._update = prepared(update_rows(table, key, self._columns[1:]))
 
-    def load(self, trip: RoundTrip, told: Sequence[Input]) -> "OrderUnitOfWork[StateT]":
-        order_ids = list({item.order_id for item in told})
+    def load(self, trip: RoundTrip, inputs: Sequence[Input]) -> "OrderUnitOfWork[StateT]":
+        order_ids = list({item.order_id for item in inputs})
         return OrderUnitOfWork(self, trip.add(self._lock, order_ids=order_ids))
 
-    def parse(self, answer: Rows) -> dict[UUID, StateT]:
+    def parse(self, result: Rows) -> dict[UUID, StateT]:
         """The states that were loaded, by order. Raises StateNotUnderstood."""
-        found = (dict(zip(self._names, row, strict=True)) for row in answer.rows)
+        found = (dict(zip(self._names, row, strict=True)) for row in result.rows)
         return {row["order_id"]: self._understood(row) for row in found}
 
     async def read(self, connection: Connection, order_id: UUID) -> StateT | None:
@@ -115,7 +115,7 @@ class OrderRepository(Generic[StateT]):
         self, connection: Connection, order_ids: Sequence[UUID]
     ) -> dict[UUID, dict[str, Any]]:
         """Those fields of these orders' states that are in TOLD, without a lock."""
-        cursor = await connection.execute(self._tell, {"order_ids": list(order_ids)})
+        cursor = await connection.execute(self._compare, {"order_ids": list(order_ids)})
         return {row.pop("order_id"): row for row in await cursor.fetchall()}
 
     def _understood(self, row: dict[str, Any]) -> StateT:
@@ -142,13 +142,13 @@ class OrderRepository(Generic[StateT]):
 class OrderUnitOfWork(Generic[StateT]):
     """The states of one batch's orders."""
 
-    def __init__(self, store: OrderRepository[StateT], loading: Rows) -> None:
-        self._store = store
+    def __init__(self, repository: OrderRepository[StateT], loading: Rows) -> None:
+        self._repository = repository
         self._loading = loading
 
     @cached_property
     def _loaded(self) -> dict[UUID, StateT]:
-        return self._store.parse(self._loading)
+        return self._repository.parse(self._loading)
 
     @cached_property
     def _now(self) -> dict[UUID, StateT]:
@@ -165,6 +165,6 @@ class OrderUnitOfWork(Generic[StateT]):
         new = [self._now[order_id] for order_id in sorted(self._now.keys() - self._loaded.keys())]
         changed = [self._now[i] for i, state in self._loaded.items() if self._now[i] is not state]
         if new:
-            self._store.insert(trip, new)
+            self._repository.insert(trip, new)
         if changed:
-            self._store.update(trip, changed)
+            self._repository.update(trip, changed)

@@ -1,14 +1,14 @@
-"""Forgets, now and then, which facts were heard long ago. Otherwise the inbox would grow for ever.
+"""Forgets, now and then, which facts were received long ago. Otherwise the inbox would grow for ever.
 
 The same for tombstones, which are small: for as long as anybody may replay an order, they keep it from
 beginning again, so they go only if a number of days is set.
 
-A fact whose row is gone is heard as if it were new. Until then it may come again by any way there is; after
-that only the state of its order protects, or its tombstone (docs/choreography.md: what is repeated).
+A fact whose row is gone is received as if it were new. Until then it may come again by any way there is;
+after that only the state of its order protects, or its tombstone (docs/choreography.md: what is repeated).
 
-The inbox has no index by time, and no partitions: what a fact is known by is its id alone, whoever stated it
-and whenever it says it did. So the table is walked, a few pages in a transaction, with long pauses. Where
-nothing is old that costs about as much as reading it, and those who hear facts nothing at all.
+The inbox has no index by time, and no partitions: what a fact is known by is its id alone, whoever published
+it and whenever it says it did. So the table is walked, a few pages in a transaction, with long pauses. Where
+nothing is old that costs about as much as reading it, and those who receive facts nothing at all.
 """
 
 import asyncio
@@ -126,7 +126,7 @@ def _bury(table: Table, units: Column[Any] | None) -> Any:
 
 # Pages of 8 KiB, of some 80 rows each.
 PAGES_AT_ONCE = 64
-# Of the time a pass takes, so much is work. The rest is for those who hear facts.
+# Of the time a pass takes, so much is work. The rest is for those who receive facts.
 SHARE_OF_TIME = 0.05
 
 _PAGES = b"SELECT pg_relation_size(%(table)s::regclass) / current_setting('block_size')::int AS pages"

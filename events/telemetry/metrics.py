@@ -155,12 +155,12 @@ def say_what_runs() -> None:
     BUILD.labels(_version(), python_version()).set(1)
 
 
-def batch_committed(told: int, decided: int, began: float) -> None:
+def batch_committed(inputs: int, decided: int, began: float) -> None:
     """A batch that began then, by `time.perf_counter`, is committed. What was not decided was told before."""
     BATCH_SECONDS.observe(time.perf_counter() - began)
-    BATCH_SIZE.observe(told)
-    if told > decided:
-        DUPLICATES.inc(told - decided)
+    BATCH_SIZE.observe(inputs)
+    if inputs > decided:
+        DUPLICATES.inc(inputs - decided)
 
 
 def publish_confirmed(wire_name: str, began: float) -> None:
@@ -220,7 +220,7 @@ def _version() -> str:
 
 # Whoever asks more often than once in so many seconds gets what was found last.
 KEPT_SECONDS = 1.0
-# Above Prometheus' own patience nobody would hear the answer.
+# Above Prometheus' own patience nobody would receive the answer.
 LOOK_UP_SECONDS = 3.0
 LOOP_PROBE_SECONDS = 0.25
 UNKNOWN_ROUTE = "unknown"

@@ -289,40 +289,40 @@ def _span_context(traceparent: str) -> SpanContext:
     return SpanContext(trace_of, span_of, is_remote=True, trace_flags=TraceFlags(flags))
 
 
-# --- The spans of a batch: one for each thing told, in the trace of its order, all linked to the batch's
+# --- The spans of a batch: one for each input, in the trace of its order, all linked to the batch's
 # own
 
 
 class BatchTrace:
-    """Of what one service is told between two commits. Use it as a context manager: then every span ends."""
+    """Of the input of one service between two commits. Use it as a context manager: then every span ends."""
 
     def __init__(self, service: str) -> None:
         self._service = service
-        self._told = 0
+        self._entered = 0
         self._works: dict[int, Work] = {}
         self._batch: Span | None = None
 
-    def enter(self, told: Input, message: IncomingMessage | None = None) -> Input:
+    def enter(self, item: Input, message: IncomingMessage | None = None) -> Input:
         """Begin its span. Answers the same as something that descends from that span."""
-        self._told += 1
-        name, kind = f"process {told.name}", SpanKind.CONSUMER
+        self._entered += 1
+        name, kind = f"process {item.name}", SpanKind.CONSUMER
         if message is None:
-            name, kind = f"decide {told.name}", SpanKind.INTERNAL
+            name, kind = f"decide {item.name}", SpanKind.INTERNAL
 
         def attributes() -> Attributes:
-            of_delivery = self._of_delivery(message, told.name) if message is not None else {}
-            return self._of(told) | of_delivery
+            of_delivery = self._of_delivery(message, item.name) if message is not None else {}
+            return self._of(item) | of_delivery
 
-        work = tracing.work(name, told.traceparent, kind, attributes, self._batch_context)
-        if work.traceparent == told.traceparent:
-            return told
-        descending = replace(told, traceparent=work.traceparent)
+        work = tracing.work(name, item.traceparent, kind, attributes, self._batch_context)
+        if work.traceparent == item.traceparent:
+            return item
+        descending = replace(item, traceparent=work.traceparent)
         self._works[id(descending)] = work
         return descending
 
-    def fail(self, told: Input, why: str) -> None:
+    def fail(self, item: Input, why: str) -> None:
         """It was not committed."""
-        if (work := self._works.get(id(told))) is not None:
+        if (work := self._works.get(id(item))) is not None:
             work.fail(why)
 
     def __enter__(self) -> Self:
@@ -334,17 +334,17 @@ class BatchTrace:
         for work in self._works.values():
             work.end()
         if self._batch is not None:
-            self._batch.set_attribute("batch.told", self._told)
+            self._batch.set_attribute("batch.size", self._entered)
             self._batch.end()
 
     def _batch_context(self) -> SpanContext | None:
-        """Of the batch, whose span begins with the first thing told that is recorded."""
+        """Of the batch, whose span begins with the first input that is recorded."""
         if self._batch is None:
             self._batch = tracing.unordered(f"commit batch of {self._service}")
         return None if self._batch is None else self._batch.get_span_context()
 
-    def _of(self, told: Input) -> dict[str, str | int]:
-        return {"saga.order_id": str(told.order_id), "saga.cause_id": str(told.cause)}
+    def _of(self, item: Input) -> dict[str, str | int]:
+        return {"saga.order_id": str(item.order_id), "saga.causation_id": str(item.causation_id)}
 
     def _of_delivery(self, message: IncomingMessage, fact_name: str) -> dict[str, str | int]:
         """OpenTelemetry's conventions for messaging, and this system's own words."""

@@ -24,7 +24,7 @@ from saga_tracker.http.views import Cursor, FactView, SagaPage, SagaView, SagaWi
 from saga_tracker.projection import ENDED, State
 
 PAGE_SIZE = 50
-# Of one order's letters and audit entries, the last are shown.
+# Of one order's dead letters and audit entries, the last are shown.
 MAX_OF_ORDER = 50
 REFRESH_SECONDS = 5
 READ_LATE_SECONDS = 5
@@ -64,7 +64,7 @@ async def look_up(order_id: UUID) -> RedirectResponse:
 
 @router.get("/ui/sagas/{order_id}")
 async def timeline(order_id: UUID, tracker: Tracker, request: Request) -> HTMLResponse:
-    """One saga: where it stands, whom it waits for, its letters, and its facts along the time."""
+    """One saga: where it stands, whom it waits for, its dead letters, and its facts along the time."""
     saga = await api.see(order_id, tracker)
     async with tracker.database.transaction() as connection:
         rows = await dead_letter_queries.dead_letters_where(
@@ -94,7 +94,7 @@ async def dead_letters(
     )
     asked = {name: value for name, value in request.query_params.items() if name not in ("cursor", "state")}
     base_url = str(request.base_url)
-    return _answer(letters_page(groups, page, asked, state, base_url=base_url, refresh=cursor is None))
+    return _answer(dead_letters_page(groups, page, asked, state, base_url=base_url, refresh=cursor is None))
 
 
 def home_page(stats: Stats, page: SagaPage, chosen: State | None, *, refresh: bool = True) -> str:
@@ -117,7 +117,7 @@ def saga_page(
     *,
     base_url: str,
 ) -> str:
-    """A saga; its letters, what was done about it and what can be done, where there is any of it."""
+    """A saga; its dead letters, what was done about it and what can be done, where there is any of it."""
     return _rendered(
         "saga",
         title=f"Saga {saga.order_id}",
@@ -130,7 +130,7 @@ def saga_page(
     )
 
 
-def letters_page(
+def dead_letters_page(
     groups: Groups,
     page: DeadLetterPage,
     asked: Mapping[str, str],
@@ -139,14 +139,14 @@ def letters_page(
     base_url: str,
     refresh: bool = True,
 ) -> str:
-    """Groups, then letters in one state, and how to act on them."""
+    """Groups, then dead letters in one state, and how to act on them."""
     acts: list[str] = []
     if page.dead_letters and chosen is DeadLetterState.OPEN:
         dead_letter = page.dead_letters[0]
         group = {"by": "you", "service": dead_letter.service, "reason": dead_letter.reason}
         acts = [
             _curl(base_url, f"dead-letters/{dead_letter.letter_id}", None),
-            *_acts_on_letter(dead_letter, base_url),
+            *_acts_on_dead_letter(dead_letter, base_url),
             _curl(base_url, "dead-letters/replay", group),
         ]
     return _rendered(
@@ -167,7 +167,7 @@ def _bars(facts: Sequence[FactView]) -> Iterator[tuple[FactView, float, float]]:
     first = min(fact.since_start_seconds for fact in facts)
     length = max(fact.since_start_seconds for fact in facts) - first
     for fact in facts:
-        took = fact.since_cause_seconds or 0.0
+        took = fact.since_causation_seconds or 0.0
         end = 100 * (fact.since_start_seconds - first) / length if length else 0.0
         begin = max(0.0, end - (100 * took / length if length else 0.0))
         yield fact, begin, end - begin
@@ -184,11 +184,11 @@ def _acts_on_saga(saga: SagaView, dead_letters: Sequence[DeadLetterView], base_u
         if dead_letter.state is DeadLetterState.OPEN and not (
             by_saga and dead_letter.kind is DeadLetterKind.CASE
         ):
-            acts += _acts_on_letter(dead_letter, base_url)
+            acts += _acts_on_dead_letter(dead_letter, base_url)
     return acts
 
 
-def _acts_on_letter(dead_letter: DeadLetterView, base_url: str) -> list[str]:
+def _acts_on_dead_letter(dead_letter: DeadLetterView, base_url: str) -> list[str]:
     path, act = f"dead-letters/{dead_letter.letter_id}", {"by": "you", "note": "why"}
     return [_curl(base_url, f"{path}/{verb}", act) for verb in ("replay", "discard")]
 

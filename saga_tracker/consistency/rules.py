@@ -228,7 +228,7 @@ def shipment_matches_the_carrier(_snapshot: Snapshot, books: AllBooks) -> Iterat
 
 
 @invariant("Every customer of a confirmed or cancelled order was told so, or notification says why not.")
-def customer_is_told(_snapshot: Snapshot, books: AllBooks) -> Iterator[Complaint]:
+def customer_is_notified(_snapshot: Snapshot, books: AllBooks) -> Iterator[Complaint]:
     for order_id, book in books.items():
         if book.status not in ("confirmed", "cancelled"):
             continue

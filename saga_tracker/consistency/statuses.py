@@ -19,7 +19,7 @@ def _ends_of(service: Service, statuses: tuple[str, ...]) -> tuple[str, ...]:
 # In which statuses each service is done with an order that completed, and with one that was cancelled.
 DONE = {service.name: _ends_of(service, service.statuses_done) for service in installed_services()}
 UNDONE = {service.name: _ends_of(service, service.statuses_undone) for service in installed_services()}
-# The statuses in which a service has stated a fact, or has gone on from there.
+# The statuses in which a service has published a fact, or has gone on from there.
 STATUSES_AFTER: Mapping[str, tuple[str, ...]] = {
     name_of(kind): statuses
     for service in installed_services()

@@ -9,7 +9,7 @@ from events.http.application import Admin
 from events.http.limits import InDigits, StrictRoute
 from events.http.problems import RETRY_AFTER_SECONDS, Problem
 from events.storage.database import CONTENTION, Connection, Database
-from saga_tracker.dead_letters import queries, store, views
+from saga_tracker.dead_letters import queries, repository, views
 from saga_tracker.dead_letters.dead_letter import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, DeadLetterState
 from saga_tracker.dead_letters.queries import DeadLetterFilter, Place
 from saga_tracker.dead_letters.replay import NotSent, Replayed, replay
@@ -34,7 +34,7 @@ from saga_tracker.steps import SERVICES
 
 MAX_PAGE = 500
 MAX_GROUPS = 500
-MAX_AUDIT_OF_LETTER = 100
+MAX_AUDIT_OF_DEAD_LETTER = 100
 
 router = APIRouter(prefix="/dead-letters", tags=["dead letters"], route_class=StrictRoute)
 
@@ -56,7 +56,7 @@ class Desk(Protocol):
 
 
 def _desk(request: Request) -> Desk:
-    desk: Desk = request.app.state.host
+    desk: Desk = request.app.state.runtime
     return desk
 
 
@@ -78,7 +78,7 @@ async def find(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> DeadLetterPage:
-    """Letters for which all criteria given hold, the last to arrive first."""
+    """Dead letters for which all criteria given hold, the last to arrive first."""
     _know(service)
     wanted = DeadLetterFilter(service, reason, wire_name, order_id, state.value if state else None)
     after = Place(*place_in(cursor)) if cursor else None
@@ -92,7 +92,7 @@ async def find(
 
 @router.get("/groups")
 async def groups(tracker: Tracker) -> Groups:
-    """How many letters there are of each service, reason and fact."""
+    """How many dead letters there are of each service, reason and fact."""
     async with tracker.database.transaction() as connection:
         rows = await queries.groups(connection, MAX_GROUPS)
     return Groups(groups=[GroupView(**row) for row in rows])
@@ -100,18 +100,18 @@ async def groups(tracker: Tracker) -> Groups:
 
 @router.get("/{letter_id}", dependencies=[Admin], responses={404: UNKNOWN})
 async def see(letter_id: UUID, tracker: Tracker) -> WholeDeadLetter:
-    """One letter with the message in it, its headers and its history."""
+    """One dead letter with the message in it, its headers and its history."""
     async with tracker.database.transaction() as connection:
         found = await queries.dead_letter(connection, letter_id, MAX_SHOWN_BYTES)
-        entries = await audit.of_letter(connection, letter_id, MAX_AUDIT_OF_LETTER)
+        entries = await audit.of_dead_letter(connection, letter_id, MAX_AUDIT_OF_DEAD_LETTER)
     if found is None:
         raise _no_such(letter_id)
-    return views.whole_letter(*found, entries)
+    return views.whole_dead_letter(*found, entries)
 
 
 @router.post("/replay", dependencies=[Admin])
 async def replay_some(selection: Selection, tracker: Tracker) -> ReplayOutcome:
-    """Replay letters by their ids, or the open ones of a group, the first to arrive first."""
+    """Replay dead letters by their ids, or the open ones of a group, the first to arrive first."""
     if selection.ids is not None:
         if selection.service or selection.reason or selection.wire_name:
             raise Problem(422, "give either ids, or a service and a reason")
@@ -125,7 +125,7 @@ async def replay_some(selection: Selection, tracker: Tracker) -> ReplayOutcome:
     wanted = DeadLetterFilter(selection.service, selection.reason, selection.wire_name)
     most = tracker.settings.replay_dead_letters
     async with tracker.database.transaction() as connection:
-        letter_ids = await queries.open_letter_ids(connection, wanted, most)
+        letter_ids = await queries.open_dead_letter_ids(connection, wanted, most)
     done = await _replay(tracker, letter_ids, selection)
     async with tracker.database.transaction() as connection:
         remaining = await queries.count_open(connection, wanted)
@@ -134,7 +134,7 @@ async def replay_some(selection: Selection, tracker: Tracker) -> ReplayOutcome:
 
 @router.post("/{letter_id}/replay", dependencies=[Admin], responses={404: UNKNOWN, 409: NOT_OPEN})
 async def replay_one(letter_id: UUID, act: Act, tracker: Tracker) -> DeadLetterView:
-    """Send a letter's message to its service again, or have the service try again what it is a case of.
+    """Send a dead letter's message to its service again, or have the service try again what it is a case of.
 
     One that was replayed or discarded before is refused (409).
     """
@@ -152,17 +152,17 @@ async def replay_one(letter_id: UUID, act: Act, tracker: Tracker) -> DeadLetterV
 
 @router.post("/{letter_id}/discard", dependencies=[Admin], responses={404: UNKNOWN, 409: NOT_OPEN})
 async def discard(letter_id: UUID, act: NotedAct, tracker: Tracker) -> DeadLetterView:
-    """Nothing is to be done about a letter. It is kept; one that is not open is refused (409)."""
+    """Nothing is to be done about a dead letter. It is kept; one that is not open is refused (409)."""
     try:
         async with tracker.database.transaction() as connection:
-            if not await store.take(connection, [letter_id]):
+            if not await repository.take(connection, [letter_id]):
                 raise _no_such(letter_id)
             dead_letter = await _read(connection, letter_id)
             if dead_letter.state is not DeadLetterState.OPEN:
                 raise _not_open(dead_letter)
             entry = Entry(act.by, "discarded", act.note, dead_letter.service, dead_letter.order_id, letter_id)
             await audit.enter(connection, [entry])
-            await store.mark(connection, [letter_id], DeadLetterState.DISCARDED)
+            await repository.mark(connection, [letter_id], DeadLetterState.DISCARDED)
             return await _read(connection, letter_id)
     except CONTENTION:
         raise _busy() from None

@@ -2,7 +2,7 @@
 
 Three kinds arrive: a service's, with the reason in `dead_letter_*` headers; a case, which is a fact by which
 a service says that it can do no more by itself; and the broker's own, which it gave up delivering. Whatever
-else is in such a queue is a stray. Every message makes a letter, whatever is in it.
+else is in such a queue is a stray. Every message makes a dead letter, whatever is in it.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ MAX_DETAIL_CHARACTERS = 2_000
 MAX_SEARCHED_BYTES = 1_000_000
 MAX_ATTEMPTS = 2**31 - 1
 
-# On a replayed message: which letter it was.
+# On a replayed message: which dead letter it was.
 REPLAY_OF = "replayed_letter_id"
-# The broker counts deliveries here: all that differs when it delivers a letter again.
+# The broker counts deliveries here: all that differs when it delivers a dead letter again.
 DELIVERY_COUNT = "x-delivery-count"
 
-_LETTERS = UUID("5d0b7c1e-8c8f-5e0a-9a53-3f3f2c6f8f10")
+_DEAD_LETTERS = UUID("5d0b7c1e-8c8f-5e0a-9a53-3f3f2c6f8f10")
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
@@ -50,7 +50,7 @@ class DeadLetterKind(StrEnum):
 
 
 class DeadLetterState(StrEnum):
-    """What became of a letter. Only an open one can be replayed or discarded."""
+    """What became of a dead letter. Only an open one can be replayed or discarded."""
 
     OPEN = "open"
     REPLAYED = "replayed"
@@ -90,8 +90,8 @@ class _Verdict:
     attempts: int | None = None
 
 
-def read_letter(delivered: DeliveredMessage, service: str) -> DeadLetter:
-    """The letter that a message from a service's dead-letter queue is."""
+def read_dead_letter(delivered: DeliveredMessage, service: str) -> DeadLetter:
+    """The dead letter that a message from a service's dead-letter queue is."""
     message = aio_pika.IncomingMessage(delivered)
     headers = dict(message.headers)
     routing_key = _routing_key_of(message, headers)
@@ -112,8 +112,8 @@ def read_letter(delivered: DeliveredMessage, service: str) -> DeadLetter:
     )
 
 
-def bare_letter(delivered: DeliveredMessage, service: str, why: BaseException) -> DeadLetter:
-    """A letter of which nothing but its properties and its body is kept, for one that is not to be read."""
+def bare_dead_letter(delivered: DeliveredMessage, service: str, why: BaseException) -> DeadLetter:
+    """A dead letter of which only properties and body are kept, for one that is not to be read."""
     return DeadLetter(
         **_raw(delivered, service, ""),
         kind=DeadLetterKind.STRAY.value,
@@ -139,7 +139,7 @@ def _raw(delivered: DeliveredMessage, service: str, routing_key: str) -> dict[st
     parts = (service, str(delivered.routing_key), text)
     digest = hashlib.sha256("\n".join(parts).encode() + b"\n" + delivered.body).hexdigest()
     return {
-        "letter_id": uuid5(_LETTERS, digest),
+        "letter_id": uuid5(_DEAD_LETTERS, digest),
         "service": service,
         "routing_key": routing_key,
         "properties": text,
@@ -152,8 +152,8 @@ def _verdict_on(message: AbstractIncomingMessage, headers: Mapping[str, Any], se
     if death is not None:
         at = _instant(death.get("time"))
         why = _text(death.get("reason")) or "dead_lettered"
-        said = f"the broker gave up delivering it from {_text(death.get('queue'))}: {why}"
-        return _Verdict(DeadLetterKind.UNDELIVERED, why, said, at, at)
+        given = f"the broker gave up delivering it from {_text(death.get('queue'))}: {why}"
+        return _Verdict(DeadLetterKind.UNDELIVERED, why, given, at, at)
     if "dead_letter_reason" in headers:
         last_at = _instant(headers.get("dead_letter_at"))
         return _Verdict(
@@ -164,15 +164,15 @@ def _verdict_on(message: AbstractIncomingMessage, headers: Mapping[str, Any], se
             last_at,
             _count(headers.get("dead_letter_attempts")),
         )
-    stated = _stated_in(message)
-    if stated is not None and stated.fact.case and stated.fact.owner == service:
-        why = getattr(stated.fact, "reason", None) or stated.fact.wire_name
-        at = _instant(stated.stated_at)
-        return _Verdict(DeadLetterKind.CASE, why, (type(stated.fact).__doc__ or "").strip(), at, at)
+    published = _published_in(message)
+    if published is not None and published.fact.case and published.fact.owner == service:
+        why = getattr(published.fact, "reason", None) or published.fact.wire_name
+        at = _instant(published.stated_at)
+        return _Verdict(DeadLetterKind.CASE, why, (type(published.fact).__doc__ or "").strip(), at, at)
     return _Verdict(DeadLetterKind.STRAY, "unexplained", "nothing on it says why it is here")
 
 
-def _stated_in(message: AbstractIncomingMessage) -> Envelope | None:
+def _published_in(message: AbstractIncomingMessage) -> Envelope | None:
     try:
         return decode(message, message.routing_key)
     except Unreadable:
@@ -195,25 +195,25 @@ def _routing_key_of(message: AbstractIncomingMessage, headers: Mapping[str, Any]
 
     Never by that of whoever published it: a replayed message counts as what this key says.
     """
-    said: Any = None
+    given: Any = None
     death = _last_death(headers)
     if death is not None and death.get("exchange") == REDRIVE_EXCHANGE:
-        said = headers.get(ROUTING_KEY) or headers.get(DEAD_ROUTING_KEY)
+        given = headers.get(ROUTING_KEY) or headers.get(DEAD_ROUTING_KEY)
     elif death is not None:
         keys = death.get("routing-keys")
-        said = keys[0] if isinstance(keys, list) and keys else None
+        given = keys[0] if isinstance(keys, list) and keys else None
     elif message.exchange == EXCHANGE:
-        said = message.routing_key
+        given = message.routing_key
     elif message.exchange == DEAD_LETTER_EXCHANGE:
-        said = headers.get(DEAD_ROUTING_KEY)
-    return _name(said) or ""
+        given = headers.get(DEAD_ROUTING_KEY)
+    return _name(given) or ""
 
 
 def _order_of(message: AbstractIncomingMessage, headers: Mapping[str, Any]) -> UUID | None:
     """The order a message says it is about, on its envelope or in its body."""
-    said = _uuid(headers.get("order_id")) or _uuid(message.correlation_id)
-    if said is not None or len(message.body) > MAX_SEARCHED_BYTES:
-        return said
+    given = _uuid(headers.get("order_id")) or _uuid(message.correlation_id)
+    if given is not None or len(message.body) > MAX_SEARCHED_BYTES:
+        return given
     try:
         body = json.loads(message.body)
     except (ValueError, RecursionError):
@@ -249,8 +249,8 @@ def _count(value: Any) -> int | None:
 def _instant(value: Any) -> datetime | None:
     """An instant, unless it cannot be meant."""
     try:
-        said = value if isinstance(value, datetime) else datetime.fromisoformat(_text(value))
+        given = value if isinstance(value, datetime) else datetime.fromisoformat(_text(value))
     except ValueError:
         return None
-    said = said if said.tzinfo else said.replace(tzinfo=UTC)
-    return said if _EARLIEST < said < _LATEST else None
+    given = given if given.tzinfo else given.replace(tzinfo=UTC)
+    return given if _EARLIEST < given < _LATEST else None

@@ -1,6 +1,6 @@
 """Takes dead letters off their queues: acknowledged only once they are committed.
 
-Several trackers may do so side by side. A letter that comes again after a crash is known by its id.
+Several trackers may do so side by side. A dead letter that comes again after a crash is known by its id.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from events.runtime.loops import promptly
 from events.service import PARKED_QUEUE
 from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, spares_the_row
 from events.telemetry.log import Outage, log
-from saga_tracker.dead_letters import store
-from saga_tracker.dead_letters.dead_letter import DeadLetter, bare_letter, read_letter
+from saga_tracker.dead_letters import repository
+from saga_tracker.dead_letters.dead_letter import DeadLetter, bare_dead_letter, read_dead_letter
 from saga_tracker.dead_letters.parked import as_before_parking, service_of
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import SERVICES
@@ -88,7 +88,7 @@ class DeadLetterQueues:
     async def acknowledge(self, batch: Sequence[Arrival], kept: Sequence[Arrival] = ()) -> None:
         """Take a batch, and so all that arrived before it, off the queues; but not what is `kept` there.
 
-        From the first letter that is kept on, no acknowledgement may cover more than one.
+        From the first dead letter that is kept on, no acknowledgement may cover more than one.
         """
         self._keeps = self._keeps or bool(kept)
         for arrival in batch if self._keeps else batch[-1:]:
@@ -138,7 +138,7 @@ Reader = Callable[[Arrival], DeadLetter]
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """What came of letters: how many of them were new, and which will not be stored."""
+    """What came of dead letters: how many of them were new, and which will not be stored."""
 
     new: int
     refused: Sequence[Arrival] = ()
@@ -156,7 +156,7 @@ class Ingest:
         self._closing_failure = Outage("closing cases")
 
     async def run(self) -> None:
-        """Take in letters for ever; wait for a broker or a database that is away, or is not migrated yet."""
+        """Take in dead letters; wait for a broker or a database that is away, or is not migrated yet."""
         while True:
             try:
                 with lost_means_away():
@@ -176,12 +176,12 @@ class Ingest:
             await asyncio.sleep(self._settings.reconnect_seconds)
 
     async def close_cases(self) -> None:
-        """Close the letters of cases that are over, for ever: now and then, whatever happened meanwhile."""
+        """Close the dead letters of cases that are over, now and then, whatever happened meanwhile."""
         while True:
             began = time.monotonic()
             try:
                 async with self._database.transaction() as connection:
-                    closed = await store.close_cases(connection)
+                    closed = await repository.close_cases(connection)
                 self._closing_failure.ended()
                 if closed:
                     log.info("cases_closed", dead_letters=closed)
@@ -198,15 +198,15 @@ class Ingest:
     async def _take_in(self, queues: DeadLetterQueues) -> None:
         while True:
             batch = await queues.next_batch()
-            stored = await self._store(batch, _read)
+            stored = await self._save(batch, _read)
             crash_point("before_ack")
             await queues.acknowledge(batch, stored.refused)
             self._failure.ended()
             known = len(batch) - stored.new - len(stored.refused)
             log.info("dead_letters_stored", new=stored.new, known=known)
 
-    async def _store(self, batch: Sequence[Arrival], read: Reader) -> "_Stored":
-        """Commit letters; of one that will not go in as it is, only what came.
+    async def _save(self, batch: Sequence[Arrival], read: Reader) -> "_Stored":
+        """Commit dead letters; of one that will not go in as it is, only what came.
 
         One that will not go in like that either stays on its queue, for the next connection to try again.
         """
@@ -218,8 +218,8 @@ class Ingest:
             if len(batch) > 1:
                 middle = len(batch) // 2
                 first, second = (
-                    await self._store(batch[:middle], read),
-                    await self._store(batch[middle:], read),
+                    await self._save(batch[:middle], read),
+                    await self._save(batch[middle:], read),
                 )
                 return _Stored(first.new + second.new, [*first.refused, *second.refused])
             if read is not _read:
@@ -227,13 +227,15 @@ class Ingest:
                 return _Stored(0, batch)
             log.error("unreadable_dead_letter", service=batch[0].service, why=repr(error))
             why = error
-        return await self._store(batch, lambda arrival: bare_letter(arrival.delivered, arrival.service, why))
+        return await self._save(
+            batch, lambda arrival: bare_dead_letter(arrival.delivered, arrival.service, why)
+        )
 
     async def _commit(self, dead_letters: Sequence[DeadLetter]) -> int:
         while True:
             try:
                 async with self._database.transaction() as connection:
-                    return await store.enter(connection, dead_letters)
+                    return await repository.enter(connection, dead_letters)
             except BEYOND_LIMITS:
                 raise
             except CONTENTION:
@@ -243,4 +245,4 @@ class Ingest:
 
 
 def _read(arrival: Arrival) -> DeadLetter:
-    return read_letter(arrival.delivered, arrival.service)
+    return read_dead_letter(arrival.delivered, arrival.service)

@@ -1,10 +1,11 @@
 """The message that a dead letter was, ready to be sent again.
 
-A letter whose message has no id that is any good (none, or one that another fact has) gets one of its own
-when it is replayed. It is derived from what no service, broker or tracing changes on the way: the key it was
-first sent with, and its body, which names the order and all that subscribers go by. So the letters of all who
-could not use the message get the same id, and one that is replayed again keeps it. The id that such a letter
-has says nothing: where there is none, aiormq makes one up for each service that sends the message on.
+A dead letter whose message has no id that is any good (none, or one that another fact has) gets one of its
+own when it is replayed. It is derived from what no service, broker or tracing changes on the way: the key it
+was first sent with, and its body, which names the order and all that subscribers go by. So the dead letters
+of all who could not use the message get the same id, and one that is replayed again keeps it. The id that
+such a dead letter has says nothing: where there is none, aiormq makes one up for each service that sends the
+message on.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ _NEW_IDS = UUID("8f0c1f0e-6a59-5d0b-9f57-1c5f8f1f7a21")
 
 
 def original_of(dead_letter: Mapping[str, Any]) -> aio_pika.Message:
-    """The message a letter was, with headers that name the letter and the key it was first sent with."""
+    """The message a dead letter was, with headers that name the dead letter and its first routing key."""
     properties = from_text(dead_letter["properties"])
     headers = {name: value for name, value in properties.pop("headers").items() if not name.startswith(_OURS)}
     for name in ("delivery_mode", "expiration", "user_id", "cluster_id"):
@@ -45,7 +46,7 @@ def original_of(dead_letter: Mapping[str, Any]) -> aio_pika.Message:
 def for_view(dead_letter: Mapping[str, Any]) -> aio_pika.Message:
     """The same with no more headers than the view is made from: a stream cannot hold every type of them.
 
-    RabbitMQ 3.10 ends the connection over a decimal, and so every replay of that letter.
+    RabbitMQ 3.10 ends the connection over a decimal, and so every replay of that dead letter.
     """
     original = original_of(dead_letter)
     headers = original.headers.items()

@@ -1,7 +1,7 @@
 """A dead letter that the broker gave up delivering: whose it is, and as its own queue had it. Pure.
 
 It may have been stored before it was parked, and only its acknowledgement was lost. So what the broker noted
-about the parking is taken off again, or it would be another letter.
+about the parking is taken off again, or it would be another dead letter.
 """
 
 import copy
@@ -21,7 +21,7 @@ NOTED = ("reason", "queue", "exchange")
 
 
 def service_of(delivered: DeliveredMessage) -> str:
-    """Whose letter it was, by the broker's word. What nobody parked but a person has no service."""
+    """Whose dead letter it was, by the broker's word. What nobody parked but a person has no service."""
     death = _parking_of(_headers_of(delivered))
     return str(death["queue"]).removesuffix(QUEUES) if death is not None else UNKNOWN_SERVICE
 

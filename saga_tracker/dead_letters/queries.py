@@ -23,13 +23,13 @@ from events.storage.sql import compiled
 from saga_tracker.dead_letters.dead_letter import DeadLetterState
 from saga_tracker.tables import dead_letters
 
-# How many replays of one letter that came back are told of.
+# How many replays of one dead letter that came back are told of.
 MAX_CAME_BACK = 100
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterFilter:
-    """Which letters are asked for; None leaves a criterion out."""
+    """Which dead letters are asked for; None leaves a criterion out."""
 
     service: str | None = None
     reason: str | None = None
@@ -40,7 +40,7 @@ class DeadLetterFilter:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a page of letters ended."""
+    """Where a page of dead letters ended."""
 
     arrived_at: datetime
     letter_id: UUID
@@ -85,7 +85,7 @@ _CAME_BACK_AS = compiled(
 async def dead_letters_where(
     connection: Connection, wanted: DeadLetterFilter, after: Place | None, limit: int
 ) -> list[dict[str, Any]]:
-    """Up to `limit` letters without their bodies, those that arrived last first."""
+    """Up to `limit` dead letters without their bodies, those that arrived last first."""
     criteria, given = _given(wanted)
     given["row_limit"] = limit
     if after is not None:
@@ -94,15 +94,15 @@ async def dead_letters_where(
     return await cursor.fetchall()
 
 
-async def open_letter_ids(connection: Connection, wanted: DeadLetterFilter, limit: int) -> list[UUID]:
-    """Up to `limit` open letters, those that arrived first first."""
+async def open_dead_letter_ids(connection: Connection, wanted: DeadLetterFilter, limit: int) -> list[UUID]:
+    """Up to `limit` open dead letters, those that arrived first first."""
     criteria, given = _given(wanted)
     cursor = await connection.execute(_open_ids(criteria), given | {"row_limit": limit})
     return [row["letter_id"] for row in await cursor.fetchall()]
 
 
 async def count_open(connection: Connection, wanted: DeadLetterFilter) -> int:
-    """How many open letters there are."""
+    """How many open dead letters there are."""
     criteria, given = _given(wanted)
     cursor = await connection.execute(_count(criteria), given)
     rows = await cursor.fetchall()
@@ -110,7 +110,7 @@ async def count_open(connection: Connection, wanted: DeadLetterFilter) -> int:
 
 
 async def groups(connection: Connection, limit: int) -> list[dict[str, Any]]:
-    """Letters of one service, reason and fact together; those with most open ones first."""
+    """Dead letters of one service, reason and fact together; those with most open ones first."""
     cursor = await connection.execute(_GROUPS, {"row_limit": limit})
     return await cursor.fetchall()
 
@@ -118,7 +118,7 @@ async def groups(connection: Connection, limit: int) -> list[dict[str, Any]]:
 async def dead_letter(
     connection: Connection, letter_id: UUID, max_body_bytes: int
 ) -> tuple[dict[str, Any], list[UUID]] | None:
-    """One letter with the beginning of its body, and the letters as which it came back after a replay."""
+    """One dead letter with the beginning of its body, and those as which it came back after a replay."""
     async with connection.pipeline():
         found = await connection.execute(_ONE, {"letter_id": letter_id, "max_bytes": max_body_bytes})
         came_back = await connection.execute(_CAME_BACK_AS, {"letter_id": letter_id})

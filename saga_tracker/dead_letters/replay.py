@@ -1,13 +1,13 @@
 """Sends dead letters back: to the one service that could not use them, confirmed before they are marked.
 
 A fact that the view does not know goes to the stream, too: else an order that nobody could read at first
-would go its way unseen. However many letters there are of it, it counts there once.
+would go its way unseen. However many dead letters there are of it, it counts there once.
 
-The letters are locked from before they are sent until they are marked. Killed in between, this sends a letter
-once more when it is replayed again, which the service's inbox makes harmless.
+The dead letters are locked from before they are sent until they are marked. Killed in between, this sends a
+dead letter once more when it is replayed again, which the service's inbox makes harmless.
 
-A replayed letter stays what it is, replayed. Should the service fail again, a new letter arrives that names
-the replayed one.
+A replayed dead letter stays what it is, replayed. Should the service fail again, a new dead letter arrives
+that names the replayed one.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from events.messaging.topology import TRACKER
 from events.runtime.loops import promptly
 from events.service import REDRIVE_EXCHANGE, name_of
 from events.storage.database import Connection, Database
-from saga_tracker.dead_letters import store
+from saga_tracker.dead_letters import repository
 from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
 from saga_tracker.dead_letters.original import fact_in, for_view, original_of
 from saga_tracker.dead_letters.properties import from_text
@@ -44,12 +44,12 @@ Publication = tuple[aio_pika.Message, str]
 
 
 class NotSent(Exception):
-    """The broker did not confirm: these letters, and those after them, are as they were."""
+    """The broker did not confirm: these dead letters, and those after them, are as they were."""
 
 
 @dataclass(slots=True)
 class Replayed:
-    """What came of the letters that were to be replayed."""
+    """What came of the dead letters that were to be replayed."""
 
     replayed: list[UUID] = field(default_factory=list)
     # Replayed or discarded before, or their case was answered already.
@@ -81,7 +81,7 @@ async def replay(
 async def _replay_batch(
     connection: Connection, sender: "_Sender", letter_ids: Sequence[UUID], *, by: str, note: str | None
 ) -> Replayed:
-    dead_letters = await store.take(connection, letter_ids)
+    dead_letters = await repository.take(connection, letter_ids)
     still_open = [dead_letter for dead_letter in dead_letters if dead_letter["state"] == DeadLetterState.OPEN]
     messages = [dead_letter for dead_letter in still_open if dead_letter["kind"] != DeadLetterKind.CASE]
     await sender.send(await _publications(connection, messages))
@@ -97,7 +97,7 @@ async def _replay_batch(
         and await _ask_owner(connection, dead_letter, by=by, note=note)
     ]
     replayed = [dead_letter["letter_id"] for dead_letter in (*messages, *asked)]
-    await store.mark(connection, replayed, DeadLetterState.REPLAYED)
+    await repository.mark(connection, replayed, DeadLetterState.REPLAYED)
     skipped = [
         dead_letter["letter_id"]
         for dead_letter in dead_letters

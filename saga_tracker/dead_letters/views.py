@@ -42,7 +42,7 @@ class NotedAct(BaseModel):
 
 
 class Selection(Act):
-    """Either some letters by their ids, or the open ones of a service and a reason (and a fact)."""
+    """Either some dead letters by their ids, or the open ones of a service and a reason (and a fact)."""
 
     ids: Annotated[list[UUID], Field(min_length=1, max_length=MAX_SELECTED)] | None = None
     service: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)] | None = None
@@ -51,7 +51,7 @@ class Selection(Act):
 
 
 class DeadLetterView(BaseModel):
-    """A dead letter. `first_at` and `last_at` are of the attempts; a case's are when it was stated.
+    """A dead letter. `first_at` and `last_at` are of the attempts; a case's are when it was published.
 
     `kind`: `unusable`, a service could not use it; `case`, a service failed for good and waits for a person;
     `undelivered`, the broker gave up; `stray`, nothing says why it is there.
@@ -76,14 +76,14 @@ class DeadLetterView(BaseModel):
 
 
 class DeadLetterPage(BaseModel):
-    """Some letters, the last to arrive first; `next_cursor` asks for those after them."""
+    """Some dead letters, the last to arrive first; `next_cursor` asks for those after them."""
 
     dead_letters: list[DeadLetterView]
     next_cursor: str | None
 
 
 class GroupView(BaseModel):
-    """Letters of one service, reason and fact: how many there ever were, and how many are open."""
+    """Dead letters of one service, reason and fact: how many there ever were, and how many are open."""
 
     service: str
     reason: str
@@ -95,7 +95,7 @@ class GroupView(BaseModel):
 
 
 class Groups(BaseModel):
-    """The groups with most open letters first."""
+    """The groups with most open dead letters first."""
 
     groups: list[GroupView]
 
@@ -122,7 +122,7 @@ class AuditPage(BaseModel):
 
 
 class HistoryView(BaseModel):
-    """A letter's attempts, what was done about it, and the letters as which it came back when replayed."""
+    """A dead letter's attempts, what was done about it, and those as which it came back when replayed."""
 
     attempts: int | None
     first_at: datetime | None
@@ -147,8 +147,8 @@ class WholeDeadLetter(DeadLetterView):
 class ReplayOutcome(BaseModel):
     """How many were replayed now; how many were not, for they were replayed, discarded or answered before.
 
-    `missing` are ids that no letter has. `remaining` are open letters of the group that are left for another
-    request.
+    `missing` are ids that no dead letter has. `remaining` are open dead letters of the group that are left
+    for another request.
     """
 
     replayed: int
@@ -157,7 +157,7 @@ class ReplayOutcome(BaseModel):
     remaining: int
 
 
-def whole_letter(
+def whole_dead_letter(
     row: Mapping[str, Any], came_back_as: list[UUID], entries: Sequence[Mapping[str, Any]]
 ) -> WholeDeadLetter:
     """A row with its body, or the beginning of it, and its entries in the audit."""

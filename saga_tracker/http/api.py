@@ -31,7 +31,7 @@ MAX_AGE_SECONDS = 100 * 365 * 86_400
 
 # Whoever and whatever a saga can wait for.
 AWAITED = sorted(
-    {step.service for step in STEPS} | {name_of(kind) for step in STEPS for kind in step.answers}
+    {step.service for step in STEPS} | {name_of(kind) for step in STEPS for kind in step.results}
 )
 
 router = APIRouter(tags=["sagas"])
@@ -54,7 +54,7 @@ class ViewServer(Protocol):
 
 
 def _view_server(request: Request) -> ViewServer:
-    server: ViewServer = request.app.state.host
+    server: ViewServer = request.app.state.runtime
     return server
 
 

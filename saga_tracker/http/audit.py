@@ -43,7 +43,7 @@ _ANSWERED = compiled(
     )
 )
 _BY_ORDER = audit.c.order_id == bindparam("order_id")
-_BY_LETTER = audit.c.letter_id == bindparam("letter_id")
+_BY_DEAD_LETTER = audit.c.letter_id == bindparam("letter_id")
 _BEFORE = audit.c.entry_id < bindparam("before")
 
 
@@ -58,7 +58,7 @@ _PAGES = {
     (True, False): _newest(_BY_ORDER),
     (True, True): _newest(_BY_ORDER, _BEFORE),
 }
-_OF_LETTER = _newest(_BY_LETTER)
+_OF_DEAD_LETTER = _newest(_BY_DEAD_LETTER)
 
 
 async def enter(connection: Connection, entries: Sequence[Entry]) -> int:
@@ -84,7 +84,7 @@ async def page(
     return await cursor.fetchall()
 
 
-async def of_letter(connection: Connection, letter_id: UUID, limit: int) -> list[dict[str, Any]]:
-    """Entries about one letter, newest first."""
-    cursor = await connection.execute(_OF_LETTER, {"letter_id": letter_id, "row_limit": limit})
+async def of_dead_letter(connection: Connection, letter_id: UUID, limit: int) -> list[dict[str, Any]]:
+    """Entries about one dead letter, newest first."""
+    cursor = await connection.execute(_OF_DEAD_LETTER, {"letter_id": letter_id, "row_limit": limit})
     return await cursor.fetchall()

@@ -11,7 +11,7 @@ from events.http.application import Admin
 from events.http.limits import InDigits, StrictRoute
 from events.http.problems import Problem
 from events.storage.database import Connection
-from saga_tracker.dead_letters import store
+from saga_tracker.dead_letters import repository
 from saga_tracker.dead_letters.api import Tracker
 from saga_tracker.dead_letters.views import AuditPage, AuditView, NotedAct
 from saga_tracker.http import audit, queries
@@ -72,7 +72,7 @@ async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> Redri
         saga = await _needing_a_person(connection, order_id)
         failed = await cases.unanswered(connection, order_id)
         asked = [case for case in failed if await cases.ask_again(connection, case, by=act.by, note=act.note)]
-        await store.mark_replayed_cases(connection)
+        await repository.mark_replayed_cases(connection)
         sent = await _send_again(connection, order_id, saga["waits"], act)
         if not asked and not sent:
             raise _nothing_to_do(order_id, saga, "redriven")
@@ -87,7 +87,7 @@ async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> Redri
     responses={404: UNKNOWN, 409: NOTHING_TO_DO},
 )
 async def settle_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> ResolveOutcome:
-    """What failed for good was done outside: its service states it, with the name of who settled it.
+    """What failed for good was done outside: its service publishes it, with the name of who settled it.
 
     Refused (409) when nothing failed, when that has been answered already, or when it is merely overdue.
     """

@@ -27,9 +27,9 @@ from saga_tracker.tables import FIRST_READ_AT, saga_facts
 # By the failure's name, the facts that end it. That nobody could be told undoes nothing and leaves the saga
 # as it is, but it can be tried again.
 ANSWERS: dict[str, tuple[str, ...]] = {
-    name_of(step.heard): tuple(name_of(kind) for kind in step.answers if not kind.case)
+    name_of(step.trigger): tuple(name_of(kind) for kind in step.results if not kind.case)
     for step in STEPS
-    if step.heard.case
+    if step.trigger.case
 } | {name_of(NotificationFailed): (name_of(CustomerNotified),)}
 _HOLDING_UP = ANSWERS.keys() - {name_of(NotificationFailed)}
 _TIMELINE = compiled(
@@ -60,11 +60,11 @@ async def unanswered(connection: Connection, order_id: UUID) -> list[ManualCase]
 
 def cases_in(order_id: UUID, timeline: Sequence[Mapping[str, Any]]) -> list[ManualCase]:
     """The failures in an order's trail that hold its saga up, unless they are over."""
-    stated = {name_of(fact["wire_name"]) for fact in timeline}
+    published = {name_of(fact["wire_name"]) for fact in timeline}
     cases: list[ManualCase] = []
     for fact in timeline:
         name = name_of(fact["wire_name"])
-        if name in _HOLDING_UP and not stated.intersection(ANSWERS[name]):
+        if name in _HOLDING_UP and not published.intersection(ANSWERS[name]):
             service = name.partition(".")[0]
             cases.append(ManualCase(fact["fact_id"], order_id, service, name, fact["traceparent"]))
     return cases
@@ -76,28 +76,28 @@ async def ask_again(
     """Have the service try again once this is committed; False if the case has been answered already."""
     fact = RetryRequested(order_id=case.order_id, service=case.service, by=by, note=note)
     entry = Entry(by, "retry_requested", note, case.service, case.order_id, letter_id, case.fact_id)
-    return await _answer(connection, case, fact, entry)
+    return await _result(connection, case, fact, entry)
 
 
 async def settle(connection: Connection, case: ManualCase, *, by: str, note: str) -> bool:
     """Have the service state what was missing, once this is committed; False if the case has its answer."""
     fact = Settled(order_id=case.order_id, service=case.service, by=by, note=note)
     entry = Entry(by, "settled", note, case.service, case.order_id, None, case.fact_id)
-    return await _answer(connection, case, fact, entry)
+    return await _result(connection, case, fact, entry)
 
 
-async def _answer(connection: Connection, case: ManualCase, fact: Fact, entry: Entry) -> bool:
+async def _result(connection: Connection, case: ManualCase, fact: Fact, entry: Entry) -> bool:
     if not await audit.enter(connection, [entry]):
         return False
     cursor = await connection.execute("SELECT now() AS now")
     row = await cursor.fetchone()
     assert row is not None
-    stated = outbox.stating(
+    published = outbox.publishing(
         fact,
         fact_id=uuid5(case.fact_id, entry.action),
         causation_id=case.fact_id,
         stated_at=row["now"],
         traceparent=case.traceparent,
     )
-    await outbox.enter(connection, [stated])
+    await outbox.enter(connection, [published])
     return True

@@ -16,7 +16,7 @@ from saga_tracker.availability import Availability
 from saga_tracker.projection import State
 from saga_tracker.reading.reader import Progress
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.timeline import cause_of, why_doubtful
+from saga_tracker.timeline import causation_of, why_doubtful
 
 # --- Where a page ended, as text that the next request gives back
 
@@ -103,7 +103,7 @@ class SagaView(BaseModel):
     reconstructed: bool = False
 
 
-class CauseView(BaseModel):
+class CausationView(BaseModel):
     """The fact that led to another. Not `directly`: a call to the outside or a person was in between."""
 
     fact_id: UUID
@@ -125,9 +125,9 @@ class FactView(BaseModel):
     doubtful: str | None
     read_at: datetime
     causation_id: UUID | None
-    cause: CauseView | None
+    causation: CausationView | None
     since_start_seconds: float
-    since_cause_seconds: float | None
+    since_causation_seconds: float | None
     stream_offset: int
     body: dict[str, Any]
 
@@ -252,13 +252,15 @@ def stats(figures: Mapping[str, Sequence[Mapping[str, Any]]], progress: Progress
 def _fact(
     fact: Mapping[str, Any], timeline: Sequence[Mapping[str, Any]], started_at: datetime, doubt: timedelta
 ) -> FactView:
-    cause = cause_of(fact, timeline)
+    causation = causation_of(fact, timeline)
     read_at: datetime = fact["read_at"]
     return FactView(
         **fact,
         name=name_of(fact["wire_name"]),
-        doubtful=why_doubtful(fact, cause, doubt),
-        cause=CauseView(fact_id=cause.fact_id, name=cause.name, directly=cause.directly) if cause else None,
+        doubtful=why_doubtful(fact, causation, doubt),
+        causation=CausationView(fact_id=causation.fact_id, name=causation.name, directly=causation.directly)
+        if causation
+        else None,
         since_start_seconds=(read_at - started_at).total_seconds(),
-        since_cause_seconds=(read_at - cause.read_at).total_seconds() if cause else None,
+        since_causation_seconds=(read_at - causation.read_at).total_seconds() if causation else None,
     )

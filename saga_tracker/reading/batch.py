@@ -17,7 +17,7 @@ class ReadFact(NamedTuple):
     """A fact as it stood in the stream, and the same as the projection wants it.
 
     `arrived_seconds` is when that was, on this process's steady clock, and `read_at` the same on the
-    database's once the recorder knows it. One that is not `dated` does not say when it was stated: then
+    database's once the recorder knows it. One that is not `dated` does not say when it was published: then
     `stated_at` is when it was read.
     """
 
@@ -34,13 +34,13 @@ class ReadFact(NamedTuple):
     content: int
     read_at: datetime
     arrived_seconds: float
-    heard: SagaFact
+    saga_fact: SagaFact
 
     def first_read(self, at: datetime) -> "ReadFact":
         """The same, known to have been read first at that time."""
         stated_at = self.stated_at if self.dated else at
-        heard = self.heard._replace(read_at=at, stated_at=stated_at)
-        return self._replace(read_at=at, stated_at=stated_at, heard=heard)
+        saga_fact = self.saga_fact._replace(read_at=at, stated_at=stated_at)
+        return self._replace(read_at=at, stated_at=stated_at, saga_fact=saga_fact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ BEGINNING = name_of(OrderCreated)
 
 def begun_ids(batch: ReadBatch) -> list[UUID]:
     """The ids under which orders of this batch begin."""
-    return [fact.fact_id for fact in batch.facts if fact.heard.name == BEGINNING]
+    return [fact.fact_id for fact in batch.facts if fact.saga_fact.name == BEGINNING]
 
 
 def sort_out(
@@ -114,7 +114,7 @@ def sort_out(
         if why is not None:
             refused.append(why)
         elif key not in known:
-            known[key] = fact.heard
+            known[key] = fact.saga_fact
             new.append(fact)
     return new, refused
 
@@ -136,10 +136,10 @@ def _contradiction(
     """What it contradicts. If nothing, it is noted in `beginnings` and `orders` where it begins an order."""
     used = f"message_id {fact.fact_id} was used for"
     if same is not None:
-        if same.name == fact.heard.name and not contradict(same.content, fact.content):
+        if same.name == fact.saga_fact.name and not contradict(same.content, fact.content):
             return None
         return _refused(fact, "reused_message_id", f"{used} {same.name} of order {fact.order_id}")
-    if fact.heard.name != BEGINNING:
+    if fact.saga_fact.name != BEGINNING:
         return None
     order_id = orders.get(fact.fact_id, fact.order_id)
     if order_id != fact.order_id:

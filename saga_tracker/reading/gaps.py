@@ -154,7 +154,7 @@ async def note(connection: Connection, why: str, after: int, before: int, patien
 
 
 async def ask(connection: Connection, order_ids: Sequence[UUID]) -> None:
-    """Have the services of these sagas asked what they did and never stated."""
+    """Have the services of these sagas asked what they did and never published."""
     if order_ids:
         await connection.execute(_ASK, {"order_ids": order_ids})
 

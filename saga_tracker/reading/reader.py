@@ -16,10 +16,10 @@ from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Connection,
 from events.telemetry.log import Outage, log
 from saga_tracker import metrics
 from saga_tracker.availability import Availability
-from saga_tracker.reading import gaps, store
+from saga_tracker.reading import gaps, repository
 from saga_tracker.reading.batch import ReadBatch, UnreadableMessage
 from saga_tracker.reading.recorder import Recorded, Recorder
-from saga_tracker.reading.store import AnotherWrites, Position, ReadAnew
+from saga_tracker.reading.repository import AnotherWrites, Position, ReadAnew
 from saga_tracker.reading.stream import Arrived, Subscription, offset_of, read_batch, storable, unreadable_of
 from saga_tracker.settings import TrackerSettings
 
@@ -186,7 +186,7 @@ class Reader:
             return
 
         async def skip(connection: Connection) -> int:
-            await store.lock(connection)
+            await repository.lock(connection)
             return await gaps.skip(connection, read_up_to, begins_at, self._settings.look_up_patience_seconds)
 
         sagas = await self._write(skip)
@@ -196,10 +196,10 @@ class Reader:
 
     async def _read_anew(self, why: str) -> None:
         async def read_anew(connection: Connection) -> int:
-            before = await store.lock(connection)
+            before = await repository.lock(connection)
             patience = self._settings.look_up_patience_seconds
             sagas = await gaps.note(connection, gaps.MADE_ANEW, before.stream_offset, 0, patience)
-            await store.read_anew(connection)
+            await repository.read_anew(connection)
             return sagas
 
         sagas = await self._write(read_anew)
@@ -263,7 +263,7 @@ class Reader:
 
     async def _position(self) -> Position:
         async def look(connection: Connection) -> tuple[list[gaps.Gap], Position]:
-            return await gaps.latest(connection, 1), await store.position(connection)
+            return await gaps.latest(connection, 1), await repository.position(connection)
 
         last, position = await self._database.until_done(lambda: self._database.read(look))
         self.progress.never_read = str(last[0]) if last else None

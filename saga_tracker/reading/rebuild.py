@@ -14,10 +14,10 @@ import psycopg
 from events.messaging.connection import BROKER_AWAY
 from events.storage.database import AWAY, Connection, connect_options
 from events.telemetry.log import Outage, log
-from saga_tracker.reading import gaps, store
+from saga_tracker.reading import gaps, repository
 from saga_tracker.reading.gaps import REMEMBER_FACTS, keep_missing
 from saga_tracker.reading.recorder import Key, Recorder
-from saga_tracker.reading.store import AnotherWrites, Position
+from saga_tracker.reading.repository import AnotherWrites, Position
 from saga_tracker.reading.stream import Arrived, Subscription, offset_of, read_batch, storable
 from saga_tracker.settings import RebuildSettings
 
@@ -61,7 +61,7 @@ async def rebuild(settings: RebuildSettings, *, forget_missing: bool) -> Rebuilt
             before = await _become_writer(connection, settings)
             for remember in REMEMBER_FACTS:
                 await connection.execute(remember)
-            position = await store.drop_view(connection)
+            position = await repository.drop_view(connection)
             reading = _Rebuild(settings, connection, before, position.reading)
             rebuilt = await reading.run()
             rebuilt.kept = await keep_missing(connection, settings, ended_only=forget_missing)
@@ -83,7 +83,7 @@ async def _become_writer(connection: Connection, settings: RebuildSettings) -> P
     deadline = time.monotonic() + settings.rebuild_lock_timeout_seconds
     while True:
         try:
-            return await store.lock(connection)
+            return await repository.lock(connection)
         except AnotherWrites:
             await connection.rollback()
             if time.monotonic() > deadline:

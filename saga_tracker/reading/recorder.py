@@ -16,9 +16,9 @@ from events.storage.database import Connection
 from events.storage.sql import as_arrays, compiled, rows_of
 from saga_tracker.deadlines import Rules, due
 from saga_tracker.projection import Saga, SagaFact, project
-from saga_tracker.reading import store
+from saga_tracker.reading import repository
 from saga_tracker.reading.batch import ReadBatch, ReadFact, begun_ids, sort_out
-from saga_tracker.reading.store import Position, ReadAnew
+from saga_tracker.reading.repository import Position, ReadAnew
 from saga_tracker.reconciliation.comparisons import COMPARE_LATER, COMPARED_STATES
 from saga_tracker.tables import saga_facts, stream_position, unreadable_messages
 from saga_tracker.timeline import Taken, step_taken
@@ -95,7 +95,7 @@ class Recorder:
         remembered, self._remembered = self._remembered, {}
         order_ids = {fact.order_id for fact in batch.facts}
         unknown = sorted(order_ids - remembered.keys())
-        known = await store.lock_and_read(connection, unknown, begun_ids(batch))
+        known = await repository.lock_and_read(connection, unknown, begun_ids(batch))
         position, before = known.position, known.facts
         asked_seconds = time.monotonic()
         if position.reading != reading:
@@ -103,7 +103,7 @@ class Recorder:
         if position == self._as_of:
             before |= {order_id: remembered[order_id] for order_id in order_ids & remembered.keys()}
         else:
-            before |= await store.facts_of(connection, sorted(order_ids & remembered.keys()))
+            before |= await repository.facts_of(connection, sorted(order_ids & remembered.keys()))
             remembered = {}
         self._set_aside = remembered
         # What is said again of an order that ended and was forgotten tells of no saga.
@@ -113,13 +113,13 @@ class Recorder:
         new, refused = sort_out(fresh, before, known.begun)
         fresh = replace(fresh, unreadable=[*fresh.unreadable, *refused])
         facts = self._clocked(new, known.now, asked_seconds, await self._read_before(connection, new))
-        recorded = _told(fresh, reading, before, facts)
+        recorded = _reported(fresh, reading, before, facts)
         await self._write(connection, recorded, facts)
         return recorded
 
     @property
     def remembered(self) -> Mapping[UUID, Sequence[SagaFact]]:
-        """By order, the one that nothing was heard of for longest first."""
+        """By order, the one that nothing is known of for longest first."""
         return self._remembered
 
     def committed(self, recorded: Recorded) -> None:
@@ -172,32 +172,32 @@ class Recorder:
 
 async def derive_anew(connection: Connection, order_ids: Sequence[UUID], rules: Rules) -> None:
     """Show what the facts entered so far say of these orders. The caller holds the writer's lock."""
-    sagas = await store.sagas_of(connection, order_ids)
+    sagas = await repository.sagas_of(connection, order_ids)
     await _show(connection, sagas, rules)
 
 
 async def _show(connection: Connection, sagas: Mapping[UUID, Saga], rules: Rules) -> None:
     """What is shown has to be compared, where there is something to compare."""
-    rows = [store.row_of(order_id, saga, due(saga, rules)) for order_id, saga in sagas.items()]
+    rows = [repository.row_of(order_id, saga, due(saga, rules)) for order_id, saga in sagas.items()]
     if rows:
-        await store.show(connection, rows)
+        await repository.show(connection, rows)
     if compared := sorted(row["order_id"] for row in rows if row["state"] in COMPARED_STATES):
         await connection.execute(COMPARE_LATER, {"order_ids": compared})
 
 
-def _told(
+def _reported(
     batch: ReadBatch, reading: int, before: Mapping[UUID, Sequence[SagaFact]], facts: Sequence[ReadFact]
 ) -> Recorded:
     new: dict[UUID, list[SagaFact]] = {}
     for fact in facts:
-        new.setdefault(fact.order_id, []).append(fact.heard)
+        new.setdefault(fact.order_id, []).append(fact.saga_fact)
     known = {
         order_id: [*before.get(order_id, ()), *new.get(order_id, ())]
         for order_id in {fact.order_id for fact in batch.facts} & (before.keys() | new.keys())
     }
-    told = {order_id: project(heard) for order_id, heard in known.items()}
+    reported = {order_id: project(saga_fact) for order_id, saga_fact in known.items()}
     position = Position(batch.last_offset, batch.last_message_id, reading)
-    return Recorded(position, batch, new, known, told, _taken(batch, known))
+    return Recorded(position, batch, new, known, reported, _taken(batch, known))
 
 
 def _taken(batch: ReadBatch, known: Mapping[UUID, Sequence[SagaFact]]) -> dict[Key, Taken]:

@@ -270,10 +270,10 @@ def unreadable_of(message: AbstractIncomingMessage, reason: str, detail: str) ->
 
 def _fact_of(message: AbstractIncomingMessage, at_seconds: float, max_bytes: int) -> ReadFact:
     envelope = decode(message, original_routing_key(message), max_bytes)
-    fact, said_at = envelope.fact, stated_at(message)
-    dated = said_at is not None and _EARLIEST < said_at < _LATEST
+    fact, published_at = envelope.fact, stated_at(message)
+    dated = published_at is not None and _EARLIEST < published_at < _LATEST
     now = datetime.now(UTC)
-    at = said_at if said_at is not None and dated else now
+    at = published_at if published_at is not None and dated else now
     body = fact.model_dump_json()
     content = content_of(fact, body)
     return ReadFact(
@@ -291,25 +291,25 @@ def _fact_of(message: AbstractIncomingMessage, at_seconds: float, max_bytes: int
         content=content,
         read_at=now,
         arrived_seconds=at_seconds,
-        heard=_heard(envelope, now, at, trace_id(envelope.traceparent), content),
+        saga_fact=_saga_fact(envelope, now, at, trace_id(envelope.traceparent), content),
     )
 
 
-def _heard(
-    envelope: Envelope, read_at: datetime, said_at: datetime, trace: str | None, content: int
+def _saga_fact(
+    envelope: Envelope, read_at: datetime, published_at: datetime, trace: str | None, content: int
 ) -> SagaFact:
-    """As `store.facts_of` has it later."""
-    said = vars(envelope.fact)
+    """As `repository.facts_of` has it later."""
+    fields = vars(envelope.fact)
     return SagaFact(
         fact_id=envelope.fact_id,
         name=name_of(envelope.fact.wire_name),
         read_at=read_at,
-        stated_at=said_at,
-        reason=storable(said.get("reason", said.get("waiting_for"))),
-        ending=said.get("ending"),
+        stated_at=published_at,
+        reason=storable(fields.get("reason", fields.get("waiting_for"))),
+        ending=fields.get("ending"),
         trace_id=trace,
-        service=said.get("service"),
-        about=said.get("redriven_id", said.get("because_of_id")) or envelope.causation_id,
+        service=fields.get("service"),
+        about=fields.get("redriven_id", fields.get("because_of_id")) or envelope.causation_id,
         content=content,
     )
 

@@ -34,7 +34,7 @@ class Comparer(Protocol):
 
 
 def _comparer(request: Request) -> Comparer:
-    comparer: Comparer = request.app.state.host
+    comparer: Comparer = request.app.state.runtime
     return comparer
 
 

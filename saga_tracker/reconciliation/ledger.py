@@ -6,7 +6,7 @@ from uuid import UUID
 
 from events.storage.database import Connection, Database
 from events.telemetry.log import log
-from saga_tracker.reading import store
+from saga_tracker.reading import repository
 from saga_tracker.reconciliation.comparisons import COMPARE_MOVED
 from saga_tracker.reconciliation.parties import Entry, Parties
 
@@ -68,7 +68,7 @@ class LedgerFollower:
             "currencies": [entry.currency for entry, _ in of_orders],
         }
         async with self._database.transaction() as connection:
-            await store.lock(connection)
+            await repository.lock(connection)
             await _execute_all(
                 connection,
                 (_ENTER, columns),

@@ -18,7 +18,7 @@ from events.telemetry.log import log
 from saga_tracker.consistency.snapshot import PROVIDER, ServiceState
 from saga_tracker.consistency.statuses import Proof, proofs
 from saga_tracker.projection import project
-from saga_tracker.reading import store
+from saga_tracker.reading import repository
 from saga_tracker.reading.recorder import derive_anew
 from saga_tracker.reconciliation.parties import Parties
 from saga_tracker.settings import TrackerSettings
@@ -86,7 +86,7 @@ class LookUps:
             answers = await self._parties.states_of(sorted(before))
             complete = self._parties.asked - {PROVIDER} <= answers.keys()
             async with self._database.transaction() as connection:
-                await store.lock(connection)
+                await repository.lock(connection)
                 await self._learn(connection, before, answers, complete=complete)
         return len(rows)
 
@@ -98,7 +98,7 @@ class LookUps:
         *,
         complete: bool,
     ) -> None:
-        known = await store.facts_of(connection, sorted(before))
+        known = await repository.facts_of(connection, sorted(before))
         done: list[UUID] = []
         entered: list[UUID] = []
         for order_id, proved_before in before.items():

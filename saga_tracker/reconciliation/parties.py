@@ -152,10 +152,10 @@ class Parties:
     async def _states(self, service: str, order_ids: Sequence[UUID]) -> dict[UUID, ServiceState] | None:
         query = "&".join(f"order_id={order_id}" for order_id in order_ids)
         try:
-            said = await self._get(service, f"/states?{query}", _States)
+            reply = await self._get(service, f"/states?{query}", _States)
         except NoAnswer:
             return None
-        return said.states
+        return reply.states
 
     async def forget(self, order_ids: Sequence[UUID]) -> frozenset[UUID]:
         """Have every service delete its state of these orders; answers of which orders all have.

@@ -16,9 +16,9 @@ from events.telemetry.log import Outage, log
 from saga_tracker.consistency.rules import COMPARED, Difference, differences, judged
 from saga_tracker.consistency.snapshot import PROVIDER, Snapshot
 from saga_tracker.projection import State
-from saga_tracker.reading import store
+from saga_tracker.reading import repository
 from saga_tracker.reading.reader import Progress
-from saga_tracker.reading.store import AnotherWrites
+from saga_tracker.reading.repository import AnotherWrites
 from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.comparisons import Outcome, Pace, Taken
 from saga_tracker.reconciliation.ledger import LedgerFollower
@@ -91,7 +91,7 @@ class Reconciler:
         limit = self._settings.reconciliation_batches * self._settings.reconciliation_batch_size
         try:
             async with self._database.transaction() as connection:
-                await store.lock(connection)
+                await repository.lock(connection)
                 await comparisons.hurry(connection, limit, self._settings.reconciliation_recent)
         except AnotherWrites as error:
             self.last_round = Round(datetime.now(UTC), 0, str(error))
@@ -141,8 +141,8 @@ class Reconciler:
             )
         if taken is None:
             return 0
-        heard = await self._hear(taken, ledger)
-        outcome = self._outcome_of(taken, heard)
+        collected = await self._collect(taken, ledger)
+        outcome = self._outcome_of(taken, collected)
         async with self._database.transaction() as connection:
             certain = await comparisons.settle(connection, taken, outcome, self._pace)
         for difference in certain:
@@ -156,14 +156,14 @@ class Reconciler:
             )
         return len(taken.order_ids)
 
-    def _outcome_of(self, taken: Taken, heard: _SubscribedFact) -> Outcome:
+    def _outcome_of(self, taken: Taken, collected: _SubscribedFact) -> Outcome:
         """What these orders come to. One that cannot be compared is looked at again later, all others now."""
-        compared, again, found = list[UUID](), set(heard.not_understood), list[Difference]()
-        answered, asked = heard.snapshot.answered, self.parties.asked
+        compared, again, found = list[UUID](), set(collected.not_understood), list[Difference]()
+        answered, asked = collected.snapshot.answered, self.parties.asked
         for order_id in taken.order_ids:
-            if order_id in heard.not_understood:
+            if order_id in collected.not_understood:
                 continue
-            book = heard.snapshot.of(order_id)
+            book = collected.snapshot.of(order_id)
             try:
                 found += list(differences(order_id, book))
             except Exception as error:  # noqa: BLE001 - one order's trouble must not end all comparisons
@@ -178,7 +178,7 @@ class Reconciler:
                 again.add(order_id)
         return Outcome(compared, found, judged(answered, asked), again)
 
-    async def _hear(self, taken: Taken, ledger: bool) -> _SubscribedFact:
+    async def _collect(self, taken: Taken, ledger: bool) -> _SubscribedFact:
         """The view before the services: they may know more than it, and then are looked at again."""
         async with self._database.transaction() as connection:
             sagas, not_understood = await comparisons.sagas_of(connection, taken.order_ids)

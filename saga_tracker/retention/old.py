@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from events.storage.database import Connection
-from saga_tracker.reading import store
+from saga_tracker.reading import repository
 from saga_tracker.retention.rules import Kind
 
 # --- Writes what is about to be deleted to files, a line of JSON each, safe on disk before it goes
@@ -123,16 +123,16 @@ _OF_ORDERS = [
     f"DELETE FROM {table} WHERE order_id = ANY(%(order_ids)s::uuid[])".encode()  # noqa: S608 - no input in it
     for table in ("saga_facts", "undated_facts", "comparisons", "ledger_entries")
 ]
-_OLD_LETTERS = b"""
+_OLD_DEAD_LETTERS = b"""
     SELECT letter_id, true AS may_go FROM dead_letters
     WHERE state <> 'open' AND state_at < now() - make_interval(days => %(days)s)
     ORDER BY state_at LIMIT %(row_limit)s
 """
-_LETTER_LINES = b"""
+_DEAD_LETTER_LINES = b"""
     SELECT (to_jsonb(letter) || jsonb_build_object('body', encode(body, 'base64')))::text AS line
     FROM dead_letters AS letter WHERE letter_id = ANY(%(letter_ids)s::uuid[]) ORDER BY state_at
 """
-_DELETE_LETTERS = b"""
+_DELETE_DEAD_LETTERS = b"""
     DELETE FROM dead_letters WHERE letter_id = ANY(%(letter_ids)s::uuid[]) AND state <> 'open'
 """
 _OLD_AUDIT = b"""
@@ -178,7 +178,7 @@ class OldSagas:
 
     async def delete(self, connection: Connection, rows: Sequence[Row]) -> int:
         # A fact that is being entered of one of these orders would else find its saga half gone.
-        await store.lock(connection)
+        await repository.lock(connection)
         given = {"order_ids": _all(rows, "order_id"), "fact_counts": _all(rows, "fact_count")}
         gone = await (await connection.execute(_BURY, given)).fetchall()
         for delete in _OF_ORDERS:
@@ -193,13 +193,15 @@ class OldDeadLetters:
 
     async def page(self, connection: Connection, days: int, after: Row | None, limit: int) -> Page:
         given = {"days": days, "row_limit": limit}
-        return _page(await (await connection.execute(_OLD_LETTERS, given)).fetchall(), limit)
+        return _page(await (await connection.execute(_OLD_DEAD_LETTERS, given)).fetchall(), limit)
 
     async def lines(self, connection: Connection, rows: Sequence[Row]) -> list[str]:
-        return await _lines(connection, _LETTER_LINES, letter_ids=_all(rows, "letter_id"))
+        return await _lines(connection, _DEAD_LETTER_LINES, letter_ids=_all(rows, "letter_id"))
 
     async def delete(self, connection: Connection, rows: Sequence[Row]) -> int:
-        return (await connection.execute(_DELETE_LETTERS, {"letter_ids": _all(rows, "letter_id")})).rowcount
+        return (
+            await connection.execute(_DELETE_DEAD_LETTERS, {"letter_ids": _all(rows, "letter_id")})
+        ).rowcount
 
 
 class OldUnreadable:

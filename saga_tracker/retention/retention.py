@@ -19,7 +19,7 @@ from prometheus_client import Counter as Total
 from events.storage.database import AWAY, CONTENTION, Database, in_words
 from events.telemetry.log import log
 from events.telemetry.metrics import REGISTRY
-from saga_tracker.reading.store import AnotherWrites
+from saga_tracker.reading.repository import AnotherWrites
 from saga_tracker.reconciliation.parties import NoAnswer, Parties
 from saga_tracker.retention.old import OLD, Export, Old, Page, Row
 from saga_tracker.retention.rules import Kind
@@ -27,7 +27,7 @@ from saga_tracker.settings import TrackerSettings
 
 # --- Has the services delete what they keep of orders whose saga was deleted, once that is old enough, too
 #
-# Only the tracker knows that an order ended: payment, for one, does not hear whether what it captured was
+# Only the tracker knows that an order ended: payment, for one, does not learn whether what it captured was
 # ever
 # confirmed. Each service still keeps what it is itself not done with.
 

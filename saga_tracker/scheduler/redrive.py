@@ -27,7 +27,7 @@ from saga_tracker.tables import outbox, saga_facts
 #
 # Several trackers may publish the same row, and one tracker a row twice. Whoever enters a message derives
 # its
-# id from what caused it, so for those who hear it, it is the same message.
+# id from what caused it, so for those who receive it, it is the same message.
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,10 @@ class Outgoing:
         return self.message_id, self.exchange, self.routing_key
 
 
-def stating(
+def publishing(
     fact: Fact, *, fact_id: UUID, causation_id: UUID | None, stated_at: datetime, traceparent: str | None
 ) -> Outgoing:
-    """A fact of the tracker's own, to be stated to everybody."""
+    """A fact of the tracker's own, to be published to everybody."""
     return Outgoing(
         message_id=fact_id,
         exchange=EXCHANGE,
@@ -154,7 +154,7 @@ def customer_of(beginning: Mapping[str, Any] | None) -> str | None:
 
 
 def needs_the_beginning(wire_name: str, service: str) -> bool:
-    """Whether this service can answer this fact only if it has heard `order.created`."""
+    """Whether this service can answer this fact only if it has received `order.created`."""
     return (name_of(wire_name), service) in KNOWING_THE_ORDER
 
 
@@ -177,7 +177,7 @@ def again(fact: Mapping[str, Any], service: str) -> Outgoing:
 async def once_more(connection: Connection, order_id: UUID, fact_id: UUID, service: str) -> list[Outgoing]:
     """The messages to enter in the outbox, that of the fact itself last.
 
-    None where it would not help, for the service does not hear it.
+    None where it would not help, for the service does not receive it.
     """
     fact = (await facts_at(connection, [(order_id, fact_id)])).get((order_id, fact_id))
     if fact is None or (name_of(fact["wire_name"]), service) not in SUBSCRIBED:

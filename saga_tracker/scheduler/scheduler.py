@@ -28,9 +28,9 @@ from events.telemetry.tracing import trace_id, work
 from saga_tracker.availability import Availability
 from saga_tracker.deadlines import OWNER, Act, Due, due
 from saga_tracker.projection import Saga
-from saga_tracker.reading import gaps, store
+from saga_tracker.reading import gaps, repository
 from saga_tracker.reading.reader import Reader
-from saga_tracker.reading.store import AnotherWrites
+from saga_tracker.reading.repository import AnotherWrites
 from saga_tracker.scheduler import redrive
 from saga_tracker.scheduler import redrive as outbox
 from saga_tracker.scheduler.leader import LeaderLease
@@ -57,10 +57,10 @@ _LOOK_LATER = compiled(
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
-    """The view's clock, since when everybody could be heard, and the database's clock."""
+    """The view's clock, since when everybody could be reached, and the database's clock."""
 
     clock: datetime
-    heard_since: datetime
+    received_since: datetime
     now: datetime
 
 
@@ -77,7 +77,7 @@ class _Late:
 
     @property
     def perhaps_done(self) -> bool:
-        """Whether it may have been done without being stated."""
+        """Whether it may have been done without being published."""
         wait = self.due.wait
         return self.due.act is Act.REDRIVE and (wait.because_of, wait.service) in ADDED
 
@@ -120,7 +120,7 @@ class DeadlineScheduler:
         self._failure = Outage("the deadline scheduler's work")
         self._aside: dict[UUID, _Aside] = {}
         self._clock: datetime | None = None
-        self._heard_since: datetime | None = None
+        self._received_since: datetime | None = None
 
     @property
     def name(self) -> str:
@@ -151,22 +151,22 @@ class DeadlineScheduler:
         if self._publisher.blocked:
             # Nobody can say anything: the view's clock stands still, which begins all deadlines anew.
             return
-        rows = await self._database.rows(store.CLOCK)
+        rows = await self._database.rows(repository.CLOCK)
         read_up_to = await self._reader.catch_up()
         if read_up_to is None:
             return
         clock: datetime = rows[0]["now"]
         interruption = timedelta(seconds=self._settings.interrupted_after_seconds)
-        if self._clock is None or self._heard_since is None or clock - self._clock > interruption:
-            self._heard_since = clock
+        if self._clock is None or self._received_since is None or clock - self._clock > interruption:
+            self._received_since = clock
             self._availability.begin_anew(clock)
         self._clock = clock
         # Not for so long that this itself becomes an interruption.
         enough = time.monotonic() + interruption.total_seconds() / 2
-        while await self._act(clock, self._heard_since, read_up_to) and time.monotonic() < enough:
+        while await self._act(clock, self._received_since, read_up_to) and time.monotonic() < enough:
             pass
 
-    async def _act(self, clock: datetime, heard_since: datetime, read_up_to: int) -> bool:
+    async def _act(self, clock: datetime, received_since: datetime, read_up_to: int) -> bool:
         """Act on some sagas that are due; says whether there may be more."""
         async with self._database.transaction() as connection:
             now = await self._lease.hold(connection)
@@ -174,15 +174,15 @@ class DeadlineScheduler:
                 return False
             if not await self._due(connection, clock):
                 return False
-            position = await store.lock(connection)
+            position = await repository.lock(connection)
             if position.stream_offset < read_up_to:
                 return False
             order_ids = await self._due(connection, clock)
-            acted = await self._act_on(connection, order_ids, _Moment(clock, heard_since, now))
+            acted = await self._act_on(connection, order_ids, _Moment(clock, received_since, now))
         if acted:
             self._publisher.look_in_table()
-            for one, cause in acted:
-                _report(one, cause)
+            for one, trigger in acted:
+                _report(one, trigger)
         return len(order_ids) == self._settings.deadline_batch_size
 
     async def _act_on(
@@ -191,14 +191,14 @@ class DeadlineScheduler:
         """Act on these. One that makes trouble is set aside alone: it must not end all deadlines."""
         try:
             async with connection.transaction():
-                late = await self._look_at(connection, order_ids, at.clock, at.heard_since)
+                late = await self._look_at(connection, order_ids, at.clock, at.received_since)
                 facts = await redrive.facts_at(connection, [one.because_of for one in late])
                 acted = [(one, facts[one.because_of]) for one in late]
                 begun = await redrive.beginnings(connection, [one.order_id for one in late if one.of_owner])
                 messages = [
                     message
-                    for one, cause in acted
-                    for message in _traced(one, cause, begun.get(one.order_id), at.now)
+                    for one, trigger in acted
+                    for message in _traced(one, trigger, begun.get(one.order_id), at.now)
                 ]
                 await outbox.enter(connection, messages)
                 await gaps.ask(connection, [one.order_id for one in late if one.perhaps_done])
@@ -238,7 +238,7 @@ class DeadlineScheduler:
         return [row["order_id"] for row in await found.fetchall()]
 
     async def _look_at(
-        self, connection: Connection, order_ids: Sequence[UUID], clock: datetime, heard_since: datetime
+        self, connection: Connection, order_ids: Sequence[UUID], clock: datetime, received_since: datetime
     ) -> list[_Late]:
         """Whose deadlines have passed; and see to it that each saga is looked at again in time.
 
@@ -247,9 +247,9 @@ class DeadlineScheduler:
         revisit_at = clock + timedelta(seconds=self._settings.deadline_revisit_seconds)
         rows: list[dict[str, Any]] = []
         late: list[_Late] = []
-        for order_id, saga in (await store.sagas_of(connection, order_ids)).items():
+        for order_id, saga in (await repository.sagas_of(connection, order_ids)).items():
             self._note_waits(saga, clock)
-            dues, planned = due(saga, self._rules, heard_since, self._availability), due(saga, self._rules)
+            dues, planned = due(saga, self._rules, received_since, self._availability), due(saga, self._rules)
             passed = [_Late(order_id, one) for one in dues if one.at <= clock]
             late += passed
             next_at = min((one.at for one in dues), default=None)
@@ -258,8 +258,8 @@ class DeadlineScheduler:
             elif next_at is not None and dues != planned:
                 # Time stands still for it: it may go on at any moment.
                 next_at = min(next_at, revisit_at)
-            rows.append(store.row_of(order_id, saga, planned) | {"due_at": next_at})
-        await store.show(connection, rows)
+            rows.append(repository.row_of(order_id, saga, planned) | {"due_at": next_at})
+        await repository.show(connection, rows)
         return late
 
     def _note_waits(self, saga: Saga, clock: datetime) -> None:
@@ -268,35 +268,35 @@ class DeadlineScheduler:
 
 
 def _traced(
-    late: _Late, cause: Mapping[str, Any], beginning: Mapping[str, Any] | None, now: datetime
+    late: _Late, trigger: Mapping[str, Any], beginning: Mapping[str, Any] | None, now: datetime
 ) -> list[Outgoing]:
     """What to publish, from a span that is an error of the saga's trace, at the step that is late."""
-    wait, heard = late.due.wait, name_of(cause["wire_name"])
+    wait, name = late.due.wait, name_of(trigger["wire_name"])
     attributes = {
         "saga.order_id": str(late.order_id),
         "saga.waiting_for": wait.service,
-        "saga.step": f"{wait.service}:{heard}",
+        "saga.step": f"{wait.service}:{name}",
     }
-    with work(f"saga {late.due.act.value}", cause["traceparent"], attributes=lambda: attributes) as span:
-        span.fail(f"{wait.service} has not answered {heard}")
-        return _messages(late, {**cause, "traceparent": span.traceparent}, beginning, now)
+    with work(f"saga {late.due.act.value}", trigger["traceparent"], attributes=lambda: attributes) as span:
+        span.fail(f"{wait.service} has not answered {name}")
+        return _messages(late, {**trigger, "traceparent": span.traceparent}, beginning, now)
 
 
-def _report(late: _Late, cause: Mapping[str, Any]) -> None:
+def _report(late: _Late, trigger: Mapping[str, Any]) -> None:
     log.warning(
         "deadline_passed",
         act=late.due.act.value,
         order_id=str(late.order_id),
         waiting_for=late.due.wait.service,
-        fact_id=str(cause["fact_id"]),
-        trace_id=trace_id(cause["traceparent"]),
+        fact_id=str(trigger["fact_id"]),
+        trace_id=trace_id(trigger["traceparent"]),
     )
 
 
 def _messages(
-    late: _Late, cause: Mapping[str, Any], beginning: Mapping[str, Any] | None, now: datetime
+    late: _Late, trigger: Mapping[str, Any], beginning: Mapping[str, Any] | None, now: datetime
 ) -> list[Outgoing]:
-    """What to publish. Every id follows from the cause: whoever does this again states the same."""
+    """What to publish. Every id follows from the cause: whoever does this again publishes the same."""
     wait = late.due.wait
     match late.due.act:
         case Act.REDRIVE:
@@ -304,14 +304,14 @@ def _messages(
                 order_id=late.order_id, service=wait.service, redriven_id=wait.because_of_id
             )
             return [
-                *redrive.all_again(cause, wait.service, beginning),
-                _stating(fact, cause, uuid5(wait.because_of_id, f"redriven:{wait.service}"), now),
+                *redrive.all_again(trigger, wait.service, beginning),
+                _publishing(fact, trigger, uuid5(wait.because_of_id, f"redriven:{wait.service}"), now),
             ]
         case Act.TIME_OUT:
             customer = redrive.customer_of(beginning)
             fact = SagaTimedOut(order_id=late.order_id, waiting_for=wait.facts[0], customer=customer)
             # Once for an order, whatever else is late of it.
-            return [_stating(fact, cause, uuid5(late.order_id, "timed_out"), now)]
+            return [_publishing(fact, trigger, uuid5(late.order_id, "timed_out"), now)]
         case Act.CALL_OVERDUE:
             fact = SagaOverdue(
                 order_id=late.order_id,
@@ -319,20 +319,20 @@ def _messages(
                 because_of_id=wait.because_of_id,
                 waiting_for=wait.facts[0],
             )
-            return [_stating(fact, cause, uuid5(wait.because_of_id, f"overdue:{wait.service}"), now)]
+            return [_publishing(fact, trigger, uuid5(wait.because_of_id, f"overdue:{wait.service}"), now)]
         case Act.EXPIRE_APPROVAL:
             waited_seconds = max(0, int((now - wait.since).total_seconds()))
             fact = ApprovalExpired(order_id=late.order_id, waited_seconds=waited_seconds)
-            return [_stating(fact, cause, uuid5(wait.because_of_id, "approval_expired"), now)]
+            return [_publishing(fact, trigger, uuid5(wait.because_of_id, "approval_expired"), now)]
         case _:
             assert_never(late.due.act)
 
 
-def _stating(fact: Fact, cause: Mapping[str, Any], fact_id: UUID, now: datetime) -> Outgoing:
-    return outbox.stating(
+def _publishing(fact: Fact, trigger: Mapping[str, Any], fact_id: UUID, now: datetime) -> Outgoing:
+    return outbox.publishing(
         fact,
         fact_id=fact_id,
-        causation_id=cause["fact_id"],
+        causation_id=trigger["fact_id"],
         stated_at=now,
-        traceparent=cause["traceparent"],
+        traceparent=trigger["traceparent"],
     )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from events.storage.database import AWAY, Database
 from events.telemetry.log import log
 from saga_tracker.availability import Availability, Outage
-from saga_tracker.reading import store
+from saga_tracker.reading import repository
 from saga_tracker.reading.reader import Reader
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import SERVICES
@@ -35,7 +35,7 @@ class _Readiness(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _Reported:
     """Why a service is not ready, in its own words; the session whose lock some of its orders wait for."""
 
     unready: str | None
@@ -69,16 +69,16 @@ class Watcher:
 
     async def _look(self, http: ClientSession) -> None:
         queues = {name: f"{name}.facts" for name in self._urls}
-        consumers, said = await asyncio.gather(
+        consumers, responses = await asyncio.gather(
             self._reader.consumers_of(list(queues.values())),
             asyncio.gather(*(_readiness_of(http, url) for url in self._urls.values())),
         )
-        rows = await self._database.rows(store.CLOCK)
+        rows = await self._database.rows(repository.CLOCK)
         now: datetime = rows[0]["now"]
         if not consumers:
-            # The broker does not answer, so nobody can be heard: that is no service's fault.
+            # The broker does not answer, so nobody can be received: that is no service's fault.
             return
-        for name, service in zip(self._urls, said, strict=True):
+        for name, service in zip(self._urls, responses, strict=True):
             self._availability.looked(name, now, consumers.get(queues[name]), service.unready)
             self._availability.saw_lock(name, now, service.lock)
         self._report()
@@ -94,27 +94,27 @@ class Watcher:
                 log.info("service_back", service=name, down_since=before.since.isoformat())
 
 
-async def _readiness_of(http: ClientSession, url: str | None) -> _Said:
+async def _readiness_of(http: ClientSession, url: str | None) -> _Reported:
     """What a service says of itself; nothing, where it is nobody's to ask."""
     if url is None:
-        return _Said(None)
+        return _Reported(None)
     try:
         async with http.get(f"{url.rstrip('/')}/readyz", allow_redirects=False) as answer:
             return _read(answer.status, await answer.content.read(MAX_ANSWER_BYTES))
     except TimeoutError:
-        return _Said("it does not answer in time")
+        return _Reported("it does not answer in time")
     except (ClientError, ConnectionError) as error:
-        return _Said((str(error) or type(error).__name__)[:MAX_REASON_CHARACTERS])
+        return _Reported((str(error) or type(error).__name__)[:MAX_REASON_CHARACTERS])
 
 
-def _read(status: int, body: bytes) -> _Said:
+def _read(status: int, body: bytes) -> _Reported:
     try:
         readiness = _Readiness.model_validate_json(body)
     except ValidationError:
         readiness = _Readiness()
     lock = readiness.locked.session[:MAX_REASON_CHARACTERS] if readiness.locked else None
     if status == 200:
-        return _Said(None, lock)
+        return _Reported(None, lock)
     parts = readiness.model_extra or {}
     missing = ", ".join(str(name) for name, well in parts.items() if well is False)
-    return _Said((missing or f"status {status}")[:MAX_REASON_CHARACTERS], lock)
+    return _Reported((missing or f"status {status}")[:MAX_REASON_CHARACTERS], lock)

@@ -154,12 +154,12 @@ def tell(sides: Sequence[Side]) -> None:
         of_a, of_b = by_part[0][part], by_part[1].get(part, 0.0)
         print(f"  CPU ms of {part:<20} {of_a:>14.2f} {of_b:>14.2f} {of_b / max(of_a, 0.001):>8.2f}")
     report = DEFAULT_STATE_DIR / REPORT
-    told = {
+    reported = {
         side.name: {"commit": side.commit, "turns": side.turns, "medians": medians(side.turns), "cpu_ms": cpu}
         for side, cpu in zip(sides, by_part, strict=True)
     }
     report.write_text(
-        json.dumps({**told, "b_to_a": {name: b[name] / a[name] for name in COMPARED}}, indent=1)
+        json.dumps({**reported, "b_to_a": {name: b[name] / a[name] for name in COMPARED}}, indent=1)
     )
     print(f"report: {report}")
 
@@ -170,8 +170,8 @@ def run(command: Sequence[str], folder: Path) -> str:
         command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False
     )
     if answer.returncode != 0:
-        said = (answer.stderr or answer.stdout).strip()
-        raise RigError(f"{' '.join(command[:4])} failed in {folder}: {said[-2_000:]}")
+        output = (answer.stderr or answer.stdout).strip()
+        raise RigError(f"{' '.join(command[:4])} failed in {folder}: {output[-2_000:]}")
     return answer.stdout
 
 

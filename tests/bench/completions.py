@@ -24,10 +24,10 @@ RECONNECT_SECONDS = 0.5
 # Where a broker is stopped on purpose, that nobody answers is no news.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 LASTING_FOR_MS = 600_000
-_TOLD, _DISPATCHED, _CANCELLED = 1, 2, 4
+_REPORTED, _DISPATCHED, _CANCELLED = 1, 2, 4
 _WATCHED: Mapping[str, int] = {
-    CustomerNotified.wire_name: _TOLD,
-    NotificationFailed.wire_name: _TOLD,
+    CustomerNotified.wire_name: _REPORTED,
+    NotificationFailed.wire_name: _REPORTED,
     ShipmentDispatched.wire_name: _DISPATCHED,
     OrderCancelled.wire_name: _CANCELLED,
 }
@@ -40,7 +40,7 @@ class Completions:
         self._seen: dict[str, int] = {}
         self._ended: dict[str, float] = {}
         self._changed = asyncio.Event()
-        self.told_at: dict[str, float] = {}
+        self.notified_at: dict[str, float] = {}
         """When each order's customer was told, or could not be."""
         self.cancelled: set[str] = set()
         """Those of the ended that ended without effect."""
@@ -48,7 +48,7 @@ class Completions:
         """Called whenever an order has ended."""
         self.connection: aiormq.Connection | None = None
         """What it all arrives by."""
-        self.heard_at: dict[str, list[float]] = {}
+        self.received_at: dict[str, list[float]] = {}
         """When each of the further facts that `watch` was asked to watch arrived, by wire name."""
 
     @property
@@ -59,13 +59,13 @@ class Completions:
     def note(self, order_id: str, wire_name: str) -> None:
         """A fact arrived."""
         if wire_name not in _WATCHED:
-            self.heard_at.setdefault(wire_name, []).append(time.monotonic())
+            self.received_at.setdefault(wire_name, []).append(time.monotonic())
             return
-        if _WATCHED[wire_name] == _TOLD:
-            self.told_at.setdefault(order_id, time.monotonic())
+        if _WATCHED[wire_name] == _REPORTED:
+            self.notified_at.setdefault(order_id, time.monotonic())
         before = self._seen.get(order_id, 0)
         now = self._seen[order_id] = before | _WATCHED[wire_name]
-        if now & _TOLD and now & (_DISPATCHED | _CANCELLED) and order_id not in self._ended:
+        if now & _REPORTED and now & (_DISPATCHED | _CANCELLED) and order_id not in self._ended:
             self._ended[order_id] = time.monotonic()
             if now & _CANCELLED:
                 self.cancelled.add(order_id)

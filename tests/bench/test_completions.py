@@ -20,7 +20,7 @@ from tests.bench.publisher import Publishable, publish
 from tests.runtime.eventually import eventually
 from tests.servers import Servers
 
-RESERVED, TOLD = StockReserved.wire_name, CustomerNotified.wire_name
+RESERVED, REPORTED = StockReserved.wire_name, CustomerNotified.wire_name
 MANY = 1_000
 GONE, CANCELLED = ShipmentDispatched.wire_name, OrderCancelled.wire_name
 
@@ -32,7 +32,7 @@ async def broker_with_exchange(servers: Servers) -> str:
     return url
 
 
-def told(wire_name: str, order_id: UUID) -> Publishable:
+def reported(wire_name: str, order_id: UUID) -> Publishable:
     fields = fields_of(
         fact_id=uuid4(),
         wire_name=wire_name,
@@ -52,17 +52,17 @@ async def test_an_order_has_ended_once_its_customer_is_told_and_its_goods_are_go
     url = await broker_with_exchange(servers)
     sold, cancelled, under_way = uuid4(), uuid4(), uuid4()
     facts = [
-        told(GONE, sold),
-        told(TOLD, sold),
-        told(CANCELLED, cancelled),
-        told(TOLD, cancelled),
-        told(TOLD, cancelled),
-        told(GONE, under_way),
-        told(RESERVED, under_way),
+        reported(GONE, sold),
+        reported(REPORTED, sold),
+        reported(CANCELLED, cancelled),
+        reported(REPORTED, cancelled),
+        reported(REPORTED, cancelled),
+        reported(GONE, under_way),
+        reported(RESERVED, under_way),
     ]
     async with watch(url, also=[RESERVED], lasting=lasting) as completions:
         await publish(url, facts)
-        await eventually(lambda: completions.heard_at.get(RESERVED))
+        await eventually(lambda: completions.received_at.get(RESERVED))
         assert completions.ended_at.keys() == {str(sold), str(cancelled)}
         assert completions.cancelled == {str(cancelled)}
     with pytest.raises(ExceptionGroup) as failed:
@@ -74,10 +74,10 @@ async def test_it_watches_again_after_the_connection_was_lost(servers: Servers) 
     url = await broker_with_exchange(servers)
     first, second = uuid4(), uuid4()
     async with watch(url, lasting=True) as completions:
-        await publish(url, [told(GONE, first), told(TOLD, first)])
+        await publish(url, [reported(GONE, first), reported(REPORTED, first)])
         await eventually(lambda: str(first) in completions.ended_at)
         await cut(completions.connection)
-        await publish(url, [told(CANCELLED, second), told(TOLD, second)])
+        await publish(url, [reported(CANCELLED, second), reported(REPORTED, second)])
         await eventually(lambda: str(second) in completions.ended_at)
 
 
@@ -86,11 +86,11 @@ async def test_what_was_on_its_way_when_the_connection_was_lost_comes_again(serv
     orders = [uuid4() for _ in range(MANY)]
     async with watch(url, lasting=True) as completions:
         publishing = asyncio.create_task(
-            publish(url, [told(name, order) for order in orders for name in (GONE, TOLD)])
+            publish(url, [reported(name, order) for order in orders for name in (GONE, REPORTED)])
         )
         while not publishing.done():
-            heard = len(completions.ended_at)
-            await eventually(lambda: len(completions.ended_at) > heard or publishing.done())  # noqa: B023
+            received = len(completions.ended_at)
+            await eventually(lambda: len(completions.ended_at) > received or publishing.done())  # noqa: B023
             await cut(completions.connection)
         await publishing
         await eventually(lambda: completions.ended_at.keys() == set(map(str, orders)))

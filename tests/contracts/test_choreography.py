@@ -1,4 +1,4 @@
-"""Whoever hears a fact, somebody states it; whatever is stated, somebody is there to hear it."""
+"""Whoever receives a fact, somebody states it; whatever is published, somebody is there to receive it."""
 
 from compose.system import SERVICES
 from events.facts import Fact, SupersededFact
@@ -16,7 +16,7 @@ from events.facts.saga import (
 )
 from tests.contracts.published import PUBLISHED
 
-STATED_BY_THE_TRACKER: set[type[Fact]] = {
+PUBLISHED_BY_THE_TRACKER: set[type[Fact]] = {
     SagaRedriven,
     SagaTimedOut,
     SagaOverdue,
@@ -25,7 +25,7 @@ STATED_BY_THE_TRACKER: set[type[Fact]] = {
     Settled,
 }
 # For the tracker's eyes only, and through it for a person's. A new one is added here on purpose.
-HEARD_BY_THE_TRACKER_ALONE = {
+RECEIVED_BY_THE_TRACKER_ALONE = {
     "inventory.stock_sold.v1",
     "payment.held.v1",
     "payment.approved.v1",
@@ -45,24 +45,26 @@ def wire_names(*groups: tuple[type[Fact], ...]) -> set[str]:
 
 
 SUBSCRIBED = wire_names(*(service.subscribes_to for service in SERVICES))
-STATED = wire_names(*(service.publishes for service in SERVICES), tuple(STATED_BY_THE_TRACKER))
+ALL_PUBLISHED = wire_names(*(service.publishes for service in SERVICES), tuple(PUBLISHED_BY_THE_TRACKER))
 NEWEST = {name for name, fact in PUBLISHED.items() if not issubclass(fact, SupersededFact)}
 
 
 def test_every_heard_fact_is_stated_by_somebody() -> None:
-    assert set() == SUBSCRIBED - STATED
+    assert set() == SUBSCRIBED - ALL_PUBLISHED
 
 
 def test_every_stated_fact_is_heard_by_a_service_or_meant_for_the_tracker() -> None:
-    assert STATED - SUBSCRIBED == HEARD_BY_THE_TRACKER_ALONE
+    assert ALL_PUBLISHED - SUBSCRIBED == RECEIVED_BY_THE_TRACKER_ALONE
 
 
 def test_every_published_fact_has_a_service_that_states_it() -> None:
-    assert STATED == NEWEST
+    assert ALL_PUBLISHED == NEWEST
 
 
 def test_no_fact_is_stated_by_two() -> None:
-    assert sum(len(service.publishes) for service in SERVICES) + len(STATED_BY_THE_TRACKER) == len(STATED)
+    assert sum(len(service.publishes) for service in SERVICES) + len(PUBLISHED_BY_THE_TRACKER) == len(
+        ALL_PUBLISHED
+    )
 
 
 def test_every_service_states_only_what_it_owns() -> None:
@@ -71,14 +73,14 @@ def test_every_service_states_only_what_it_owns() -> None:
 
 
 def test_what_a_person_asks_is_heard_by_whoever_can_fail_for_good() -> None:
-    """Each takes what is meant for itself: the others hear it too, and leave it."""
+    """Each takes what is meant for itself: the others receive it too, and leave it."""
     able = {service.name for service in SERVICES if any(fact.case for fact in service.publishes)}
     for kind in (RetryRequested, Settled):
         assert {service.name for service in SERVICES if kind in service.subscribes_to} == able
 
 
 def test_an_outside_publisher_is_heard_by_whoever_must_know_of_an_order() -> None:
-    """order_svc hears its own fact too, for it is not the only one to state it."""
+    """order_svc receives its own fact too, for it is not the only one to state it."""
     assert {service.name for service in SERVICES if OrderCreated in service.subscribes_to} == {
         "order",
         "inventory",
@@ -86,7 +88,7 @@ def test_an_outside_publisher_is_heard_by_whoever_must_know_of_an_order() -> Non
 
 
 def test_the_undo_chain_runs_back_from_the_far_end() -> None:
-    """Each link is heard by the service before it, back to the one that owns the order's fate."""
+    """Each link is received by the service before it, back to the one that owns the order's fate."""
     chain = (OrderWithdrawn, ShipmentCancelled, PaymentRefunded, StockReleased)
     subscribers = [{service.name for service in SERVICES if link in service.subscribes_to} for link in chain]
     assert subscribers == [{"fulfillment"}, {"payment"}, {"inventory"}, {"order"}]

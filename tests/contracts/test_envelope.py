@@ -93,14 +93,14 @@ def test_a_v1_order_of_the_first_publishers_had_no_currency() -> None:
 
 
 @pytest.mark.parametrize(
-    "stated",
+    "published",
     [PAYMENT_REFUNDED_V1, SHIPMENT_CANCELLED_V1, SHIPMENT_DISPATCHED_V1],
     ids=lambda fact: fact.wire_name,
 )
-def test_what_was_stated_before_people_could_settle_was_settled_by_nobody(stated: Fact) -> None:
-    read = decode(encode(envelope(stated)), routing_key=stated.wire_name)
+def test_what_was_stated_before_people_could_settle_was_settled_by_nobody(published: Fact) -> None:
+    read = decode(encode(envelope(published)), routing_key=published.wire_name)
     assert read.fact.version == 2
-    assert read.fact.model_dump() == stated.model_dump() | {"settled_by": None}
+    assert read.fact.model_dump() == published.model_dump() | {"settled_by": None}
 
 
 def test_an_outside_publisher_may_leave_out_all_but_the_id() -> None:

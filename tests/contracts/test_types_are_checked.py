@@ -1,4 +1,4 @@
-"""mypy refuses a `decide` that forgets what it hears, or says what it did not declare."""
+"""mypy refuses a `decide` that forgets what it receives, or says what it did not declare."""
 
 from pathlib import Path
 
@@ -31,48 +31,48 @@ def failed(order_id: UUID) -> NotificationFailed:
     return NotificationFailed(order_id=order_id, ending="confirmed", reason="bounced")
 
 
-def decide(state: State, heard: Hears) -> Decision[State, CustomerNotified, Never]:
-    match heard:
+def decide(state: State, message: Hears) -> Decision[State, CustomerNotified, Never]:
+    match message:
         case OrderConfirmed():
 """
 
 SNIPPETS = {
     "good": """
-            return Decision("told", facts=(told(heard.order_id),))
+            return Decision("told", facts=(told(message.order_id),))
         case OrderCancelled():
             return Decision(state)
         case _:
-            assert_never(heard)
+            assert_never(message)
 """,
     "forgets_a_heard_fact": """
-            return Decision("told", facts=(told(heard.order_id),))
+            return Decision("told", facts=(told(message.order_id),))
         case _:
-            assert_never(heard)
+            assert_never(message)
 """,
     "falls_through": """
-            return Decision("told", facts=(told(heard.order_id),))
+            return Decision("told", facts=(told(message.order_id),))
     return Decision(state)
 """,
     "states_an_undeclared_fact": """
-            return Decision("told", facts=(failed(heard.order_id),))
+            return Decision("told", facts=(failed(message.order_id),))
         case OrderCancelled():
             return Decision(state)
         case _:
-            assert_never(heard)
+            assert_never(message)
 """,
     "asks_for_an_undeclared_call": """
-            return Decision("told", calls=(Ring(order_id=heard.order_id),))
+            return Decision("told", calls=(Ring(order_id=message.order_id),))
         case OrderCancelled():
             return Decision(state)
         case _:
-            assert_never(heard)
+            assert_never(message)
 """,
     "becomes_an_unknown_state": """
             return Decision("bored")
         case OrderCancelled():
             return Decision(state)
         case _:
-            assert_never(heard)
+            assert_never(message)
 """,
 }
 REFUSED = {

@@ -1,4 +1,4 @@
-"""Given a state, when something is heard, then a state, facts and calls: a line of a table, readable aloud.
+"""Given a state, when a message comes, then a state, facts and calls: a line of a table, readable aloud.
 
 `given` and `when` take several, and stand for every combination of them. Rows compare whole values, so what
 is not written did not happen.
@@ -24,16 +24,16 @@ class Row:
     """One line: exactly this decision, or, where `decision` is None, what is raised instead."""
 
     state: Any
-    heard: Any
+    message: Any
     decision: Decision[Any, Any, Any] | None
     raises: type[CausalityViolated | Contradiction] = CausalityViolated
 
     def check(self, decide: Decide) -> None:
         if self.decision is None:
             with pytest.raises(self.raises):
-                decide(self.state, self.heard)
+                decide(self.state, self.message)
         else:
-            assert decide(self.state, self.heard) == self.decision
+            assert decide(self.state, self.message) == self.decision
 
     def __str__(self) -> str:
         if self.decision is None:
@@ -42,41 +42,41 @@ class Row:
             then = "nothing"
         else:
             then = " + ".join(map(_name, (self.decision.state, *self.decision.facts, *self.decision.calls)))
-        return f"{_name(self.state)} | {_name(self.heard)} | {then}"
+        return f"{_name(self.state)} | {_name(self.message)} | {then}"
 
 
 @dataclass(frozen=True)
 class When:
     states: tuple[Any, ...]
-    heard: tuple[Any, ...]
+    message: tuple[Any, ...]
 
     def then(self, state: Any, *answers: Fact | Call) -> list[Row]:
         """It becomes `state`, states these facts and asks for these calls."""
         facts = tuple(answer for answer in answers if isinstance(answer, Fact))
         calls = tuple(answer for answer in answers if isinstance(answer, Call))
-        return [Row(was, heard, Decision(state, facts, calls)) for was, heard in self._combinations]
+        return [Row(was, message, Decision(state, facts, calls)) for was, message in self._combinations]
 
     def nothing(self) -> list[Row]:
         """It stays as it is, and says nothing."""
-        return [Row(was, heard, Decision(was)) for was, heard in self._combinations]
+        return [Row(was, message, Decision(was)) for was, message in self._combinations]
 
     def violates_causality(self) -> list[Row]:
-        return [Row(was, heard, None) for was, heard in self._combinations]
+        return [Row(was, message, None) for was, message in self._combinations]
 
     def contradicts(self) -> list[Row]:
-        return [Row(was, heard, None, Contradiction) for was, heard in self._combinations]
+        return [Row(was, message, None, Contradiction) for was, message in self._combinations]
 
     @property
     def _combinations(self) -> Iterable[tuple[Any, Any]]:
-        return product(self.states, self.heard)
+        return product(self.states, self.message)
 
 
 @dataclass(frozen=True)
 class Given:
     states: tuple[Any, ...]
 
-    def when(self, *heard: Any) -> When:
-        return When(self.states, heard)
+    def when(self, *message: Any) -> When:
+        return When(self.states, message)
 
 
 def given(*states: Any) -> Given:
@@ -91,7 +91,7 @@ def given_up(call: Call, reason: str = "timeout") -> tuple[GaveUp[Call], GaveUp[
 def rows(*groups: list[Row]) -> list[Row]:
     """One table of all these lines, in which nothing is said twice."""
     table = [row for group in groups for row in group]
-    names = [(repr(row.state), repr(row.heard)) for row in table]
+    names = [(repr(row.state), repr(row.message)) for row in table]
     assert len(names) == len(set(names)), "two lines for the same state and the same thing heard"
     return table
 

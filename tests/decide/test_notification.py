@@ -47,7 +47,7 @@ UNREACHED = replace(
     status="failed",
     reason="email: bounced; push: no_device",
 )
-TOLD_BY_HAND = replace(UNREACHED, status="notified", settled_by=PERSON)
+NOTIFIED_BY_HAND = replace(UNREACHED, status="notified", settled_by=PERSON)
 MAIL_MAYBE_REACHED = replace(UNREACHED, email_round=1, reason="email: timeout; push: no_device")
 
 BY_MAIL, BY_PUSH = Delivered("email"), Delivered("push")
@@ -125,13 +125,13 @@ TRYING_AGAIN = rows(
         replace(UNREACHED, customer=None, reason="customer_not_kept"),
         notification_failed("confirmed", "customer_not_kept"),
     ),
-    given(None, SENDING, BOTH_ARRIVED, TOLD_BY_HAND).when(RETRY, SETTLE).nothing(),
+    given(None, SENDING, BOTH_ARRIVED, NOTIFIED_BY_HAND).when(RETRY, SETTLE).nothing(),
     given(None, SENDING, UNREACHED, BOTH_ARRIVED).when(*asked_of_others("notification")).nothing(),
 )
 
 SETTLING = rows(
-    given(UNREACHED).when(SETTLE).then(TOLD_BY_HAND, customer_notified("confirmed")),
-    given(TOLD_BY_HAND).when(BY_MAIL, BY_PUSH, BOUNCES, HAS_NO_DEVICE).nothing(),
+    given(UNREACHED).when(SETTLE).then(NOTIFIED_BY_HAND, customer_notified("confirmed")),
+    given(NOTIFIED_BY_HAND).when(BY_MAIL, BY_PUSH, BOUNCES, HAS_NO_DEVICE).nothing(),
 )
 
 TABLE = rows(TELLING, REACHING, FAILING, TRYING_AGAIN, SETTLING)

@@ -29,9 +29,9 @@ def hints(service: Service) -> dict[str, Any]:
     return get_type_hints(function)
 
 
-def heard_kinds(service: Service, base: type) -> list[type]:
+def received_kinds(service: Service, base: type) -> list[type]:
     """What `decide` takes of this base: facts, commands or outcomes."""
-    kinds = [get_origin(kind) or kind for kind in get_args(hints(service)["heard"])]
+    kinds = [get_origin(kind) or kind for kind in get_args(hints(service)["message"])]
     return [kind for kind in kinds if issubclass(kind, base)]
 
 
@@ -50,24 +50,24 @@ def status_of(state: Any) -> str | None:
 @every_service
 @pytest.mark.parametrize("base", [Fact, Command])
 def test_every_status_meets_every_fact_and_command(service: Service, base: type) -> None:
-    wanted = {(status, kind) for status in statuses(service) for kind in heard_kinds(service, base)}
-    covered = {(status_of(row.state), type(row.heard)) for row in TABLES[service.name]}
+    wanted = {(status, kind) for status in statuses(service) for kind in received_kinds(service, base)}
+    covered = {(status_of(row.state), type(row.message)) for row in TABLES[service.name]}
     assert sorted(f"{status} | {kind.__name__}" for status, kind in wanted - covered) == []
 
 
 @every_service
 def test_every_outcome_is_learnt_somewhere(service: Service) -> None:
-    fed = {type(row.heard) for row in TABLES[service.name] if row.state is not None}
-    assert set(heard_kinds(service, Outcome)) - fed == set()
+    fed = {type(row.message) for row in TABLES[service.name] if row.state is not None}
+    assert set(received_kinds(service, Outcome)) - fed == set()
 
 
 @every_service
 def test_every_call_is_given_up_done_or_not(service: Service) -> None:
     wanted = {(call, done) for call in service.calls.values() for done in (True, False)}
     fed = {
-        (type(row.heard.call), row.heard.maybe_done)
+        (type(row.message.call), row.message.maybe_done)
         for row in TABLES[service.name]
-        if isinstance(row.heard, GaveUp) and row.state is not None
+        if isinstance(row.message, GaveUp) and row.state is not None
     }
     assert wanted - fed == set()
 
@@ -75,7 +75,7 @@ def test_every_call_is_given_up_done_or_not(service: Service) -> None:
 @every_service
 def test_every_declared_fact_is_stated_and_every_declared_call_asked_for(service: Service) -> None:
     decisions = [row.decision for row in TABLES[service.name] if row.decision is not None]
-    stated: set[type[Fact]] = {type(fact) for decision in decisions for fact in decision.facts}
+    published: set[type[Fact]] = {type(fact) for decision in decisions for fact in decision.facts}
     asked: set[type[Call]] = {type(call) for decision in decisions for call in decision.calls}
-    assert stated == set(service.publishes)
+    assert published == set(service.publishes)
     assert asked == set(service.calls.values())

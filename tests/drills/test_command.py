@@ -27,16 +27,16 @@ class Input:
     left_something = False
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.reported: list[str] = []
 
     def up(self) -> None:
-        self.told.append("up")
+        self.reported.append("up")
 
     def stop(self) -> None:
-        self.told.append("stop")
+        self.reported.append("stop")
 
     def delete(self) -> None:
-        self.told.append("delete")
+        self.reported.append("delete")
 
 
 def report_of(*outcomes: Outcome) -> Report:
@@ -53,7 +53,7 @@ def end_with(report: Report, error: BaseException | None) -> list[str]:
                 raise error
     except (RigError, Terminated, ValueError):
         pass
-    return system.told
+    return system.reported
 
 
 PASSED = Outcome("drill", "a drill")
@@ -98,12 +98,12 @@ def test_without_an_engine_one_line_says_so(tmp_path: Path, monkeypatch: pytest.
 def test_a_drill_that_the_rig_cannot_do_is_skipped_and_nothing_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(ContainerSystem, "delete", lambda _: told.append("delete"))
-    monkeypatch.setattr(ContainerSystem, "up", lambda _: told.append("up"))
+    reported: list[str] = []
+    monkeypatch.setattr(ContainerSystem, "delete", lambda _: reported.append("delete"))
+    monkeypatch.setattr(ContainerSystem, "up", lambda _: reported.append("up"))
     passed, printed = run(tmp_path, Options(only=["slow-database"], seed=1, rig="compose"))
     assert passed
-    assert "up" not in told
+    assert "up" not in reported
     line = next(line for line in printed.splitlines() if line.startswith("skipped"))
     assert line.split()[1] == "slow-database"
     assert line.endswith(f"cannot delay inventory from postgres: {NO_DELAYS}")

@@ -80,9 +80,9 @@ async def test_a_service_is_killed_and_the_report_says_how_that_went(
     assert f"- pass {INVARIANTS[0].sentence}" in summary
     assert "payment dead" in page
     assert 'id="accepted"' in page
-    [told] = json.loads(record)["drills"]
-    assert told["recovery"]["kept"] == 1.0
-    assert told["recovery"]["manual"] == 0
+    [reported] = json.loads(record)["drills"]
+    assert reported["recovery"]["kept"] == 1.0
+    assert reported["recovery"]["manual"] == 0
 
 
 @pytest.mark.parametrize("drill", SHORT_DRILLS, ids=lambda drill: drill.name)
@@ -130,7 +130,7 @@ async def place(stage: Stage, kind: Kind, orders: int) -> list[UUID]:
 
 
 async def withdrawn_before_payment_knew(stage: Stage) -> None:
-    """Orders are cancelled by their customers while inventory is frozen: payment hears of that first."""
+    """Orders are cancelled by their customers while inventory is frozen: payment receives of that first."""
     with stage.broken("customers cancel, inventory frozen"):
         async with paused(stage.rig, "inventory"):
             order_ids = await place(stage, GOOD, 10)

@@ -17,7 +17,7 @@ from tests.world.test_every_order import (
     PUBLISHED,
     UNDISTURBED,
     WITHDRAWN,
-    in_letters,
+    in_dead_letters,
 )
 
 
@@ -30,4 +30,4 @@ def test_every_order_ends_as_without_it(happenings: tuple[Fact | Command, ...], 
     stage = Stage(ADA, stock=PLENTY, redrives=True)
     found = explore(stage, stage.start(*happenings))
     print(f"{found.worlds} worlds, {found.moves} moves")
-    assert in_letters({order for orders in found.ends for order in orders}) == ends
+    assert in_dead_letters({order for orders in found.ends for order in orders}) == ends

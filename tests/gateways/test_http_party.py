@@ -13,7 +13,7 @@ from events.outbound.dispatcher import CallFailed
 from events.outbound.http_party import HttpParty, Reply
 from events.telemetry import tracing
 from tests.gateways.http_server import CLOSE, FINE, LIMIT_BYTES, Server, listening
-from tests.gateways.world import make_certificate, told
+from tests.gateways.world import make_certificate, reported
 from tests.tools import OPENSSL, needs
 
 ANSWER = Reply("party", 200, b"fine")
@@ -39,7 +39,7 @@ async def failure_of(asking: Awaitable[Reply]) -> tuple[str, bool]:
     """Why it failed, and whether it may be done all the same."""
     with pytest.raises(CallFailed) as failed:
         await asking
-    return told([failed.value])[0]
+    return reported([failed.value])[0]
 
 
 def lines_of(asked: bytes) -> tuple[bytes, set[bytes], bytes]:
@@ -142,8 +142,8 @@ async def test_nothing_breaks_out_of_a_header(server: Server, value: str) -> Non
 
 
 async def test_cookies_and_redirects_lead_nowhere(server: Server) -> None:
-    said = b"HTTP/1.1 303 See Other\r\nLocation: /party/other\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n"
-    server.answers = [[said]]
+    sent = b"HTTP/1.1 303 See Other\r\nLocation: /party/other\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n"
+    server.answers = [[sent]]
     party = server.party()
     assert [(await post(party)).http_status, (await get(party)).http_status] == [303, 303]
     assert len(server.asked) == 2
@@ -161,7 +161,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nfi\r\n2\r\
 
 
 @pytest.mark.parametrize(
-    ("said", "answer", "kept"),
+    ("sent", "answer", "kept"),
     [
         ([FINE], ANSWER, True),
         ([bytes([byte]) for byte in FINE], ANSWER, True),
@@ -179,8 +179,8 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nfi\r\n2\r\
         ([FINE + b"HTTP/1.1 500 Oh\r\n"], ANSWER, True),
     ],
 )
-async def test_answers(server: Server, said: list[bytes | None], answer: Reply, kept: bool) -> None:
-    server.answers = [said, [FINE]]
+async def test_answers(server: Server, sent: list[bytes | None], answer: Reply, kept: bool) -> None:
+    server.answers = [sent, [FINE]]
     party = server.party()
     assert await post(party) == answer
     assert await post(party) == ANSWER
@@ -196,7 +196,7 @@ async def test_a_failure_of_the_other_side_ends_no_connection(server: Server) ->
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         [CLOSE],
         [FINE[:10], CLOSE],
@@ -212,8 +212,8 @@ async def test_a_failure_of_the_other_side_ends_no_connection(server: Server) ->
         [b"HTTP/1.1 200 OK\r\nX-More: ", *[b"more" * 100] * 100],
     ],
 )
-async def test_what_is_no_answer_is_lost(server: Server, said: list[bytes | None]) -> None:
-    server.answers = [said, [FINE]]
+async def test_what_is_no_answer_is_lost(server: Server, sent: list[bytes | None]) -> None:
+    server.answers = [sent, [FINE]]
     party = server.party()
     assert await failure_of(post(party)) == LOST
     assert await post(party) == ANSWER
@@ -227,7 +227,7 @@ def packed(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         [b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2_000],
         [b"HTTP/1.1 201 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *[b"64\r\n" + b"x" * 100 + b"\r\n"] * 20],
@@ -237,8 +237,8 @@ def packed(content: bytes) -> bytes:
     ],
     ids=["length", "chunked", "until the end", "packed"],
 )
-async def test_an_answer_without_end_is_cut_off(server: Server, said: list[bytes | None]) -> None:
-    server.answers = [said, [FINE]]
+async def test_an_answer_without_end_is_cut_off(server: Server, sent: list[bytes | None]) -> None:
+    server.answers = [sent, [FINE]]
     party = server.party()
     assert await failure_of(post(party)) == ("party_answer_too_large", True)
     assert await post(party) == ANSWER
@@ -282,12 +282,12 @@ async def test_what_nobody_asked_for_ends_the_connection(
     party = server.party()
     await ask(party)
     server.writers[0].write(FINE.replace(b"fine", b"evil"))
-    await heard(server)
+    await received(server)
     assert await ask(party) == ANSWER
     assert server.connections == 2
 
 
-async def heard(server: Server) -> None:
+async def received(server: Server) -> None:
     """Let all that the server sent arrive: what it sends later to somebody else does."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"GET / HTTP/1.1\r\n\r\n")
@@ -302,7 +302,7 @@ async def test_many_spoilt_connections_are_all_left(server: Server) -> None:
     spoilt = len(server.writers)
     for writer in server.writers:
         writer.write(FINE.replace(b"fine", b"evil"))
-    await heard(server)
+    await received(server)
     assert [await post(party), await get(party)] == [ANSWER] * 2
     assert server.connections == spoilt + 1
 

@@ -22,7 +22,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.connections = 0
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self.mails: list[bytes] = []
         self.silent_at: bytes | None = None
         self.hangs_up_at: bytes | None = None
@@ -38,7 +38,7 @@ class Scripted:
         writer.write(b"220 here\r\n")
         while line := await reader.readline():
             verb = line[:4].upper().strip()
-            self.heard.append(verb)
+            self.received.append(verb)
             if verb == b"DATA":
                 writer.write(b"354 go ahead\r\n")
                 self.mails.append((await reader.readuntil(b"\r\n.\r\n"))[:-3])
@@ -109,7 +109,7 @@ async def test_a_mail_takes_three_commands_and_connections_are_kept(unused_tcp_p
         for _ in range(3):
             assert await server.send(Mail("ada@shop.example", "Hello", "there"), key=KEY) == Accepted()
     assert scripted.connections == 1
-    assert scripted.heard == [b"EHLO"] + [b"MAIL", b"RCPT", b"DATA"] * 3
+    assert scripted.received == [b"EHLO"] + [b"MAIL", b"RCPT", b"DATA"] * 3
 
 
 async def outcomes(server: SmtpMailServer, count: int) -> Sequence[object]:

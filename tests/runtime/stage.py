@@ -67,7 +67,7 @@ class Stage:
         self.database_url = database_url
         self.retry_delays_seconds = retry_delays_seconds
         self.outside = Outside()
-        self.heard: list[AbstractIncomingMessage] = []
+        self.received: list[AbstractIncomingMessage] = []
         self.closing = AsyncExitStack()
         self._channel: AbstractChannel | None = None
         self._facts: aio_pika.abc.AbstractExchange | None = None
@@ -130,7 +130,7 @@ class Stage:
     async def serve(self, host: ServiceRuntime, **changes: Any) -> str:
         """The base URL of an HTTP server for an instance that runs already."""
         app = create_app("toy", "", self.settings(**changes), _AlreadyRunning(host), [toy_router])
-        app.state.host = host
+        app.state.runtime = host
         server = uvicorn_server(app, self.settings(**changes))
         serving = asyncio.create_task(server.serve(), name="serve")
         await eventually(lambda: server.started)
@@ -160,10 +160,14 @@ class Stage:
     async def proxy_database(self) -> Proxy:
         return await self.closing.enter_async_context(proxy_to(self.database_url))
 
-    async def say(self, *facts: Fact, fact_id: UUID | None = None, cause: UUID | None = None) -> list[UUID]:
+    async def say(
+        self, *facts: Fact, fact_id: UUID | None = None, causation_id: UUID | None = None
+    ) -> list[UUID]:
         """Publish facts, each under a new id, or under this one."""
         ids = [fact_id or uuid4() for _ in facts]
-        await self.publish(*(message(fact, number, cause) for fact, number in zip(facts, ids, strict=True)))
+        await self.publish(
+            *(message(fact, number, causation_id) for fact, number in zip(facts, ids, strict=True))
+        )
         return ids
 
     async def publish(self, *messages: aio_pika.Message, routing_key: str | None = None) -> None:
@@ -218,12 +222,12 @@ class Stage:
             found.append(left)
         return found
 
-    def stated(self, *orders: UUID, kind: str = "counted") -> list[str]:
+    def published(self, *orders: UUID, kind: str = "counted") -> list[str]:
         """The ids of the facts the toy published about these orders, as they came, repetitions included."""
         wanted = {str(order) for order in orders}
         return [
             one.message_id or ""
-            for one in self.heard
+            for one in self.received
             if one.correlation_id in wanted and one.type == f"toy.{kind}.v1"
         ]
 
@@ -240,7 +244,7 @@ class Stage:
         await declare([TOY], self.broker_url, self.retry_delays_seconds)
 
     async def unbind_stream(self) -> None:
-        """From now on, a fact that nobody but the stream hears cannot be routed."""
+        """From now on, a fact that nobody but the stream receives cannot be routed."""
         queue = await self.channel.get_queue(STREAM, ensure=False)
         await queue.unbind(EXCHANGE, "#")
 
@@ -252,8 +256,8 @@ class Stage:
         queue = await self.channel.get_queue(TOY.dead_letter_queue, ensure=False)
         await queue.bind(DEAD_LETTER_EXCHANGE, TOY.name)
 
-    async def _overhear(self, said: AbstractIncomingMessage) -> None:
-        self.heard.append(said)
+    async def _overhear(self, message: AbstractIncomingMessage) -> None:
+        self.received.append(message)
 
     # ---- the database
 
@@ -333,9 +337,9 @@ def where_tasks_wait() -> str:
     return text.getvalue()
 
 
-def message(fact: Fact, fact_id: UUID, cause: UUID | None = None) -> aio_pika.Message:
+def message(fact: Fact, fact_id: UUID, causation_id: UUID | None = None) -> aio_pika.Message:
     """A fact as some other service would publish it."""
-    return encode(Envelope(fact_id, fact, "tester", datetime.now(UTC), causation_id=cause))
+    return encode(Envelope(fact_id, fact, "tester", datetime.now(UTC), causation_id=causation_id))
 
 
 async def is_ready(host: ServiceRuntime) -> bool:

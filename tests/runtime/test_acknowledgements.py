@@ -18,7 +18,7 @@ from tests.runtime.toy.facts import Bumped
 
 @dataclass
 class BrokersChannel:
-    """The broker's side: what it has delivered on a channel and not heard of again."""
+    """The broker's side: what it has delivered on a channel and not known of again."""
 
     unacknowledged: set[int]
     done: set[int] = field(default_factory=set)
@@ -135,7 +135,7 @@ async def test_a_connection_lost_during_a_commit_redelivers_and_counts_once(stag
     await stage.start(broker_url=proxy.url(stage.broker_url))
     held, orders = uuid4(), [uuid4() for _ in range(20)]
     await stage.say(Bumped(order_id=held))
-    await eventually(lambda: stage.stated(held))
+    await eventually(lambda: stage.published(held))
     async with stage.holding(held):
         await stage.publish(
             message(Bumped(order_id=held), uuid4()),
@@ -144,15 +144,15 @@ async def test_a_connection_lost_during_a_commit_redelivers_and_counts_once(stag
         await eventually(stage.blocked)
         proxy.drop_connections()
         await eventually(lambda: proxy.accepted > 2)
-    await eventually(lambda: len(set(stage.stated(held, *orders))) == 22)
+    await eventually(lambda: len(set(stage.published(held, *orders))) == 22)
     await eventually(stage.drained)
     assert await stage.counts(orders) == dict.fromkeys(orders, 1)
     assert await stage.count_of(held) == 2
     assert not await stage.dead_letters()
 
 
-def _stated_of_all(stage: Stage, orders: list[UUID]) -> bool:
-    return len(set(stage.stated(*orders))) == len(orders)
+def _published_of_all(stage: Stage, orders: list[UUID]) -> bool:
+    return len(set(stage.published(*orders))) == len(orders)
 
 
 async def test_after_a_reconnect_new_deliveries_are_acknowledged(stage: Stage) -> None:
@@ -162,10 +162,10 @@ async def test_after_a_reconnect_new_deliveries_are_acknowledged(stage: Stage) -
     for _ in range(3):
         orders = [uuid4() for _ in range(12)]
         await stage.say(*(Bumped(order_id=order) for order in orders))
-        await eventually(partial(_stated_of_all, stage, orders))
+        await eventually(partial(_published_of_all, stage, orders))
         proxy.drop_connections()
     last = uuid4()
     await stage.say(Bumped(order_id=last))
-    await eventually(lambda: stage.stated(last))
+    await eventually(lambda: stage.published(last))
     await stage.stop(host)
     assert await stage.take_back() == []

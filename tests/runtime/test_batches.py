@@ -18,7 +18,7 @@ async def test_a_fact_takes_effect_and_what_it_leads_to_is_published(stage: Stag
     await stage.start()
     order = uuid4()
     await stage.say(Bumped(order_id=order, by=3))
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     assert await stage.count_of(order) == 3
     await eventually(stage.drained)
 
@@ -27,10 +27,10 @@ async def test_a_lone_fact_does_not_wait_for_a_batch_to_fill(stage: Stage) -> No
     await stage.start(batch_size=1_000, prefetch=1_000)
     warm_up, order = uuid4(), uuid4()
     await stage.say(Bumped(order_id=warm_up))
-    await eventually(lambda: stage.stated(warm_up))
+    await eventually(lambda: stage.published(warm_up))
     began = time.monotonic()
     await stage.say(Bumped(order_id=order))
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     assert time.monotonic() - began < PROMPT_SECONDS
 
 
@@ -38,13 +38,13 @@ async def test_what_arrived_during_a_commit_is_one_transaction(stage: Stage) -> 
     await stage.start()
     held, orders = uuid4(), [uuid4() for _ in range(40)]
     await stage.say(Bumped(order_id=held))
-    await eventually(lambda: stage.stated(held))
+    await eventually(lambda: stage.published(held))
     async with stage.holding(held):
         await stage.say(Bumped(order_id=held))
         await eventually(stage.blocked)
         await stage.say(*(Bumped(order_id=order) for order in orders))
         await eventually(lambda: stage.waiting_in_queue_is(0))
-    await eventually(lambda: len(stage.stated(*orders)) == len(orders))
+    await eventually(lambda: len(stage.published(*orders)) == len(orders))
     written = await stage.rows(
         "SELECT DISTINCT xmin::text FROM tallies WHERE order_id = ANY(%(ids)s)", ids=orders
     )
@@ -55,7 +55,7 @@ async def test_a_batch_has_a_bound(stage: Stage) -> None:
     orders = [uuid4() for _ in range(10)]
     await stage.say(*(Bumped(order_id=order) for order in orders))
     await stage.start(batch_size=4)
-    await eventually(lambda: len(stage.stated(*orders)) == len(orders))
+    await eventually(lambda: len(stage.published(*orders)) == len(orders))
     written = await stage.rows("SELECT count(*) AS size FROM tallies GROUP BY xmin::text")
     assert max(row["size"] for row in written) <= 4
 
@@ -68,7 +68,7 @@ async def test_a_fact_told_twice_in_one_batch_counts_once(stage: Stage) -> None:
     await eventually(stage.drained)
     assert await stage.count_of(order) == 1
     assert await stage.size("inbox") == 1
-    assert len(stage.stated(order)) == 1
+    assert len(stage.published(order)) == 1
     assert not await stage.dead_letters()
 
 
@@ -76,14 +76,14 @@ async def test_a_fact_told_again_later_counts_once(stage: Stage) -> None:
     await stage.start()
     order, fact_id = uuid4(), uuid4()
     await stage.say(Bumped(order_id=order), fact_id=fact_id)
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     await stage.say(Bumped(order_id=order), fact_id=fact_id)
     last = uuid4()
     await stage.say(Bumped(order_id=last))
-    await eventually(lambda: stage.stated(last))
+    await eventually(lambda: stage.published(last))
     await eventually(stage.drained)
     assert await stage.count_of(order) == 1
-    assert len(stage.stated(order)) == 1
+    assert len(stage.published(order)) == 1
     assert not await stage.dead_letters()
 
 
@@ -91,7 +91,7 @@ async def test_many_facts_about_one_order_in_one_batch_all_count(stage: Stage) -
     order = uuid4()
     await stage.say(*(Bumped(order_id=order) for _ in range(50)))
     await stage.start()
-    await eventually(lambda: len(stage.stated(order)) == 50)
+    await eventually(lambda: len(stage.published(order)) == 50)
     assert await stage.count_of(order) == 50
 
 
@@ -102,7 +102,7 @@ async def test_facts_and_commands_share_batches_without_losing_any(stage: Stage)
         asyncio.gather(*(host.ask(Bump(order_id=order)) for _ in range(30))),
         stage.say(*(Bumped(order_id=order) for _ in range(30))),
     )
-    await eventually(lambda: len(stage.stated(order)) == 60)
+    await eventually(lambda: len(stage.published(order)) == 60)
     assert await stage.count_of(order) == 60
     assert len({answer.count for answer in answers}) == 30  # each saw a state of its own
 
@@ -111,24 +111,24 @@ async def test_a_stated_fact_says_what_it_descends_from(stage: Stage) -> None:
     await stage.start()
     order = uuid4()
     (fact_id,) = await stage.say(Bumped(order_id=order))
-    await eventually(lambda: stage.stated(order))
-    said = stage.heard[0]
-    assert said.headers["causation_id"] == str(fact_id)
-    assert said.app_id == "toy"
-    assert said.correlation_id == str(order)
-    assert said.delivery_mode == 2
+    await eventually(lambda: stage.published(order))
+    sent = stage.received[0]
+    assert sent.headers["causation_id"] == str(fact_id)
+    assert sent.app_id == "toy"
+    assert sent.correlation_id == str(order)
+    assert sent.delivery_mode == 2
 
 
 async def test_what_comes_from_its_own_outbox_has_taken_effect_before(stage: Stage) -> None:
-    """Such as `order.created`, which order_svc states itself or hears from an outside publisher."""
+    """Such as `order.created`, which order_svc publishes itself or receives from an outside publisher."""
     await stage.start()
     own, foreign, later = (uuid4() for _ in range(3))
     for order, user in ((own, URL(stage.broker_url).user), (foreign, None)):
-        said = message(Bumped(order_id=order), uuid4())
-        said.app_id, said.user_id = "toy", user
-        await stage.publish(said)
+        sent = message(Bumped(order_id=order), uuid4())
+        sent.app_id, sent.user_id = "toy", user
+        await stage.publish(sent)
     await stage.say(Bumped(order_id=later))
-    await eventually(lambda: stage.stated(foreign) and stage.stated(later))
+    await eventually(lambda: stage.published(foreign) and stage.published(later))
     assert await stage.counts([own, foreign, later]) == {foreign: 1, later: 1}
     assert await stage.size("inbox") == 2
     await eventually(stage.drained)
@@ -137,6 +137,6 @@ async def test_what_comes_from_its_own_outbox_has_taken_effect_before(stage: Sta
 async def test_the_broker_vouches_for_what_the_relay_publishes(stage: Stage) -> None:
     host = await stage.start()
     await host.ask(Bump(order_id=uuid4()))
-    await eventually(lambda: stage.heard)
-    assert stage.heard[0].user_id == URL(stage.broker_url).user
-    assert stage.heard[0].app_id == "toy"
+    await eventually(lambda: stage.received)
+    assert stage.received[0].user_id == URL(stage.broker_url).user
+    assert stage.received[0].app_id == "toy"

@@ -18,7 +18,7 @@ from tests.servers import PrivateServers, private_servers
 Logged = list[MutableMapping[str, Any]]
 # Short, so that what is blocked for longer shows that it does not count.
 PUBLISH_TIMEOUT_SECONDS = 1.0
-SAID = "the broker blocks publishers: low on memory"
+GIVEN = "the broker blocks publishers: low on memory"
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ async def test_it_is_not_ready_and_says_why_takes_what_is_asked_and_refuses_noth
         async with http.get(f"{url}/readyz") as answer:
             assert answer.status == 503
             ready = await answer.json()
-        assert (ready["broker"], ready["broker_blocked"]) == (False, SAID)
+        assert (ready["broker"], ready["broker_blocked"]) == (False, GIVEN)
         assert ready["database"] is ready["consumer"] is ready["runtime"] is True
         async with http.get(f"{url}/metrics") as answer:
             assert "murmuration_broker_blocked 1.0" in await answer.text()
@@ -74,12 +74,12 @@ async def test_it_is_not_ready_and_says_why_takes_what_is_asked_and_refuses_noth
         # Longer than any of them may take to be confirmed.
         await asyncio.sleep(PUBLISH_TIMEOUT_SECONDS + 2 * host.settings.sweep_seconds)
         assert await stage.size("outbox") == len(orders)
-        assert not stage.stated(*orders)
-    await eventually(lambda: len(set(stage.stated(*orders))) == len(orders))
+        assert not stage.published(*orders)
+    await eventually(lambda: len(set(stage.published(*orders))) == len(orders))
     await eventually(stage.drained)
     await eventually(lambda: is_ready(host))
     assert "broker_blocked" not in await host.ready()
-    assert len(stage.stated(*orders)) == len(orders)
+    assert len(stage.published(*orders)) == len(orders)
     assert events(logged).count("broker_blocks_publishers") == 1
     assert events(logged).count("broker_takes_publishes_again") == 1
     assert not {"message_refused", "outage_began"} & set(events(logged))
@@ -95,5 +95,5 @@ async def test_it_stops_in_time_while_it_is_blocked_and_the_next_one_publishes(
         await eventually(lambda: "broker_blocks_publishers" in events(logged))
         await stage.stop(host)
     await stage.start()
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     await eventually(stage.drained)

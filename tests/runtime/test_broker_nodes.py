@@ -25,7 +25,7 @@ def as_nodes(stage: Stage, one: Proxy, *others: Proxy) -> dict[str, Any]:
 
 
 async def counted(stage: Stage, order: UUID) -> bool:
-    return bool(stage.stated(order)) and await stage.count_of(order) == 1
+    return bool(stage.published(order)) and await stage.count_of(order) == 1
 
 
 def test_every_node_is_drawn_with_the_credentials_of_the_first(stage: Stage) -> None:

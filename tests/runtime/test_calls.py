@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from psycopg.types.json import Jsonb
 
-from events.decision import Patience
+from events.decision import RetryPolicy
 from events.outbound.dispatcher import CallRow, schedules_of
 from events.runtime.settings import ServiceSettings
 from tests.runtime.eventually import eventually
@@ -29,9 +29,9 @@ async def ring(stage: Stage, *plan: Behaviour, look_up_fails: bool = False) -> t
     """Have the toy ring outside, and wait for what comes of it."""
     order = uuid4()
     await stage.say(RingWanted(order_id=order, plan=plan, look_up_fails=look_up_fails))
-    await eventually(lambda: stage.stated(order, kind="answered"))
-    (said,) = [one for one in stage.heard if one.correlation_id == str(order)]
-    return order, Answered.model_validate_json(said.body)
+    await eventually(lambda: stage.published(order, kind="answered"))
+    (published,) = [one for one in stage.received if one.correlation_id == str(order)]
+    return order, Answered.model_validate_json(published.body)
 
 
 async def leave_behind(stage: Stage, owner: int, *plan: Behaviour, **columns: Any) -> UUID:
@@ -85,7 +85,7 @@ async def test_it_ends_with_an_outcome_and_the_work_done_at_most_once(
     assert stage.outside.book.story(key(order)) == story
     assert answered == Answered(order_id=order, answer=answer)
     await eventually(stage.drained)
-    assert len(stage.stated(order, kind="answered")) == 1
+    assert len(stage.published(order, kind="answered")) == 1
 
 
 # What the outside never stops doing, and whether the work may have been done. Even where a look-up found
@@ -118,11 +118,11 @@ async def test_attempts_are_capped_and_giving_up_says_whether_it_may_be_done(
     await eventually(stage.drained)
 
 
-@pytest.mark.parametrize(("patience", "attempts"), [("step", 1), ("undo", 2), ("message", 4)])
+@pytest.mark.parametrize(("retry_policy", "attempts"), [("step", 1), ("undo", 2), ("message", 4)])
 async def test_a_call_is_tried_as_often_as_it_is_worth(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, patience: Patience, attempts: int
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, retry_policy: RetryPolicy, attempts: int
 ) -> None:
-    monkeypatch.setattr(Ring, "patience", patience)
+    monkeypatch.setattr(Ring, "retry_policy", retry_policy)
     await stage.start(call_attempts=1, undo_attempts=2, message_attempts=4)
     order, answered = await ring(stage, "fails")
     assert answered.answer == "attempts_exhausted"
@@ -130,18 +130,18 @@ async def test_a_call_is_tried_as_often_as_it_is_worth(
 
 
 @pytest.mark.parametrize(
-    ("patience", "survives_seconds", "gives_up_within_seconds", "silent_within_seconds"),
+    ("retry_policy", "survives_seconds", "gives_up_within_seconds", "silent_within_seconds"),
     [("step", 55, 120, 230), ("undo", 120, 310, 370), ("message", 15 * 60, 36 * 60, 39 * 60)],
 )
 def test_how_long_an_outage_a_call_survives(
     defaults: ServiceSettings,
-    patience: Patience,
+    retry_policy: RetryPolicy,
     survives_seconds: float,
     gives_up_within_seconds: float,
     silent_within_seconds: float,
 ) -> None:
     """Refused at once, or never answered: as the settings say."""
-    schedule = schedules_of(defaults)[patience]
+    schedule = schedules_of(defaults)[retry_policy]
     draws = [
         [schedule.pause_after(attempt) for attempt in range(1, schedule.attempts + 1)] for _ in range(200)
     ]
@@ -195,9 +195,9 @@ async def test_pauses_between_attempts_grow_up_to_the_cap(stage: Stage) -> None:
 async def test_calls_that_a_dead_instance_left_are_made(stage: Stage) -> None:
     untried = await leave_behind(stage, DEAD, "answers")
     await stage.start()
-    await eventually(lambda: stage.stated(untried, kind="answered"))
+    await eventually(lambda: stage.published(untried, kind="answered"))
     later = await leave_behind(stage, DEAD, "answers")
-    await eventually(lambda: stage.stated(later, kind="answered"))
+    await eventually(lambda: stage.published(later, kind="answered"))
     await eventually(stage.drained)
     assert stage.outside.book.count("did") == {key(untried): 1, key(later): 1}
 
@@ -207,7 +207,9 @@ async def test_a_leftover_call_remembers_how_far_it_came(stage: Stage) -> None:
     stage.outside.book.write("did", key(done))
     exhausted = await leave_behind(stage, DEAD, "answers", attempts=3)
     await stage.start(call_attempts=3)
-    await eventually(lambda: stage.stated(done, kind="answered") and stage.stated(exhausted, kind="answered"))
+    await eventually(
+        lambda: stage.published(done, kind="answered") and stage.published(exhausted, kind="answered")
+    )
     assert stage.outside.book.story(key(done)) == ["did", "looked_up"]
     assert stage.outside.book.story(key(exhausted)) == ["looked_up"]
 
@@ -216,9 +218,9 @@ async def test_what_a_dead_instance_left_it_may_have_sent(stage: Stage) -> None:
     """Its heir cannot know: nothing that it sends itself gets through, and yet the call may be done."""
     order = await leave_behind(stage, DEAD, "fails")
     await stage.start(call_attempts=2)
-    await eventually(lambda: stage.stated(order, kind="answered"))
-    (said,) = [one for one in stage.heard if one.correlation_id == str(order)]
-    assert Answered.model_validate_json(said.body).maybe_done
+    await eventually(lambda: stage.published(order, kind="answered"))
+    (published,) = [one for one in stage.received if one.correlation_id == str(order)]
+    assert Answered.model_validate_json(published.body).maybe_done
 
 
 async def test_a_call_that_is_handed_over_after_it_was_found_in_the_table(stage: Stage) -> None:
@@ -231,7 +233,7 @@ async def test_a_call_that_is_handed_over_after_it_was_found_in_the_table(stage:
     caller.look_in_table()
     await eventually(lambda: stage.outside.book.story(key(order)) == ["asked", "did"])
     caller.hand_over([row])
-    await eventually(lambda: stage.stated(order, kind="answered"))
+    await eventually(lambda: stage.published(order, kind="answered"))
     assert stage.outside.book.story(key(order)) == ["asked", "did", "asked", "looked_up"]
 
 
@@ -239,7 +241,7 @@ async def test_a_leftover_call_that_is_not_due_yet_is_made_when_it_is(stage: Sta
     due_at = datetime.fromtimestamp(datetime.now(UTC).timestamp() + 0.8, UTC)
     order = await leave_behind(stage, DEAD, "answers", attempts=1, due_at=due_at)
     await stage.start(sweep_seconds=60)
-    await eventually(lambda: stage.stated(order, kind="answered"))
+    await eventually(lambda: stage.published(order, kind="answered"))
     assert datetime.now(UTC) >= due_at
 
 
@@ -265,7 +267,7 @@ async def test_only_so_many_calls_are_under_way_at_a_time(stage: Stage) -> None:
     await eventually(lambda: stage.waiting_in_queue_is(0))
     assert await stage.size("calls") == 15
     stage.outside.gate.set()
-    await eventually(lambda: len(stage.stated(*orders, kind="answered")) == 15)
+    await eventually(lambda: len(stage.published(*orders, kind="answered")) == 15)
     assert stage.outside.most_under_way == 4
     await eventually(stage.drained)
 
@@ -274,7 +276,7 @@ async def test_past_its_memory_every_call_is_made_and_none_twice(stage: Stage) -
     await stage.start(call_memory=3, call_concurrency=2, batch_size=30)
     orders = [uuid4() for _ in range(50)]
     await stage.say(*(RingWanted(order_id=order) for order in orders))
-    await eventually(lambda: len(stage.stated(*orders, kind="answered")) == 50)
+    await eventually(lambda: len(stage.published(*orders, kind="answered")) == 50)
     assert stage.outside.book.count("asked") == {key(order): 1 for order in orders}
     await eventually(stage.drained)
 
@@ -283,7 +285,7 @@ async def test_past_its_memory_failing_calls_are_tried_again_too(stage: Stage) -
     await stage.start(call_memory=3, call_concurrency=3, call_backoff_seconds=0.01)
     orders = [uuid4() for _ in range(20)]
     await stage.say(*(RingWanted(order_id=order, plan=("fails", "loses")) for order in orders))
-    await eventually(lambda: len(stage.stated(*orders, kind="answered")) == 20)
+    await eventually(lambda: len(stage.published(*orders, kind="answered")) == 20)
     assert stage.outside.book.count("did") == {key(order): 1 for order in orders}
     await eventually(stage.drained)
 
@@ -294,9 +296,9 @@ async def test_a_slow_call_does_not_hold_up_facts(stage: Stage) -> None:
     await stage.say(RingWanted(order_id=slow, plan=("waits",)))
     await eventually(lambda: stage.outside.under_way == 1)
     await ring(stage, "answers")
-    assert not stage.stated(slow, kind="answered")
+    assert not stage.published(slow, kind="answered")
     stage.outside.gate.set()
-    await eventually(lambda: stage.stated(slow, kind="answered"))
+    await eventually(lambda: stage.published(slow, kind="answered"))
 
 
 async def test_an_outcome_that_decide_does_not_accept_is_offered_again(stage: Stage, logged: Logged) -> None:
@@ -307,7 +309,7 @@ async def test_an_outcome_that_decide_does_not_accept_is_offered_again(stage: St
     await stage.say(RingWanted(order_id=order, plan=("answers",)))
     await eventually(lambda: len([line for line in logged if line["event"] == "call_failed"]) >= 2)
     await stage.rows("ALTER TABLE tallies DROP CONSTRAINT no_answers")
-    await eventually(lambda: stage.stated(order, kind="answered"))
+    await eventually(lambda: stage.published(order, kind="answered"))
     assert stage.outside.book.count("did") == {key(order): 1}
     assert stage.outside.book.count("asked") == {key(order): 1}
     await eventually(stage.drained)
@@ -322,7 +324,7 @@ async def test_a_call_whose_row_is_refused_is_tried_again_and_holds_up_no_other(
     await stage.say(RingWanted(order_id=guilty, plan=("fails", "fails", "answers")))
     await eventually(lambda: len([line for line in logged if line["event"] == "call_set_aside"]) >= 2)
     await ring(stage, "answers")
-    await eventually(lambda: stage.stated(guilty, kind="answered"))
+    await eventually(lambda: stage.published(guilty, kind="answered"))
     assert await stage.size("calls") == 0
     aside = [line for line in logged if line["event"] == "call_set_aside"]
     assert [(line["order_id"], line["times"]) for line in aside] == [(str(guilty), 1), (str(guilty), 2)]

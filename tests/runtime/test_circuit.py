@@ -49,7 +49,7 @@ class Party:
         )
 
     def play(self, story: str) -> CircuitState:
-        """Play what each letter stands for, and say how it ends.
+        """Play what each dead letter stands for, and say how it ends.
 
         `(` asks, `P` and `F` pass or fail the oldest that was asked; `+` and `-` are both at once; `x` is
         turned away; `.` is five seconds.
@@ -243,8 +243,8 @@ async def test_a_failing_party_is_left_alone_and_probed(
         stand_in.status = 200
         await eventually(lambda: is_back(party))
         assert [await ask(party) for _ in range(5)] == [("answered", True)] * 5
-    said = [(line["event"], line["party"]) for line in logged if line["event"].startswith("circuit")]
-    assert said == [("circuit_opened", "party"), ("circuit_closed", "party")]
+    lines = [(line["event"], line["party"]) for line in logged if line["event"].startswith("circuit")]
+    assert lines == [("circuit_opened", "party"), ("circuit_closed", "party")]
 
 
 async def probed(party: HttpParty, failed: tuple[str, bool]) -> bool:

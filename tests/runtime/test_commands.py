@@ -21,7 +21,7 @@ async def test_the_answer_comes_after_the_commit(stage: Stage) -> None:
     order = uuid4()
     assert await host.ask(Bump(order_id=order, by=2)) == Tally(order, count=2)
     assert await stage.count_of(order) == 2
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
 
 
 async def test_no_answer_comes_before_the_commit(stage: Stage) -> None:
@@ -32,7 +32,7 @@ async def test_no_answer_comes_before_the_commit(stage: Stage) -> None:
         asking = asyncio.create_task(host.ask(Bump(order_id=order)))
         await eventually(stage.blocked)
         assert not asking.done()
-        assert len(stage.stated(order)) == 1
+        assert len(stage.published(order)) == 1
     assert (await asking).count == 2
 
 
@@ -74,7 +74,7 @@ async def test_a_caller_that_gave_up_still_counts_as_waiting(stage: Stage) -> No
         with pytest.raises(Overloaded):
             await host.ask(Bump(order_id=order))
     # They were not answered in time, but they were taken.
-    await eventually(lambda: len(stage.stated(order)) == 6)
+    await eventually(lambda: len(stage.published(order)) == 6)
     assert (await host.ask(Bump(order_id=order))).count == 7
 
 
@@ -82,17 +82,17 @@ async def test_a_command_goes_before_the_facts_that_wait_and_leaves_them_half_of
     stage: Stage,
 ) -> None:
     host = await stage.start(batch_size=4)
-    held, heard, asked = uuid4(), [uuid4() for _ in range(20)], [uuid4() for _ in range(5)]
+    held, received, asked = uuid4(), [uuid4() for _ in range(20)], [uuid4() for _ in range(5)]
     await host.ask(Bump(order_id=held))
     async with stage.holding(held):
         first = asyncio.create_task(host.ask(Bump(order_id=held)))
         await eventually(stage.blocked)
-        await stage.say(*(Bumped(order_id=order) for order in heard))
+        await stage.say(*(Bumped(order_id=order) for order in received))
         await eventually(lambda: stage.waiting_in_queue_is(0))
         asking = [asyncio.create_task(host.ask(Bump(order_id=order))) for order in asked]
         await asyncio.sleep(0)
     await asyncio.gather(first, *asking)
-    await eventually(lambda: len(stage.stated(*heard)) == len(heard))
+    await eventually(lambda: len(stage.published(*received)) == len(received))
     batches = await stage.rows(
         "SELECT count(*) FILTER (WHERE order_id = ANY(%(asked)s)) AS asked, count(*) AS size FROM tallies"
         " WHERE order_id <> %(held)s GROUP BY xmin::text ORDER BY xmin::text::bigint",
@@ -116,7 +116,7 @@ async def test_no_more_is_taken_while_too_much_waits_to_be_published(stage: Stag
     with pytest.raises(Overloaded):
         await host.ask(Bump(order_id=uuid4()))
     proxy.restore()
-    await eventually(lambda: len(stage.stated(*orders)) == 6)
+    await eventually(lambda: len(stage.published(*orders)) == 6)
     last = uuid4()
     assert (await eventually(lambda: host.ask(Bump(order_id=last)))).count == 1
     await eventually(stage.drained)
@@ -144,8 +144,8 @@ async def test_a_command_continues_the_trace_it_came_with(stage: Stage) -> None:
     host = await stage.start()
     order, traceparent = uuid4(), f"00-{'ab' * 16}-{'cd' * 8}-01"
     await host.ask(Bump(order_id=order), traceparent)
-    await eventually(lambda: stage.stated(order))
-    assert stage.heard[-1].headers["traceparent"] == traceparent
+    await eventually(lambda: stage.published(order))
+    assert stage.received[-1].headers["traceparent"] == traceparent
     await stage.say(Bumped(order_id=order))
-    await eventually(lambda: len(stage.stated(order)) == 2)
-    assert stage.heard[-1].headers["traceparent"] != traceparent
+    await eventually(lambda: len(stage.published(order)) == 2)
+    assert stage.received[-1].headers["traceparent"] != traceparent

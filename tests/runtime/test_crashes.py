@@ -44,10 +44,10 @@ class Work:
         assert await stage.counts(list(self.bumps)) == dict.fromkeys(self.bumps, 1)
         assert await stage.size("inbox") == len(self.bumps) + len(self.rings)
         expected = {str(derive_fact_id(fact_id, "toy", 0)) for fact_id in self.bumps.values()}
-        await eventually(lambda: set(stage.stated(*self.bumps)) == expected)
+        await eventually(lambda: set(stage.published(*self.bumps)) == expected)
         answers = await stage.rows("SELECT answer FROM tallies WHERE order_id = ANY(%(ids)s)", ids=self.rings)
         assert answers == [{"answer": "done"}] * len(self.rings)
-        await eventually(lambda: len(set(stage.stated(*self.rings, kind="answered"))) == len(self.rings))
+        await eventually(lambda: len(set(stage.published(*self.rings, kind="answered"))) == len(self.rings))
         assert Book(toy.book).count("did") == {f"ring:{order}": 1 for order in self.rings}
         assert not await stage.dead_letters()
 
@@ -63,16 +63,16 @@ async def has_left(stage: Stage, point: CrashPoint, work: Work, toy: ToyProcess)
             assert committed
             assert outbox or calls
             assert did == 0
-            assert not stage.heard
+            assert not stage.received
         case "before_ack":
             assert committed
             # Committed, and the broker still has it.
             await eventually(stage.waiting_in_queue)
         case "after_publish":
             assert outbox
-            await eventually(lambda: stage.heard)
+            await eventually(lambda: stage.received)
         case "after_forget":
-            await eventually(lambda: stage.heard)
+            await eventually(lambda: stage.received)
             assert outbox < len(work.bumps) + len(work.rings)
         case "after_call":
             assert calls
@@ -111,7 +111,7 @@ async def test_killed_at_any_moment_several_times_under_load(stage: Stage, tmp_p
     await toy.start_ready()
     telling = asyncio.create_task(work.tell(stage))
     for published in (30, 90):
-        await eventually(lambda published=published: len(stage.heard) >= published)  # type: ignore[misc]
+        await eventually(lambda published=published: len(stage.received) >= published)  # type: ignore[misc]
         await toy.kill()
         await toy.start()
     await telling
@@ -133,19 +133,19 @@ async def test_what_a_process_that_hangs_could_not_publish_another_does(stage: S
     await hung.bump(order)
     hung.send(signal.SIGSTOP)
     await stage.start()
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     hung.send(signal.SIGCONT)
     proxy.restore()
     await eventually(stage.drained)
     await hung.bump(order)
-    await eventually(lambda: len(set(stage.stated(order))) == 2)
+    await eventually(lambda: len(set(stage.published(order))) == 2)
 
 
 async def test_sigterm_ends_it_in_order_and_its_log_is_json(stage: Stage, tmp_path: Path) -> None:
     toy, work = ToyProcess(stage, tmp_path), Work()
     await toy.start_ready()
     await work.tell(stage)
-    await eventually(lambda: stage.heard)
+    await eventually(lambda: stage.received)
     toy.send(signal.SIGTERM)
     assert await toy.exit_code() in (0, -signal.SIGTERM)  # uvicorn passes the signal on in the end
     lines = [json.loads(line) for line in toy.log.read_text().splitlines()]

@@ -38,9 +38,9 @@ async def test_facts_wait_for_the_database_to_come_back(stage: Stage, logged: Lo
     await eventually(lambda: outages(logged))
     await eventually(lambda: proxy.refused >= 10)
     assert outages(logged) == ["outage_began"]
-    assert not stage.stated(*orders)
+    assert not stage.published(*orders)
     proxy.restore()
-    await eventually(lambda: len(set(stage.stated(*orders))) == 30)
+    await eventually(lambda: len(set(stage.published(*orders))) == 30)
     await eventually(stage.drained)
     assert await stage.counts(orders) == dict.fromkeys(orders, 1)
     assert outages(logged) == ["outage_began", "outage_ended"]
@@ -52,12 +52,12 @@ async def test_a_connection_lost_in_the_middle_of_a_batch(stage: Stage) -> None:
     await start_behind(stage, proxy)
     held, orders = uuid4(), [uuid4() for _ in range(10)]
     await stage.say(Bumped(order_id=held))
-    await eventually(lambda: stage.stated(held))
+    await eventually(lambda: stage.published(held))
     async with stage.holding(held):
         await stage.publish(*(message(Bumped(order_id=order), uuid4()) for order in (held, *orders)))
         await eventually(stage.blocked)
         proxy.drop_connections()
-    await eventually(lambda: len(stage.stated(held, *orders)) == 12)
+    await eventually(lambda: len(stage.published(held, *orders)) == 12)
     await eventually(stage.drained)
     assert await stage.count_of(held) == 2
     assert await stage.counts(orders) == dict.fromkeys(orders, 1)
@@ -72,7 +72,7 @@ async def test_a_server_that_ends_every_session_is_not_much_of_an_outage(stage: 
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         await stage.say(Bumped(order_id=order))
-        await eventually(lambda expected=expected: len(stage.stated(order)) == expected)  # type: ignore[misc]
+        await eventually(lambda expected=expected: len(stage.published(order)) == expected)  # type: ignore[misc]
     assert await stage.count_of(order) == 3
     assert not await stage.dead_letters()
 
@@ -83,7 +83,7 @@ async def test_a_commit_whose_answer_got_lost_is_not_repeated_but_published(stag
     orders = [uuid4() for _ in range(5)]
     proxy.lose_answer(b"COMMIT", after=IN_A_BATCH)
     await stage.say(*(Bumped(order_id=order) for order in orders))
-    await eventually(lambda: len(set(stage.stated(*orders))) == 5)
+    await eventually(lambda: len(set(stage.published(*orders))) == 5)
     assert proxy.lost.is_set()
     await eventually(stage.drained)
     assert await stage.counts(orders) == dict.fromkeys(orders, 1)
@@ -105,7 +105,7 @@ async def test_a_lost_commit_that_takes_its_time_is_published_too(stage: Stage) 
     order = uuid4()
     proxy.lose_answer(b"COMMIT", after=IN_A_BATCH, at_once=True)
     await stage.say(Bumped(order_id=order, by=7))
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     assert await stage.count_of(order) == 7
     await eventually(stage.drained)
 
@@ -116,7 +116,7 @@ async def test_neither_are_the_calls_of_such_a_commit_lost(stage: Stage) -> None
     order = uuid4()
     proxy.lose_answer(b"COMMIT", after=b"INSERT INTO calls")
     await stage.say(RingWanted(order_id=order))
-    await eventually(lambda: stage.stated(order, kind="answered"))
+    await eventually(lambda: stage.published(order, kind="answered"))
     assert proxy.lost.is_set()
     assert stage.outside.book.count("asked") == {f"ring:{order}": 1}
     await eventually(stage.drained)
@@ -130,9 +130,9 @@ async def test_a_command_whose_commit_got_lost_is_answered_all_the_same(stage: S
     tally = await host.ask(RaiseTo(order_id=order, count=5))
     assert proxy.lost.is_set()
     assert tally.count == 5
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     await eventually(stage.drained)
-    assert len(set(stage.stated(order))) == 1
+    assert len(set(stage.published(order))) == 1
 
 
 async def test_the_outcome_of_a_call_waits_for_the_database(stage: Stage, logged: Logged) -> None:
@@ -145,7 +145,7 @@ async def test_the_outcome_of_a_call_waits_for_the_database(stage: Stage, logged
     stage.outside.gate.set()
     await eventually(lambda: outages(logged))
     proxy.restore()
-    await eventually(lambda: stage.stated(order, kind="answered"))
+    await eventually(lambda: stage.published(order, kind="answered"))
     await eventually(stage.drained)
     assert stage.outside.book.count("asked") == {f"ring:{order}": 1}
 
@@ -160,7 +160,7 @@ async def test_a_failed_attempt_is_written_down_after_the_outage(stage: Stage, l
     await eventually(lambda: "call_failed" in [line["event"] for line in logged])
     await eventually(lambda: outages(logged))
     proxy.restore()
-    await eventually(lambda: stage.stated(order, kind="answered"))
+    await eventually(lambda: stage.published(order, kind="answered"))
     assert stage.outside.book.story(f"ring:{order}") == ["asked", "did", "looked_up"]
 
 
@@ -171,13 +171,13 @@ async def test_confirmed_facts_are_forgotten_after_the_outage_and_not_published_
     await start_behind(stage, proxy, forget_after_seconds=0.5)
     order = uuid4()
     await stage.say(Bumped(order_id=order))
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     proxy.cut()
     await eventually(lambda: outages(logged))
     assert await stage.size("outbox") == 1
     proxy.restore()
     await eventually(stage.drained)
-    assert len(stage.stated(order)) == 1
+    assert len(stage.published(order)) == 1
 
 
 async def test_a_service_may_start_before_its_database(stage: Stage, logged: Logged) -> None:
@@ -189,7 +189,7 @@ async def test_a_service_may_start_before_its_database(stage: Stage, logged: Log
     await eventually(lambda: proxy.refused >= 5)
     assert outages(logged) == ["outage_began"]
     proxy.restore()
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     assert outages(logged) == ["outage_began", "outage_ended"]
 
 
@@ -213,7 +213,7 @@ async def test_a_database_that_only_reads_for_a_while_loses_no_fact(stage: Stage
     await eventually(lambda: outages(logged)[-1:] == ["outage_began"])
     assert not await is_ready(host)
     await switch_writing(stage, off=False)
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     await eventually(stage.drained)
     assert await stage.count_of(order) == 1
     assert not await stage.dead_letters()
@@ -245,11 +245,11 @@ async def test_several_outages_in_a_row_under_load(stage: Stage) -> None:
 
     telling = asyncio.create_task(tell())
     for share in (0.2, 0.4, 0.6, 0.8):
-        await eventually(lambda share=share: len(stage.heard) >= share * 60)  # type: ignore[misc]
+        await eventually(lambda share=share: len(stage.received) >= share * 60)  # type: ignore[misc]
         proxy.drop_connections()
     await telling
-    await eventually(lambda: len(set(stage.stated(*orders))) == 60)
-    await eventually(lambda: len(set(stage.stated(*orders, kind="answered"))) == 60)
+    await eventually(lambda: len(set(stage.published(*orders))) == 60)
+    await eventually(lambda: len(set(stage.published(*orders, kind="answered"))) == 60)
     await eventually(stage.drained)
     assert await stage.counts(orders) == dict.fromkeys(orders, 1)
     assert stage.outside.book.count("did") == {f"ring:{order}": 1 for order in orders}
@@ -263,14 +263,14 @@ async def test_what_is_no_word_of_the_database_does_not_count_as_its_absence(
 
     commit = Batch.commit
 
-    async def commit_badly(batch: Batch, told: Sequence[Input]) -> Committed:
-        if guilty in [one.order_id for one in told]:
+    async def commit_badly(batch: Batch, inputs: Sequence[Input]) -> Committed:
+        if guilty in [one.order_id for one in inputs]:
             raise error
-        return await commit(batch, told)
+        return await commit(batch, inputs)
 
     monkeypatch.setattr(Batch, "commit", commit_badly)
     await stage.start()
     await stage.say(Bumped(order_id=guilty), Bumped(order_id=innocent))
-    await eventually(lambda: stage.stated(innocent))
+    await eventually(lambda: stage.published(innocent))
     await eventually(lambda: stage.dead_letters_are(1))
     assert outages(logged) == []

@@ -74,7 +74,7 @@ async def test_it_fails_alone_and_says_why(
     # In one batch with its neighbours: nobody consumes yet.
     await publish_to_queue(stage, *good[:3], sent, *good[3:])
     await stage.start()
-    await eventually(lambda: len(stage.stated(*orders)) == 6)
+    await eventually(lambda: len(stage.published(*orders)) == 6)
     await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
     await eventually(stage.drained)
     assert await stage.counts(orders) == dict.fromkeys(orders, 1)
@@ -133,7 +133,7 @@ async def test_several_in_one_batch_each_get_their_own_reason(stage: Stage) -> N
     bad = [poison("decide"), poison("store"), raw(b"x", message_id=GOOD_ID), poison("decide")]
     await publish_to_queue(stage, bad[0], *good[:7], bad[1], bad[2], *good[7:], bad[3])
     await stage.start()
-    await eventually(lambda: len(stage.stated(*orders)) == 20)
+    await eventually(lambda: len(stage.published(*orders)) == 20)
     await eventually(lambda: stage.dead_letters_are(4))
     await eventually(stage.drained)
     dead_letters = await stage.dead_letters()
@@ -150,9 +150,9 @@ async def test_a_fact_that_breaks_another_constraint_than_the_key_is_not_tried_f
     first, second, third = uuid4(), uuid4(), uuid4()
     await stage.start()
     await stage.say(Bumped(order_id=first, label="mine"))
-    await eventually(lambda: stage.stated(first))
+    await eventually(lambda: stage.published(first))
     await stage.say(Bumped(order_id=second, label="mine"), Bumped(order_id=third, label="other"))
-    await eventually(lambda: stage.stated(third))
+    await eventually(lambda: stage.published(third))
     await eventually(lambda: stage.dead_letters_are(1))
     await eventually(stage.drained)
     (dead_letter,) = await stage.dead_letters()
@@ -224,7 +224,7 @@ async def test_a_message_without_a_type_is_what_its_routing_key_says(stage: Stag
     order = uuid4()
     plain = raw(b'{"order_id": "%s", "by": 4}' % str(order).encode(), kind=None, message_id=str(uuid4()))
     await stage.publish(plain, routing_key=Bumped.wire_name)
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     assert await stage.count_of(order) == 4
 
 
@@ -235,7 +235,7 @@ async def test_a_message_that_asks_for_a_reply_gets_none_and_does_no_harm(stage:
     asking.reply_to = "no-such-queue"
     await stage.publish(asking)
     await stage.say(Bumped(order_id=after))
-    await eventually(lambda: stage.stated(order) and stage.stated(after))
+    await eventually(lambda: stage.published(order) and stage.published(after))
     await eventually(stage.drained)
 
 
@@ -249,14 +249,14 @@ async def test_while_dead_letters_cannot_be_sent_neighbours_go_on_and_nothing_is
     await stage.say(Bumped(order_id=orders[0]))
     await stage.publish(bad)
     await stage.say(Bumped(order_id=orders[1]))
-    await eventually(lambda: len(stage.stated(*orders)) == 2)
+    await eventually(lambda: len(stage.published(*orders)) == 2)
     await eventually(lambda: "failures_not_sent" in [line["event"] for line in logged])
     await stage.say(Bumped(order_id=orders[2]))
-    await eventually(lambda: len(stage.stated(*orders)) == 3)
+    await eventually(lambda: len(stage.published(*orders)) == 3)
     await stage.bind_dead_letters()
     await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
     await stage.say(Bumped(order_id=orders[3]))
-    await eventually(lambda: len(stage.stated(*orders)) == 4)
+    await eventually(lambda: len(stage.published(*orders)) == 4)
     await eventually(stage.drained)
     assert await stage.counts(orders) == dict.fromkeys(orders, 1)
     dead_letters = await stage.dead_letters()
@@ -273,6 +273,6 @@ async def test_a_poison_fact_that_is_told_again_is_tried_again(stage: Stage) -> 
     await stage.say(first, fact_id=fact_id)
     await eventually(lambda: stage.waiting_in_queue(TOY.dead_letter_queue))
     await stage.say(Bumped(order_id=order), fact_id=fact_id)
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     assert await stage.count_of(order) == 1
     assert UUID((await stage.dead_letters())[0].message_id or "") == fact_id

@@ -40,7 +40,7 @@ async def test_they_are_a_dead_letter_at_once(stage: Stage, logged: Logged) -> N
         await publish_bumped(stage, depth, kinds, uuid4())
     await stage.publish(*good[5 * len(TOO_DEEP) :])
     await eventually(lambda: stage.dead_letters_are(len(TOO_DEEP)))
-    await eventually(lambda: len(stage.stated(*orders)) == len(orders))
+    await eventually(lambda: len(stage.published(*orders)) == len(orders))
     await eventually(stage.drained)
     for dead_letter in await stage.dead_letters():
         assert dead_letter.headers["dead_letter_reason"] == "headers_too_deep"
@@ -53,6 +53,6 @@ async def test_up_to_the_bound_they_do_not_matter(stage: Stage) -> None:
     await stage.start()
     for kinds, order in orders.items():
         await publish_bumped(stage, AS_DEEP_AS_MAY_BE, kinds, order)
-    await eventually(lambda: len(stage.stated(*orders.values())) == len(orders))
+    await eventually(lambda: len(stage.published(*orders.values())) == len(orders))
     await eventually(stage.drained)
     assert await stage.dead_letters_are(0)

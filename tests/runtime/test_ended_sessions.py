@@ -63,7 +63,7 @@ async def test_whoever_reads_or_writes_next_does_not_notice(
         assert (await host.ask(Bump(order_id=order))).count == expected
         await eventually(stage.drained)
     await eventually(stage.drained)
-    assert len(set(stage.stated(order))) == ROUNDS + 1
+    assert len(set(stage.published(order))) == ROUNDS + 1
     assert outages(logged) == []
 
 
@@ -73,7 +73,7 @@ async def test_neither_do_facts_and_calls_nor_the_loops(stage: Stage, logged: Lo
         order = uuid4()
         await end_sessions(stage)
         await stage.say(Bumped(order_id=order), RingWanted(order_id=order, plan=("fails", "answers")))
-        await eventually(partial(stage.stated, order, kind="answered"))
+        await eventually(partial(stage.published, order, kind="answered"))
         await end_sessions(stage)
         await eventually(stage.drained)
         assert await stage.count_of(order) == 1

@@ -118,7 +118,7 @@ async def found_in(servers: Servers, change: LiteralString) -> list[str]:
     return await asyncio.to_thread(apply)
 
 
-@pytest.mark.parametrize(("change", "complaint"), TAKES_AWAY, ids=[said for _, said in TAKES_AWAY])
+@pytest.mark.parametrize(("change", "complaint"), TAKES_AWAY, ids=[text for _, text in TAKES_AWAY])
 async def test_what_takes_something_away_is_found(
     servers: Servers, change: LiteralString, complaint: str
 ) -> None:

@@ -69,9 +69,9 @@ async def test_what_comes_again_of_a_forgotten_order_has_no_effect(stage: Stage)
     forgotten, other = uuid4(), uuid4()
     await stage.rows("INSERT INTO tombstones (order_id) VALUES (%(order)s)", order=forgotten)
     await stage.say(Bumped(order_id=forgotten), Bumped(order_id=other))
-    await eventually(lambda: stage.stated(other))
+    await eventually(lambda: stage.published(other))
     await eventually(stage.drained)
-    assert not stage.stated(forgotten)
+    assert not stage.published(forgotten)
     with pytest.raises(Forgotten):
         await host.ask(Bump(order_id=forgotten))
     assert await stage.rows("SELECT order_id FROM tallies") == [{"order_id": other}]

@@ -58,19 +58,19 @@ async def toy(stage: Stage, traced: None) -> ServiceRuntime:
 def runs(draw: st.DrawFn) -> list[tuple[Hostile, str, bytes | None]]:
     """Messages, each with the fact that it is and what it says of its type, if anything."""
     kinds = st.sampled_from(["toy.bumped.v1", "toy.bumped.v1", "toy.poisoned.v1"])
-    said = st.none() | st.just(b"") | texts()
-    found = draw(st.lists(st.tuples(hostile(), kinds, said), min_size=MESSAGES, max_size=MESSAGES))
+    type_name = st.none() | st.just(b"") | texts()
+    found = draw(st.lists(st.tuples(hostile(), kinds, type_name), min_size=MESSAGES, max_size=MESSAGES))
     return [(one, kind, kind.encode() if draw(st.booleans()) else word) for one, kind, word in found]
 
 
-async def publish(stage: Stage, one: Hostile, kind: str, said: bytes | None, order_id: UUID) -> None:
-    known = {} if said is None else {"message_type": raw_amqp.short(said)}
+async def publish(stage: Stage, one: Hostile, kind: str, type_name: bytes | None, order_id: UUID) -> None:
+    known = {} if type_name is None else {"message_type": raw_amqp.short(type_name)}
     how = b', "how": "decide"' if kind == "toy.poisoned.v1" else b""
     body = b'{"order_id": "%s"%s}' % (str(order_id).encode(), how)
     await raw_amqp.publish(stage.channel, EXCHANGE, kind, one.properties(uuid4(), **known), body)
 
 
-async def letters_in(stage: Stage, count: int) -> list[AbstractIncomingMessage]:
+async def dead_letters_in(stage: Stage, count: int) -> list[AbstractIncomingMessage]:
     """So many dead letters, and no more."""
     await eventually(lambda: stage.dead_letters_are(count), why=f"{count} dead letters")
     return await stage.dead_letters()
@@ -88,14 +88,14 @@ async def test_each_is_handled_or_one_dead_letter(
     orders = [uuid4() for _ in sent]
     good = [uuid4() for _ in range(len(sent) + 1)]
     await stage.publish(message(Bumped(order_id=good[0]), uuid4()))
-    for order, (one, kind, said), after in zip(orders, sent, good[1:], strict=True):
-        await publish(stage, one, kind, said, order)
+    for order, (one, kind, type_name), after in zip(orders, sent, good[1:], strict=True):
+        await publish(stage, one, kind, type_name, order)
         await stage.publish(message(Bumped(order_id=after), uuid4()))
     await eventually(lambda: counted(stage, good), why="its neighbours are handled")
     await eventually(stage.drained, why="what comes again has come")
     await eventually(lambda: all_retried(stage))
     handled = await stage.counts(orders)
-    dead_letters = await letters_in(stage, len(orders) - len(handled))
+    dead_letters = await dead_letters_in(stage, len(orders) - len(handled))
     assert {json.loads(dead_letter.body)["order_id"] for dead_letter in dead_letters} == {
         str(order) for order in orders if order not in handled
     }

@@ -70,24 +70,24 @@ async def passes_beside(stage: Stage, guilty: UUID, word: str, **settings: Any) 
     orders = [uuid4() for _ in range(INNOCENT)]
     left = await leave_behind(stage, DEAD, *orders)
     host = await stage.start(**SETTINGS, **settings)
-    await eventually(lambda: len(set(stage.stated(*orders))) == INNOCENT)
-    assert set(stage.stated(*orders)) == set(left)
+    await eventually(lambda: len(set(stage.published(*orders))) == INNOCENT)
+    assert set(stage.published(*orders)) == set(left)
     await eventually(lambda: is_alone_and_shown(stage, host, guilty, word))
     await stage.stop(host)
     host = await stage.start(**SETTINGS, **settings)
     await eventually(lambda: is_alone_and_shown(stage, host, guilty, word))
     after = uuid4()
     await host.ask(Bump(order_id=after))
-    await eventually(lambda: stage.stated(after))
+    await eventually(lambda: stage.published(after))
     await eventually(lambda: is_alone_and_shown(stage, host, guilty, word))
     # Once for each time that the broker closed the channel over the guilty one.
-    assert max(Counter(stage.stated(*orders)).values()) <= 3
+    assert max(Counter(stage.published(*orders)).values()) <= 3
 
 
 @pytest.mark.parametrize("what", GUILTY)
 async def test_it_is_set_aside_alone(stage: Stage, what: str) -> None:
     row, word = GUILTY[what]
-    # Counted is heard by the test alone: what nobody hears must not be routed to the stream either.
+    # Counted is received by the test alone: what nobody receives must not be routed to the stream either.
     await stage.unbind_stream()
     await passes_beside(stage, await leave_guilty(stage, **row), word)
 
@@ -113,7 +113,7 @@ async def test_several_are_each_set_aside(stage: Stage) -> None:
     orders = [uuid4() for _ in range(INNOCENT)]
     left = await leave_behind(stage, DEAD, *orders)
     host = await stage.start(**SETTINGS)
-    await eventually(lambda: set(stage.stated(*orders)) == set(left))
+    await eventually(lambda: set(stage.published(*orders)) == set(left))
 
     async def aside() -> bool:
         found = await stage.rows("SELECT fact_id FROM outbox WHERE due_at IS NOT NULL AND last_error <> ''")
@@ -136,6 +136,6 @@ async def test_a_trace_context_that_is_none_is_left_out(stage: Stage, traceparen
         stage, body=Counted(order_id=order, count=1).model_dump_json(), traceparent=traceparent
     )
     await stage.start()
-    await eventually(lambda: bool(stage.heard))
+    await eventually(lambda: bool(stage.received))
     await eventually(stage.drained)
-    assert "traceparent" not in stage.heard[0].headers
+    assert "traceparent" not in stage.received[0].headers

@@ -130,7 +130,7 @@ async def test_too_much_at_once_is_refused_with_a_time_to_come_back(
     url = await stage.serve(host)
     order = uuid4()
     await stage.say(Bumped(order_id=order))
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     async with stage.holding(order):
         first = asyncio.create_task(http.post(f"{url}/bumps/{order}", json={}).__aenter__())
         await eventually(stage.blocked)
@@ -146,7 +146,7 @@ async def test_a_late_answer_is_a_503_that_asks_for_the_same_key(stage: Stage, h
     url = await stage.serve(host)
     order = uuid4()
     await stage.say(Bumped(order_id=order))
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     async with stage.holding(order), http.post(f"{url}/bumps/{order}", json={}) as answer:
         assert answer.status == 503
         assert int(answer.headers["Retry-After"]) > 0
@@ -217,7 +217,7 @@ async def test_not_ready_once_the_broker_cancelled_the_consumer(stage: Stage, ht
     await eventually(lambda: is_200(http, url))
     order = uuid4()
     await stage.say(Bumped(order_id=order))
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
 
 
 async def test_an_instance_alone_is_not_ready_because_another_consumes(

@@ -24,7 +24,7 @@ async def start_with_a_tally(stage: Stage, **changes: Any) -> tuple[ServiceRunti
     host = await stage.start(**{**BOUNDED, **changes})
     order = uuid4()
     await stage.say(Bumped(order_id=order))
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     return host, order
 
 
@@ -37,7 +37,7 @@ async def test_others_pass_at_once_and_what_is_locked_follows_once_it_is_free(
         began = time.monotonic()
         await stage.say(Bumped(order_id=held), *(Bumped(order_id=order) for order in others))
         await stage.say(*(Bumped(order_id=held) for _ in range(3)))
-        await eventually(lambda: len(stage.stated(*others)) == len(others), within_seconds=5)
+        await eventually(lambda: len(stage.published(*others)) == len(others), within_seconds=5)
         assert time.monotonic() - began < 5
         (line,) = await eventually(lambda: [line for line in logged if line["event"] == "waits_for_lock"])
         assert line["pid"] > 0
@@ -45,8 +45,8 @@ async def test_others_pass_at_once_and_what_is_locked_follows_once_it_is_free(
         ready = await host.ready()
         assert f"pid {line['pid']}" in ready["locked"]["session"]
         assert await is_ready(host)
-        assert len(stage.stated(held)) == 1
-    await eventually(lambda: len(stage.stated(held)) == 5)
+        assert len(stage.published(held)) == 1
+    await eventually(lambda: len(stage.published(held)) == 5)
     await eventually(stage.drained)
     assert await stage.count_of(held) == 5
     assert not await stage.dead_letters()
@@ -66,7 +66,7 @@ async def test_what_is_locked_for_long_comes_again_for_ever_and_is_never_a_dead_
         await eventually(lambda: [line["event"] for line in logged].count("retry_later") > 5)
         assert "locked" in await host.ready()
         assert not await stage.dead_letters()
-    await eventually(lambda: len(stage.stated(held)) == 2)
+    await eventually(lambda: len(stage.published(held)) == 2)
     await eventually(stage.drained)
     assert not await stage.dead_letters()
 
@@ -77,8 +77,8 @@ async def test_more_locked_messages_than_are_delivered_at_once_leave_room_for_ot
     async with stage.holding(held):
         await stage.say(*(Bumped(order_id=held) for _ in range(20)))
         await stage.say(Bumped(order_id=other))
-        await eventually(lambda: stage.stated(other))
-    await eventually(lambda: len(set(stage.stated(held))) == 21)
+        await eventually(lambda: stage.published(other))
+    await eventually(lambda: len(set(stage.published(held))) == 21)
     await eventually(stage.drained)
     assert await stage.count_of(held) == 21
     assert not await stage.dead_letters()
@@ -120,7 +120,7 @@ async def test_the_outcome_of_a_call_waits_for_the_lock_and_is_not_given_up(
             await eventually(lambda: stage.outside.book.count("looked_up")[f"ring:{held}"] >= 3)
         else:
             await eventually(lambda: [line for line in logged if line["event"] == "waits_for_lock"])
-    await eventually(lambda: stage.stated(held, kind="answered"))
+    await eventually(lambda: stage.published(held, kind="answered"))
     await eventually(stage.drained)
     assert stage.outside.book.count("did") == {f"ring:{held}": 1}
     (row,) = await stage.rows("SELECT answer FROM tallies WHERE order_id = %(id)s", id=held)
@@ -135,7 +135,7 @@ async def test_a_locked_outbox_table_is_no_outage(stage: Stage, logged: Logged) 
         await stage.say(Bumped(order_id=other))
         await eventually(lambda: [line for line in logged if line["event"] == "waits_for_lock"])
         assert await is_ready(host)
-    await eventually(lambda: stage.stated(other))
+    await eventually(lambda: stage.published(other))
     await eventually(stage.drained)
     assert not [line for line in logged if line["event"] == "outage_began"]
     assert await stage.count_of(order) == 1

@@ -33,17 +33,17 @@ def bounded() -> Iterator[int]:
 async def test_what_a_service_makes_of_a_fact_is_one_line(stage: Stage, logged: Logged) -> None:
     await stage.start()
     order, fact_id, traceparent = uuid4(), uuid4(), begin_trace()
-    said = message(RingWanted(order_id=order, plan=("answers",)), fact_id)
-    said.headers["traceparent"] = traceparent
-    await stage.publish(said)
-    await eventually(lambda: stage.stated(order, kind="answered"))
-    heard, learned = [line for line in logged if line.get("order_id") == str(order)]
-    assert (heard["event"], heard["what"]) == ("heard", "toy.ring_wanted.v1")
-    assert heard["fact_id"] == str(fact_id)
-    assert heard["trace_id"] == trace_id(traceparent)
-    assert (heard["stated"], heard["calls"]) == ([], ["ring"])
+    sent = message(RingWanted(order_id=order, plan=("answers",)), fact_id)
+    sent.headers["traceparent"] = traceparent
+    await stage.publish(sent)
+    await eventually(lambda: stage.published(order, kind="answered"))
+    received, learned = [line for line in logged if line.get("order_id") == str(order)]
+    assert (received["event"], received["what"]) == ("received", "toy.ring_wanted.v1")
+    assert received["fact_id"] == str(fact_id)
+    assert received["trace_id"] == trace_id(traceparent)
+    assert (received["published"], received["calls"]) == ([], ["ring"])
     assert (learned["event"], learned["what"]) == ("learned", "Rang")
-    assert learned["stated"] == ["toy.answered.v1"]
+    assert learned["published"] == ["toy.answered.v1"]
 
 
 async def test_under_load_there_is_no_line_for_every_message(
@@ -53,10 +53,10 @@ async def test_under_load_there_is_no_line_for_every_message(
     began = asyncio.get_running_loop().time()
     orders = [uuid4() for _ in range(MANY)]
     await stage.say(*(Bumped(order_id=order) for order in orders))
-    await eventually(lambda: len(set(stage.stated(*orders))) == MANY)
+    await eventually(lambda: len(set(stage.published(*orders))) == MANY)
     seconds = int(asyncio.get_running_loop().time() - began) + 2
-    heard = [line for line in logged if line["event"] == "heard"]
-    assert 0 < len(heard) <= bounded * seconds
+    received = [line for line in logged if line["event"] == "received"]
+    assert 0 < len(received) <= bounded * seconds
     await eventually(partial(_all_accounted_for, stage, logged), why="what was left out is counted")
 
 
@@ -64,7 +64,7 @@ async def _all_accounted_for(stage: Stage, logged: Logged) -> bool:
     """The next line, whenever it comes, says how many there were before it."""
     await stage.say(Bumped(order_id=uuid4()))
     left_out: int = sum(line["lines"] for line in logged if line["event"] == "lines_left_out")
-    return left_out + len([line for line in logged if line["event"] == "heard"]) >= MANY
+    return left_out + len([line for line in logged if line["event"] == "received"]) >= MANY
 
 
 def test_json_lines_can_be_read_by_machines() -> None:
@@ -76,5 +76,5 @@ def test_json_lines_can_be_read_by_machines() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
-    assert [line["event"] for line in lines] == ["heard", "no luck"]
+    assert [line["event"] for line in lines] == ["received", "no luck"]
     assert all({"timestamp", "level", "process"} <= line.keys() for line in lines)

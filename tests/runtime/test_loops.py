@@ -59,12 +59,12 @@ async def cancelled_within() -> None:
     [(raising, "KeyError"), (returning, "LoopEnded"), (cancelled_within, "LoopEnded")],
 )
 async def test_however_a_loop_ends_all_end_and_it_is_said_once(logged: Logged, ending: Any, why: str) -> None:
-    loops, told = Loops(), asyncio.Event()
-    loops.on_failure(told.set)
+    loops, reported = Loops(), asyncio.Event()
+    loops.on_failure(reported.set)
     await loops.open()
     loops.start({"other": for_ever, "guilty": ending})
     async with asyncio.timeout(5):
-        await told.wait()
+        await reported.wait()
         await eventually(lambda: not any(loops.running.values()))
     assert loops.failed
     assert [(line["log_level"], line["loop"]) for line in logged] == [("error", "guilty")]
@@ -146,7 +146,7 @@ async def test_what_it_had_not_acknowledged_is_on_the_queue_again_and_handled_by
         assert await toy.exit_code() == EXIT_CODE
         await eventually(lambda: stage.waiting_in_queue_is(len(orders)))
     await stage.start()
-    await eventually(lambda: len(set(stage.stated(*orders))) == len(orders) + 1)
+    await eventually(lambda: len(set(stage.published(*orders))) == len(orders) + 1)
     await eventually(stage.drained)
     assert await stage.counts(orders) == dict.fromkeys(others, 1) | {held: 2}
 

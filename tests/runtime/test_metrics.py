@@ -168,7 +168,7 @@ async def test_redeliveries_are_counted(stage: Stage, http: ClientSession) -> No
     _, scrape = await scraper(stage, http, await stage.start(broker_url=proxy.url(stage.broker_url)))
     order = uuid4()
     await stage.say(Bumped(order_id=order))
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     before = await scrape()
     async with stage.holding(order):
         await stage.say(Bumped(order_id=order))

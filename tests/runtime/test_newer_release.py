@@ -77,7 +77,7 @@ async def test_a_fact_about_a_state_it_cannot_read_waits_for_who_can(quick: Stag
     await write_as_newer(quick, order)
     await quick.start()
     await quick.say(Bumped(order_id=order), Bumped(order_id=other))
-    await eventually(lambda: quick.stated(other))
+    await eventually(lambda: quick.published(other))
     await eventually(lambda: len(events(logged, "retry_later")) > MAX_ATTEMPTS + 1)
     lines = events(logged, "retry_later")
     assert {line["reason"] for line in lines} == {"not_understood"}
@@ -85,7 +85,7 @@ async def test_a_fact_about_a_state_it_cannot_read_waits_for_who_can(quick: Stag
     assert {line["attempts"] for line in lines} == {0}
     assert await quick.size("inbox") == 1
     await write_as_known(quick, order)
-    await eventually(lambda: quick.stated(order))
+    await eventually(lambda: quick.published(order))
     assert await quick.count_of(order) == 1
     await eventually(quick.drained)
     assert not await quick.dead_letters()
@@ -107,7 +107,7 @@ async def test_a_call_whose_name_it_does_not_know_is_not_adopted(
     mine = RingWanted(order_id=uuid4(), plan=("answers",))
     await stage.start(sweep_seconds=0.05)
     await stage.say(mine)
-    await eventually(lambda: stage.stated(mine.order_id, kind="answered"))
+    await eventually(lambda: stage.published(mine.order_id, kind="answered"))
     await eventually(lambda: events(logged, "call_not_understood"))
     await asyncio.sleep(0.3)  # several sweeps
     assert await owner_of(stage, theirs) == owner
@@ -147,7 +147,7 @@ async def test_an_outcome_that_meets_a_state_it_cannot_read_is_for_another_repli
     assert row == {"attempts": 0, "maybe_done": True}
     await write_as_known(quick, order)
     await quick.start(sweep_seconds=0.05)
-    await eventually(lambda: quick.stated(order, kind="answered"))
+    await eventually(lambda: quick.published(order, kind="answered"))
     assert quick.outside.book.story(f"ring:{order}") == ["asked", "did", "looked_up"]
     await eventually(quick.drained)
 

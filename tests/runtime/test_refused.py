@@ -80,7 +80,7 @@ async def refused(stage: Stage, host: ServiceRuntime, number: int) -> list[UUID]
     return [row["order_id"] for row in await aside(stage)]
 
 
-async def is_not_told_of(host: ServiceRuntime) -> bool:
+async def is_not_notified_of(host: ServiceRuntime) -> bool:
     return "refused_messages" not in await host.ready()
 
 
@@ -89,7 +89,7 @@ async def refused_so_often(stage: Stage, times: int) -> bool:
 
 
 def copies(stage: Stage, orders: Sequence[UUID]) -> Counter[str]:
-    return Counter(stage.stated(*orders))
+    return Counter(stage.published(*orders))
 
 
 @REFUSING
@@ -99,7 +99,7 @@ async def test_everything_else_passes_and_it_shows(stage: Stage, refusing: Any) 
         held = await refused(stage, host, 20)
         began, rung = time.monotonic(), uuid4()
         await stage.say(RingWanted(order_id=rung))
-        await eventually(lambda: stage.stated(rung, kind="answered"))
+        await eventually(lambda: stage.published(rung, kind="answered"))
         assert time.monotonic() - began < 5
         await eventually(is_shown_by(host, len(held)))
         async with http.get(f"{await stage.serve(host)}/metrics") as answer:
@@ -130,10 +130,10 @@ async def test_pauses_grow_however_many_wait_and_afterwards_all_get_there(
         assert all(pause / 2 < row["due_in"] <= pause for row in rows)
         found = copies(stage, held)
         assert sum(found.values()) - len(found) <= REFUSALS
-    await eventually(lambda: len(set(stage.stated(*held))) == len(held))
+    await eventually(lambda: len(set(stage.published(*held))) == len(held))
     await eventually(stage.drained)
     assert sum(copies(stage, held).values()) <= 2 * len(held) + REFUSALS + 2
-    await eventually(partial(is_not_told_of, host))
+    await eventually(partial(is_not_notified_of, host))
 
 
 async def test_one_that_is_refused_later_waits_with_the_others(stage: Stage) -> None:
@@ -164,7 +164,7 @@ async def test_one_that_nobody_will_ever_take_does_not_keep_back_the_others(
         )
         host._relay.look_in_table()
         await eventually(lambda: refused_so_often(stage, 3))
-    await eventually(lambda: len(set(stage.stated(*held))) == len(held))
+    await eventually(lambda: len(set(stage.published(*held))) == len(held))
 
     async def one_is_left() -> bool:
         return [row["order_id"] for row in await aside(stage)] == [order] and await stage.size("outbox") == 1
@@ -175,7 +175,7 @@ async def test_one_that_nobody_will_ever_take_does_not_keep_back_the_others(
     # It goes on being alone: facts of its kind pass it.
     later = uuid4()
     await host.ask(Bump(order_id=later))
-    await eventually(lambda: stage.stated(later))
+    await eventually(lambda: stage.published(later))
     await stage.rows("DELETE FROM outbox")
 
 
@@ -197,7 +197,7 @@ async def test_it_does_not_hold_up_a_stop_and_outlasts_a_restart(stage: Stage, r
             (row["fact_id"], row["refusals"]) for row in sorted(before, key=str)
         ]
     await stage.rows("UPDATE outbox SET due_at = now()")
-    await eventually(lambda: len(set(stage.stated(*held))) == len(held))
+    await eventually(lambda: len(set(stage.published(*held))) == len(held))
     await eventually(stage.drained)
 
 
@@ -208,9 +208,9 @@ async def test_of_an_instance_that_dies_another_adopts_what_is_set_aside(stage: 
         left = await leave_behind(stage, DEAD, *orders, refusals=7)
         await eventually(is_shown_by(living, len(left)))
         assert {row["refusals"] for row in await aside(stage)} == {7}
-        assert not stage.stated(*orders)
+        assert not stage.published(*orders)
     await stage.rows("UPDATE outbox SET due_at = now() WHERE fact_id = %(one)s", one=UUID(left[0]))
-    await eventually(lambda: sorted(stage.stated(*orders)) == sorted(left))
+    await eventually(lambda: sorted(stage.published(*orders)) == sorted(left))
     await eventually(stage.drained)
 
 

@@ -37,7 +37,7 @@ async def leave_behind(stage: Stage, owner: int, *orders: UUID, refusals: int = 
             order=order,
             body=Counted(order_id=order, count=1).model_dump_json(),
             now=datetime.now(UTC),
-            cause=uuid4(),
+            causation_id=uuid4(),
         )
     return [str(fact_id) for fact_id in ids]
 
@@ -54,8 +54,8 @@ async def test_leftovers_are_published_at_the_start(stage: Stage, logged: Logged
     orders = [uuid4() for _ in range(5)]
     left = await leave_behind(stage, DEAD, *orders)
     await stage.start(sweep_seconds=60)
-    await eventually(lambda: len(stage.stated(*orders)) == 5)
-    assert Counter(stage.stated(*orders)) == Counter(left)
+    await eventually(lambda: len(stage.published(*orders)) == 5)
+    assert Counter(stage.published(*orders)) == Counter(left)
     await eventually(lambda: outbox_is_empty(stage))
     assert of(logged, "adopted_leftovers") == ["outbox"]
 
@@ -64,7 +64,7 @@ async def test_leftovers_of_an_instance_that_dies_later_are_published_too(stage:
     await stage.start()
     orders = [uuid4() for _ in range(5)]
     left = await leave_behind(stage, DEAD, *orders)
-    await eventually(lambda: sorted(stage.stated(*orders)) == sorted(left))
+    await eventually(lambda: sorted(stage.published(*orders)) == sorted(left))
     await eventually(lambda: outbox_is_empty(stage))
 
 
@@ -78,29 +78,29 @@ async def test_rows_of_a_living_instance_are_its_own(stage: Stage) -> None:
         for _ in range(2):
             order = uuid4()
             await leave_behind(stage, DEAD, order)
-            await eventually(partial(stage.stated, order))
+            await eventually(partial(stage.published, order))
         found = await stage.rows("SELECT owner FROM outbox WHERE fact_id = %(id)s", id=its[0])
         assert found == [{"owner": LIVING}]
-        assert not stage.stated(its_order)
-    await eventually(lambda: stage.stated(its_order) == its)
+        assert not stage.published(its_order)
+    await eventually(lambda: stage.published(its_order) == its)
 
 
 async def test_past_its_memory_everything_is_published_and_nothing_twice(stage: Stage) -> None:
     await stage.start(relay_memory=3, relay_in_flight=2, batch_size=20)
     orders = [uuid4() for _ in range(60)]
     await stage.say(*(Bumped(order_id=order) for order in orders))
-    await eventually(lambda: len(set(stage.stated(*orders))) == 60)
+    await eventually(lambda: len(set(stage.published(*orders))) == 60)
     await eventually(stage.drained)
-    assert max(Counter(stage.stated(*orders)).values()) == 1
+    assert max(Counter(stage.published(*orders)).values()) == 1
 
 
 async def test_leftovers_past_its_memory_are_published_too(stage: Stage) -> None:
     orders = [uuid4() for _ in range(25)]
     left = await leave_behind(stage, DEAD, *orders)
     await stage.start(relay_memory=4, relay_in_flight=3)
-    await eventually(lambda: len(set(stage.stated(*orders))) == 25)
+    await eventually(lambda: len(set(stage.published(*orders))) == 25)
     await eventually(stage.drained)
-    assert Counter(stage.stated(*orders)) == Counter(left)
+    assert Counter(stage.published(*orders)) == Counter(left)
 
 
 async def test_a_steady_stream_is_published_once_each_while_rows_are_forgotten(stage: Stage) -> None:
@@ -109,8 +109,8 @@ async def test_a_steady_stream_is_published_once_each_while_rows_are_forgotten(s
     for order in orders:
         await host.ask(Bump(order_id=order))
     await eventually(stage.drained)
-    await eventually(lambda: len(set(stage.stated(*orders))) == 150)
-    assert max(Counter(stage.stated(*orders)).values()) == 1
+    await eventually(lambda: len(set(stage.published(*orders))) == 150)
+    assert max(Counter(stage.published(*orders)).values()) == 1
 
 
 async def test_a_fact_that_nobody_hears_is_kept_and_does_not_hold_up_others(
@@ -119,14 +119,14 @@ async def test_a_fact_that_nobody_hears_is_kept_and_does_not_hold_up_others(
     await stage.unbind_stream()
     await stage.deafen(Counted)
     await stage.start(relay_in_flight=2, relay_memory=100)
-    unheard, heard = [uuid4() for _ in range(3)], uuid4()
+    unheard, received = [uuid4() for _ in range(3)], uuid4()
     await stage.say(*(Bumped(order_id=order) for order in unheard))
     await eventually(lambda: "unroutable_fact" in [line["event"] for line in logged])
-    await stage.say(RingWanted(order_id=heard))
-    await eventually(lambda: stage.stated(heard, kind="answered"))
+    await stage.say(RingWanted(order_id=received))
+    await eventually(lambda: stage.published(received, kind="answered"))
     assert await stage.size("outbox") >= 3
     await stage.listen_to(Counted)
-    await eventually(lambda: len(set(stage.stated(*unheard))) == 3)
+    await eventually(lambda: len(set(stage.published(*unheard))) == 3)
     await eventually(stage.drained)
     assert await stage.counts(unheard) == dict.fromkeys(unheard, 1)
     assert len([line for line in logged if line["event"] == "unroutable_fact"]) <= 6
@@ -139,7 +139,7 @@ async def test_what_is_accepted_while_the_broker_is_away_is_published_afterwards
     host = await stage.start(broker_url=proxy.url(stage.broker_url), publish_timeout_seconds=1)
     before, during = uuid4(), [uuid4() for _ in range(30)]
     await host.ask(Bump(order_id=before))
-    await eventually(lambda: stage.stated(before))
+    await eventually(lambda: stage.published(before))
     proxy.cut()
     for order in during:
         await host.ask(Bump(order_id=order))
@@ -151,8 +151,8 @@ async def test_what_is_accepted_while_the_broker_is_away_is_published_afterwards
     assert not of(logged, "outage_ended")
     await stage.say(Bumped(order_id=before))
     proxy.restore()
-    await eventually(lambda: len(set(stage.stated(*during))) == 30)
-    await eventually(lambda: len(stage.stated(before)) == 2)
+    await eventually(lambda: len(set(stage.published(*during))) == 30)
+    await eventually(lambda: len(stage.published(before)) == 2)
     await eventually(stage.drained)
     assert Counter(of(logged, "outage_ended")) == Counter(["broker, for publishing", "broker, for consuming"])
     assert await stage.counts(during) == dict.fromkeys(during, 1)
@@ -170,7 +170,7 @@ async def test_what_was_in_flight_when_the_broker_went_away_is_published_without
     proxy.cut()
     proxy.thaw()
     proxy.restore()
-    await eventually(lambda: len(set(stage.stated(*orders))) == 10)
+    await eventually(lambda: len(set(stage.published(*orders))) == 10)
     await eventually(stage.drained)
 
 
@@ -182,7 +182,7 @@ async def test_a_broker_that_hangs_is_left_for_a_new_connection(stage: Stage) ->
     await host.ask(Bump(order_id=order))
     await eventually(lambda: proxy.accepted >= 3, why="the relay tries a new connection")
     proxy.thaw()
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     await eventually(stage.drained)
 
 
@@ -192,7 +192,7 @@ async def test_connections_that_die_without_a_word_are_noticed(stage: Stage) -> 
     proxy.strand()
     order = uuid4()
     await stage.say(Bumped(order_id=order))
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     await eventually(stage.drained)
 
 
@@ -212,8 +212,8 @@ async def test_a_confirmation_that_got_lost_means_publishing_again_under_the_sam
     order = uuid4()
     proxy.lose_answer(b"toy.counted.v1")
     await host.ask(Bump(order_id=order))
-    await eventually(lambda: proxy.lost.is_set() and len(stage.stated(order)) == 2)
-    assert len(set(stage.stated(order))) == 1
+    await eventually(lambda: proxy.lost.is_set() and len(stage.published(order)) == 2)
+    assert len(set(stage.published(order))) == 1
     await eventually(stage.drained)
 
 
@@ -227,7 +227,7 @@ async def test_a_service_may_start_before_its_broker(stage: Stage, logged: Logge
     await stage.say(Bumped(order_id=order))
     await eventually(lambda: proxy.refused >= 5)
     proxy.restore()
-    await eventually(lambda: len(stage.stated(order)) == 2)
+    await eventually(lambda: len(stage.published(order)) == 2)
     await eventually(stage.drained)
     assert len(of(logged, "outage_began")) == len(of(logged, "outage_ended")) == 2
 
@@ -241,5 +241,5 @@ async def test_more_facts_that_nobody_hears_than_fit_in_memory_are_all_kept(stag
         await host.ask(Bump(order_id=order))
     assert await stage.size("outbox") == 15
     await stage.listen_to(Counted)
-    await eventually(lambda: len(set(stage.stated(*orders))) == 15)
+    await eventually(lambda: len(set(stage.published(*orders))) == 15)
     await eventually(stage.drained)

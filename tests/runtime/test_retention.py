@@ -17,7 +17,7 @@ DAYS = 7
 ROWS = 30_000
 
 
-async def heard(stage: Stage, days_ago: int, rows: int = ROWS) -> None:
+async def received(stage: Stage, days_ago: int, rows: int = ROWS) -> None:
     await stage.rows(
         """
         INSERT INTO inbox (fact_id, heard_at)
@@ -39,11 +39,11 @@ async def test_what_is_old_is_forgotten_and_nothing_else(
     monkeypatch.setattr(retention, "PAGES_AT_ONCE", 32)
     order = uuid4()
     [fact_id] = await stage.say(Bumped(order_id=order))
-    await heard(stage, DAYS - 1)
-    await heard(stage, DAYS + 1)
-    await heard(stage, DAYS - 1)
+    await received(stage, DAYS - 1)
+    await received(stage, DAYS + 1)
+    await received(stage, DAYS - 1)
     await stage.start(inbox_retention_days=DAYS)
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
 
     async def only_recent() -> bool:
         return await count(stage) == 2 * ROWS + 1
@@ -60,7 +60,7 @@ async def test_two_instances_and_several_walks(stage: Stage, monkeypatch: pytest
     for _ in range(2):
         await stage.start(inbox_retention_days=DAYS, inbox_walk_seconds=0.1)
     for _ in range(2):
-        await heard(stage, DAYS + 1)
+        await received(stage, DAYS + 1)
 
         async def none_left() -> bool:
             return await count(stage) == 0
@@ -71,11 +71,11 @@ async def test_two_instances_and_several_walks(stage: Stage, monkeypatch: pytest
 async def test_it_goes_on_after_a_failure(stage: Stage) -> None:
     await stage.rows("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no''; END'")
     await stage.rows("CREATE TRIGGER refuse BEFORE DELETE ON inbox FOR EACH ROW EXECUTE FUNCTION refuse()")
-    await heard(stage, DAYS + 1, 10)
+    await received(stage, DAYS + 1, 10)
     host = await stage.start(inbox_retention_days=DAYS, inbox_walk_seconds=0.1)
     order = uuid4()
     await stage.say(Bumped(order_id=order))
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     assert all((await host.ready()).values())
     assert await count(stage) == 11
     await stage.rows("DROP TRIGGER refuse ON inbox")
@@ -87,17 +87,17 @@ async def test_it_goes_on_after_a_failure(stage: Stage) -> None:
 
 
 async def test_for_ever(stage: Stage) -> None:
-    await heard(stage, 10_000, 10)
+    await received(stage, 10_000, 10)
     host = await stage.start(inbox_retention_days=0, inbox_walk_seconds=0.01)
     orders = [uuid4() for _ in range(3)]
     await stage.say(*(Bumped(order_id=order) for order in orders))
-    await eventually(lambda: len(stage.stated(*orders)) == len(orders))
+    await eventually(lambda: len(stage.published(*orders)) == len(orders))
     assert all((await host.ready()).values())
     assert await count(stage) == 13
 
 
 async def test_each_step_reads_its_own_pages_alone(stage: Stage) -> None:
-    await heard(stage, 1)
+    await received(stage, 1)
     statement = retention._FORGET.decode()
     async with await psycopg.AsyncConnection.connect(stage.database_url) as connection:
         cursor = await connection.execute(

@@ -47,11 +47,11 @@ async def the_dead_letter(stage: Stage) -> aio_pika.abc.AbstractIncomingMessage:
 
 
 async def has_one_effect(stage: Stage, order: UUID) -> None:
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     await eventually(stage.drained)
     assert await stage.count_of(order) == 1
     assert await stage.size("inbox") == 1
-    assert len(set(stage.stated(order))) == 1
+    assert len(set(stage.published(order))) == 1
     assert not await stage.dead_letters()
 
 
@@ -60,7 +60,7 @@ async def test_facts_behind_a_poison_one_pass_at_once(slow: Stage) -> None:
     await slow.publish(poison(), *(bump(order) for order in orders[:10]), poison())
     await slow.start()
     await slow.publish(*(bump(order) for order in orders[10:]))
-    await eventually(lambda: len(slow.stated(*orders)) == 20)
+    await eventually(lambda: len(slow.published(*orders)) == 20)
     await eventually(slow.drained)
     assert await slow.waiting_to_retry() == [2, 0, 0]
     assert not await slow.dead_letters()

@@ -17,7 +17,7 @@ async def says_last(stage: Stage) -> None:
     """What was said before has been handled."""
     last = uuid4()
     await stage.say(Bumped(order_id=last))
-    await eventually(lambda: stage.stated(last))
+    await eventually(lambda: stage.published(last))
     await eventually(stage.drained)
 
 
@@ -34,12 +34,12 @@ async def test_another_order_under_a_known_id_is_a_dead_letter_that_names_the_fi
     await stage.start()
     first, second, fact_id = uuid4(), uuid4(), uuid4()
     await stage.say(Bumped(order_id=first), fact_id=fact_id)
-    await eventually(lambda: stage.stated(first))
+    await eventually(lambda: stage.published(first))
     await stage.say(Bumped(order_id=second), fact_id=fact_id)
     dead_letter = await only_dead_letter(stage)
-    said = str(dead_letter.headers["dead_letter_detail"])
-    assert str(first) in said
-    assert "toy.bumped.v1" in said
+    detail = str(dead_letter.headers["dead_letter_detail"])
+    assert str(first) in detail
+    assert "toy.bumped.v1" in detail
     assert await stage.counts([first, second]) == {first: 1}
 
 
@@ -47,7 +47,7 @@ async def test_another_fact_or_content_under_a_known_id_is_a_dead_letter(stage: 
     await stage.start()
     order, fact_id = uuid4(), uuid4()
     await stage.say(Bumped(order_id=order, by=1), fact_id=fact_id)
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     others: tuple[Fact, ...] = (Bumped(order_id=order, by=2), RingWanted(order_id=order))
     for other in others:
         await stage.say(other, fact_id=fact_id)
@@ -63,7 +63,7 @@ async def test_of_several_in_one_batch_the_first_counts_and_its_neighbours_too(s
     neighbours = [message(Bumped(order_id=order), uuid4()) for order in good]
     same_id = [message(Bumped(order_id=order), fact_id) for order in (first, second, first)]
     await stage.say(Bumped(order_id=held))
-    await eventually(lambda: stage.stated(held))
+    await eventually(lambda: stage.published(held))
     async with stage.holding(held):
         await stage.say(Bumped(order_id=held))
         await eventually(stage.blocked)
@@ -128,7 +128,7 @@ async def test_what_an_older_tracker_redrives_with_fewer_fields_is_a_repetition(
     await stage.start()
     order, fact_id = uuid4(), uuid4()
     await stage.say(Bumped(order_id=order, label="new"), fact_id=fact_id)
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     redrive = await stage.channel.get_exchange(REDRIVE_EXCHANGE, ensure=False)
     await redrive.publish(message(Bumped(order_id=order), fact_id), TOY.name)
     await says_last(stage)

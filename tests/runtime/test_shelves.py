@@ -57,7 +57,7 @@ async def play(connection: Session, *batch: Input) -> list[str]:
     unit_of_work = store.SHELVES.load(opening, batch)
     await opening.run()
     for item in batch:
-        unit_of_work.keep(item, decide(unit_of_work.state_of(item), item.said).state)
+        unit_of_work.keep(item, decide(unit_of_work.state_of(item), item.payload).state)
     unit_of_work.save(closing)
     await closing.run()
     reservations = [unit_of_work.state_of(item).reservation for item in batch]

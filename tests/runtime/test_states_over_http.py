@@ -15,7 +15,7 @@ from events.http.application import create_app
 from events.http.states_api import MAX_ORDERS, states_router
 from events.runtime.settings import ProcessSettings
 from events.storage.database import Database
-from events.storage.repository import TOLD, OrderRepository, Repository
+from events.storage.repository import COMPARED, OrderRepository, Repository
 from events.storage.round_trip import RoundTrip
 from fulfillment_svc.decide import Shipment
 from fulfillment_svc.repository import SHIPMENTS
@@ -39,7 +39,7 @@ class Input:
     store: Repository
     table: OrderRepository[Any]
     state: Callable[[UUID], Any]
-    told: dict[str, Any]
+    reported: dict[str, Any]
 
 
 SERVICES = [
@@ -132,8 +132,8 @@ async def test_a_service_tells_what_it_knows_and_nothing_personal(servers: Serve
             await trip.run()
         answer = await get(app, f"/states?order_id={known}&order_id={unknown}&order_id={another}")
     assert answer.status == 200
-    assert answer.json() == {"states": {str(known): service.told, str(another): service.told}}
-    assert set(service.told) <= set(TOLD)
+    assert answer.json() == {"states": {str(known): service.reported, str(another): service.reported}}
+    assert set(service.reported) <= set(COMPARED)
     assert not {"cust_ada", "tok_ok"} & set(answer.text.replace('"', " ").split())
 
 

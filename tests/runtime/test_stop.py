@@ -19,7 +19,7 @@ async def test_what_was_delivered_is_finished_and_nothing_goes_back(stage: Stage
     host = await stage.start(prefetch=50, batch_size=7)
     held, orders = uuid4(), [uuid4() for _ in range(40)]
     await stage.say(Bumped(order_id=held))
-    await eventually(lambda: stage.stated(held))
+    await eventually(lambda: stage.published(held))
     async with stage.holding(held):
         await stage.say(Bumped(order_id=held), *(Bumped(order_id=order) for order in orders))
         await eventually(lambda: stage.waiting_in_queue_is(0))
@@ -29,7 +29,7 @@ async def test_what_was_delivered_is_finished_and_nothing_goes_back(stage: Stage
     await stopping
     assert await stage.counts(orders) == dict.fromkeys(orders, 1)
     assert await stage.size("outbox") == 0
-    await eventually(lambda: len(stage.stated(*orders)) == 40)
+    await eventually(lambda: len(stage.published(*orders)) == 40)
     assert await stage.take_back() == []
 
 
@@ -41,7 +41,7 @@ async def test_what_was_not_delivered_stays_for_the_next_as_new(stage: Stage) ->
     host = await stage.start(prefetch=4, batch_size=2)
     held, orders = uuid4(), [uuid4() for _ in range(20)]
     await stage.say(Bumped(order_id=held))
-    await eventually(lambda: stage.stated(held))
+    await eventually(lambda: stage.published(held))
     async with stage.holding(held):
         await stage.say(Bumped(order_id=held), *(Bumped(order_id=order) for order in orders))
         await eventually(lambda: stage.waiting_in_queue_is(17))
@@ -60,14 +60,14 @@ async def test_beyond_the_grace_period_it_stops_all_the_same_and_nothing_is_lost
     host = await stage.start(stop_grace_seconds=0.3)
     held, orders = uuid4(), [uuid4() for _ in range(5)]
     await stage.say(Bumped(order_id=held))
-    await eventually(lambda: stage.stated(held))
+    await eventually(lambda: stage.published(held))
     async with stage.holding(held):
         await stage.say(Bumped(order_id=held), *(Bumped(order_id=order) for order in orders))
         await eventually(stage.blocked)
         await stage.stop(host)
     assert await stage.counts(orders) == {}
     await stage.start()
-    await eventually(lambda: len(set(stage.stated(held, *orders))) == 7)
+    await eventually(lambda: len(set(stage.published(held, *orders))) == 7)
     await eventually(stage.drained)
     assert await stage.counts([held, *orders]) == dict.fromkeys(orders, 1) | {held: 2}
 
@@ -94,7 +94,7 @@ async def test_a_call_under_way_is_finished_within_the_grace_period(stage: Stage
     await eventually(lambda: takes_nothing_new(host))
     stage.outside.gate.set()
     await stopping
-    await eventually(lambda: stage.stated(order, kind="answered"))
+    await eventually(lambda: stage.published(order, kind="answered"))
     assert await stage.size("calls") == 0
 
 
@@ -107,7 +107,7 @@ async def test_a_call_beyond_the_grace_period_is_made_again_by_the_next_instance
     assert await stage.size("calls") == 1
     stage.outside.gate.set()
     await stage.start()
-    await eventually(lambda: stage.stated(order, kind="answered"))
+    await eventually(lambda: stage.published(order, kind="answered"))
     assert stage.outside.book.count("asked") == {f"ring:{order}": 2}
     assert stage.outside.book.count("did") == {f"ring:{order}": 1}
 
@@ -121,7 +121,7 @@ async def test_what_it_could_not_publish_any_more_is_published_by_the_next(stage
     await stage.stop(host)
     assert await stage.size("outbox") == 1
     await stage.start()
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     await eventually(stage.drained)
 
 

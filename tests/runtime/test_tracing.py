@@ -49,23 +49,23 @@ def spans_of(exporter: InMemorySpanExporter, traceparent: str | None = None) -> 
 
 async def say(stage: Stage, fact: Fact, traceparent: str | None) -> None:
     """As a publisher that has its own idea of the trace, or none."""
-    said = message(fact, uuid4())
+    sent = message(fact, uuid4())
     if traceparent is not None:
-        said.headers["traceparent"] = traceparent
+        sent.headers["traceparent"] = traceparent
     with suppress_instrumentation():
-        await stage.publish(said)
+        await stage.publish(sent)
 
 
 def follows(child: ReadableSpan, parent: ReadableSpan) -> bool:
     return child.parent is not None and child.parent.span_id == parent.context.span_id
 
 
-def heard_about(stage: Stage, order: UUID) -> aio_pika.abc.AbstractIncomingMessage:
-    return next(one for one in stage.heard if one.correlation_id == str(order))
+def received_about(stage: Stage, order: UUID) -> aio_pika.abc.AbstractIncomingMessage:
+    return next(one for one in stage.received if one.correlation_id == str(order))
 
 
-def has_stated(stage: Stage, order: UUID) -> bool:
-    return bool(stage.stated(order))
+def has_published(stage: Stage, order: UUID) -> bool:
+    return bool(stage.published(order))
 
 
 async def test_a_fact_is_a_child_of_its_publisher_and_linked_to_its_batch(
@@ -74,7 +74,7 @@ async def test_a_fact_is_a_child_of_its_publisher_and_linked_to_its_batch(
     await stage.start()
     order, outside = uuid4(), begin_trace()
     await say(stage, Bumped(order_id=order), outside)
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     await eventually(lambda: "facts,toy.counted.v1 send" in spans_of(exported, outside))
     spans = spans_of(exported, outside)
     process, publish = spans["process toy.bumped.v1"], spans["facts,toy.counted.v1 send"]
@@ -89,8 +89,8 @@ async def test_a_fact_is_a_child_of_its_publisher_and_linked_to_its_batch(
     [batch] = [span for name, span in spans_of(exported).items() if name == "commit batch of toy"]
     [link] = process.links
     assert link.context.span_id == batch.context.span_id
-    # Whoever hears the fact goes on from where it was published.
-    assert str(heard_about(stage, order).headers["traceparent"]).split("-")[1:3] == [
+    # Whoever receives the fact goes on from where it was published.
+    assert str(received_about(stage, order).headers["traceparent"]).split("-")[1:3] == [
         f"{publish.context.trace_id:032x}",
         f"{publish.context.span_id:016x}",
     ]
@@ -132,7 +132,7 @@ async def test_a_fact_that_is_late_for_good_ends_its_trace_with_an_error(
 
 
 async def test_the_trace_goes_on_after_a_crash(stage: Stage, exported: InMemorySpanExporter) -> None:
-    """The outbox row carries it: what a dead instance stated is published as a child of what it heard."""
+    """The outbox row carries it: what a dead instance left is published as a child of what it received."""
     outside = begin_trace()
     await stage.rows(
         "INSERT INTO outbox (fact_id, owner, wire_name, order_id, body, stated_at, traceparent) VALUES"
@@ -142,7 +142,7 @@ async def test_the_trace_goes_on_after_a_crash(stage: Stage, exported: InMemoryS
         traceparent=outside,
     )
     await stage.start()
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     await eventually(lambda: "facts,toy.counted.v1 send" in spans_of(exported, outside))
 
 
@@ -152,23 +152,23 @@ async def test_what_is_not_sampled_makes_no_span_and_keeps_its_trace(
     await stage.start()
     order, outside = uuid4(), begin_trace()[:-2] + "00"
     await say(stage, RingWanted(order_id=order), outside)
-    await eventually(lambda: stage.stated(order, kind="answered"))
-    assert heard_about(stage, order).headers["traceparent"] == outside
+    await eventually(lambda: stage.published(order, kind="answered"))
+    assert received_about(stage, order).headers["traceparent"] == outside
     assert not spans_of(exported)
 
 
 async def test_a_trace_that_begins_here_is_sampled_as_configured(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And that is settled for everybody who hears of it."""
+    """And that is settled for everybody who receives of it."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0")
     tracing.start_tracing("toy", exporter := InMemorySpanExporter())
     try:
         await stage.start()
         await say(stage, Bumped(order_id=(order := uuid4())), None)
-        await eventually(partial(has_stated, stage, order))
-        traceparent = str(heard_about(stage, order).headers["traceparent"])
+        await eventually(partial(has_published, stage, order))
+        traceparent = str(received_about(stage, order).headers["traceparent"])
         assert trace_id(traceparent)
         assert traceparent.endswith("-00")
         assert not [name for name in spans_of(exporter) if name.startswith(("process", "facts", "commit"))]
@@ -181,8 +181,8 @@ async def test_without_a_collector_the_trace_is_passed_on(stage: Stage) -> None:
     for outside in (begin_trace(), None, "00-nonsense"):
         order = uuid4()
         await say(stage, Bumped(order_id=order), outside)
-        await eventually(partial(has_stated, stage, order))
-        passed_on = str(heard_about(stage, order).headers["traceparent"])
+        await eventually(partial(has_published, stage, order))
+        passed_on = str(received_about(stage, order).headers["traceparent"])
         assert passed_on == outside if outside and trace_id(outside) else trace_id(passed_on)
 
 
@@ -205,7 +205,7 @@ async def test_a_collector_that_is_away_is_logged_once_and_holds_nothing_up(
             host = await stage.start()
             for _ in range(3):
                 await say(stage, Bumped(order_id=(order := uuid4())), begin_trace())
-                await eventually(partial(has_stated, stage, order))
+                await eventually(partial(has_published, stage, order))
                 tracing.flush_traces()
             await stage.stop(host)
         finally:

@@ -22,14 +22,14 @@ async def test_both_work_on_the_same_orders_and_every_effect_happens_once(
     first = await stage.start(batch_size=7, prefetch=20)
     second = await stage.start(batch_size=7, prefetch=20)
     orders = [uuid4() for _ in range(15)]
-    told = [message(Bumped(order_id=order), uuid4()) for order in orders for _ in range(20)]
-    twice = told * 2
+    reported = [message(Bumped(order_id=order), uuid4()) for order in orders for _ in range(20)]
+    twice = reported * 2
     random.Random(11).shuffle(twice)
     await stage.publish(*twice)
     await eventually(stage.drained)
     assert await stage.counts(orders) == dict.fromkeys(orders, 20)
-    assert await stage.size("inbox") == len(told)
-    await eventually(lambda: len(set(stage.stated(*orders))) == len(told))
+    assert await stage.size("inbox") == len(reported)
+    await eventually(lambda: len(set(stage.published(*orders))) == len(reported))
     assert not await stage.dead_letters()
     assert not [line for line in logged if line["log_level"] == "error"]
     assert first.service.decide is second.service.decide
@@ -42,7 +42,7 @@ async def test_a_new_order_that_another_instance_was_first_with_is_not_overwritt
         await other.execute("INSERT INTO tallies (order_id, count) VALUES (%s, 10)", [order])
         await stage.say(Bumped(order_id=order))
         await eventually(stage.blocked)  # it found no row, and waits to insert its own
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     assert await stage.count_of(order) == 11
     assert not await stage.dead_letters()
 
@@ -54,7 +54,7 @@ async def test_neither_are_the_other_new_orders_of_that_batch_lost(stage: Stage)
         await other.execute("INSERT INTO tallies (order_id, count) VALUES (%s, 10)", [orders[2]])
         await stage.say(*(Bumped(order_id=order) for order in orders))
         await eventually(stage.blocked)
-    await eventually(lambda: len(stage.stated(*orders)) == 5)
+    await eventually(lambda: len(stage.published(*orders)) == 5)
     assert await stage.counts(orders) == dict.fromkeys(orders, 1) | {orders[2]: 11}
 
 
@@ -70,7 +70,7 @@ async def test_many_new_orders_that_another_instance_was_first_with_are_handled(
         await eventually(stage.blocked)
         await other.commit()
         await other.close()
-    await eventually(lambda: len(stage.stated(*orders)) == len(orders))
+    await eventually(lambda: len(stage.published(*orders)) == len(orders))
     assert await stage.counts(orders) == dict.fromkeys(orders, 11)
 
 
@@ -79,7 +79,7 @@ async def test_new_orders_that_two_instances_meet_in_opposite_order_do_not_deadl
     await stage.start()
     low, high, held = UUID(int=1), UUID(int=2), uuid4()
     await stage.say(Bumped(order_id=held))
-    await eventually(lambda: stage.stated(held))
+    await eventually(lambda: stage.published(held))
     async with await psycopg.AsyncConnection.connect(stage.database_url) as other:
         await other.execute("INSERT INTO tallies (order_id, count) VALUES (%s, 10)", [low])
         async with stage.holding(held):
@@ -88,12 +88,12 @@ async def test_new_orders_that_two_instances_meet_in_opposite_order_do_not_deadl
             await stage.say(Bumped(order_id=high))
             await stage.say(Bumped(order_id=low))
             await eventually(lambda: stage.waiting_in_queue_is(0))
-        await eventually(lambda: len(stage.stated(held)) == 2)
+        await eventually(lambda: len(stage.published(held)) == 2)
         await eventually(stage.blocked)
         # Free, for the toy waits to insert the first before it inserts the second.
         await other.execute("SET LOCAL deadlock_timeout = '10ms'")
         await other.execute("INSERT INTO tallies (order_id, count) VALUES (%s, 10)", [high])
-    await eventually(lambda: len(stage.stated(low, high)) == 2)
+    await eventually(lambda: len(stage.published(low, high)) == 2)
     assert await stage.counts([low, high]) == {low: 11, high: 11}
 
 
@@ -104,13 +104,13 @@ async def test_a_redelivery_to_the_other_instance_during_the_first_ones_commit_c
     await stage.start(prefetch=1)
     order, fact_id = uuid4(), uuid4()
     await stage.say(Bumped(order_id=order))
-    await eventually(lambda: stage.stated(order))
+    await eventually(lambda: stage.published(order))
     async with stage.holding(order):
         await stage.publish(*(message(Bumped(order_id=order), fact_id) for _ in range(2)))
         await eventually(lambda: _two_wait(stage))
     await eventually(stage.drained)
     assert await stage.count_of(order) == 2
-    assert len(stage.stated(order)) == 2
+    assert len(stage.published(order)) == 2
 
 
 async def test_each_call_is_made_by_one_of_them(stage: Stage) -> None:
@@ -118,7 +118,7 @@ async def test_each_call_is_made_by_one_of_them(stage: Stage) -> None:
     await stage.start(prefetch=3, batch_size=3)
     orders = [uuid4() for _ in range(40)]
     await stage.say(*(RingWanted(order_id=order) for order in orders))
-    await eventually(lambda: len(stage.stated(*orders, kind="answered")) == 40)
+    await eventually(lambda: len(stage.published(*orders, kind="answered")) == 40)
     assert stage.outside.book.count("asked") == Counter(f"ring:{order}" for order in orders)
     await eventually(stage.drained)
 

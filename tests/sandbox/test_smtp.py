@@ -93,7 +93,7 @@ async def test_an_empty_mail_is_one(talk: Conversation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "codes"),
+    ("sent", "codes"),
     [
         (FROM, [503]),
         (HELLO + TO + b"DATA\r\n", [250, 503, 503]),
@@ -111,8 +111,8 @@ async def test_an_empty_mail_is_one(talk: Conversation) -> None:
         (b"x" * 3_000 + b"\r\nNOOP\r\n", [500, 250]),
     ],
 )
-async def test_out_of_order_or_beyond_bounds(talk: Conversation, said: bytes, codes: list[int]) -> None:
-    talk.say(said)
+async def test_out_of_order_or_beyond_bounds(talk: Conversation, sent: bytes, codes: list[int]) -> None:
+    talk.say(sent)
     assert await talk.codes(len(codes)) == codes
 
 

@@ -82,7 +82,7 @@ async def something_unreadable(system: System) -> None:
     async def dead_letters() -> list[str]:
         page = await system.shop.ask("tracker", "GET", "/dead-letters?state=open")
         found = [one["letter_id"] for one in page["dead_letters"] if one["message_id"] == message_id]
-        # Both services that hear of new orders.
+        # Both services that know of new orders.
         return found if len(found) == 2 else []
 
     for letter_id in await until(dead_letters):

@@ -34,7 +34,7 @@ async def publish_deep(
 
 
 async def shown(system: System, dead_letter: dict[str, Any]) -> dict[str, Any]:
-    """A letter with the message in it."""
+    """A dead letter with the message in it."""
     return await system.shop.ask("tracker", "GET", f"/dead-letters/{dead_letter['letter_id']}", admin=True)
 
 

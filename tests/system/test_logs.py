@@ -10,12 +10,12 @@ from tests.system.stage import System
 
 COMPLETED = [
     ("order_svc", "asked", "PlaceOrder"),
-    ("inventory_svc", "heard", "order.created.v2"),
-    ("payment_svc", "heard", "inventory.stock_reserved.v1"),
+    ("inventory_svc", "received", "order.created.v2"),
+    ("payment_svc", "received", "inventory.stock_reserved.v1"),
     ("payment_svc", "learned", "Captured"),
-    ("fulfillment_svc", "heard", "payment.captured.v1"),
+    ("fulfillment_svc", "received", "payment.captured.v1"),
     ("fulfillment_svc", "learned", "Booked"),
-    ("order_svc", "heard", "fulfillment.shipment_scheduled.v1"),
+    ("order_svc", "received", "fulfillment.shipment_scheduled.v1"),
 ]
 
 
@@ -34,14 +34,14 @@ async def test_the_lines_of_an_order_are_its_story(system: System, rig: LocalRig
     order_id = await system.shop.place("cust_ada", "tok_ok", Item(sku, 1, 500))
     await system.settle({order_id: "COMPLETED"})
     lines = lines_about(rig, order_id)
-    told = [(line["process"], line["event"], line["what"]) for line in lines]
-    assert [one for one in told if one in COMPLETED] == COMPLETED, told
+    reported = [(line["process"], line["event"], line["what"]) for line in lines]
+    assert [one for one in reported if one in COMPLETED] == COMPLETED, reported
     assert {line["process"] for line in lines} >= {"notification_svc"}
     saga = await system.shop.saga(order_id)
     assert saga is not None
     assert {line["trace_id"] for line in lines} == {saga["trace_id"]}
-    stated = {fact for line in lines for fact in line["stated"]}
-    assert stated == {fact["wire_name"] for fact in saga["facts"]}
+    published = {fact for line in lines for fact in line["published"]}
+    assert published == {fact["wire_name"] for fact in saga["facts"]}
 
 
 async def test_who_ordered_and_how_they_pay_is_not_logged(system: System, rig: LocalRig) -> None:

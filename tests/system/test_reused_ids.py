@@ -69,7 +69,7 @@ async def same_after_a_rebuild(system: System, *order_ids: UUID) -> None:
 
 
 def _lasting(saga: dict[str, Any] | None) -> dict[str, Any] | None:
-    return saga and {name: said for name, said in saga.items() if not name.endswith("_seconds")}
+    return saga and {name: given for name, given in saga.items() if not name.endswith("_seconds")}
 
 
 async def unreadable(system: System, message_id: str) -> list[str]:

@@ -53,11 +53,11 @@ class Witness(Audience):
     """Remembers what it was told, and that it was told one scenario at a time."""
 
     def __init__(self) -> None:
-        self.told: dict[str, Input] = {}
+        self.seen_by_name: dict[str, Input] = {}
         self._telling = Input()
 
     def begins(self, scenario: Scenario, order_id: object) -> None:
-        self._telling = self.told[scenario.name] = Input()
+        self._telling = self.seen_by_name[scenario.name] = Input()
 
     def sees(self, fact: Mapping[str, Any]) -> None:
         self._telling.facts.append(fact)
@@ -65,7 +65,7 @@ class Witness(Audience):
     def watches(self, act: Act) -> None:
         self._telling.acts.append(act)
 
-    def learns(self, what: str) -> None:
+    def outcomes(self, what: str) -> None:
         self._telling.learned.append(what)
 
     def leaves(self, played: Played) -> None:
@@ -73,17 +73,17 @@ class Witness(Audience):
 
 
 @pytest.fixture(scope="module")
-async def told(system: System) -> Mapping[str, Input]:
+async def seen_by_name(system: System) -> Mapping[str, Input]:
     """The whole demo, played once: what takes long runs beside the rest."""
     witness = Witness()
     with sabotage_of(system.rig) as sabotage:
         await play_all(Stage(system.shop, sabotage), SCENARIOS, new_run(), witness)
-    return witness.told
+    return witness.seen_by_name
 
 
 def by_cause(facts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The facts as they stand, but none before what caused it: the broker may put a fact into the stream
-    after it gave it to a queue, and the answer of who heard it there may be in the stream before it."""
+    after it gave it to a queue, and the answer of who received it there may be in the stream before it."""
     left, ordered = list(facts), list[Mapping[str, Any]]()
     while left:
         ids = {fact["fact_id"] for fact in left}
@@ -94,9 +94,9 @@ def by_cause(facts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 async def test_it_goes_and_ends_as_the_demo_says(
-    system: System, told: Mapping[str, Input], scenario: Scenario
+    system: System, seen_by_name: Mapping[str, Input], scenario: Scenario
 ) -> None:
-    seen = told[scenario.name]
+    seen = seen_by_name[scenario.name]
     assert seen.played is not None
     assert (seen.played.state, seen.played.awaited) == (scenario.end, "")
     assert seen.acts == list(scenario.acts)
@@ -113,16 +113,18 @@ async def test_it_goes_and_ends_as_the_demo_says(
         assert [movement.kind for movement in books[order_id].money.movements] == MOVEMENTS[scenario.name]
 
 
-async def test_a_fact_that_comes_after_its_undo_is_ignored_by_the_fence(told: Mapping[str, Input]) -> None:
-    seen = told["late_fact"]
+async def test_a_fact_that_comes_after_its_undo_is_ignored_by_the_fence(
+    seen_by_name: Mapping[str, Input],
+) -> None:
+    seen = seen_by_name["late_fact"]
     [answer] = seen.learned
     assert answer.endswith(": fenced")
-    stated = [fact["name"] for fact in seen.facts]
-    assert stated.index("payment.refunded") < stated.index("inventory.stock_reserved")
-    assert "payment.captured" not in stated
+    published = [fact["name"] for fact in seen.facts]
+    assert published.index("payment.refunded") < published.index("inventory.stock_reserved")
+    assert "payment.captured" not in published
 
 
-async def test_a_poison_message_says_what_is_wrong_with_it(told: Mapping[str, Input]) -> None:
-    [dead_letter] = told["poison"].learned
+async def test_a_poison_message_says_what_is_wrong_with_it(seen_by_name: Mapping[str, Input]) -> None:
+    [dead_letter] = seen_by_name["poison"].learned
     assert "fulfillment" in dead_letter
     assert "three_lines_a_dispatch" in dead_letter

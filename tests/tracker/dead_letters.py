@@ -62,10 +62,10 @@ async def give_up(
 
 
 async def fail(watch: Watch, name: str, order_id: UUID) -> Envelope:
-    """A service states that it failed for good; what led to that was stated before."""
-    stated = envelopes(f"created reserved captured withdrawn {name}", order_id)
-    await watch.say(*stated)
-    return stated[-1]
+    """A service publishes that it failed for good; what led to that was published before."""
+    published = envelopes(f"created reserved captured withdrawn {name}", order_id)
+    await watch.say(*published)
+    return published[-1]
 
 
 async def let_broker_give_up(watch: Watch, message: aio_pika.Message, *, service: str = "payment") -> None:
@@ -91,7 +91,7 @@ async def dead_letters(app: FastAPI, query: str = "") -> list[dict[str, Any]]:
 
 
 async def sees_dead_letters(app: FastAPI, count: int, query: str = "") -> list[dict[str, Any]]:
-    """The letters, once there are so many."""
+    """The dead letters, once there are so many."""
 
     async def enough() -> list[dict[str, Any]]:
         found = await dead_letters(app, query)
@@ -107,5 +107,5 @@ async def in_queue(watch: Watch, name: str) -> int:
 
 
 def refunds_fail(order_id: UUID) -> aio_pika.Message:
-    """payment.refund_failed of an order, as it is stated."""
+    """payment.refund_failed of an order, as it is published."""
     return encode(envelopes("refund_failed", order_id)[0])

@@ -1,4 +1,4 @@
-"""Facts of one order for tests: stated, and for the projection read, one second apart in the order given."""
+"""Facts of one order for tests: published, or read by the projection, one second apart in this order."""
 
 from datetime import UTC, date, datetime, timedelta
 from uuid import UUID, uuid5
@@ -123,28 +123,28 @@ def _from_people(order_id: UUID) -> dict[str, Fact]:
 def envelopes(names: str, order_id: UUID = ORDER, began: datetime = BEGAN) -> list[Envelope]:
     """The facts of these names, a second apart, each because of the one before it or of that in BECAUSE."""
     by_name = facts_of(order_id)
-    stated: list[Envelope] = []
+    published: list[Envelope] = []
     for second, name in enumerate(names.split()):
-        stated.append(
+        published.append(
             Envelope(
                 fact_id=uuid5(order_id, name),
                 fact=by_name[name],
                 stated_by=by_name[name].owner,
                 stated_at=began + timedelta(seconds=second),
-                causation_id=_cause(order_id, name, stated),
+                causation_id=_causation(order_id, name, published),
                 traceparent=TRACEPARENT,
             )
         )
-    return stated
+    return published
 
 
-def _cause(order_id: UUID, name: str, stated: list[Envelope]) -> UUID | None:
+def _causation(order_id: UUID, name: str, published: list[Envelope]) -> UUID | None:
     if name in BECAUSE:
         return uuid5(order_id, BECAUSE[name])
-    return stated[-1].fact_id if stated else None
+    return published[-1].fact_id if published else None
 
 
-def heard(names: str) -> list[SagaFact]:
+def facts_named(names: str) -> list[SagaFact]:
     """The same as the projection is given them."""
     return [
         SagaFact(

@@ -14,7 +14,7 @@ from compose.system import SERVICE_NAMES as SERVICES
 
 PROVIDER = "provider"
 
-SAID_WHEN_DONE: dict[str, dict[str, Any]] = {
+STATES_WHEN_DONE: dict[str, dict[str, Any]] = {
     "order": {"status": "confirmed", "amount_minor": 4_000, "currency": "EUR"},
     "inventory": {"status": "sold"},
     "payment": {"status": "captured", "amount_minor": 4_000, "currency": "EUR", "settled_by": None},
@@ -44,8 +44,8 @@ class Others:
     def completed(self, *order_ids: UUID) -> None:
         """Let everybody say that these orders were completed."""
         for order_id in order_ids:
-            for service, said in SAID_WHEN_DONE.items():
-                self.states[service][order_id] = dict(said)
+            for service, one_state in STATES_WHEN_DONE.items():
+                self.states[service][order_id] = dict(one_state)
             self.move(order_id, "authorised", "captured")
 
     def move(self, order_id: object, *kinds: str, amount_minor: int = 4_000) -> None:
@@ -125,10 +125,10 @@ def others_answering() -> Iterator[Others]:
         def do_POST(self) -> None:
             """A service is asked to forget orders, by whoever has the token."""
             given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            said = others.forget(self.path.split("/")[1], [UUID(one) for one in given["order_ids"]])
+            one_state = others.forget(self.path.split("/")[1], [UUID(one) for one in given["order_ids"]])
             allowed = self.headers["Authorization"] == f"Bearer {others.token}"
             self.send_response(200 if allowed and self.path.endswith("/states/forget") else 401)
-            body = json.dumps({"forgotten": [str(one) for one in said]}).encode()
+            body = json.dumps({"forgotten": [str(one) for one in one_state]}).encode()
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

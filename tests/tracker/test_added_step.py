@@ -11,7 +11,7 @@ from events.service import Step, name_of
 from saga_tracker import projection
 from saga_tracker.projection import State, project
 from tests.runtime.eventually import eventually
-from tests.tracker.facts import BEGAN, PATHS, envelopes, heard
+from tests.tracker.facts import BEGAN, PATHS, envelopes, facts_named
 from tests.tracker.others import others_answering
 from tests.tracker.test_scheduler import impatient
 from tests.tracker.watch import Watch, get
@@ -34,12 +34,14 @@ def _added_a_moment_later(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_added_a_moment_later")
 @pytest.mark.parametrize("path", [path for path in PATHS.values() if "confirmed" in path.split()])
 def test_who_was_confirmed_before_does_not_owe_it(path: str) -> None:
-    saga = project(heard(path))
+    saga = project(facts_named(path))
     assert (saga.state, saga.waits) == (State.COMPLETED, ())
     hour = timedelta(hours=1)
-    read_late = [fact._replace(read_at=fact.read_at + hour, stated_at=fact.read_at) for fact in heard(path)]
+    read_late = [
+        fact._replace(read_at=fact.read_at + hour, stated_at=fact.read_at) for fact in facts_named(path)
+    ]
     assert project(read_late).state is State.COMPLETED
-    saga = project([fact._replace(read_at=fact.read_at + hour) for fact in heard(path)])
+    saga = project([fact._replace(read_at=fact.read_at + hour) for fact in facts_named(path)])
     assert (saga.state, [wait.service for wait in saga.waits]) == (State.COMPLETING, ["inventory"])
 
 

@@ -23,7 +23,7 @@ async def app(watch: Watch) -> FastAPI:
 
 
 async def tell(watch: Watch, *paths: str, began: datetime = BEGAN) -> list[UUID]:
-    """An order on each of these paths, once the tracker has seen it: each fact as it was stated."""
+    """An order on each of these paths, once the tracker has seen it: each fact as it was published."""
     seen = await watch.facts_seen()
     orders = [uuid4() for _ in paths]
     facts = [
@@ -59,16 +59,16 @@ async def test_the_trail_has_causes_services_and_times(watch: Watch, app: FastAP
     (order,) = await tell(watch, PATHS["declined"])
     saga = (await get(app, f"/sagas/{order}")).json()
     assert saga["duration_seconds"] == 4.0
-    told = [
+    reported = [
         (
             fact["name"],
             fact["stated_by"],
-            fact["cause"] and fact["cause"]["name"],
+            fact["causation"] and fact["causation"]["name"],
             fact["since_start_seconds"],
         )
         for fact in saga["facts"]
     ]
-    assert told == [
+    assert reported == [
         ("order.created", "order", None, 0.0),
         ("inventory.stock_reserved", "inventory", "order.created", 1.0),
         ("payment.declined", "payment", "inventory.stock_reserved", 2.0),
@@ -76,7 +76,7 @@ async def test_the_trail_has_causes_services_and_times(watch: Watch, app: FastAP
         ("order.cancelled", "order", "inventory.stock_released", 4.0),
         ("notification.customer_notified", "notification", "order.cancelled", 5.0),
     ]
-    assert {fact["since_cause_seconds"] for fact in saga["facts"]} == {None, 1.0}
+    assert {fact["since_causation_seconds"] for fact in saga["facts"]} == {None, 1.0}
 
 
 async def test_a_publisher_that_does_not_date_its_order_does_not_date_it_last(
@@ -228,9 +228,9 @@ async def test_the_pages_show_sagas_and_their_trail(watch: Watch, app: FastAPI) 
 
 async def test_what_facts_say_is_escaped_on_the_pages(watch: Watch, app: FastAPI) -> None:
     (order,) = await tell(watch, "created")
-    stated = envelopes("created withdrawn", order)[1]
+    published = envelopes("created withdrawn", order)[1]
     script = OrderWithdrawn(order_id=order, reason="<script>alert(1)</script>")
-    await watch.say(type(stated)(stated.fact_id, script, "<b>", stated.stated_at))
+    await watch.say(type(published)(published.fact_id, script, "<b>", published.stated_at))
     await watch.sees_facts(2)
     for path in ("/", f"/ui/sagas/{order}"):
         text = (await get(app, path)).text

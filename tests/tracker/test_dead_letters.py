@@ -1,4 +1,4 @@
-"""Dead letters are taken in: every kind, whatever is in it, once each, and off the queue only when stored."""
+"""Dead letters are taken in: every kind, whatever is in it, once each, off the queue only when stored."""
 
 import asyncio
 import os
@@ -77,14 +77,14 @@ async def empty(watch: Watch, service: str) -> bool:
 
 async def test_a_failure_for_good_is_a_case_with_its_own_reason(watch: Watch, app: FastAPI) -> None:
     order = uuid4()
-    stated = await fail(watch, "refund_failed", order)
+    published = await fail(watch, "refund_failed", order)
     (dead_letter,) = await sees_dead_letters(app, 1)
-    assert isinstance(stated.fact, PaymentRefundFailed)
+    assert isinstance(published.fact, PaymentRefundFailed)
     assert (dead_letter["service"], dead_letter["kind"]) == ("payment", "case")
-    assert dead_letter["reason"] == stated.fact.reason
+    assert dead_letter["reason"] == published.fact.reason
     assert "a person has to settle it" in dead_letter["detail"]
-    assert instant(dead_letter["last_at"]) == stated.stated_at
-    assert (dead_letter["order_id"], dead_letter["message_id"]) == (str(order), str(stated.fact_id))
+    assert instant(dead_letter["last_at"]) == published.stated_at
+    assert (dead_letter["order_id"], dead_letter["message_id"]) == (str(order), str(published.fact_id))
 
 
 async def test_what_the_broker_gave_up_is_kept_with_its_word_for_it(watch: Watch, app: FastAPI) -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from saga_tracker.deadlines import Due, Rules, due, due_at
 from saga_tracker.projection import ENDED, State, project
 from saga_tracker.settings import STEP_DEADLINES_SECONDS, TrackerSettings
-from tests.tracker.facts import BEGAN, PATHS, RETOLD, heard
+from tests.tracker.facts import BEGAN, PATHS, RETOLD, facts_named
 
 RULES = Rules(
     step_seconds={
@@ -75,7 +75,7 @@ EXPECTED = [
 ]
 
 
-def told(dues: tuple[Due, ...]) -> str:
+def reported(dues: tuple[Due, ...]) -> str:
     return ", ".join(
         f"{one.wait.service} {one.act.value} {(one.at - BEGAN).total_seconds():g}" for one in dues
     )
@@ -83,20 +83,23 @@ def told(dues: tuple[Due, ...]) -> str:
 
 @pytest.mark.parametrize(("known", "expected"), EXPECTED)
 def test_what_is_due_and_when(known: str, expected: str) -> None:
-    assert told(due(project(heard(known)), RULES)) == expected
+    assert reported(due(project(facts_named(known)), RULES)) == expected
 
 
 def test_the_whole_way_forward_has_a_deadline_too() -> None:
     slow = Rules({**RULES.step_seconds, "fulfillment": 60}, 4, 25, 30, 1_000)
-    assert told(due(project(heard("created reserved captured")), slow)) == "fulfillment redrive 25"
-    approved = project(heard("created reserved held approved captured"))
-    assert told(due(approved, slow)) == "fulfillment redrive 28"
+    assert reported(due(project(facts_named("created reserved captured")), slow)) == "fulfillment redrive 25"
+    approved = project(facts_named("created reserved held approved captured"))
+    assert reported(due(approved, slow)) == "fulfillment redrive 28"
     # An undo takes as long as it takes.
-    assert told(due(project(heard("created reserved captured withdrawn")), slow)) == "fulfillment redrive 63"
+    assert (
+        reported(due(project(facts_named("created reserved captured withdrawn")), slow))
+        == "fulfillment redrive 63"
+    )
 
 
 def test_who_could_not_be_heard_was_not_late() -> None:
-    heard_again = BEGAN + timedelta(seconds=100)
+    received_again = BEGAN + timedelta(seconds=100)
     for known, expected in (
         ("created", "inventory redrive 105"),
         ("created reserved captured", "fulfillment redrive 109"),
@@ -104,19 +107,22 @@ def test_who_could_not_be_heard_was_not_late() -> None:
         (f"{TURNED_BACK} undo_redriven", "payment call_overdue 130"),
         ("created reserved held", "payment expire_approval 1002"),
     ):
-        assert told(due(project(heard(known)), RULES, heard_again)) == expected
-    assert told(due(project(heard("created")), RULES, BEGAN - timedelta(days=1))) == "inventory redrive 5"
+        assert reported(due(project(facts_named(known)), RULES, received_again)) == expected
+    assert (
+        reported(due(project(facts_named("created")), RULES, BEGAN - timedelta(days=1)))
+        == "inventory redrive 5"
+    )
 
 
 def test_each_wait_is_due_when_something_is_done_about_it() -> None:
-    saga = project(heard(f"{CONFIRMED} dispatch_overdue sold"))
+    saga = project(facts_named(f"{CONFIRMED} dispatch_overdue sold"))
     dues = due(saga, RULES)
     assert [due_at(wait, dues) for wait in saga.waits] == [None, BEGAN + timedelta(seconds=604)]
 
 
 @given(st.data(), st.sampled_from(list(PATHS.values())))
 def test_whoever_waits_for_a_service_has_a_deadline_whatever_was_read(data: DataObject, path: str) -> None:
-    known = data.draw(st.lists(st.sampled_from(heard(path)), min_size=1))
+    known = data.draw(st.lists(st.sampled_from(facts_named(path)), min_size=1))
     saga = project(known)
     dues = due(saga, RULES)
     assert dues == due(project(data.draw(st.permutations(known))), RULES)

@@ -15,7 +15,7 @@ from saga_tracker.service import Tracker
 from saga_tracker.steps import SERVICES
 from tests.runtime.eventually import eventually
 from tests.tracker.facts import BEGAN, PATHS, envelopes
-from tests.tracker.others import SAID_WHEN_DONE, Others, others_answering
+from tests.tracker.others import STATES_WHEN_DONE, Others, others_answering
 from tests.tracker.watch import FIVE, Watch, get
 
 QUICKLY = {"stream_answer_seconds": 0.5}
@@ -133,7 +133,7 @@ async def test_nobody_is_late_for_what_the_tracker_missed_until_it_gives_up_aski
     await lose(watch, tracker, "captured", orders=[missed])
     # The tracker before gave everybody an hour.
     await watch.rows("UPDATE sagas SET due_at = now()")
-    redrives = await watch.hear_redrives("payment")
+    redrives = await watch.receive_redrives("payment")
     late = {**QUICKLY, "step_deadline_seconds": dict.fromkeys(FIVE, 0.2), "redrive_grace_seconds": 3_600}
     # Nobody consumes here, which counts as down.
     late["service_patience_seconds"] = dict.fromkeys(FIVE, 0.0)
@@ -228,6 +228,6 @@ def test_whoever_is_cancelled_need_not_have_been_withdrawn() -> None:
 
 
 def test_all_that_a_completed_orders_states_prove_is_a_completed_saga() -> None:
-    said = {service: ServiceState(**answer) for service, answer in SAID_WHEN_DONE.items()}
-    facts = [SagaFact(uuid4(), proof.fact, BEGAN, ending=proof.ending) for proof in proofs(said)]
+    known = {service: ServiceState(**answer) for service, answer in STATES_WHEN_DONE.items()}
+    facts = [SagaFact(uuid4(), proof.fact, BEGAN, ending=proof.ending) for proof in proofs(known)]
     assert project(facts).state is State.COMPLETED

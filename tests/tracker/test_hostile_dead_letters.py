@@ -66,7 +66,7 @@ def test_what_is_read_of_headers_is_written_and_read_whole() -> None:
 async def test_a_letter_of_an_earlier_release_is_shown_and_replayed(
     watch: Watch, app: FastAPI, depth: int
 ) -> None:
-    heard = await watch.hear_redrives("payment")
+    facts_named = await watch.receive_redrives("payment")
     await give_up(watch, unusable(headers={"deep": {"n": 1}}))
     (dead_letter,) = await sees_dead_letters(app, 1)
     await watch.rows(
@@ -77,16 +77,16 @@ async def test_a_letter_of_an_earlier_release_is_shown_and_replayed(
     shown = await headers_shown(app, dead_letter["letter_id"])
     assert '{"n":' in json.dumps(shown["deep"])
     await replay(app, dead_letter["letter_id"])
-    assert await eventually(lambda: heard.get(fail=False)) is not None
+    assert await eventually(lambda: facts_named.get(fail=False)) is not None
 
 
 async def test_headers_that_no_stream_can_hold_reach_the_service_and_not_the_view(
     watch: Watch, app: FastAPI
 ) -> None:
     """RabbitMQ 3.10 ends the connection over a decimal on its way into a stream."""
-    heard = await watch.hear_redrives("inventory")
+    facts_named = await watch.receive_redrives("inventory")
     created = envelopes("created", uuid4())[0]
-    texts = {name.encode(): str(said).encode() for name, said in reason_of(service="inventory").items()}
+    texts = {name.encode(): str(found).encode() for name, found in reason_of(service="inventory").items()}
     texts[b"dead_letter_routing_key"] = created.fact.wire_name.encode()
     texts[b"dead_letter_reason"] = b"headers_too_deep"
     headers = [(name, raw_amqp.long_string(text)) for name, text in texts.items()]
@@ -103,7 +103,7 @@ async def test_headers_that_no_stream_can_hold_reach_the_service_and_not_the_vie
     shown = await headers_shown(app, dead_letter["letter_id"])
     assert shown["exact"] == "0.07"
     await replay(app, dead_letter["letter_id"])
-    sent = await eventually(lambda: heard.get(fail=False))
+    sent = await eventually(lambda: facts_named.get(fail=False))
     assert sent is not None
     assert decode(sent, created.fact.wire_name).fact_id == created.fact_id
     assert str(sent.headers["exact"]) == "0.07"

@@ -50,15 +50,15 @@ async def app(watch: Watch) -> FastAPI:
 
 def runs(*, decimals: bool) -> st.SearchStrategy[Sent]:
     """Messages, and what each says of its type, if anything."""
-    said = st.none() | st.just(CREATED.encode()) | texts()
-    one = st.tuples(hostile(decimals=decimals), said)
+    type_name = st.none() | st.just(CREATED.encode()) | texts()
+    one = st.tuples(hostile(decimals=decimals), type_name)
     return st.lists(one, min_size=MESSAGES, max_size=MESSAGES)
 
 
 async def publish(
-    watch: Watch, exchange: str, key: str, one: Hostile, said: bytes | None, message_id: UUID
+    watch: Watch, exchange: str, key: str, one: Hostile, type_name: bytes | None, message_id: UUID
 ) -> None:
-    known = {} if said is None else {"message_type": raw_amqp.short(said)}
+    known = {} if type_name is None else {"message_type": raw_amqp.short(type_name)}
     body = facts_of(uuid4())["created"].model_dump_json().encode()
     await raw_amqp.publish(watch.channel, exchange, key, one.properties(message_id, **known), body)
 
@@ -81,8 +81,8 @@ async def test_each_in_the_stream_is_a_fact_or_unreadable(
     watch: Watch, app: FastAPI, logged: Logged, sent: Sent
 ) -> None:
     message_ids = [uuid4() for _ in sent]
-    for message_id, (one, said) in zip(message_ids, sent, strict=True):
-        await publish(watch, EXCHANGE, CREATED, one, said, message_id)
+    for message_id, (one, type_name) in zip(message_ids, sent, strict=True):
+        await publish(watch, EXCHANGE, CREATED, one, type_name, message_id)
     await eventually(lambda: seen(watch, message_ids))
     assert [line for line in logged if line["event"] in UNHEARD_OF] == []
 
@@ -98,10 +98,10 @@ async def taken_in(app: FastAPI, count: int) -> list[dict[str, Any]]:
 async def test_each_dead_letter_is_shown_and_replayed_or_discarded(
     watch: Watch, app: FastAPI, logged: Logged, sent: Sent
 ) -> None:
-    heard = await watch.hear_redrives("inventory")
+    facts_named = await watch.receive_redrives("inventory")
     message_ids = [uuid4() for _ in sent]
-    for message_id, (one, said) in zip(message_ids, sent, strict=True):
-        await publish(watch, DEAD_LETTER_EXCHANGE, "inventory", one, said, message_id)
+    for message_id, (one, type_name) in zip(message_ids, sent, strict=True):
+        await publish(watch, DEAD_LETTER_EXCHANGE, "inventory", one, type_name, message_id)
     found = await eventually(lambda: taken_in(app, len(sent)))
     for number, dead_letter in enumerate(found):
         path = f"/dead-letters/{dead_letter['letter_id']}"
@@ -109,10 +109,10 @@ async def test_each_dead_letter_is_shown_and_replayed_or_discarded(
         answer = await post(app, f"{path}/{('replay', 'discard')[number % 2]}", ANNA, token=TOKEN)
         assert answer.status == 200, answer.text
     replayed = {dead_letter["message_id"] for dead_letter in found[::2]}
-    again = [await eventually(lambda: heard.get(fail=False, no_ack=True)) for _ in replayed]
+    again = [await eventually(lambda: facts_named.get(fail=False, no_ack=True)) for _ in replayed]
     assert {one.message_id for one in again if one is not None} == replayed
     assert [line for line in logged if line["event"] in UNHEARD_OF] == []
-    await heard.delete(if_empty=False)
+    await facts_named.delete(if_empty=False)
 
 
 async def test_what_told_of_no_saga_long_ago_is_forgotten(watch: Watch) -> None:

@@ -43,7 +43,7 @@ NAMES = {
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_late_order_of_a_foreign_name_is_redriven_and_timed_out(watch: Watch, name: str) -> None:
-    heard = await watch.hear_redrives("inventory")
+    facts_named = await watch.receive_redrives("inventory")
     await watch.start(**impatient(inventory=0.6))
     created, order = envelopes("created", uuid4())[0], uuid4()
     fact = created.fact.model_copy(update={"order_id": order})
@@ -56,7 +56,7 @@ async def test_a_late_order_of_a_foreign_name_is_redriven_and_timed_out(watch: W
     await raw_amqp.publish(
         watch.channel, EXCHANGE, fact.wire_name, properties, fact.model_dump_json().encode()
     )
-    again = await eventually(lambda: heard.get(fail=False, no_ack=True))
+    again = await eventually(lambda: facts_named.get(fail=False, no_ack=True))
     assert again is not None
     assert decode(again, fact.wire_name).fact.order_id == order
     assert again.app_id is not None
@@ -117,10 +117,10 @@ async def test_a_trace_context_that_is_none_is_left_out(
     watch: Watch, logged: list[MutableMapping[str, Any]]
 ) -> None:
     """As an earlier release kept it: RabbitMQ would end the connection over headers longer than a frame."""
-    heard = await watch.hear_redrives("payment")
+    facts_named = await watch.receive_redrives("payment")
     tracker = await watch.start(**SETTINGS)
     await enter(tracker, replace(redriven("payment"), traceparent="x" * 200_000), redriven("payment"))
     await eventually(lambda: is_empty(watch))
-    said = [await eventually(lambda: heard.get(fail=False, no_ack=True)) for _ in range(2)]
-    assert {one.headers.get("traceparent") for one in said if one is not None} == {None, TRACEPARENT}
+    found = [await eventually(lambda: facts_named.get(fail=False, no_ack=True)) for _ in range(2)]
+    assert {one.headers.get("traceparent") for one in found if one is not None} == {None, TRACEPARENT}
     assert not [line for line in logged if line["event"] == "outage_began"]

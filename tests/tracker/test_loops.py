@@ -1,4 +1,4 @@
-"""A loop of the tracker that ends ends it; one message, letter, saga or order in trouble stops no other."""
+"""A loop of the tracker that ends ends it; one message, dead letter or saga in trouble stops no other."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from saga_tracker import metrics
 from saga_tracker.consistency.rules import Difference, differences
 from saga_tracker.consistency.snapshot import Books
 from saga_tracker.dead_letters import ingest
-from saga_tracker.dead_letters.dead_letter import bare_letter
+from saga_tracker.dead_letters.dead_letter import bare_dead_letter
 from saga_tracker.reconciliation import reconciler
 from saga_tracker.scheduler import scheduler as scheduler
 from tests.runtime.eventually import eventually
@@ -120,7 +120,7 @@ async def test_a_mistake_within_one_is_not_tried_again_in_silence(
 
 
 async def is_taken_in(watch: Watch) -> bool:
-    """Whether the letter is stored, and no more in its queue."""
+    """Whether the dead letter is stored, and no more in its queue."""
     return bool(await watch.rows("SELECT FROM dead_letters")) and await in_queue(watch, PAYMENTS) == 0
 
 
@@ -202,7 +202,7 @@ async def test_one_letter_in_trouble_stays_and_holds_up_no_other(
         ingest,
         "bare_letter",
         lambda delivered, *more: (
-            unreadable() if b"guilty" in delivered.body else bare_letter(delivered, *more)
+            unreadable() if b"guilty" in delivered.body else bare_dead_letter(delivered, *more)
         ),
     )
     before = [unusable() for _ in range(3)]

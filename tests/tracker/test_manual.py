@@ -56,27 +56,27 @@ async def stands(app: FastAPI, order: UUID, state: str) -> None:
     await eventually(there, why=state)
 
 
-async def heard_in(queue: AbstractQueue) -> Envelope:
+async def received_in(queue: AbstractQueue) -> Envelope:
     message = await eventually(lambda: queue.get(fail=False, no_ack=True))
     assert message is not None
     return decode(message, original_routing_key(message) or message.type)
 
 
 async def state(watch: Watch, path: str, order: UUID) -> list[Envelope]:
-    stated = envelopes(path, order)
-    await watch.say(*stated)
-    return stated
+    published = envelopes(path, order)
+    await watch.say(*published)
+    return published
 
 
 async def state_next(watch: Watch, after: Envelope, fact: Fact) -> Envelope:
-    stated = replace(
+    published = replace(
         after, fact_id=uuid4(), fact=fact, stated_by=fact.owner, stated_at=after.stated_at + timedelta(1)
     )
-    await watch.say(stated)
-    return stated
+    await watch.say(published)
+    return published
 
 
-async def letter_becomes(app: FastAPI, order: UUID, state: str) -> dict[str, Any]:
+async def dead_letter_becomes(app: FastAPI, order: UUID, state: str) -> dict[str, Any]:
     (dead_letter,) = await sees_dead_letters(app, 1, f"order_id={order}&state={state}")
     return dead_letter
 
@@ -87,23 +87,23 @@ async def test_a_failure_is_answered_once(
     watch: Watch, app: FastAPI, path: str, service: str, then: str, verb: str, kind: Any
 ) -> None:
     order = uuid4()
-    queue = await watch.hear(kind)
+    queue = await watch.receive(kind)
     failed = (await state(watch, path, order))[-1]
     await stands(app, order, "NEEDS_MANUAL")
     answer = await act(app, order, verb)
     assert answer.status == 202
-    told = answer.json()["tries_again" if verb == "redrive" else "settled"]
-    assert told == [
+    reported = answer.json()["tries_again" if verb == "redrive" else "settled"]
+    assert reported == [
         {
             "service": service,
             "fact": failed.fact.wire_name.removesuffix(".v1"),
             "fact_id": str(failed.fact_id),
         }
     ]
-    stated = await heard_in(queue)
-    assert stated.fact == kind(order_id=order, service=service, **ANNA)
+    published = await received_in(queue)
+    assert published.fact == kind(order_id=order, service=service, **ANNA)
     action = "retry_requested" if verb == "redrive" else "settled"
-    assert (stated.fact_id, stated.causation_id) == (uuid5(failed.fact_id, action), failed.fact_id)
+    assert (published.fact_id, published.causation_id) == (uuid5(failed.fact_id, action), failed.fact_id)
     await stands(app, order, then)
     for again in ("redrive", "settle"):
         assert then in await refused(app, order, again)
@@ -124,34 +124,34 @@ async def test_of_many_who_answer_at_once_one_does(watch: Watch, app: FastAPI) -
 
 async def test_a_retry_that_fails_is_a_failure_of_its_own(watch: Watch, app: FastAPI) -> None:
     order = uuid4()
-    queue = await watch.hear(RetryRequested)
+    queue = await watch.receive(RetryRequested)
     failed = (await state(watch, UNREFUNDED, order))[-1]
     await stands(app, order, "NEEDS_MANUAL")
-    await letter_becomes(app, order, "open")
+    await dead_letter_becomes(app, order, "open")
     assert (await act(app, order, "redrive")).status == 202
-    asked = await heard_in(queue)
-    await letter_becomes(app, order, "replayed")
+    asked = await received_in(queue)
+    await dead_letter_becomes(app, order, "replayed")
     await stands(app, order, "COMPENSATING")
     second = await state_next(watch, asked, failed.fact)
     await stands(app, order, "NEEDS_MANUAL")
-    dead_letter = await letter_becomes(app, order, "open")
+    dead_letter = await dead_letter_becomes(app, order, "open")
     assert dead_letter["message_id"] == str(second.fact_id)
     assert (await act(app, order, "redrive")).status == 202
-    assert (await heard_in(queue)).causation_id == second.fact_id
+    assert (await received_in(queue)).causation_id == second.fact_id
 
 
 async def test_a_case_that_was_settled_is_closed_when_its_service_says_so(watch: Watch, app: FastAPI) -> None:
     order = uuid4()
-    stated = await state(watch, UNREFUNDED, order)
+    published = await state(watch, UNREFUNDED, order)
     await stands(app, order, "NEEDS_MANUAL")
-    dead_letter = await letter_becomes(app, order, "open")
+    dead_letter = await dead_letter_becomes(app, order, "open")
     assert (await act(app, order, "settle")).status == 202
     answer = await post(app, f"/dead-letters/{dead_letter['letter_id']}/replay", ANNA, token=TOKEN)
     assert answer.status == 409
     assert "answered already" in answer.json()["detail"]
-    await letter_becomes(app, order, "open")
-    await state_next(watch, stated[-1], envelopes("refunded", order)[0].fact)
-    await letter_becomes(app, order, "resolved")
+    await dead_letter_becomes(app, order, "open")
+    await state_next(watch, published[-1], envelopes("refunded", order)[0].fact)
+    await dead_letter_becomes(app, order, "resolved")
     closed, settled = (await get(app, f"/audit?order_id={order}")).json()["entries"]
     assert (closed["by"], closed["action"], settled["by"]) == ("tracker", "resolved", "anna")
 
@@ -160,7 +160,7 @@ async def test_a_letter_that_comes_after_its_case_is_over_is_closed_too(watch: W
     resolved, retried = uuid4(), uuid4()
     await state(watch, f"{UNREFUNDED} refunded released cancelled", resolved)
     await state(watch, UNREFUNDED, retried)
-    # As though somebody had been quicker than the letter.
+    # As though somebody had been quicker than the dead letter.
     case = uuid5(retried, "refund_failed")
     await watch.rows(
         "INSERT INTO audit (by, action, order_id, case_id) VALUES ('anna', 'retry_requested', %(o)s, %(c)s)",
@@ -168,8 +168,8 @@ async def test_a_letter_that_comes_after_its_case_is_over_is_closed_too(watch: W
         c=case,
     )
     app = watch.app(await watch.start(**QUICK))
-    await letter_becomes(app, resolved, "resolved")
-    await letter_becomes(app, retried, "replayed")
+    await dead_letter_becomes(app, resolved, "resolved")
+    await dead_letter_becomes(app, retried, "replayed")
 
 
 async def test_telling_of_the_other_end_does_not_close_the_case_of_this_one(
@@ -178,21 +178,21 @@ async def test_telling_of_the_other_end_does_not_close_the_case_of_this_one(
     order, other = uuid4(), uuid4()
     await state(watch, "created reserved captured scheduled confirmed not_notified dispatched", order)
     await state(watch, "created confirmed not_notified notified_of_cancellation", other)
-    await letter_becomes(app, order, "open")
+    await dead_letter_becomes(app, order, "open")
     await state(watch, "notified", order)
-    await letter_becomes(app, order, "resolved")
-    await letter_becomes(app, other, "open")
+    await dead_letter_becomes(app, order, "resolved")
+    await dead_letter_becomes(app, other, "open")
 
 
 async def test_who_is_overdue_is_sent_its_fact_again_as_often_as_asked(watch: Watch, app: FastAPI) -> None:
     order = uuid4()
-    queue = await watch.hear_redrives()
-    stated = await state(watch, f"{WITHDRAWN} shipment_cancelled", order)
-    cause = stated[-1]
+    queue = await watch.receive_redrives()
+    published = await state(watch, f"{WITHDRAWN} shipment_cancelled", order)
+    causation = published[-1]
     overdue = SagaOverdue(
-        order_id=order, service="payment", because_of_id=cause.fact_id, waiting_for="payment.refunded"
+        order_id=order, service="payment", because_of_id=causation.fact_id, waiting_for="payment.refunded"
     )
-    await state_next(watch, cause, overdue)
+    await state_next(watch, causation, overdue)
     await stands(app, order, "NEEDS_MANUAL")
     assert "redriven, not settled" in await refused(app, order, "settle")
     await queue.purge()
@@ -202,9 +202,9 @@ async def test_who_is_overdue_is_sent_its_fact_again_as_often_as_asked(watch: Wa
         assert answer.json()["tries_again"] == []
         (sent,) = answer.json()["sent_again"]
         assert (sent["service"], sent["fact"]) == ("payment", "fulfillment.shipment_cancelled")
-        again = await heard_in(queue)
-        assert (again.fact_id, again.fact) == (cause.fact_id, cause.fact)
-        assert (again.stated_by, again.stated_at) == (cause.stated_by, cause.stated_at)
+        again = await received_in(queue)
+        assert (again.fact_id, again.fact) == (causation.fact_id, causation.fact)
+        assert (again.stated_by, again.stated_at) == (causation.stated_by, causation.stated_at)
     actions = [entry["action"] for entry in (await get(app, f"/audit?order_id={order}")).json()["entries"]]
     assert actions == ["sent_again"] * 2
 

@@ -23,7 +23,7 @@ FACTS = "murmuration_saga_facts_total"
 
 
 def just_now(names: str, order_id: UUID) -> list[Envelope]:
-    """As `envelopes`, the last fact stated now."""
+    """As `envelopes`, the last fact published now."""
     return envelopes(names, order_id, datetime.now(UTC) - timedelta(seconds=len(names.split()) - 1))
 
 

@@ -15,8 +15,8 @@ from tests.tracker.watch import Watch, get
 HOURS_AHEAD = timedelta(hours=2)
 
 
-def order_stated(off_by: timedelta, names: str = "created reserved") -> tuple[UUID, list[Envelope]]:
-    """The facts of an order, stated now, but for the first: its publisher's clock is wrong."""
+def order_published(off_by: timedelta, names: str = "created reserved") -> tuple[UUID, list[Envelope]]:
+    """The facts of an order, published now, but for the first: its publisher's clock is wrong."""
     order = uuid4()
     now = datetime.now(UTC)
     facts = [replace(fact, stated_at=now) for fact in envelopes(names, order)]
@@ -31,7 +31,7 @@ async def due_in_seconds(watch: Watch, tracker: Tracker, order: UUID) -> float:
 
 async def test_an_order_that_says_it_is_old_fares_as_its_twin_does(watch: Watch) -> None:
     tracker = await watch.start(**impatient(payment=8.0))
-    orders = [order_stated(-timedelta(seconds=60)), order_stated(timedelta(0))]
+    orders = [order_published(-timedelta(seconds=60)), order_published(timedelta(0))]
     for _, facts in orders:
         await watch.say(*facts)
     await watch.sees_facts(4)
@@ -43,14 +43,14 @@ async def test_an_order_that_says_it_is_old_fares_as_its_twin_does(watch: Watch)
 @pytest.mark.parametrize("off_by", [-timedelta(seconds=60), HOURS_AHEAD])
 async def test_whatever_date_it_bears_its_deadline_comes_on_time(watch: Watch, off_by: timedelta) -> None:
     await watch.start(**impatient(inventory=0.6))
-    order, (created,) = order_stated(off_by, "created")
+    order, (created,) = order_published(off_by, "created")
     await watch.say(created)
     await states(watch, order, "saga.redriven.v1", "saga.timed_out.v2")
 
 
 async def test_a_date_in_two_hours_makes_no_duration_negative_nor_long_and_is_doubtful(watch: Watch) -> None:
     tracker = await watch.start()
-    order, facts = order_stated(HOURS_AHEAD, PATHS["completed"])
+    order, facts = order_published(HOURS_AHEAD, PATHS["completed"])
     await watch.say(*facts)
     await watch.sees_facts(len(facts))
     app = watch.app(tracker)

@@ -15,7 +15,7 @@ from saga_tracker.service import Tracker
 from tests.metrics import Numbers
 from tests.runtime.eventually import eventually
 from tests.tracker.facts import envelopes
-from tests.tracker.test_scheduler import impatient, just_now, stands, stated, states
+from tests.tracker.test_scheduler import impatient, just_now, published_by_trackers, stands, states
 from tests.tracker.watch import FIVE, Watch, get
 
 LATE = ("saga.redriven.v1", "saga.timed_out.v2")
@@ -106,7 +106,7 @@ async def test_while_nobody_consumes_its_queue_its_orders_are_not_late_and_then_
     await watch.say(*just_now("created reserved", order))
     await eventually(partial(stands, watch, order, "PENDING_PAYMENT", "payment"))
     await past_deadlines(watch)
-    assert not await stated(watch, order)
+    assert not await published_by_trackers(watch, order)
     assert await watch.rows("SELECT FROM outbox") == []
     (wait,) = (await get(watch.app(tracker), f"/sagas/{order}")).json()["waits"]
     assert wait["service_down"]["since"] < wait["service_down"]["stands_still_until"]
@@ -140,7 +140,7 @@ async def test_one_that_says_it_is_not_ready_is_down(watch: Watch) -> None:
         await watch.say(*just_now("created reserved", order))
         await eventually(partial(stands, watch, order, "PENDING_PAYMENT", "payment"))
         await past_deadlines(watch)
-        assert not await stated(watch, order)
+        assert not await published_by_trackers(watch, order)
         answer |= {"status": 200}
         # Ready again, it has yet to show that it works: somebody waits for it all the while.
         await eventually(partial(is_up, tracker, "payment"))
@@ -158,13 +158,13 @@ async def test_one_that_consumes_and_answers_nobody_is_down_until_it_answers(wat
     # It is told once more, for that costs nothing, and not given up.
     await states(watch, order, "saga.redriven.v1")
     await past_deadlines(watch)
-    assert await stated(watch, order) == {"saga.redriven.v1": 1}
+    assert await published_by_trackers(watch, order) == {"saga.redriven.v1": 1}
     await watch.say(facts[2])
     await eventually(partial(works, tracker, "payment"))
     # Now that it works: the other one is late, once one who came later is answered.
     await keep_answering(watch)
     await states(watch, other, *LATE)
-    assert await stated(watch, order) == {"saga.redriven.v1": 1}
+    assert await published_by_trackers(watch, order) == {"saga.redriven.v1": 1}
 
 
 async def test_while_it_answers_who_came_later_an_order_is_late(watch: Watch) -> None:
@@ -176,7 +176,7 @@ async def test_while_it_answers_who_came_later_an_order_is_late(watch: Watch) ->
 
     async def late() -> bool:
         await keep_answering(watch)
-        return await stated(watch, order) == dict.fromkeys(LATE, 1)
+        return await published_by_trackers(watch, order) == dict.fromkeys(LATE, 1)
 
     await eventually(late)
     assert await works(tracker, "payment")

@@ -37,12 +37,12 @@ def redriven(to: str) -> Outgoing:
 
 def own() -> Outgoing:
     """A fact of the tracker's own."""
-    cause, order = uuid4(), uuid4()
-    fact = SagaRedriven(order_id=order, service="payment", redriven_id=cause)
-    return outbox.stating(
+    causation, order = uuid4(), uuid4()
+    fact = SagaRedriven(order_id=order, service="payment", redriven_id=causation)
+    return outbox.publishing(
         fact,
         fact_id=uuid4(),
-        causation_id=cause,
+        causation_id=causation,
         stated_at=BEGAN + timedelta(microseconds=7),
         traceparent=None,
     )
@@ -78,14 +78,14 @@ async def test_a_fact_of_its_own_reaches_everybody_and_the_view(watch: Watch) ->
 
 async def test_what_is_for_one_service_is_as_it_was_stated(watch: Watch) -> None:
     tracker = await watch.start()
-    redrives = await watch.hear_redrives()
+    redrives = await watch.receive_redrives()
     message = redriven("payment")
     await enter(tracker, message, message)
     await eventually(lambda: is_empty(watch))
-    heard = await redrives.get(timeout=5)
-    assert heard is not None
-    assert (heard.routing_key, heard.app_id) == ("payment", "order")
-    envelope = decode(heard, None)
+    facts_named = await redrives.get(timeout=5)
+    assert facts_named is not None
+    assert (facts_named.routing_key, facts_named.app_id) == ("payment", "order")
+    envelope = decode(facts_named, None)
     assert (envelope.fact_id, envelope.stated_at) == (message.message_id, message.stated_at)
     assert envelope.fact.model_dump_json() == message.body
     assert envelope.traceparent == TRACEPARENT
@@ -109,7 +109,7 @@ async def test_what_nobody_takes_holds_up_nobody_and_stays(
     await eventually(shown)
     numbers = await get(watch.app(tracker), "/metrics")
     assert Numbers(numbers.text)["murmuration_outbox_refused"] == 1
-    redrives = await watch.hear_redrives("nobody")
+    redrives = await watch.receive_redrives("nobody")
     await eventually(lambda: is_empty(watch))
     assert await redrives.get(timeout=5) is not None
     assert len([line for line in logged if line["event"] == "unroutable_fact"]) == 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from saga_tracker.board.pages import home_page, letters_page, saga_page
+from saga_tracker.board.pages import dead_letters_page, home_page, saga_page
 from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
 from saga_tracker.dead_letters.views import AuditView, DeadLetterPage, DeadLetterView, Groups
 from saga_tracker.http.views import SagaPage, SagaWithTimeline, Stats, WaitView
@@ -47,7 +47,7 @@ def test_the_page_of_dead_letters_escapes_every_string(chosen: DeadLetterState) 
     groups: Groups = planted(Groups)
     page: DeadLetterPage = planted(DeadLetterPage)
     asked = {"service": SCRIPT, "reason": SCRIPT}
-    text = letters_page(groups, page, asked, chosen, base_url=f"http://{SCRIPT}/")
+    text = dead_letters_page(groups, page, asked, chosen, base_url=f"http://{SCRIPT}/")
     assert "<script" not in text
     assert SCRIPT not in text
     assert text.count(ESCAPED) >= 3 + 4

@@ -1,4 +1,4 @@
-"""No dead letter is dropped: what the broker gives up delivering is parked, and stays the letter it is."""
+"""No dead letter is dropped: what the broker gives up delivering is parked, and stays what it is."""
 
 import asyncio
 import os
@@ -62,7 +62,7 @@ async def watch(servers: Servers) -> AsyncIterator[Watch]:
 
 
 async def die_taking_in(watch: Watch) -> None:
-    """A tracker that is killed after it has stored a letter and before it acknowledges it."""
+    """A tracker that is killed after it has stored a dead letter and before it acknowledges it."""
     process = run(watch, MURMURATION_HTTP_PORT=str(free_port()), MURMURATION_CRASH_AT="before_ack")
     try:
         await asyncio.to_thread(process.wait, 30)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from saga_tracker.projection import ENDED, Saga, SagaFact, State, project
-from tests.tracker.facts import BEGAN, PATHS, RETOLD, TRACEPARENT, heard
+from tests.tracker.facts import BEGAN, PATHS, RETOLD, TRACEPARENT, facts_named
 
 # What is known, then: state, whom it waits for, and why.
 FAILED = "created reserved captured shipment_rejected refund_failed"
@@ -190,7 +190,7 @@ SHOWN = [
 
 @pytest.mark.parametrize(("known", "state", "waits_for", "reason"), SHOWN)
 def test_a_set_of_facts_shows_as(known: str, state: str, waits_for: str, reason: str | None) -> None:
-    saga = project(heard(known))
+    saga = project(facts_named(known))
     assert (saga.state, [wait.service for wait in saga.waits], saga.reason) == (
         state,
         waits_for.split(),
@@ -204,11 +204,11 @@ def test_every_state_is_shown_by_some_set_of_facts() -> None:
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_every_prefix_of_a_saga_waits_for_somebody_until_it_ends(path: str) -> None:
-    facts = heard(path)
+    facts = facts_named(path)
     for count in range(1, len(facts) + 1):
         saga = project(facts[:count])
-        told = any(fact.ending for fact in facts[:count])
-        assert bool(saga.waits) != (saga.state in ENDED and told)
+        reported = any(fact.ending for fact in facts[:count])
+        assert bool(saga.waits) != (saga.state in ENDED and reported)
         assert saga.state not in ENDED or {wait.service for wait in saga.waits} <= {"notification"}
         assert (saga.ended_at is not None) == (saga.state in ENDED)
     assert project(facts).state in ENDED
@@ -216,7 +216,7 @@ def test_every_prefix_of_a_saga_waits_for_somebody_until_it_ends(path: str) -> N
 
 @given(st.data(), st.sampled_from(list(PATHS.values())))
 def test_neither_order_nor_repetition_matters(data: DataObject, path: str) -> None:
-    known = data.draw(st.sets(st.sampled_from(heard(path)), min_size=1))
+    known = data.draw(st.sets(st.sampled_from(facts_named(path)), min_size=1))
     repeated = data.draw(st.lists(st.sampled_from(sorted(known, key=_by_id))))
     read = data.draw(st.permutations([*sorted(known, key=_by_id), *repeated]))
     assert project(read) == project(list(known))
@@ -224,7 +224,7 @@ def test_neither_order_nor_repetition_matters(data: DataObject, path: str) -> No
 
 @given(st.sampled_from(list(PATHS.values())), st.data())
 def test_neither_the_end_nor_the_pivot_is_said_early(path: str, data: DataObject) -> None:
-    known = data.draw(st.lists(st.sampled_from(heard(path)), min_size=1))
+    known = data.draw(st.lists(st.sampled_from(facts_named(path)), min_size=1))
     names = {fact.name for fact in known}
     saga = project(known)
     if saga.state is State.COMPLETED:
@@ -234,19 +234,19 @@ def test_neither_the_end_nor_the_pivot_is_said_early(path: str, data: DataObject
 
 
 def test_times_are_those_at_which_the_facts_were_read() -> None:
-    saga = project(heard(PATHS["completed"]))
+    saga = project(facts_named(PATHS["completed"]))
     assert saga.started_at == BEGAN
     assert saga.since == saga.ended_at == BEGAN + timedelta(seconds=7)
 
 
 def test_a_state_is_entered_once_however_many_facts_confirm_it() -> None:
-    assert _seconds(project(heard("created reserved captured scheduled"))) == 2
-    assert _seconds(project(heard("created reserved declined released"))) == 2
-    assert _seconds(project(heard("created reserved captured shipment_rejected refund_failed"))) == 4
+    assert _seconds(project(facts_named("created reserved captured scheduled"))) == 2
+    assert _seconds(project(facts_named("created reserved declined released"))) == 2
+    assert _seconds(project(facts_named("created reserved captured shipment_rejected refund_failed"))) == 4
 
 
 def test_a_wait_names_the_fact_that_made_it_their_turn_and_since_when() -> None:
-    facts = heard("created reserved captured scheduled")
+    facts = facts_named("created reserved captured scheduled")
     (wait,) = project(facts).waits
     assert (wait.because_of, wait.because_of_id) == ("fulfillment.shipment_scheduled", facts[-1].fact_id)
     assert wait.since == BEGAN + timedelta(seconds=3)
@@ -255,14 +255,16 @@ def test_a_wait_names_the_fact_that_made_it_their_turn_and_since_when() -> None:
 
 def test_what_waits_for_a_person_says_so() -> None:
     for known in ("created reserved held", "created reserved refund_failed"):
-        assert [wait.person for wait in project(heard(known)).waits] == [True]
+        assert [wait.person for wait in project(facts_named(known)).waits] == [True]
 
 
 def test_a_wait_says_when_it_was_redriven_and_given_up() -> None:
-    (wait,) = project(heard("created reserved captured shipment_rejected undo_redriven undo_overdue")).waits
+    (wait,) = project(
+        facts_named("created reserved captured shipment_rejected undo_redriven undo_overdue")
+    ).waits
     assert wait.redriven_at == BEGAN + timedelta(seconds=4)
     assert wait.overdue_at == BEGAN + timedelta(seconds=5)
-    (wait,) = project(heard("created reserved redriven captured")).waits
+    (wait,) = project(facts_named("created reserved redriven captured")).waits
     assert (wait.redriven_at, wait.overdue_at) == (None, None)
 
 
@@ -274,23 +276,23 @@ def test_after_an_approval_its_time_begins_anew() -> None:
         ("created reserved held captured", 3),
         ("created reserved held expired", 3),
     ):
-        assert project(heard(known)).unparked_at == BEGAN + timedelta(seconds=second)
+        assert project(facts_named(known)).unparked_at == BEGAN + timedelta(seconds=second)
 
 
 def test_a_customer_told_at_last_is_no_reason_any_more() -> None:
     known = "created reserved captured scheduled confirmed sold not_notified dispatched notified"
-    saga = project(heard(known))
+    saga = project(facts_named(known))
     assert (saga.state, saga.reason) == (State.COMPLETED, None)
 
 
 def test_that_it_timed_out_stays_visible() -> None:
-    assert project(heard(PATHS["timed out"])).timed_out
-    assert project(heard(PATHS["timed out too late"])).timed_out
-    assert not project(heard(PATHS["completed"])).timed_out
+    assert project(facts_named(PATHS["timed out"])).timed_out
+    assert project(facts_named(PATHS["timed out too late"])).timed_out
+    assert not project(facts_named(PATHS["completed"])).timed_out
 
 
 def test_the_trace_is_that_of_the_order() -> None:
-    first, second = heard("created reserved")
+    first, second = facts_named("created reserved")
     untraced = SagaFact(first.fact_id, first.name, first.read_at)
     assert project([first]).trace_id == TRACEPARENT.split("-")[1]
     assert project([untraced, second]).trace_id == TRACEPARENT.split("-")[1]
@@ -298,13 +300,13 @@ def test_the_trace_is_that_of_the_order() -> None:
 
 
 def test_an_order_stated_twice_began_the_first_time() -> None:
-    first, second = heard("created reserved")
+    first, second = facts_named("created reserved")
     again = SagaFact(second.fact_id, first.name, second.read_at)
     assert project([again, first]).started_at == first.read_at
 
 
 def test_an_order_began_no_later_than_anything_else_that_was_read_of_it() -> None:
-    first, second, third = heard("created reserved captured")
+    first, second, third = facts_named("created reserved captured")
     late = first._replace(read_at=BEGAN + timedelta(hours=1))
     assert project([late]).started_at == BEGAN + timedelta(hours=1)
     assert project([late, third]).started_at == third.read_at
@@ -313,7 +315,7 @@ def test_an_order_began_no_later_than_anything_else_that_was_read_of_it() -> Non
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_what_a_publisher_says_of_the_time_counts_nothing(path: str) -> None:
-    facts = heard(path)
+    facts = facts_named(path)
     for hours in (-2, 2):
         wrong = [fact._replace(stated_at=fact.read_at + timedelta(hours=hours)) for fact in facts]
         for count in range(1, len(facts) + 1):

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from saga_tracker.reading import store
+from saga_tracker.reading import repository
 from saga_tracker.reading.rebuild import RebuildFailed
 from tests.runtime.eventually import eventually
 from tests.tracker.facts import PATHS, envelopes
@@ -78,20 +78,20 @@ async def test_the_tracker_goes_on_behind_a_rebuild(watch: Watch) -> None:
     await watch.sees_facts(await fill(watch))
     seen = await watch.facts_seen()
     stop = asyncio.Event()
-    said = 0
+    published = 0
 
     async def keep_talking() -> None:
-        nonlocal said
+        nonlocal published
         while not stop.is_set():
             await watch.say(*envelopes(PATHS["completed"], uuid4()))
-            said += len(PATHS["completed"].split())
+            published += len(PATHS["completed"].split())
 
     talking = asyncio.create_task(keep_talking())
     await watch.rebuild()
     await watch.rebuild()
     stop.set()
     await talking
-    await watch.sees_facts(seen + said)
+    await watch.sees_facts(seen + published)
     assert await is_ready(tracker)
     before = await watch.view()
     await watch.rebuild()
@@ -105,7 +105,7 @@ async def test_until_it_commits_the_old_view_is_served_and_the_tracker_waits(
     facts = await fill(watch)
     await watch.sees_facts(facts)
     async with await psycopg.AsyncConnection.connect(watch.database_url, row_factory=dict_row) as rebuilding:
-        await store.drop_view(rebuilding)
+        await repository.drop_view(rebuilding)
         await watch.say(*envelopes("created", uuid4()))
         await eventually(lambda: any(line.get("of") == "the right to write the view" for line in logged))
         assert await watch.facts_seen() == facts

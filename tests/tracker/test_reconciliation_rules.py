@@ -242,7 +242,7 @@ def test_a_difference_says_what_was_expected_and_what_was_found() -> None:
 
 
 def test_each_fact_that_is_waited_for_has_its_statuses() -> None:
-    awaited = {name_of(kind) for step in STEPS for kind in step.answers}
+    awaited = {name_of(kind) for step in STEPS for kind in step.results}
     assert awaited <= STATUSES_AFTER.keys(), awaited - STATUSES_AFTER.keys()
 
 

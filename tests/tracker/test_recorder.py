@@ -18,10 +18,10 @@ from psycopg.rows import DictRow, dict_row
 from events.messaging.envelope import Envelope, encode
 from events.runtime.settings import MAX_MESSAGE_BYTES
 from events.service import EXCHANGE
-from saga_tracker.reading import store
+from saga_tracker.reading import repository
 from saga_tracker.reading.batch import ReadBatch
 from saga_tracker.reading.recorder import FirstRead, Key, Recorded, Recorder
-from saga_tracker.reading.store import ReadAnew
+from saga_tracker.reading.repository import ReadAnew
 from saga_tracker.reading.stream import Arrived, read_batch
 from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Watch
@@ -147,7 +147,7 @@ async def test_who_hangs_does_not_keep_the_right_to_write(watch: Watch, has_writ
             recorder = Recorder(watch.settings().deadline_rules, 0)
             await recorder.record(hanging, batch_of(0, [created]), reading=1)
         else:
-            await store.lock(hanging)
+            await repository.lock(hanging)
         async with pen(watch) as other:
             assert len((await other.write(batch_of(0, [created, reserved]))).new) == 1
     finally:
@@ -159,7 +159,7 @@ async def test_who_reads_anew_is_not_mistaken(watch: Watch) -> None:
     async with pen(watch) as tracker:
         await tracker.write(batch_of(0, [created]))
         async with pen(watch) as rebuild:
-            await store.drop_view(rebuild.connection)
+            await repository.drop_view(rebuild.connection)
             await rebuild.connection.commit()
         with pytest.raises(ReadAnew):
             await tracker.write(batch_of(1, [reserved]))

@@ -63,13 +63,13 @@ class Ears:
         return found
 
     async def silent(self, *services: str) -> bool:
-        heard = [await self._queues[name].get(fail=False, no_ack=True) for name in services or FIVE]
-        return not any(heard)
+        facts_named = [await self._queues[name].get(fail=False, no_ack=True) for name in services or FIVE]
+        return not any(facts_named)
 
 
 @pytest.fixture
 async def ears(watch: Watch) -> Ears:
-    return Ears({service: await watch.hear_redrives(service) for service in FIVE})
+    return Ears({service: await watch.receive_redrives(service) for service in FIVE})
 
 
 async def test_letters_are_found_by_service_reason_order_and_state(watch: Watch, app: FastAPI) -> None:
@@ -231,15 +231,15 @@ async def test_a_replay_reaches_that_service_alone_and_is_what_it_was(
     (dead_letter,) = await sees_dead_letters(app, 1, "service=payment")
     answer = await act(app, f"/dead-letters/{dead_letter['letter_id']}/replay")
     assert (answer.status, answer.json()["state"]) == (200, "replayed")
-    heard = await ears.next("payment")
+    facts_named = await ears.next("payment")
     assert await ears.silent()
-    assert (heard.body, heard.exchange) == (message.body, REDRIVE_EXCHANGE)
+    assert (facts_named.body, facts_named.exchange) == (message.body, REDRIVE_EXCHANGE)
     for name in ("message_id", "type", "app_id", "content_type", "correlation_id", "priority"):
-        assert getattr(heard, name) == getattr(message, name), name
-    assert heard.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
-    assert heard.expiration is None
-    assert original_routing_key(heard) == "inventory.stock_reserved.v1"
-    assert heard.headers == {
+        assert getattr(facts_named, name) == getattr(message, name), name
+    assert facts_named.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
+    assert facts_named.expiration is None
+    assert original_routing_key(facts_named) == "inventory.stock_reserved.v1"
+    assert facts_named.headers == {
         "order_id": message.headers["order_id"],
         "x-mine": "kept",
         "raw": bytearray(b"\xff"),
@@ -253,9 +253,9 @@ async def test_what_the_broker_gave_up_is_replayed_too(watch: Watch, app: FastAP
     await let_broker_give_up(watch, unusable(headers={"dead_letter_routing_key": "payment.captured.v1"}))
     (dead_letter,) = await sees_dead_letters(app, 1)
     assert (await act(app, f"/dead-letters/{dead_letter['letter_id']}/replay")).status == 200
-    heard = await ears.next("payment")
-    assert original_routing_key(heard) == "inventory.stock_reserved.v1"
-    assert not [name for name in heard.headers if name.startswith(("x-death", "x-first", "x-last"))]
+    facts_named = await ears.next("payment")
+    assert original_routing_key(facts_named) == "inventory.stock_reserved.v1"
+    assert not [name for name in facts_named.headers if name.startswith(("x-death", "x-first", "x-last"))]
 
 
 async def test_replaying_twice_has_no_second_effect(watch: Watch, app: FastAPI, ears: Ears) -> None:
@@ -345,8 +345,8 @@ async def test_one_that_fails_again_is_a_new_letter_that_names_the_old_one(
     await give_up(watch, unusable())
     (dead_letter,) = await sees_dead_letters(app, 1)
     await act(app, f"/dead-letters/{dead_letter['letter_id']}/replay")
-    heard = await ears.next("payment")
-    again = unusable(headers={"replayed_letter_id": heard.headers["replayed_letter_id"]})
+    facts_named = await ears.next("payment")
+    again = unusable(headers={"replayed_letter_id": facts_named.headers["replayed_letter_id"]})
     await give_up(watch, again, why="KeyError")
     newest, oldest = await sees_dead_letters(app, 2)
     assert (newest["replay_of"], newest["state"]) == (dead_letter["letter_id"], "open")
@@ -364,10 +364,10 @@ async def test_every_act_is_in_the_audit(watch: Watch, app: FastAPI, ears: Ears)
     await act(app, f"/dead-letters/{one}/replay", {"by": "anna"})
     await act(app, f"/dead-letters/{other}/discard", {"by": "ben", "note": "a test order"})
     entries = (await get(app, f"/audit?order_id={order}")).json()["entries"]
-    told = [
+    reported = [
         (each["by"], each["action"], each["note"], each["letter_id"], each["service"]) for each in entries
     ]
-    assert told == [
+    assert reported == [
         ("ben", "discarded", "a test order", other, "payment"),
         ("anna", "replayed", None, one, "payment"),
     ]
@@ -384,9 +384,9 @@ async def test_replaying_a_case_asks_its_owner_to_try_again(watch: Watch, app: F
     failed = await fail(watch, "refund_failed", order)
     (dead_letter,) = await sees_dead_letters(app, 1)
     path = f"/dead-letters/{dead_letter['letter_id']}/replay"
-    heard = await watch.hear(RetryRequested)
+    facts_named = await watch.receive(RetryRequested)
     assert (await act(app, path)).json()["state"] == "replayed"
-    message = await eventually(lambda: heard.get(fail=False))
+    message = await eventually(lambda: facts_named.get(fail=False))
     assert message is not None
     asked = decode(message, message.routing_key)
     assert asked.fact == RetryRequested(order_id=order, service="payment", **ANNA)

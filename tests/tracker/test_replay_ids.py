@@ -1,4 +1,4 @@
-"""A letter without a usable id is replayed under one of its own, the same for all; the tracker sees it."""
+"""A dead letter without a usable id is replayed under one of its own, the same for all, the tracker too."""
 
 from collections.abc import Sequence
 from uuid import UUID, uuid4
@@ -30,11 +30,11 @@ async def refuse(
     """As services do that cannot use a message: each puts notes of its own on its copy."""
     exchange = await watch.channel.get_exchange("dead-letters")
     for number, service in enumerate(services):
-        said = reason_of(why, service=service, key="order.created.v2")
+        reasons = reason_of(why, service=service, key="order.created.v2")
         own = {"dead_letter_at": str(number), "traceparent": f"00-{'ab' * 16}-{number + 1:016x}-01"}
         copy = aio_pika.Message(
             message.body,
-            headers={**message.headers, **said, **own, "x-delivery-count": number},
+            headers={**message.headers, **reasons, **own, "x-delivery-count": number},
             message_id=message.message_id,
             type=message.type,
             app_id=message.app_id,
@@ -50,7 +50,7 @@ async def replay_all(app: FastAPI) -> None:
     assert (answer.status, answer.json()["replayed"]) == (200, len(found))
 
 
-async def heard(ears: Ears) -> list[AbstractIncomingMessage]:
+async def facts_named(ears: Ears) -> list[AbstractIncomingMessage]:
     return [await ears.next(service) for service in HEARERS]
 
 
@@ -64,7 +64,7 @@ async def test_all_services_get_the_same_id_and_the_tracker_sees_the_order(
         await watch.publish(order_created(order, message_id), "order.created.v2")
     await refuse(watch, order_created(order, message_id), "no_fact_id")
     await replay_all(app)
-    one, other = await heard(ears)
+    one, other = await facts_named(ears)
     assert one.message_id == other.message_id == str(UUID(one.message_id))
     assert one.body == other.body == order_created(order, None).body
     await watch.sees_order(order)
@@ -79,7 +79,7 @@ async def test_replayed_one_after_the_other_it_is_one_saga_and_after_a_rebuild_t
     await refuse(watch, order_created(order, "7"), "no_fact_id")
     for letter_id in ids(await sees_dead_letters(app, 2, "state=open")):
         await act(app, f"/dead-letters/{letter_id}/replay")
-    one, other = await heard(ears)
+    one, other = await facts_named(ears)
     assert one.message_id == other.message_id
     await watch.say(envelopes("created reserved", order)[1])
     await watch.sees_facts(2)
@@ -98,7 +98,7 @@ async def test_what_had_the_id_of_another_order_is_replayed_as_an_order_of_its_o
     await refuse(watch, order_created(second, used), "reused_message_id")
     await watch.sees_order(first)
     await replay_all(app)
-    one, other = await heard(ears)
+    one, other = await facts_named(ears)
     assert one.message_id == other.message_id != used
     await watch.sees_order(second)
     reasons = await watch.rows("SELECT reason FROM unreadable_messages")
@@ -122,15 +122,15 @@ async def test_what_the_view_knows_and_what_nobody_can_read_is_not_sent_to_the_t
     await watch.sees_order(order)
     await refuse(watch, message, "ArithmeticError", ["order"])
     await refuse(watch, aio_pika.Message(b"?", message_id="7"), "bad_body", ["inventory"])
-    to_tracker = await watch.hear_redrives("tracker")
+    to_tracker = await watch.receive_redrives("tracker")
     await replay_all(app)
-    await heard(ears)
+    await facts_named(ears)
     assert await to_tracker.get(fail=False) is None
 
 
 async def test_a_service_that_is_not_there_is_not_taken_to_have_heard(watch: Watch, app: FastAPI) -> None:
     """Although another is, and gets the same id."""
-    await watch.hear_redrives("order")
+    await watch.receive_redrives("order")
     await refuse(watch, order_created(uuid4(), "7"), "no_fact_id")
     found = ids(await sees_dead_letters(app, 2))
     for order in (found, found[::-1]):

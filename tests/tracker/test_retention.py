@@ -110,10 +110,10 @@ async def test_by_default_no_saga_is_deleted(watch: Watch) -> None:
         " now() - interval '91 days', 'k', '{}', '')"
     )
 
-    async def letter_gone() -> bool:
+    async def dead_letter_gone() -> bool:
         return not await watch.rows("SELECT FROM dead_letters")
 
-    await eventually(letter_gone)
+    await eventually(dead_letter_gone)
     assert await watch.state_of(order) == "COMPLETED"
     assert await is_ready(tracker)
 
@@ -140,9 +140,9 @@ async def say_new(watch: Watch) -> UUID:
 
 async def test_an_open_letter_or_a_difference_keeps_a_saga(watch: Watch) -> None:
     tracker = await watch.start(**OFTEN)
-    with_letter, with_difference, free = [await say(watch, PATHS["completed"], OLD) for _ in range(3)]
+    with_dead_letter, with_difference, free = [await say(watch, PATHS["completed"], OLD) for _ in range(3)]
     await watch.stop(tracker)
-    await enter_dead_letter(watch, with_letter, "open")
+    await enter_dead_letter(watch, with_dead_letter, "open")
     await watch.rows(
         "INSERT INTO differences (order_id, service, about, expected, found)"
         " VALUES (%(order)s, 'payment', 'status', 'captured', 'none')",
@@ -150,10 +150,10 @@ async def test_an_open_letter_or_a_difference_keeps_a_saga(watch: Watch) -> None
     )
     await watch.start(**ON, retention_batch_size=1)
     await goes(watch, free)
-    assert await watch.state_of(with_letter) == await watch.state_of(with_difference) == "COMPLETED"
+    assert await watch.state_of(with_dead_letter) == await watch.state_of(with_difference) == "COMPLETED"
     await watch.rows("UPDATE dead_letters SET state = 'discarded'")
     await watch.rows("DELETE FROM differences")
-    await goes(watch, with_letter)
+    await goes(watch, with_dead_letter)
     await goes(watch, with_difference)
 
 
@@ -308,11 +308,11 @@ async def test_the_services_forget_an_order_after_its_saga_and_what_they_are_not
         for order in (old, stuck, between):
             await goes(watch, order)
 
-        async def told() -> bool:
+        async def reported() -> bool:
             done = await watch.rows("SELECT order_id FROM tombstones WHERE states_forgotten")
             return [row["order_id"] for row in done] == [old]
 
-        await eventually(told)
+        await eventually(reported)
         assert not any(old in known for known in others.states.values())
         assert all(between in known for known in others.states.values())
         assert others.states["payment"].keys() == {stuck, between}

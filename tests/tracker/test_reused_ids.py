@@ -13,7 +13,7 @@ from events.facts.order import OrderCreated
 from events.messaging.envelope import Envelope, encode
 from events.messaging.retries import ROUTING_KEY
 from events.service import REDRIVE_EXCHANGE
-from saga_tracker.reading import store
+from saga_tracker.reading import repository
 from tests.tracker.facts import LINES, PATHS, envelopes
 from tests.tracker.watch import Watch
 
@@ -22,9 +22,9 @@ OTHER_LINES = (LINES[0].model_copy(update={"quantity": 3}),)
 
 def created(order_id: UUID, fact_id: UUID, lines: Any = LINES) -> Envelope:
     """order.created of an order, under an id."""
-    (stated,) = envelopes("created", order_id)
-    assert isinstance(stated.fact, OrderCreated)
-    return replace(stated, fact_id=fact_id, fact=stated.fact.model_copy(update={"lines": lines}))
+    (published,) = envelopes("created", order_id)
+    assert isinstance(published.fact, OrderCreated)
+    return replace(published, fact_id=fact_id, fact=published.fact.model_copy(update={"lines": lines}))
 
 
 async def unreadable(watch: Watch) -> list[tuple[str, str, str]]:
@@ -162,7 +162,7 @@ async def test_the_ids_under_which_orders_began_are_looked_up_by_their_index(wat
     )
     async with await psycopg.AsyncConnection.connect(watch.database_url) as connection:
         cursor = await connection.execute(
-            SQL("EXPLAIN ") + SQL(store._POSITION_AND_KNOWN.decode()),
+            SQL("EXPLAIN ") + SQL(repository._POSITION_AND_KNOWN.decode()),
             {"begun_ids": [uuid4() for _ in range(50)], "order_ids": [uuid4() for _ in range(50)]},
         )
         plan = "\n".join([row[0] async for row in cursor])

@@ -1,4 +1,4 @@
-"""Who is late is sent what it should have heard, then given up; who could not be heard is not late."""
+"""Who is late is sent what it should have received, then given up; who could not be received is not late."""
 
 import asyncio
 from collections import Counter
@@ -35,12 +35,12 @@ def impatient(**step_seconds: float) -> dict[str, Any]:
 
 
 def just_now(names: str, order_id: UUID) -> list[Envelope]:
-    """As `envelopes`, the last fact stated now."""
+    """As `envelopes`, the last fact published now."""
     return envelopes(names, order_id, datetime.now(UTC) - timedelta(seconds=len(names.split()) - 1))
 
 
-async def stated(watch: Watch, order_id: UUID) -> Counter[str]:
-    """What trackers have stated of an order, as read back."""
+async def published_by_trackers(watch: Watch, order_id: UUID) -> Counter[str]:
+    """What trackers have published of an order, as read back."""
     rows = await watch.rows(
         "SELECT wire_name FROM saga_facts WHERE order_id = %(id)s AND stated_by = 'tracker'", id=order_id
     )
@@ -48,10 +48,10 @@ async def stated(watch: Watch, order_id: UUID) -> Counter[str]:
 
 
 async def states(watch: Watch, order_id: UUID, *wire_names: str) -> None:
-    """Wait until trackers have stated just this."""
+    """Wait until trackers have published just this."""
 
     async def just_this() -> bool:
-        return await stated(watch, order_id) == Counter(wire_names)
+        return await published_by_trackers(watch, order_id) == Counter(wire_names)
 
     await eventually(just_this, why=f"{wire_names} stated")
 
@@ -77,7 +77,7 @@ async def holder(watch: Watch) -> str | None:
 async def test_who_is_late_once_is_sent_the_fact_it_should_have_heard_and_nobody_else_is(
     watch: Watch,
 ) -> None:
-    redrives = await watch.hear_redrives()
+    redrives = await watch.receive_redrives()
     tracker = await watch.start(**impatient(payment=STEP_SECONDS) | {"redrive_grace_seconds": 3_600})
     order = uuid4()
     facts = just_now("created reserved captured", order)
@@ -93,7 +93,10 @@ async def test_who_is_late_once_is_sent_the_fact_it_should_have_heard_and_nobody
     assert "sent once more" in page.text
     timeline = (await get(watch.app(tracker), f"/sagas/{order}")).json()
     (redriven,) = (fact for fact in timeline["facts"] if fact["name"] == "saga.redriven")
-    assert (redriven["cause"]["fact_id"], redriven["cause"]["directly"]) == (str(facts[1].fact_id), True)
+    assert (redriven["causation"]["fact_id"], redriven["causation"]["directly"]) == (
+        str(facts[1].fact_id),
+        True,
+    )
     assert timeline["waits"][0]["due_at"] > timeline["waits"][0]["redriven_at"]
     await watch.say(facts[2])
     await eventually(partial(stands, watch, order, "PENDING_SHIPMENT", "fulfillment"))
@@ -107,7 +110,7 @@ async def is_empty(watch: Watch, table: str) -> bool:
 
 
 async def test_who_is_late_for_good_makes_the_saga_time_out_once(watch: Watch) -> None:
-    redrives = await watch.hear_redrives()
+    redrives = await watch.receive_redrives()
     tracker = await watch.start(**impatient(inventory=STEP_SECONDS, order=STEP_SECONDS))
     order = uuid4()
     (created,) = just_now("created", order)
@@ -118,12 +121,12 @@ async def test_who_is_late_for_good_makes_the_saga_time_out_once(watch: Watch) -
     # Its owner did not answer either, and was sent the timeout once more.
     sent = [await redrives.get(timeout=5) for _ in range(3)]
     assert [message.routing_key for message in sent] == ["inventory", "order", "order"]
-    # With what it takes to answer that: the order, of which it need not have heard.
+    # With what it takes to answer that: the order, of which it need not have received.
     timed_out = SagaTimedOut(
         order_id=order, waiting_for="inventory.stock_reserved", customer=created.fact.customer
     )
-    told = [decode(message, None).fact for message in sent[1:]]
-    assert sorted(told, key=lambda fact: fact.wire_name) == [created.fact, timed_out]
+    reported = [decode(message, None).fact for message in sent[1:]]
+    assert sorted(reported, key=lambda fact: fact.wire_name) == [created.fact, timed_out]
     saga = await shown(watch, order)
     assert (saga["state"], saga["reason"]) == ("NEEDS_MANUAL", "overdue: order.withdrawn")
     assert saga["timed_out"]
@@ -153,7 +156,7 @@ async def test_a_parked_saga_has_no_deadline_but_that_of_its_approval(watch: Wat
     await watch.sees_facts(6)
     await watch.say(just_now("created reserved held approved captured scheduled confirmed", approved)[3])
     await states(watch, order, "saga.approval_expired.v1")
-    assert "saga.approval_expired.v1" not in await stated(watch, approved)
+    assert "saga.approval_expired.v1" not in await published_by_trackers(watch, approved)
     await watch.say(*just_now("created reserved held expired declined", order)[-1:])
     await eventually(partial(stands, watch, order, "COMPENSATING", "inventory"))
 
@@ -191,7 +194,7 @@ async def test_while_nobody_can_be_heard_nobody_is_late(watch: Watch) -> None:
         await watch.say(facts[1])
         go_on()
         await eventually(partial(stands, watch, order, "PENDING_PAYMENT", "payment"))
-        assert not await stated(watch, order)
+        assert not await published_by_trackers(watch, order)
 
 
 async def test_whoever_has_caught_up_has_read_all_that_was_published_before(watch: Watch) -> None:
@@ -236,10 +239,10 @@ async def test_only_who_holds_the_lease_acts(watch: Watch) -> None:
     await eventually(partial(stands, watch, order, "PENDING_INVENTORY", "inventory"))
     await asyncio.sleep(3 * STEP_SECONDS)
     assert await watch.rows("SELECT FROM outbox") == []
-    assert not await stated(watch, order)
+    assert not await published_by_trackers(watch, order)
     assert (await get(watch.app(tracker), "/stats")).json()["leader"] == "another"
     await watch.rows("UPDATE lease SET expires_at = now()")
-    await eventually(lambda: stated(watch, order))
+    await eventually(lambda: published_by_trackers(watch, order))
     assert await holder(watch) == tracker.scheduler.name
 
 

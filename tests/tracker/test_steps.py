@@ -1,4 +1,4 @@
-"""The table of what comes next matches what the services really hear and state."""
+"""The table of what comes next matches what the services really receive and state."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from events.facts.order import OrderCreated
 from events.service import Step, name_of
 from saga_tracker.projection import project
 from saga_tracker.steps import STEPS
-from tests.tracker.facts import PATHS, RETOLD, heard
+from tests.tracker.facts import PATHS, RETOLD, facts_named
 
 BY_NAME = {service.name: service for service in SERVICES}
 # Every pair of a service and a fact that it subscribes to.
@@ -17,17 +17,17 @@ SUBSCRIPTIONS: set[tuple[type[Fact], str]] = {
 }
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.heard.__name__} to {step.service}")
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.trigger.__name__} to {step.service}")
 def test_whoever_is_waited_for_hears_the_fact_before_and_states_what_is_awaited(step: Step) -> None:
     service = BY_NAME[step.service]
-    assert step.heard in (service.publishes if step.own else service.subscribes_to)
+    assert step.trigger in (service.publishes if step.own else service.subscribes_to)
     assert step.own or not step.person
-    assert set(step.answers) <= set(service.publishes)
+    assert set(step.results) <= set(service.publishes)
 
 
 def test_every_fact_that_a_service_subscribes_to_has_a_sign_that_it_came() -> None:
     """A step whose answer says so. That of `order.created` to order_svc is how it goes on with the order."""
-    turns = {(step.heard, step.service) for step in STEPS if not step.own}
+    turns = {(step.trigger, step.service) for step in STEPS if not step.own}
     needed = {(step.knowing, step.service) for step in STEPS if step.knowing is not None}
     assert turns | needed == SUBSCRIPTIONS
     assert needed - turns == {(OrderCreated, "order")}
@@ -36,7 +36,7 @@ def test_every_fact_that_a_service_subscribes_to_has_a_sign_that_it_came() -> No
 
 @pytest.mark.parametrize(
     ("fact", "service"),
-    sorted({(step.heard, step.service) for step in STEPS}, key=str),
+    sorted({(step.trigger, step.service) for step in STEPS}, key=str),
     ids=lambda part: part if isinstance(part, str) else part.__name__,
 )
 def test_the_sign_is_waited_for(fact: type[Fact], service: str) -> None:
@@ -45,12 +45,12 @@ def test_the_sign_is_waited_for(fact: type[Fact], service: str) -> None:
         (wait.because_of, wait.service)
         for path in (*PATHS.values(), *RETOLD)
         for count in range(1, len(path.split()) + 1)
-        for wait in project(heard(" ".join(path.split()[:count]))).waits
+        for wait in project(facts_named(" ".join(path.split()[:count]))).waits
     }
     assert (name_of(fact), service) in waited_for
 
 
 def test_every_fact_stated_is_awaited_or_begins_something() -> None:
-    stated = {fact for service in SERVICES for fact in service.publishes}
-    begin = {fact for fact in stated if not any(fact in step.answers for step in STEPS)}
+    published = {fact for service in SERVICES for fact in service.publishes}
+    begin = {fact for fact in published if not any(fact in step.results for step in STEPS)}
     assert begin == {OrderCreated}

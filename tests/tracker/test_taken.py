@@ -5,13 +5,13 @@ import pytest
 from events.service import name_of
 from saga_tracker.steps import STEPS
 from saga_tracker.timeline import step_taken
-from tests.tracker.facts import PATHS, heard
+from tests.tracker.facts import PATHS, facts_named
 
-STEP_NAMES = {f"{step.service}:{name_of(step.heard)}" for step in STEPS}
+STEP_NAMES = {f"{step.service}:{name_of(step.trigger)}" for step in STEPS}
 
 
 def taken(names: str) -> list[tuple[str, float]]:
-    facts = heard(names)
+    facts = facts_named(names)
     found = [step_taken(fact, reversed(facts)) for fact in facts]
     return [(step.step, step.seconds) for step in found if step is not None]
 

@@ -12,7 +12,14 @@ import pytest
 
 from tests.runtime.eventually import eventually
 from tests.tracker.test_process import free_port, run
-from tests.tracker.test_scheduler import STEP_SECONDS, holder, impatient, just_now, stated, states
+from tests.tracker.test_scheduler import (
+    STEP_SECONDS,
+    holder,
+    impatient,
+    just_now,
+    published_by_trackers,
+    states,
+)
 from tests.tracker.watch import QUICK, Watch
 
 LATE = ("saga.redriven.v1", "saga.timed_out.v2")
@@ -72,4 +79,4 @@ async def test_another_takes_over_within_seconds_and_nothing_is_stated_twice(
     await eventually(partial(is_kept_by, watch, first), within_seconds=20)
     orders.append(await say_late(watch))
     for order in orders:
-        assert sorted((await stated(watch, order)).elements()) == sorted(LATE)
+        assert sorted((await published_by_trackers(watch, order)).elements()) == sorted(LATE)

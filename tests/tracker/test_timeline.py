@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from saga_tracker.timeline import cause_of, why_doubtful
+from saga_tracker.timeline import causation_of, why_doubtful
 from tests.tracker.facts import PATHS, envelopes
 
 
@@ -24,15 +24,15 @@ def timeline(names: str) -> list[dict[str, Any]]:
 
 
 def caused(rows: list[dict[str, Any]]) -> list[str | None]:
-    causes = [cause_of(row, rows) for row in rows]
-    return [cause.name if cause else None for cause in causes]
+    causes = [causation_of(row, rows) for row in rows]
+    return [causation.name if causation else None for causation in causes]
 
 
 def test_a_causation_id_that_is_in_the_trail_names_the_cause() -> None:
     rows = timeline("created reserved")
-    cause = cause_of(rows[1], rows)
-    assert cause is not None
-    assert (cause.fact_id, cause.directly) == (rows[0]["fact_id"], True)
+    causation = causation_of(rows[1], rows)
+    assert causation is not None
+    assert (causation.fact_id, causation.directly) == (rows[0]["fact_id"], True)
 
 
 def test_behind_the_outcome_of_a_call_the_cause_is_what_made_it_their_turn() -> None:
@@ -49,9 +49,9 @@ def test_behind_the_outcome_of_a_call_the_cause_is_what_made_it_their_turn() -> 
         "inventory.stock_released",
         "order.cancelled",
     ]
-    cause = cause_of(rows[1], rows)
-    assert cause is not None
-    assert not cause.directly
+    causation = causation_of(rows[1], rows)
+    assert causation is not None
+    assert not causation.directly
 
 
 def test_a_withdrawal_that_a_person_asked_for_has_no_cause() -> None:
@@ -71,9 +71,9 @@ def test_a_date_that_cannot_be_true_is_doubtful_and_one_that_was_read_late_is_no
     limit, hour = timedelta(seconds=30), timedelta(hours=1)
 
     def doubts(rows: list[dict[str, Any]]) -> list[str | None]:
-        return [why_doubtful(row, cause_of(row, rows), limit) for row in rows]
+        return [why_doubtful(row, causation_of(row, rows), limit) for row in rows]
 
-    def stated(rows: list[dict[str, Any]], number: int, later_by: timedelta) -> list[dict[str, Any]]:
+    def published(rows: list[dict[str, Any]], number: int, later_by: timedelta) -> list[dict[str, Any]]:
         changed = {**rows[number], "stated_at": rows[number]["stated_at"] + later_by}
         return [*rows[:number], changed, *rows[number + 1 :]]
 
@@ -81,6 +81,6 @@ def test_a_date_that_cannot_be_true_is_doubtful_and_one_that_was_read_late_is_no
     assert doubts(rows) == [None, None, None]
     assert doubts([{**row, "read_at": row["read_at"] + hour} for row in rows]) == [None, None, None]
     # Who is ahead is in doubt, and nobody who came because of it; who is behind, where its cause shows it.
-    assert doubts(stated(rows, 0, hour)) == ["it was read before that", None, None]
-    assert doubts(stated(rows, 1, -hour)) == [None, "what it came from was stated after that", None]
-    assert doubts(stated(rows, 1, limit)) == doubts(stated(rows, 1, -limit)) == [None, None, None]
+    assert doubts(published(rows, 0, hour)) == ["it was read before that", None, None]
+    assert doubts(published(rows, 1, -hour)) == [None, "what it came from was stated after that", None]
+    assert doubts(published(rows, 1, limit)) == doubts(published(rows, 1, -limit)) == [None, None, None]

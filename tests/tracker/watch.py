@@ -147,15 +147,15 @@ class Watch:
 
         await eventually(recorded)
 
-    async def hear_redrives(self, *services: str) -> AbstractQueue:
+    async def receive_redrives(self, *services: str) -> AbstractQueue:
         """A queue of what is sent to these services alone, or to any of the five."""
         queue = await self.channel.declare_queue(exclusive=True)
         for service in services or FIVE:
             await queue.bind(REDRIVE_EXCHANGE, routing_key=service)
         return queue
 
-    async def hear(self, kind: type[Fact]) -> AbstractQueue:
-        """A queue of the facts of a kind that are stated from now on."""
+    async def receive(self, kind: type[Fact]) -> AbstractQueue:
+        """A queue of the facts of a kind that are published from now on."""
         queue = await self.channel.declare_queue(exclusive=True)
         await queue.bind(EXCHANGE, routing_key=kind.wire_name)
         return queue
@@ -195,7 +195,7 @@ class Watch:
         return [{name: value for name, value in row.items() if name != "due_at"} for row in rows]
 
     async def read_when_stated(self, order_id: UUID | None = None) -> None:
-        """Have the view as if every fact, or those of an order, had been read when it was stated."""
+        """Have the view as if every fact, or those of an order, had been read when it was published."""
         await self.rows(
             "UPDATE saga_facts SET read_at = stated_at"
             " WHERE dated AND (%(id)s::uuid IS NULL OR order_id = %(id)s)",

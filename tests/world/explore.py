@@ -119,13 +119,13 @@ def ends_of(stage: Stage, world: World) -> tuple[End, ...]:
 
 def _is_overdue(order_id: UUID, world: World) -> bool:
     """Whether a person has been called for an answer that is still missing."""
-    if not any(isinstance(stated.value, SagaOverdue) for stated in world.stated):
+    if not any(isinstance(published.value, SagaOverdue) for published in world.published):
         return False
     timeline = [
         fact
-        for stated in world.stated
-        if fact_of(stated).order_id == order_id
-        for fact in heard_by_the_tracker(stated)
+        for published in world.published
+        if fact_of(published).order_id == order_id
+        for fact in received_by_the_tracker(published)
     ]
     return bool(overdue_orders({order_id: project(timeline)}))
 
@@ -155,26 +155,26 @@ class Auditor:
         self.watching = watching
         self.reconciling = reconciling
         self._found_well: set[object] = set()
-        self._heard = cache(heard_by_the_tracker)
-        self._heard_late = cache(partial(heard_late, stage))
+        self._received = cache(received_by_the_tracker)
+        self._received_late = cache(partial(received_late, stage))
 
-    def _tracked(self, world: World, hear: Callable[[Known], tuple[SagaFact, ...]]) -> dict[UUID, Saga]:
-        """What the tracker makes of all the facts that were stated."""
+    def _tracked(self, world: World, receive: Callable[[Known], tuple[SagaFact, ...]]) -> dict[UUID, Saga]:
+        """What the tracker makes of all the facts that were published."""
         trails: dict[UUID, list[SagaFact]] = {order_id: [] for order_id in self.stage.orders}
-        for stated in world.stated:
-            trails[fact_of(stated).order_id] += hear(stated)
+        for published in world.published:
+            trails[fact_of(published).order_id] += receive(published)
         return {order_id: project(timeline) for order_id, timeline in trails.items()}
 
     def check(self, world: World, *, at_rest: bool) -> None:
         """Raises Inconsistent with every violation there is."""
-        stated = world.stated if at_rest or self.watching else None
-        books = (at_rest, world.standings, world.stock, stated)
+        published = world.published if at_rest or self.watching else None
+        books = (at_rest, world.standings, world.stock, published)
         if books in self._found_well:
             return
         read = snapshot(self.stage, world)
         found: list[object] = []
         if at_rest:
-            sagas = self._tracked(world, self._heard)
+            sagas = self._tracked(world, self._received)
             read = replace(read, sagas={order_id: seen(saga) for order_id, saga in sagas.items()})
             excused = overdue_orders(sagas) | self.stage.unknown_to_their_owner(world, sagas)
             found += violations(read, still_moving=excused)
@@ -182,11 +182,11 @@ class Auditor:
                 for order_id in read.sagas or ():
                     found += differences(order_id, read.of(order_id)) if order_id not in excused else ()
             found += waits_in_vain(sagas)
-            found += lateness_that_stays(sagas, self._tracked(world, self._heard_late))
+            found += lateness_that_stays(sagas, self._tracked(world, self._received_late))
         else:
             found += violations(read, still_moving=frozenset(self.stage.orders))
             if self.watching:
-                found += said_too_soon(self._tracked(world, self._heard), books_by_order(read))
+                found += too_soon(self._tracked(world, self._received), books_by_order(read))
         if found:
             raise Inconsistent("; ".join(map(str, found)))
         self._found_well.add(books)
@@ -243,7 +243,7 @@ def waits_in_vain(sagas: Mapping[UUID, Saga]) -> list[str]:
     ]
 
 
-def said_too_soon(sagas: Mapping[UUID, Saga], books: Mapping[UUID, Books]) -> list[str]:
+def too_soon(sagas: Mapping[UUID, Saga], books: Mapping[UUID, Books]) -> list[str]:
     """Where the tracker says that all is over, or for a person to see to, and it is not."""
     return [
         f"order {order_id}: {saga.state} by the tracker, {books[order_id].verdict} by the services' books"
@@ -266,8 +266,8 @@ def at(serial: int) -> datetime:
     return datetime.fromtimestamp(BEGAN_AT + serial, UTC)
 
 
-def heard_by_the_tracker(stated: Known) -> tuple[SagaFact, ...]:
-    fact = fact_of(stated)
+def received_by_the_tracker(published: Known) -> tuple[SagaFact, ...]:
+    fact = fact_of(published)
     about: UUID | None = None
     match fact:
         case RetryRequested() | Settled():
@@ -278,34 +278,34 @@ def heard_by_the_tracker(stated: Known) -> tuple[SagaFact, ...]:
             about = fact.because_of_id
         case _:
             pass
-    heard = SagaFact(
-        fact_id=UUID(int=stated.serial),
+    message = SagaFact(
+        fact_id=UUID(int=published.serial),
         name=name_of(type(fact)),
-        read_at=at(stated.serial),
+        read_at=at(published.serial),
         reason=getattr(fact, "reason", None),
         ending=getattr(fact, "ending", None),
         service=getattr(fact, "service", None),
         about=about,
     )
-    return (heard,)
+    return (message,)
 
 
-def heard_late(stage: Stage, stated: Known) -> tuple[SagaFact, ...]:
+def received_late(stage: Stage, published: Known) -> tuple[SagaFact, ...]:
     """The same where the tracker sent it to everyone again, and called every answer to it overdue.
 
     Read in the opposite order, too: where an order stands must not depend on that.
     """
-    (heard,) = heard_by_the_tracker(stated)
-    heard = heard._replace(read_at=at(MAX_SERIAL - stated.serial))
+    (message,) = received_by_the_tracker(published)
+    message = message._replace(read_at=at(MAX_SERIAL - published.serial))
     about_it = [
         SagaFact(
-            uuid5(heard.fact_id, kind + ROLES[role]),
+            uuid5(message.fact_id, kind + ROLES[role]),
             kind,
-            heard.read_at,
+            message.read_at,
             service=ROLES[role],
-            about=heard.fact_id,
+            about=message.fact_id,
         )
-        for role in stage.subscribers.get(type(stated.value), ())
+        for role in stage.subscribers.get(type(published.value), ())
         for kind in ("saga.redriven", "saga.overdue")
     ]
-    return (heard, *about_it)
+    return (message, *about_it)

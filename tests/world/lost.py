@@ -71,8 +71,8 @@ class LossyStage(Stage):
 
     def _sagas(self, world: World) -> dict[UUID, Saga]:
         trails: dict[UUID, list[SagaFact]] = {order_id: [] for order_id in self.orders}
-        for stated in world.stated:
-            trails[fact_of(stated).order_id] += explore.heard_by_the_tracker(stated)
+        for published in world.published:
+            trails[fact_of(published).order_id] += explore.received_by_the_tracker(published)
         return {order_id: project(timeline) for order_id, timeline in trails.items() if timeline}
 
     def _acts_of_the_tracker(self, world: World, order_id: UUID, saga: Saga) -> Iterator[Move]:
@@ -80,27 +80,27 @@ class LossyStage(Stage):
             if one.act is Act.EXPIRE_APPROVAL:
                 continue
             fact = self.known(_fact(order_id, one))
-            after = world._replace(stated=world.stated | {fact})
+            after = world._replace(published=world.published | {fact})
             if one.act is Act.TIME_OUT:
                 lying = {self.known(Delivery(_ORDER, fact))}
                 after = self._lose(after._replace(pending=after.pending | lying), found=world.pending)
             elif one.act is Act.REDRIVE and self.tells_again:
-                after = self._told_again(after, one.wait.service, one.wait.because_of_id)
+                after = self._received_again(after, one.wait.service, one.wait.because_of_id)
             yield Move(("the tracker states", fact), after)
 
     def _acts_of_a_person(self, world: World, saga: Saga) -> Iterator[Move]:
         for wait in saga.waits:
             if wait.overdue_at is not None:
-                after = self._told_again(world, wait.service, wait.because_of_id)
+                after = self._received_again(world, wait.service, wait.because_of_id)
                 if after is not world:
                     yield Move(("a person sends", wait.because_of, "once more"), after, may_rest=True)
 
-    def _told_again(self, world: World, service: str, fact_id: UUID) -> World:
-        """What was lost now lies before the service; what it has heard already, its inbox knows."""
-        (what,) = (stated for stated in world.stated if stated.serial == fact_id.int)
+    def _received_again(self, world: World, service: str, fact_id: UUID) -> World:
+        """What was lost now lies before the service; what it has received already, its inbox knows."""
+        (what,) = (published for published in world.published if published.serial == fact_id.int)
         wanted = {what}
         if needs_the_beginning(fact_of(what).wire_name, service):
-            wanted |= {one for one in world.stated if isinstance(one.value, OrderCreated)}
+            wanted |= {one for one in world.published if isinstance(one.value, OrderCreated)}
         role = ROLES.index(service)
         lying = {self.known(Delivery(role, one)) for one in wanted}
         again = {one for one in lying if self._is_lost(one)}
@@ -108,7 +108,7 @@ class LossyStage(Stage):
 
 
 def _fact(order_id: UUID, one: Due) -> Fact:
-    """As the tracker states it."""
+    """As the tracker publishes it."""
     wait = one.wait
     match one.act:
         case Act.REDRIVE:

@@ -35,13 +35,13 @@ class Outside:
         return replace(self, account=movement, movements=(*self.movements, movement))
 
 
-Answer = tuple[Outside, Outcome]
+Decided = tuple[Outside, Outcome]
 REFUSED = "refused"
 
 
-def carry_out(call: Call, outside: Outside) -> Iterator[Answer]:
+def carry_out(call: Call, outside: Outside) -> Iterator[Decided]:
     """Everything that may come of a call: what the outside world holds afterwards, and its answer."""
-    if call.patience != "undo":
+    if call.retry_policy != "undo":
         yield from possibilities(call, outside)
         return
     key = call.idempotency_key
@@ -52,7 +52,7 @@ def carry_out(call: Call, outside: Outside) -> Iterator[Answer]:
         yield replace(after, answered=after.answered | {(key, outcome)}), outcome
 
 
-def possibilities(call: Call, outside: Outside) -> Iterator[Answer]:
+def possibilities(call: Call, outside: Outside) -> Iterator[Decided]:
     """The same for a call under a key that was never seen."""
     match call:
         case payment.Authorise() | payment.Capture():
@@ -72,7 +72,7 @@ def leaves_a_trace(call: Call) -> bool:
     return not isinstance(call, notification.SendEmail | notification.SendPush)
 
 
-def charge(call: payment.Authorise | payment.Capture, outside: Outside) -> Iterator[Answer]:
+def charge(call: payment.Authorise | payment.Capture, outside: Outside) -> Iterator[Decided]:
     if isinstance(call, payment.Authorise):
         if outside.account == "nothing":
             asked_for = replace(outside, amount_minor=call.amount_minor, currency=call.currency)
@@ -86,7 +86,7 @@ def charge(call: payment.Authorise | payment.Capture, outside: Outside) -> Itera
 
 def pay_back(
     call: payment.Void | payment.Refund | payment.IssueCreditNote, outside: Outside
-) -> Iterator[Answer]:
+) -> Iterator[Decided]:
     match call, outside.account:
         case payment.Void(), "nothing":
             yield replace(outside, account="closed"), payment.Undone("void")
@@ -106,7 +106,7 @@ def pay_back(
 def ship(
     call: fulfillment.BookShipment | fulfillment.CancelShipment | fulfillment.DispatchShipment,
     outside: Outside,
-) -> Iterator[Answer]:
+) -> Iterator[Decided]:
     match call, outside.parcel:
         case fulfillment.BookShipment(), parcel:
             if parcel == "nothing":
@@ -123,7 +123,7 @@ def ship(
             yield outside, fulfillment.DispatchRefused(REFUSED)
 
 
-def tell(call: notification.SendEmail | notification.SendPush, outside: Outside) -> Iterator[Answer]:
+def tell(call: notification.SendEmail | notification.SendPush, outside: Outside) -> Iterator[Decided]:
     channel = notification.channel_of(call)
     yield outside, notification.Delivered(channel)
     yield outside, notification.Undeliverable(channel, REFUSED)

@@ -1,11 +1,11 @@
 """All five services' real `decide` on one stage, and every next thing that may happen there.
 
-A fact that was stated lies before every service that hears it until that service hears it, in any order: so
-whatever outbox, relay, broker and queue may delay is delayed here. With redrives it may be heard once more at
-any later moment. A call lies there until something comes of it: an answer, or that every attempt failed, and
-then the request may never have arrived, or have been carried out, or arrive later. What may happen at any
-moment (a cancellation, a timeout, an approval's expiry) lies there from the start; what failed for good, a
-person may have tried again, or settle.
+A fact that was published lies before every service that receives it until that service receives it, in any
+order: so whatever outbox, relay, broker and queue may delay is delayed here. With redrives it may be received
+once more at any later moment. A call lies there until something comes of it: an answer, or that every attempt
+failed, and then the request may never have arrived, or have been carried out, or arrive later. What may
+happen at any moment (a cancellation, a timeout, an approval's expiry) lies there from the start; what failed
+for good, a person may have tried again, or settle.
 """
 
 from collections.abc import Iterator, Mapping
@@ -64,10 +64,10 @@ class Bug:
 class Stage:
     """Where worlds move.
 
-    With `redrives`, whatever a service has heard it may hear again, as often as you like, and no inbox helps
-    it: as if it were restated under a new id. A `brief` play has fewer ways: every call is answered, and
-    customers are told, and at once (nobody waits for that). `situations` collects what the services met: who,
-    in what state, heard what.
+    With `redrives`, whatever a service has received it may receive again, as often as you like, and no inbox
+    helps it: as if it were restated under a new id. A `brief` play has fewer ways: every call is answered,
+    and customers are told, and at once (nobody waits for that). `situations` collects what the services met:
+    who, in what state, received what.
     """
 
     def __init__(
@@ -94,12 +94,12 @@ class Stage:
         self.caller = {kind: role for role, one in enumerate(SERVICES) for kind in one.calls.values()}
         self.known = Pool().known
         self.situations: list[tuple[str, Any, Any]] = []
-        self._to_hear = cache(self._to_hear_first)
+        self._to_receive = cache(self._to_receive_first)
         self._react = cache(self._react_first)
         self._answers = cache(self._answers_first)
 
     def start(self, *happenings: Fact | Command, acts: int = 0) -> World:
-        """A world in which orders POSTed are recorded, and all else is yet to be heard.
+        """A world in which orders POSTed are recorded, and all else is yet to be received.
 
         A person may act `acts` times on what failed for good.
         """
@@ -108,15 +108,15 @@ class Stage:
         for happening in happenings:
             if isinstance(happening, PlaceOrder):
                 number = self.number[happening.order_id]
-                world = self._hear(world, number, _ORDER, self.known(happening))
+                world = self._receive(world, number, _ORDER, self.known(happening))
             elif isinstance(happening, ApprovalExpired):
                 world = world._replace(expiring=world.expiring | {self.known(happening)})
             else:
                 what = self.known(happening)
                 roles = self.subscribers[type(happening)] if isinstance(happening, Fact) else (_ORDER,)
                 lying = {self.known(Delivery(role, what)) for role in roles}
-                stated = {what} if isinstance(happening, Fact) else set()
-                world = world._replace(pending=world.pending | lying, stated=world.stated | stated)
+                published = {what} if isinstance(happening, Fact) else set()
+                world = world._replace(pending=world.pending | lying, published=world.published | published)
         return world
 
     def moves(self, world: World) -> Iterator[Move]:
@@ -154,24 +154,24 @@ class Stage:
     def _hand_over(self, world: World, known: Known) -> Move:
         role, what = known.value
         rest = world._replace(pending=world.pending - {known})
-        return Move((ROLES[role], "hears", what), self._hear(rest, self._number(what), role, what))
+        return Move((ROLES[role], "hears", what), self._receive(rest, self._number(what), role, what))
 
     def _redrive(self, world: World) -> Iterator[Move]:
-        """A service hears once more what it has heard; those without any effect are left out.
+        """A service receives once more what it has received; those without any effect are left out.
 
         A request to try again is not among them: under another id it is another request.
         """
         effective = [
             lying
-            for what in sorted(world.stated, key=_serial)
-            for lying in self._to_hear(what)
+            for what in sorted(world.published, key=_serial)
+            for lying in self._to_receive(what)
             if lying not in world.pending and not self._is_nothing_to(world, lying)
         ]
         for role, what in (lying.value for lying in effective):
-            after = self._hear(world, self._number(what), role, what)
+            after = self._receive(world, self._number(what), role, what)
             yield Move((ROLES[role], "hears once more", what), after)
 
-    def _to_hear_first(self, what: Known) -> tuple[Known, ...]:
+    def _to_receive_first(self, what: Known) -> tuple[Known, ...]:
         """Before whom it lies when it is redriven."""
         if isinstance(what.value, RetryRequested | Again):
             return ()
@@ -190,24 +190,26 @@ class Stage:
             if payment is not None and payment.status == "held":
                 for kind in (Approve, Reject):
                     decided = self.known(kind(order_id=payment.order_id, by=PERSON, note="seen"))
-                    after = self._hear(world, number, _PAYMENT, decided)
+                    after = self._receive(world, number, _PAYMENT, decided)
                     yield Move(("payment hears", decided), after, may_rest=True)
 
     def _let_expire(self, world: World) -> Iterator[Move]:
         for expired in sorted(world.expiring, key=_serial):
-            held_orders = (one.value.order_id for one in world.stated if isinstance(one.value, PaymentHeld))
+            held_orders = (
+                one.value.order_id for one in world.published if isinstance(one.value, PaymentHeld)
+            )
             if expired.value.order_id in held_orders:
                 lying = self.known(Delivery(_PAYMENT, expired))
                 after = world._replace(
                     expiring=world.expiring - {expired},
                     pending=world.pending | {lying},
-                    stated=world.stated | {expired},
+                    published=world.published | {expired},
                 )
                 yield Move(("the tracker states", expired), after, may_rest=True)
 
     def _act_on_failures(self, world: World) -> Iterator[Move]:
         """A person answers a failure, each once: it is to be tried again, or they settled it outside."""
-        for failed in sorted(world.stated, key=_serial):
+        for failed in sorted(world.published, key=_serial):
             fact = fact_of(failed)
             if not fact.case or fact.owner not in self.acts_on:
                 continue
@@ -219,20 +221,20 @@ class Stage:
                 for kind in (RetryRequested, Settled)
                 if role in self.subscribers[kind]
             ]
-            if world.stated.isdisjoint(answers):
+            if world.published.isdisjoint(answers):
                 for answer in answers:
                     after = self._ask_of(world, role, answer)
                     yield Move(("a person states", answer), after, may_rest=True)
 
     def _ask_of(self, world: World, role: int, answer: Known) -> World:
-        """It lies before the service that it names. The others hear it at once: it is nothing to them."""
+        """It lies before the service that it names. The others receive it at once: it is nothing to them."""
         number = self._number(answer)
         for other in self.subscribers[type(answer.value)]:
             if other != role:
-                world = self._hear(world, number, other, answer)
+                world = self._receive(world, number, other, answer)
         return world._replace(
             pending=world.pending | {self.known(Delivery(role, answer))},
-            stated=world.stated | {answer},
+            published=world.published | {answer},
             acts=world.acts - 1,
         )
 
@@ -242,7 +244,7 @@ class Stage:
         number, role = self.number[call.order_id], self.caller[type(call)]
         rest = world._replace(calls=world.calls - {known})
         for outside, outcome in self._answers(known, world.standings[number][_OUTSIDE]):
-            after = self._hear(
+            after = self._receive(
                 rest._replace(standings=with_state(rest.standings, number, _OUTSIDE, outside)),
                 number,
                 role,
@@ -251,7 +253,7 @@ class Stage:
             yield Move((known, "is answered:", outcome), after)
         for maybe_done in () if self.brief else (False, True):
             outcome = self.known(GaveUp(call, "timeout", maybe_done))
-            after = self._hear(rest, number, role, outcome)
+            after = self._receive(rest, number, role, outcome)
             yield Move((outcome, "(and it never arrives)"), after)
             if maybe_done and leaves_a_trace(call):
                 yield Move((outcome, "(and it is on its way)"), after._replace(late=after.late | {known}))
@@ -263,49 +265,51 @@ class Stage:
             after = rest._replace(standings=with_state(rest.standings, number, _OUTSIDE, outside))
             yield Move((known, "arrives late, with nobody to answer:", outcome), after)
 
-    def _hear(self, world: World, number: int, role: int, heard: Known) -> World:
+    def _receive(self, world: World, number: int, role: int, message: Known) -> World:
         standing = world.standings[number]
-        reaction = self._react(role, standing[role], world.stock if role == _INVENTORY else None, heard)
+        reaction = self._react(role, standing[role], world.stock if role == _INVENTORY else None, message)
         stood = with_state(world.standings, number, role, reaction.state)
         stock = world.stock if reaction.stock is None else reaction.stock
         if not reaction.facts and not reaction.calls:
             return world._replace(standings=stood, stock=stock)
-        if not world.asked.isdisjoint(reaction.calls) and not isinstance(heard.value, RetryRequested):
-            raise Inconsistent(f"{ROLES[role]} hears {in_words(heard)}, and asks the same twice")
+        if not world.asked.isdisjoint(reaction.calls) and not isinstance(message.value, RetryRequested):
+            raise Inconsistent(f"{ROLES[role]} hears {in_words(message)}, and asks the same twice")
         return world._replace(
             standings=stood,
             stock=stock,
             pending=world.pending | reaction.deliveries,
             calls=world.calls | reaction.calls,
-            stated=world.stated.union(self._stated(world, role, fact, heard) for fact in reaction.facts),
+            published=world.published.union(
+                self._published(world, role, fact, message) for fact in reaction.facts
+            ),
             asked=world.asked | reaction.calls,
         )
 
-    def _stated(self, world: World, role: int, fact: Known, heard: Known) -> Known:
+    def _published(self, world: World, role: int, fact: Known, message: Known) -> Known:
         """The fact as one of its own: what was tried again may also fail again."""
-        if fact not in world.stated:
+        if fact not in world.published:
             return fact
         retries = sum(
-            _asks_to_retry(stated.value, fact.value.order_id, ROLES[role]) for stated in world.stated
+            _asks_to_retry(published.value, fact.value.order_id, ROLES[role]) for published in world.published
         )
         times = [self.known(Again(fact, time)) for time in range(2, retries + 2)] if fact.value.case else []
         for again in times:
-            if again not in world.stated:
+            if again not in world.published:
                 return again
-        raise Inconsistent(f"{ROLES[role]} hears {in_words(heard)}, and states the same twice")
+        raise Inconsistent(f"{ROLES[role]} hears {in_words(message)}, and states the same twice")
 
     def _number(self, what: Known) -> int:
         return self.number[what.value.order_id]
 
-    def _react_first(self, role: int, state: Known, stock: Known | None, heard: Known) -> Reaction:
+    def _react_first(self, role: int, state: Known, stock: Known | None, message: Known) -> Reaction:
         before = state.value
-        self.situations.append((ROLES[role], before, heard.value))
+        self.situations.append((ROLES[role], before, message.value))
         if stock is not None:
             before = Shelf(before, {one.sku: one for one in stock.value})
         try:
-            decision: Decision[Any, Any, Any] = self.services[role].decide(before, heard.value)
+            decision: Decision[Any, Any, Any] = self.services[role].decide(before, message.value)
         except CausalityViolated as error:
-            raise Inconsistent(f"{ROLES[role]} hears {in_words(heard)}: {error}") from error
+            raise Inconsistent(f"{ROLES[role]} hears {in_words(message)}: {error}") from error
         after = decision.state
         if isinstance(after, Shelf):
             stock = self.known(tuple(after.stock.values()))
@@ -335,5 +339,9 @@ def _serial(known: Known) -> int:
     return known.serial
 
 
-def _asks_to_retry(stated: Any, order_id: UUID, service: str) -> bool:
-    return isinstance(stated, RetryRequested) and stated.order_id == order_id and stated.service == service
+def _asks_to_retry(published: Any, order_id: UUID, service: str) -> bool:
+    return (
+        isinstance(published, RetryRequested)
+        and published.order_id == order_id
+        and published.service == service
+    )

@@ -1,7 +1,7 @@
 """Every order of deliveries and every outcome of every call.
 
 At any moment there may be a cancellation, timeouts, a decision about a held payment or its expiry, and what a
-person does about a failure; and whatever was heard may be heard again, later, any number of times.
+person does about a failure; and whatever was received may be received again, later, any number of times.
 
 ENDS are all the ways an order ends. PLAYS say what happens, in how many worlds, and which ends it has. Both
 are exact, so that a change of the protocol shows here; a run prints what it found.
@@ -131,26 +131,28 @@ def letters() -> dict[tuple[str, ...], str]:
     return {tuple(statuses): letter for letter, *statuses in lines}
 
 
-def in_letters(ends: set[End]) -> str:
-    """The ends by their letters in ENDS, and in full if they are not there."""
+def in_dead_letters(ends: set[End]) -> str:
+    """The ends by their dead letters in ENDS, and in full if they are not there."""
     known = letters()
     found = {(end.order, end.inventory, end.payment, end.fulfillment, end.verdict) for end in ends}
     strange = "".join(f"; {' '.join(end)}" for end in sorted(found - known.keys()))
-    letters_found = sorted((known[end] for end in found & known.keys()), key=lambda one: (one.isupper(), one))
-    return "".join(letters_found) + strange
+    dead_letters_found = sorted(
+        (known[end] for end in found & known.keys()), key=lambda one: (one.isupper(), one)
+    )
+    return "".join(dead_letters_found) + strange
 
 
 @pytest.mark.parametrize("play", PLAYS, ids=lambda play: play.name)
 def test_every_order_ends_consistent(play: Play) -> None:
     found = play.perform()
     ends = {order for orders in found.ends for order in orders}
-    print(f"{play.name}: {found.worlds} worlds, {found.moves} moves, ends {in_letters(ends)}")
-    assert (found.worlds, in_letters(ends)) == (play.worlds, play.ends)
-    assert_everyone_is_told(ends, by_a_person="notification" in play.acts_on)
+    print(f"{play.name}: {found.worlds} worlds, {found.moves} moves, ends {in_dead_letters(ends)}")
+    assert (found.worlds, in_dead_letters(ends)) == (play.worlds, play.ends)
+    assert_everyone_is_notified(ends, by_a_person="notification" in play.acts_on)
     assert_a_person_is_needed_only_where_an_undo_failed(ends)
 
 
-def assert_everyone_is_told(ends: set[End], *, by_a_person: bool) -> None:
+def assert_everyone_is_notified(ends: set[End], *, by_a_person: bool) -> None:
     """A customer is told of every end, or cannot be reached; of an order left open, nothing is said."""
     known_how = {"notified", "failed"} | ({"notified*"} if by_a_person else set())
     for end in ends:

@@ -75,7 +75,7 @@ class Play:
 
 
 def play_of(service: str, kind: type[Fact]) -> Play:
-    """In which this fact is stated, one way or another."""
+    """In which this fact is published, one way or another."""
     if kind in (RetryRequested, Settled):
         return Play(service, kind, acts=1)
     if kind is ApprovalExpired:

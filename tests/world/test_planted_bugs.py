@@ -38,14 +38,14 @@ from tests.world.plays import (
 from tests.world.stage import Bug, Stage
 from tests.world.world import Inconsistent
 
-Answer = Decision[Any, Any, Any]
+Decided = Decision[Any, Any, Any]
 
 
 def forgets_fences(service: str) -> Decide:
     """Undoes what was not done yet, but does not remember that it must never be done."""
 
-    def decide(state: Any, heard: Any) -> Answer:
-        answer = SERVICE[service].decide(state, heard)
+    def decide(state: Any, message: Any) -> Decided:
+        answer = SERVICE[service].decide(state, message)
         if isinstance(answer.state, Shelf):
             reservation = answer.state.reservation
             if reservation is not None and reservation.status == "fenced":
@@ -57,148 +57,148 @@ def forgets_fences(service: str) -> Decide:
     return decide
 
 
-def inventory_trusts_its_inbox(shelf: Shelf, heard: Any) -> Answer:
-    """Releases without looking whether it has released already: right as long as nothing is heard twice."""
+def inventory_trusts_its_inbox(shelf: Shelf, message: Any) -> Decided:
+    """Releases without looking whether it has released already: right while nothing is received twice."""
     real, held = SERVICE["inventory"].decide, shelf.reservation
-    undone = isinstance(heard, PaymentRefunded | PaymentDeclined)
+    undone = isinstance(message, PaymentRefunded | PaymentDeclined)
     if undone and held is not None and held.status == "released":
-        again = real(replace(shelf, reservation=replace(held, status="reserved")), heard)
+        again = real(replace(shelf, reservation=replace(held, status="reserved")), message)
         return Decision(again.state)
-    return real(shelf, heard)
+    return real(shelf, message)
 
 
-def inventory_oversells(shelf: Shelf, heard: Any) -> Answer:
+def inventory_oversells(shelf: Shelf, message: Any) -> Decided:
     """Takes one more than there is."""
 
     def seen(by: Shelf, more: int) -> Shelf:
         stock = {sku: replace(one, available=one.available + more) for sku, one in by.stock.items()}
         return replace(by, stock=stock)
 
-    answer = SERVICE["inventory"].decide(seen(shelf, 1), heard)
+    answer = SERVICE["inventory"].decide(seen(shelf, 1), message)
     return replace(answer, state=seen(answer.state, -1))
 
 
-def payment_ignores_a_withdrawal_in_flight(payment: Any, heard: Any) -> Answer:
-    if isinstance(heard, ShipmentCancelled) and payment and payment.status in ("authorising", "capturing"):
+def payment_ignores_a_withdrawal_in_flight(payment: Any, message: Any) -> Decided:
+    if isinstance(message, ShipmentCancelled) and payment and payment.status in ("authorising", "capturing"):
         return Decision(payment)
-    return SERVICE["payment"].decide(payment, heard)
+    return SERVICE["payment"].decide(payment, message)
 
 
-def payment_takes_a_lost_answer_for_a_refusal(payment: Any, heard: Any) -> Answer:
-    if isinstance(heard, GaveUp) and isinstance(heard.call, Authorise | Capture):
-        heard = AuthorisationDeclined("timeout")
-    return SERVICE["payment"].decide(payment, heard)
+def payment_takes_a_lost_answer_for_a_refusal(payment: Any, message: Any) -> Decided:
+    if isinstance(message, GaveUp) and isinstance(message.call, Authorise | Capture):
+        message = AuthorisationDeclined("timeout")
+    return SERVICE["payment"].decide(payment, message)
 
 
-def payment_declines_without_voiding(payment: Any, heard: Any) -> Answer:
-    if isinstance(heard, CaptureRefused):
-        heard = AuthorisationDeclined(heard.reason)
-    return SERVICE["payment"].decide(payment, heard)
+def payment_declines_without_voiding(payment: Any, message: Any) -> Decided:
+    if isinstance(message, CaptureRefused):
+        message = AuthorisationDeclined(message.reason)
+    return SERVICE["payment"].decide(payment, message)
 
 
-def payment_fences_only_once(payment: Any, heard: Any) -> Answer:
+def payment_fences_only_once(payment: Any, message: Any) -> Decided:
     """Ignores the first fact that meets its fence, and not the same fact when it is sent once more."""
     real = SERVICE["payment"].decide
-    if payment is not None and payment.status == "fenced" and isinstance(heard, StockReserved):
-        return real(None, heard) if payment.currency else Decision(replace(payment, currency="EUR"))
-    return real(payment, heard)
+    if payment is not None and payment.status == "fenced" and isinstance(message, StockReserved):
+        return real(None, message) if payment.currency else Decision(replace(payment, currency="EUR"))
+    return real(payment, message)
 
 
-def payment_declines_what_was_approved(payment: Any, heard: Any) -> Answer:
-    if isinstance(heard, ApprovalExpired) and payment is not None and payment.status == "authorising":
+def payment_declines_what_was_approved(payment: Any, message: Any) -> Decided:
+    if isinstance(message, ApprovalExpired) and payment is not None and payment.status == "authorising":
         payment = replace(payment, status="held")
-    return SERVICE["payment"].decide(payment, heard)
+    return SERVICE["payment"].decide(payment, message)
 
 
-def payment_refunds_again_under_a_new_key(payment: Any, heard: Any) -> Answer:
+def payment_refunds_again_under_a_new_key(payment: Any, message: Any) -> Decided:
     """Takes every failure for a refusal, and so pays back twice what may have been paid back."""
-    if isinstance(heard, RetryRequested) and payment is not None:
+    if isinstance(message, RetryRequested) and payment is not None:
         payment = replace(payment, round=payment.round + 1)
-    return SERVICE["payment"].decide(payment, heard)
+    return SERVICE["payment"].decide(payment, message)
 
 
-def payment_ignores_a_settlement(payment: Any, heard: Any) -> Answer:
-    return Decision(payment) if isinstance(heard, Settled) else SERVICE["payment"].decide(payment, heard)
+def payment_ignores_a_settlement(payment: Any, message: Any) -> Decided:
+    return Decision(payment) if isinstance(message, Settled) else SERVICE["payment"].decide(payment, message)
 
 
-def payment_settles_once_more(payment: Any, heard: Any) -> Answer:
-    if isinstance(heard, Settled) and payment is not None and payment.settled_by:
+def payment_settles_once_more(payment: Any, message: Any) -> Decided:
+    if isinstance(message, Settled) and payment is not None and payment.settled_by:
         payment = replace(payment, status="refund_failed")
-    return SERVICE["payment"].decide(payment, heard)
+    return SERVICE["payment"].decide(payment, message)
 
 
-def payment_settles_what_is_not_its_own(payment: Any, heard: Any) -> Answer:
-    if isinstance(heard, Settled) and payment is not None and payment.status == "captured":
+def payment_settles_what_is_not_its_own(payment: Any, message: Any) -> Decided:
+    if isinstance(message, Settled) and payment is not None and payment.status == "captured":
         payment = replace(payment, status="refund_failed")
-        heard = heard.model_copy(update={"service": "payment"})
-    return SERVICE["payment"].decide(payment, heard)
+        message = message.model_copy(update={"service": "payment"})
+    return SERVICE["payment"].decide(payment, message)
 
 
-def fulfillment_assumes_it_was_cancelled(shipment: Any, heard: Any) -> Answer:
-    if isinstance(heard, GaveUp) and heard.call.name == "cancel_shipment":
-        heard = Unbooked()
-    return SERVICE["fulfillment"].decide(shipment, heard)
+def fulfillment_assumes_it_was_cancelled(shipment: Any, message: Any) -> Decided:
+    if isinstance(message, GaveUp) and message.call.name == "cancel_shipment":
+        message = Unbooked()
+    return SERVICE["fulfillment"].decide(shipment, message)
 
 
-def order_confirms_what_was_withdrawn(order: Order | None, heard: Any) -> Answer:
-    if isinstance(heard, ShipmentScheduled) and order and order.begun and order.status == "withdrawn":
+def order_confirms_what_was_withdrawn(order: Order | None, message: Any) -> Decided:
+    if isinstance(message, ShipmentScheduled) and order and order.begun and order.status == "withdrawn":
         order = replace(order, status="placed")
-    return SERVICE["order"].decide(order, heard)
+    return SERVICE["order"].decide(order, message)
 
 
-def order_withdraws_what_is_confirmed(order: Order | None, heard: Any) -> Answer:
-    if isinstance(heard, SagaTimedOut) and order and order.status == "confirmed":
+def order_withdraws_what_is_confirmed(order: Order | None, message: Any) -> Decided:
+    if isinstance(message, SagaTimedOut) and order and order.status == "confirmed":
         order = replace(order, status="placed")
-    return SERVICE["order"].decide(order, heard)
+    return SERVICE["order"].decide(order, message)
 
 
-def order_forgets_what_overtook_its_creation(order: Order | None, heard: Any) -> Answer:
-    if order is None and isinstance(heard, ShipmentScheduled | StockReleased):
+def order_forgets_what_overtook_its_creation(order: Order | None, message: Any) -> Decided:
+    if order is None and isinstance(message, ShipmentScheduled | StockReleased):
         return Decision(None)
-    return SERVICE["order"].decide(order, heard)
+    return SERVICE["order"].decide(order, message)
 
 
-def order_says_it_is_cancelled_too_early(order: Order | None, heard: Any) -> Answer:
-    answer = SERVICE["order"].decide(order, heard)
-    if isinstance(heard, Command) and answer.state is not None and answer.state.status == "withdrawn":
+def order_says_it_is_cancelled_too_early(order: Order | None, message: Any) -> Decided:
+    answer = SERVICE["order"].decide(order, message)
+    if isinstance(message, Command) and answer.state is not None and answer.state.status == "withdrawn":
         early = SERVICE["order"].decide(answer.state, StockReleased(order_id=ADA, reason="withdrawn"))
         return replace(early, facts=answer.facts + early.facts)
     return answer
 
 
-def inventory_sells_silently(shelf: Shelf, heard: Any) -> Answer:
-    answer = SERVICE["inventory"].decide(shelf, heard)
-    return replace(answer, facts=()) if isinstance(heard, OrderConfirmed) else answer
+def inventory_sells_silently(shelf: Shelf, message: Any) -> Decided:
+    answer = SERVICE["inventory"].decide(shelf, message)
+    return replace(answer, facts=()) if isinstance(message, OrderConfirmed) else answer
 
 
-def order_waits_for_its_creation(order: Order | None, heard: Any) -> Answer:
-    """Puts a withdrawal off until it has heard of the order."""
-    if isinstance(heard, SagaTimedOut) and (order is None or not order.begun):
-        return Decision(order or Order(heard.order_id, "early_timed_out"))
-    return SERVICE["order"].decide(order, heard)
+def order_waits_for_its_creation(order: Order | None, message: Any) -> Decided:
+    """Puts a withdrawal off until it has known of the order."""
+    if isinstance(message, SagaTimedOut) and (order is None or not order.begun):
+        return Decision(order or Order(message.order_id, "early_timed_out"))
+    return SERVICE["order"].decide(order, message)
 
 
-def order_forgets_its_tombstone(order: Order | None, heard: Any) -> Answer:
-    """Withdraws what it has not heard of, and begins it when it comes after all."""
-    if isinstance(heard, OrderCreated) and order is not None and not order.begun:
+def order_forgets_its_tombstone(order: Order | None, message: Any) -> Decided:
+    """Withdraws what it has not known of, and begins it when it comes after all."""
+    if isinstance(message, OrderCreated) and order is not None and not order.begun:
         order = None
-    return SERVICE["order"].decide(order, heard)
+    return SERVICE["order"].decide(order, message)
 
 
-def notification_gives_up_silently(notice: Any, heard: Any) -> Answer:
-    if isinstance(heard, GaveUp):
+def notification_gives_up_silently(notice: Any, message: Any) -> Decided:
+    if isinstance(message, GaveUp):
         return Decision(notice)
-    return SERVICE["notification"].decide(notice, heard)
+    return SERVICE["notification"].decide(notice, message)
 
 
 def asks_again(service: str) -> Decide:
     """Asks for the call again that was given up, although its attempts are over."""
 
-    def decide(state: Any, heard: Any) -> Answer:
-        if isinstance(heard, GaveUp):
-            call: Call = heard.call
+    def decide(state: Any, message: Any) -> Decided:
+        if isinstance(message, GaveUp):
+            call: Call = message.call
             return Decision(state, calls=(call,))
-        return SERVICE[service].decide(state, heard)
+        return SERVICE[service].decide(state, message)
 
     return decide
 
@@ -300,7 +300,7 @@ def test_an_order_that_is_withdrawn_only_once_it_is_known_is_stuck() -> None:
 
 
 def test_a_redrive_without_what_it_takes_to_answer_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An order that order_svc never heard of is withdrawn, although it was sent everything else once more."""
+    """An order that order_svc does not know is withdrawn, although it was sent everything else once more."""
     verdicts = []
     for needs in (needs_the_beginning, lambda wire_name, service: False):
         monkeypatch.setattr("tests.world.lost.needs_the_beginning", needs)

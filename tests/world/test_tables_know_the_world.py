@@ -30,12 +30,12 @@ PLAYS = [
 ]
 
 
-def situation(state: Any, heard: Any) -> tuple[object, ...]:
+def situation(state: Any, message: Any) -> tuple[object, ...]:
     """What makes two lines of a table different situations."""
     row = state.reservation if isinstance(state, Shelf) else state
-    call = type(heard.call) if isinstance(heard, GaveUp | UndoRefused) else None
-    done = heard.maybe_done if isinstance(heard, GaveUp) else None
-    return getattr(row, "status", None), getattr(row, "withdrawn", None), type(heard), call, done
+    call = type(message.call) if isinstance(message, GaveUp | UndoRefused) else None
+    done = message.maybe_done if isinstance(message, GaveUp) else None
+    return getattr(row, "status", None), getattr(row, "withdrawn", None), type(message), call, done
 
 
 def test_tables_know_the_world() -> None:
@@ -43,9 +43,9 @@ def test_tables_know_the_world() -> None:
     for happenings, stock, acts in PLAYS:
         stage = Stage(ADA, stock=stock)
         explore(stage, stage.start(*happenings, acts=acts))
-        met |= {(service, *situation(state, heard)) for service, state, heard in stage.situations}
+        met |= {(service, *situation(state, message)) for service, state, message in stage.situations}
     written = {
-        (service, *situation(row.state, row.heard)) for service, table in TABLES.items() for row in table
+        (service, *situation(row.state, row.message)) for service, table in TABLES.items() for row in table
     }
     print(f"{len(met)} situations met, {len(written)} written down")
     assert "\n".join(sorted(map(str, met - written))) == ""

@@ -41,14 +41,14 @@ class Units(dict[str, int]):
 
 
 class Delivery(NamedTuple):
-    """Something a service is yet to hear."""
+    """Something a service is yet to receive."""
 
     role: int
     what: Known
 
 
 class Again(NamedTuple):
-    """A failure that a service states once more, because what a person had it try again failed again."""
+    """A failure that a service publishes once more, because what a person had it try again failed again."""
 
     fact: Known
     time: int
@@ -70,8 +70,8 @@ class World(NamedTuple):
     acts: int = 0
     """How often a person may still act on what failed for good."""
     expiring: frozenset[Known] = frozenset()
-    """The expiries of approvals, which the tracker states only of what is held."""
-    stated: frozenset[Known] = frozenset()
+    """The expiries of approvals, which the tracker publishes only of what is held."""
+    published: frozenset[Known] = frozenset()
     asked: frozenset[Known] = frozenset()
 
 
@@ -95,9 +95,9 @@ def with_state(standings: Standings, number: int, role: int, state: Known) -> St
     return (*standings[:number], changed, *standings[number + 1 :])
 
 
-def fact_of(stated: Known) -> Fact:
-    """The fact, whichever time it was stated."""
-    value = stated.value
+def fact_of(published: Known) -> Fact:
+    """The fact, whichever time it was published."""
+    value = published.value
     fact: Fact = value.fact.value if isinstance(value, Again) else value
     return fact
 

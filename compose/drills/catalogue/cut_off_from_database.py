@@ -1,4 +1,4 @@
-"""Services lose their databases, but not the broker: what they hear goes unacknowledged."""
+"""Services lose their databases, but not the broker: what they receive goes unacknowledged."""
 
 import asyncio
 

@@ -1,6 +1,6 @@
 """From the release before to this one under load, replica by replica, and back, on this one's schema.
 
-In the order that `docs/production.md` gives: whoever is to hear something new before whoever says it.
+In the order that `docs/production.md` gives: whoever is to learn something new before whoever says it.
 """
 
 from itertools import product

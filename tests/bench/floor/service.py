@@ -1,4 +1,4 @@
-"""A service of the floor: commits what it is told in batches, and publishes what follows from each."""
+"""A service of the floor: commits the input of it in batches, and publishes what follows from each."""
 
 import asyncio
 from collections import deque
@@ -17,14 +17,22 @@ from pamqp.commands import Basic
 
 from events.runtime.settings import ServiceSettings
 from tests.bench.floor import saga
-from tests.bench.floor.wiring import Assignment, Connection, Input, default, report, told_by, until_input_ends
+from tests.bench.floor.wiring import (
+    Assignment,
+    Connection,
+    Input,
+    default,
+    report,
+    reported_by,
+    until_input_ends,
+)
 
 PERSISTENT = 2
 OWNER = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
+class Published:
     """A row of the outbox, on its way to the broker."""
 
     fact_id: UUID
@@ -40,12 +48,12 @@ class Work:
 
     inserted: dict[UUID, str] = field(default_factory=dict)
     updated: dict[UUID, str] = field(default_factory=dict)
-    stated: list[Stated] = field(default_factory=list)
+    published: list[Published] = field(default_factory=list)
     calls: list[Input] = field(default_factory=list)
 
 
 class BareService:
-    """Commits what it is told in batches, and publishes what follows from each."""
+    """Commits the input of it in batches, and publishes what follows from each."""
 
     def __init__(self, mine: Assignment) -> None:
         self._mine = mine
@@ -61,10 +69,10 @@ class BareService:
         self._update = saga.update_from_arrays(self._table, types).encode()
         self._batch_size = default(ServiceSettings, "batch_size")
         self._waiting: deque[DeliveredMessage | Input] = deque()
-        self._unpublished: deque[Stated] = deque()
+        self._unpublished: deque[Published] = deque()
         self._confirmed: list[UUID] = []
-        self._told_more = asyncio.Event()
-        self._stated_more = asyncio.Event()
+        self._reported_more = asyncio.Event()
+        self._published_more = asyncio.Event()
         self._confirmed_more = asyncio.Event()
 
     async def run(self) -> None:
@@ -74,7 +82,7 @@ class BareService:
         working, forgetting = [await psycopg.AsyncConnection.connect(mine.database_url) for _ in range(2)]
         channel = await consuming.channel()
         await channel.basic_qos(prefetch_count=default(ServiceSettings, "prefetch"))
-        await channel.basic_consume(mine.queue, self._hear)
+        await channel.basic_consume(mine.queue, self._receive)
         relay = await publishing.channel(on_return_raises=True)
         assert isinstance(relay, Channel)
         await until_input_ends(
@@ -83,46 +91,46 @@ class BareService:
         for connection in (consuming, publishing):
             await connection.close()
 
-    async def _hear(self, message: DeliveredMessage) -> None:
+    async def _receive(self, message: DeliveredMessage) -> None:
         self._waiting.append(message)
-        self._told_more.set()
+        self._reported_more.set()
 
     def _place(self, order_ids: Sequence[UUID]) -> None:
         self._waiting.extend(Input(saga.PLACE, uuid4(), order_id) for order_id in order_ids)
-        self._told_more.set()
+        self._reported_more.set()
 
     async def _work(self, connection: Connection, channel: AbstractChannel) -> None:
         while True:
-            await self._told_more.wait()
-            self._told_more.clear()
+            await self._reported_more.wait()
+            self._reported_more.clear()
             while self._waiting:
                 size = min(len(self._waiting), self._batch_size)
                 entries = [self._waiting.popleft() for _ in range(size)]
                 deliveries = [entry for entry in entries if not isinstance(entry, Input)]
-                told = [entry if isinstance(entry, Input) else told_by(entry) for entry in entries]
-                work = await self._commit(connection, told)
-                self._unpublished.extend(work.stated)
-                self._stated_more.set()
+                reported = [entry if isinstance(entry, Input) else reported_by(entry) for entry in entries]
+                work = await self._commit(connection, reported)
+                self._unpublished.extend(work.published)
+                self._published_more.set()
                 # Whom they ask answers at once: what comes of it is part of a later batch.
                 self._waiting.extend(work.calls)
                 if deliveries:
                     await channel.basic_ack(deliveries[-1].delivery_tag or 0, multiple=True)
 
-    async def _commit(self, connection: Connection, told: Sequence[Input]) -> Work:
+    async def _commit(self, connection: Connection, reported: Sequence[Input]) -> Work:
         """One transaction in two round trips: it reads before it writes, though nothing hangs on it here."""
-        facts = [item.cause for item in told if item.what in saga.BODIES]
-        outcomes = [item.cause for item in told if item.what in _CALLS]
+        facts = [item.cause for item in reported if item.what in saga.BODIES]
+        outcomes = [item.cause for item in reported if item.what in _CALLS]
         stock = self._mine.name == "inventory"
         async with connection.pipeline():
             if facts:
                 await connection.execute(saga.ENTER_INBOX.encode(), {"fact_ids": facts})
             if outcomes:
                 await connection.execute(saga.SETTLE_CALLS.encode(), {"call_ids": outcomes})
-            order_ids = sorted({item.order_id for item in told})
+            order_ids = sorted({item.order_id for item in reported})
             await connection.execute(self._load, {"order_ids": order_ids})
             if stock:
                 await connection.execute(saga.LOCK_STOCK.encode(), {"skus": [saga.SKU]})
-        work = self._follow(told)
+        work = self._follow(reported)
         async with connection.pipeline():
             for statement, rows in ((self._insert, work.inserted), (self._update, work.updated)):
                 if rows:
@@ -132,22 +140,22 @@ class BareService:
                 await connection.execute(saga.MOVE_STOCK.encode(), moved)
             if work.calls:
                 await connection.execute(saga.CALL.encode(), _call_rows(work.calls))
-            if work.stated:
-                await connection.execute(saga.STATE.encode(), _outbox_rows(work.stated))
+            if work.published:
+                await connection.execute(saga.STATE.encode(), _outbox_rows(work.published))
             await connection.commit()
         return work
 
-    def _follow(self, told: Sequence[Input]) -> Work:
+    def _follow(self, reported: Sequence[Input]) -> Work:
         work = Work()
         now = datetime.now(UTC)
-        for item in told:
+        for item in reported:
             step = self._steps[item.what]
             if step.write == "insert" or item.order_id in work.inserted:
                 work.inserted[item.order_id] = step.status
             elif step.write == "update":
                 work.updated[item.order_id] = step.status
             if step.fact is not None:
-                work.stated.append(Stated(uuid4(), step.fact, item.order_id, item.cause, now))
+                work.published.append(Published(uuid4(), step.fact, item.order_id, item.cause, now))
             work.calls += [Input(call, uuid4(), item.order_id) for call in step.calls]
         return work
 
@@ -158,8 +166,8 @@ class BareService:
     async def _publish(self, channel: Channel) -> None:
         in_flight = default(ServiceSettings, "relay_in_flight")
         while True:
-            await self._stated_more.wait()
-            self._stated_more.clear()
+            await self._published_more.wait()
+            self._published_more.clear()
             while self._unpublished:
                 facts = list(islice(self._unpublished, in_flight))
                 await asyncio.gather(*(self._publish_one(channel, fact) for fact in facts))
@@ -169,7 +177,7 @@ class BareService:
                 self._confirmed_more.set()
                 report([fact.order_id for fact in facts if fact.wire_name in saga.ENDINGS])
 
-    async def _publish_one(self, channel: Channel, fact: Stated) -> None:
+    async def _publish_one(self, channel: Channel, fact: Published) -> None:
         order_id = str(fact.order_id)
         properties = Basic.Properties(
             content_type="application/json",
@@ -223,7 +231,7 @@ def _call_rows(calls: Sequence[Input]) -> dict[str, list[Any]]:
     }
 
 
-def _outbox_rows(facts: Sequence[Stated]) -> dict[str, list[Any]]:
+def _outbox_rows(facts: Sequence[Published]) -> dict[str, list[Any]]:
     return {
         "fact_id": [fact.fact_id for fact in facts],
         "owner": [OWNER] * len(facts),

@@ -13,7 +13,15 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from saga_tracker.settings import TrackerSettings
 from tests.bench.floor import saga
-from tests.bench.floor.wiring import Assignment, Connection, Input, default, report, told_by, until_input_ends
+from tests.bench.floor.wiring import (
+    Assignment,
+    Connection,
+    Input,
+    default,
+    report,
+    reported_by,
+    until_input_ends,
+)
 
 
 class BareTracker:
@@ -30,11 +38,11 @@ class BareTracker:
         database = await psycopg.AsyncConnection.connect(self._mine.database_url)
         channel = await reading.channel()
         await channel.basic_qos(prefetch_count=default(TrackerSettings, "prefetch"))
-        await channel.basic_consume(self._mine.queue, self._hear, arguments={"x-stream-offset": "first"})
+        await channel.basic_consume(self._mine.queue, self._receive, arguments={"x-stream-offset": "first"})
         await until_input_ends(lambda _: None, self._work(database, channel))
         await reading.close()
 
-    async def _hear(self, message: DeliveredMessage) -> None:
+    async def _receive(self, message: DeliveredMessage) -> None:
         self._arrived.append(message)
         self._more.set()
 
@@ -57,15 +65,15 @@ class BareTracker:
                     await asyncio.sleep(default(TrackerSettings, "pause_seconds"))
 
     async def _commit(self, connection: Connection, messages: Sequence[DeliveredMessage]) -> None:
-        told = [told_by(message) for message in messages]
-        last = {item.order_id: item.what for item in told}
+        reported = [reported_by(message) for message in messages]
+        last = {item.order_id: item.what for item in reported}
         async with connection.pipeline():
             for statement in (*saga.BECOME_WRITER, saga.POSITION):
                 await connection.execute(statement.encode())
         async with connection.pipeline():
-            await connection.execute(saga.ENTER_FACTS.encode(), _fact_rows(told, messages))
+            await connection.execute(saga.ENTER_FACTS.encode(), _fact_rows(reported, messages))
             await connection.execute(saga.FACTS_OF.encode(), {"order_ids": sorted(last)})
-        compared = sorted(item.order_id for item in told if item.what == saga.COMPARED_AFTER)
+        compared = sorted(item.order_id for item in reported if item.what == saga.COMPARED_AFTER)
         async with connection.pipeline():
             await connection.execute(saga.SHOW.encode(), _saga_rows(last))
             if compared:
@@ -74,24 +82,24 @@ class BareTracker:
             position = {"stream_offset": _offset_of(messages[-1]), "message_id": header.message_id}
             await connection.execute(saga.MOVE.encode(), position)
             await connection.commit()
-        report([item.order_id for item in told if item.what in saga.ENDINGS])
+        report([item.order_id for item in reported if item.what in saga.ENDINGS])
 
 
 def _offset_of(message: DeliveredMessage) -> Any:
     return (message.header.properties.headers or {})["x-stream-offset"]
 
 
-def _fact_rows(told: Sequence[Input], messages: Sequence[DeliveredMessage]) -> dict[str, list[Any]]:
+def _fact_rows(reported: Sequence[Input], messages: Sequence[DeliveredMessage]) -> dict[str, list[Any]]:
     properties = [message.header.properties for message in messages]
     return {
-        "order_id": [item.order_id for item in told],
-        "fact_id": [item.cause for item in told],
-        "wire_name": [item.what for item in told],
+        "order_id": [item.order_id for item in reported],
+        "fact_id": [item.cause for item in reported],
+        "wire_name": [item.what for item in reported],
         "stated_by": [known.app_id for known in properties],
         "causation_id": [UUID(str((known.headers or {})["causation_id"])) for known in properties],
         "stated_at": [known.timestamp for known in properties],
-        "dated": [True] * len(told),
-        "traceparent": [saga.TRACEPARENT] * len(told),
+        "dated": [True] * len(reported),
+        "traceparent": [saga.TRACEPARENT] * len(reported),
         "stream_offset": [_offset_of(message) for message in messages],
         "body": [message.body.decode() for message in messages],
     }

@@ -21,10 +21,10 @@ async def play(stage: Stage) -> Round:
     sku = f"bargain-{uuid4().hex[:8]}"
     await _stock(stage, sku, "PUT", {"stocked": UNITS})
     for name in DECISIONS:
-        stage.completions.heard_at.pop(name, None)
+        stage.completions.received_at.pop(name, None)
     publishing = publish_orders(stage.where.broker_url(PUBLISHER), [Kind(skus=(sku,))], BUYERS)
     found = drained_figures(await stage.measure(publishing, drained=True))
-    decided = sorted(at for name in DECISIONS for at in stage.completions.heard_at.get(name, ()))
+    decided = sorted(at for name in DECISIONS for at in stage.completions.received_at.get(name, ()))
     found.figures["decided_per_second"] = len(decided) / (decided[-1] - decided[0])
     found.figures["sold"] = sold = (await _stock(stage, sku, "GET"))["sold"]
     if sold != UNITS:

@@ -40,12 +40,12 @@ async def play(stage: Stage) -> Round:
         stderr=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parents[3],
     )
-    _, said = await process.communicate()
+    _, output = await process.communicate()
     after = _cpu_seconds(stage)
-    lines = [json.loads(line) for line in said.splitlines() if line.startswith(b"{")]
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith(b"{")]
     rebuilt = next((line for line in lines if line["event"] == "rebuilt"), None)
     if rebuilt is None:
-        found.problems.append(f"the rebuild failed: {said[-500:].decode(errors='replace')}")
+        found.problems.append(f"the rebuild failed: {output[-500:].decode(errors='replace')}")
         return found
     found.figures = {"facts": rebuilt["messages"], "facts_per_second": rebuilt["per_second"]}
     found.notes += [

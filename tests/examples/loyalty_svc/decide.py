@@ -27,12 +27,12 @@ class Grant:
     points: int
 
 
-def decide(grant: Grant | None, heard: Subscribes) -> Decision[Grant | None, Publishes, Never]:
-    match heard:
+def decide(grant: Grant | None, message: Subscribes) -> Decision[Grant | None, Publishes, Never]:
+    match message:
         case OrderConfirmed():
-            return give(grant, heard)
+            return give(grant, message)
         case _:
-            assert_never(heard)
+            assert_never(message)
 
 
 def give(grant: Grant | None, confirmed: OrderConfirmed) -> Decision[Grant | None, Publishes, Never]:

@@ -1,1 +1,1 @@
-"""A service made for these tests: it counts what it hears, and rings outside when told to."""
+"""A service made for these tests: it counts what it receives, and rings outside when told to."""

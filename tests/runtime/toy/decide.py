@@ -48,31 +48,31 @@ class Tally:
 
 
 def decide(
-    tally: Tally | None, heard: Bumped | Poisoned | RingWanted | Bump | RaiseTo | Rang | GaveUp[Ring]
+    tally: Tally | None, message: Bumped | Poisoned | RingWanted | Bump | RaiseTo | Rang | GaveUp[Ring]
 ) -> Decision[Tally | None, Counted | Answered, Ring]:
-    match heard:
+    match message:
         case Bumped():
-            return count(tally, heard.order_id, heard.by, heard.label)
+            return count(tally, message.order_id, message.by, message.label)
         case Bump():
-            if heard.by == 0:
+            if message.by == 0:
                 raise ValueError("nothing to count")
-            return count(tally, heard.order_id, heard.by, None)
+            return count(tally, message.order_id, message.by, None)
         case RaiseTo():
             reached = tally.count if tally else 0
-            if reached >= heard.count:
+            if reached >= message.count:
                 return Decision(tally)
-            return count(tally, heard.order_id, heard.count - reached, None)
+            return count(tally, message.order_id, message.count - reached, None)
         case Poisoned():
-            return suffer(tally, heard)
+            return suffer(tally, message)
         case RingWanted():
-            ring = Ring(order_id=heard.order_id, plan=heard.plan, look_up_fails=heard.look_up_fails)
-            return Decision(tally or Tally(heard.order_id), calls=(ring,))
+            ring = Ring(order_id=message.order_id, plan=message.plan, look_up_fails=message.look_up_fails)
+            return Decision(tally or Tally(message.order_id), calls=(ring,))
         case Rang():
-            return answered(tally, heard.call.order_id, heard.answer, maybe_done=False)
+            return answered(tally, message.call.order_id, message.answer, maybe_done=False)
         case GaveUp():
-            return answered(tally, heard.call.order_id, heard.reason, maybe_done=heard.maybe_done)
+            return answered(tally, message.call.order_id, message.reason, maybe_done=message.maybe_done)
         case _:
-            assert_never(heard)
+            assert_never(message)
 
 
 def count(

@@ -1,4 +1,4 @@
-"""What the toy hears and states."""
+"""What the toy receives and states."""
 
 from typing import Literal
 

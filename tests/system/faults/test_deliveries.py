@@ -10,7 +10,7 @@ from compose.demo.shop import Item
 from compose.drills.verbs import everything_twice, killed, paused, put_in_queue
 from compose.system import SERVICE_NAMES as SERVICES
 from saga_tracker.consistency.snapshot import statuses_of
-from tests.system.faults.verbs import overheard, queued, refusing, reverse, state_again, under_load
+from tests.system.faults.verbs import overheard, publish_again, queued, refusing, reverse, under_load
 from tests.system.stage import System, until
 
 ORDERS = 60
@@ -24,14 +24,14 @@ async def test_every_fact_comes_twice(system: System) -> None:
         async with under_load(system, ORDERS, LOAD_SECONDS) as burst:
             pass
         await burst.landed()
-        stated = await system.execute(
+        published = await system.execute(
             "tracker",
             "SELECT fact_id::text FROM saga_facts WHERE order_id = ANY(%s)",
             [list(burst.accepted_as)],
         )
 
         async def all_were() -> bool:
-            return {fact_id for [fact_id] in stated} <= set(repeated)
+            return {fact_id for [fact_id] in published} <= set(repeated)
 
         await until(all_were, "not every fact was published twice")
     await burst.landed()
@@ -46,19 +46,19 @@ async def test_every_fact_comes_again_after_its_inbox_has_forgotten_it(system: S
     for service in SERVICES:
         await system.execute(service, "DELETE FROM inbox")
     shuffle(facts)
-    await state_again(system, facts)
+    await publish_again(system, facts)
     after = await burst.landed()
     assert {order_id: after[order_id] for order_id in burst.accepted_as} == {
         order_id: before[order_id] for order_id in burst.accepted_as
     }
     for service in SERVICES:
-        [[heard]] = await system.execute(service, "SELECT count(*) FROM inbox")
-        assert heard >= len(burst.accepted_as) / 2
+        [[received]] = await system.execute(service, "SELECT count(*) FROM inbox")
+        assert received >= len(burst.accepted_as) / 2
 
 
 @pytest.mark.parametrize("service", ["inventory", "payment", "fulfillment"])
 async def test_the_undo_comes_before_what_it_undoes(system: System, service: str) -> None:
-    """The service remembers the order as fenced, and does nothing when it hears of it later."""
+    """The service remembers the order as fenced, and does nothing when it receives of it later."""
     item = Item(await system.new_sku(2 * PAIRS), 1, 500)
     # The tracker would send once more what is late, and the count of what is in the queue go wrong.
     async with paused(system, "tracker"), killed(system, service):

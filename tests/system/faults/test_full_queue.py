@@ -58,7 +58,7 @@ async def place(system: System, orders: int) -> list[UUID]:
     return list(await asyncio.gather(*(one() for _ in range(orders))))
 
 
-async def all_but_told(system: System, orders: Sequence[UUID]) -> bool:
+async def all_but_notified(system: System, orders: Sequence[UUID]) -> bool:
     """Whether the tracker waits for nobody but notification, of each of them."""
     rows = await system.execute(
         "tracker", "SELECT state, waits FROM sagas WHERE order_id = ANY(%s)", [list(orders)]
@@ -107,7 +107,7 @@ async def test_one_full_queue_stops_nothing_else(system: System) -> None:
     async with restarted(system, "order", IMPATIENT), overheard(system) as facts:
         async with killed(system, "notification"), crammed(system, "notification.facts", ROOM):
             orders = await place(system, ORDERS)
-            await until(lambda: all_but_told(system, orders), within_seconds=90)
+            await until(lambda: all_but_notified(system, orders), within_seconds=90)
 
             async def shown() -> bool:
                 held = await refused_messages(system)
@@ -122,7 +122,7 @@ async def test_one_full_queue_stops_nothing_else(system: System) -> None:
                 assert await seconds_until_everybody_knows(system, facts, late) < PROMPT_SECONDS
                 orders.append(late)
                 await asyncio.sleep(1)
-            await until(lambda: all_but_told(system, orders))
+            await until(lambda: all_but_notified(system, orders))
             again = Counter(fact.message_id for fact in facts[before:] if fact.type == "order.confirmed.v1")
             copies = Counter(fact.message_id for fact in facts if fact.type == "order.confirmed.v1")
             assert sum(copies.values()) - len(copies) <= 2 * ATTEMPTS

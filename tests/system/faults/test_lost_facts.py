@@ -44,7 +44,7 @@ async def saga_of(system: System, order_id: UUID, state: str) -> dict[str, Any] 
 
 
 async def _publish_and_drop(system: System) -> UUID:
-    """An outside publisher's order of which order_svc hears nothing but that its shipment is booked."""
+    """An outside publisher's order of which order_svc receives nothing but that its shipment is booked."""
     order_id = await system.shop.publish("cust_ada", "tok_ok", Item(await system.new_sku(1), 1, 500))
     await queued(system, "order", 2)
     await drop(system, "order", name_of(OrderCreated))
@@ -80,7 +80,7 @@ async def test_an_order_that_its_owner_never_heard_of_can_time_out(system: Syste
             try:
                 return bool((await system.shop.order(order_id))["status"] == "cancelled")
             except Refused:
-                return False  # it has yet to hear of it
+                return False  # it has yet to know of it
 
         await until(is_cancelled, within_seconds=LANDING_SECONDS)
     books = await system.settle({order_id: "CANCELLED"}, LANDING_SECONDS)
@@ -89,7 +89,7 @@ async def test_an_order_that_its_owner_never_heard_of_can_time_out(system: Syste
 
 
 async def test_an_order_that_its_owner_never_heard_of_can_be_cancelled(system: System) -> None:
-    """As soon as it has heard anything of it; the end is said once it knows whose order it is."""
+    """As soon as it has received anything of it; the end is said once it knows whose order it is."""
 
     async def is_withdrawn() -> bool:
         try:

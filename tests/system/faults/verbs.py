@@ -80,21 +80,21 @@ async def reverse(system: System, service: str) -> None:
 
 @asynccontextmanager
 async def overheard(system: System) -> AsyncIterator[list[AbstractIncomingMessage]]:
-    """What is stated inside, as it comes."""
-    heard: list[AbstractIncomingMessage] = []
+    """What is published inside, as it comes."""
+    received: list[AbstractIncomingMessage] = []
 
     async def note(message: AbstractIncomingMessage) -> None:
-        heard.append(message)
+        received.append(message)
 
     async with system.channel_as("admin") as channel:
         queue = await channel.declare_queue(exclusive=True)
         await queue.bind(EXCHANGE, "#")
         await queue.consume(note, no_ack=True)
-        yield heard
+        yield received
 
 
-async def state_again(system: System, facts: Sequence[AbstractIncomingMessage]) -> None:
-    """Publish these once more, as they were, each to everybody who hears it."""
+async def publish_again(system: System, facts: Sequence[AbstractIncomingMessage]) -> None:
+    """Publish these once more, as they were, each to everybody who receives it."""
     async with system.channel_as("admin") as channel:
         exchange = await channel.get_exchange(EXCHANGE, ensure=False)
         for fact in facts:

@@ -97,7 +97,7 @@ _SHOW = _insert_or_replace(sagas)
 _row_shown = itemgetter(*sagas.c.keys())
 
 
-def _said(field: str) -> ColumnElement[str]:
+def _field(field: str) -> ColumnElement[str]:
     return saga_facts.c.body.op("->>")(literal_column(f"'{field}'"))
 
 
@@ -109,11 +109,11 @@ _FACTS_OF = compiled(
         saga_facts.c.wire_name,
         FIRST_READ_AT,
         saga_facts.c.stated_at,
-        func.coalesce(_said("reason"), _said("waiting_for")),
-        _said("ending"),
+        func.coalesce(_field("reason"), _field("waiting_for")),
+        _field("ending"),
         saga_facts.c.traceparent,
-        _said("service"),
-        func.coalesce(_said("redriven_id"), _said("because_of_id")),
+        _field("service"),
+        func.coalesce(_field("redriven_id"), _field("because_of_id")),
         saga_facts.c.causation_id,
         saga_facts.c.content,
     ).where(saga_facts.c.order_id == array_of("order_ids", saga_facts.c.order_id).any_())
@@ -219,9 +219,9 @@ async def facts_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UU
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_FACTS_OF, {"order_ids": order_ids})
         rows = await cursor.fetchall()
-    heard: dict[UUID, list[SagaFact]] = {}
-    for order_id, fact_id, wire_name, *said, trace, service, about, cause, content in rows:
-        read_at, stated_at, reason, ending = said
+    by_order: dict[UUID, list[SagaFact]] = {}
+    for order_id, fact_id, wire_name, *fields, trace, service, about, cause, content in rows:
+        read_at, stated_at, reason, ending = fields
         fact = SagaFact(
             fact_id=fact_id,
             name=name_of(wire_name),
@@ -234,8 +234,8 @@ async def facts_of(connection: Connection, order_ids: Sequence[UUID]) -> dict[UU
             about=UUID(about) if about else cause,
             content=content,
         )
-        heard.setdefault(order_id, []).append(fact)
-    return dict(heard)
+        by_order.setdefault(order_id, []).append(fact)
+    return dict(by_order)
 
 
 def row_of(order_id: UUID, saga: Saga, dues: tuple[Due, ...]) -> dict[str, Any]:

@@ -37,8 +37,9 @@ _MARK = compiled(
         dead_letters.c.state == _OPEN,
     )
 )
-# A case is over once the trail has the fact that was missing; a letter about it whose failure was answered
-# by way of the saga has been replayed. Both follow from tables that only grow, so a crash loses neither.
+# A case is over once the trail has the fact that was missing; a dead letter about it whose failure was
+# answered by way of the saga has been replayed. Both follow from tables that only grow, so a crash loses
+# neither.
 _CLOSE_RESOLVED = b"""
     WITH answers AS (
         SELECT * FROM unnest(%(failures)s::text[], %(answers)s::text[]) AS given (failure, answer)
@@ -66,14 +67,14 @@ _PAIRS = [(failure, answer) for failure, answers in ANSWERS.items() for answer i
 
 
 async def enter(connection: Connection, dead_letters: Sequence[DeadLetter]) -> int:
-    """Store letters, open; those that are known already stay as they are. Says how many were new."""
+    """Store dead letters, open; those that are known already stay as they are. Says how many were new."""
     once_each = {dead_letter.letter_id: dead_letter for dead_letter in dead_letters}.values()
     cursor = await connection.execute(_ENTER, as_arrays(_COLUMNS, map(_row_of, once_each)))
     return cursor.rowcount
 
 
 async def take(connection: Connection, letter_ids: Sequence[UUID]) -> list[dict[str, Any]]:
-    """These letters, locked until the transaction ends: nobody else acts on them meanwhile.
+    """These dead letters, locked until the transaction ends: nobody else acts on them meanwhile.
 
     Raises one of CONTENTION when somebody else does for longer than a moment.
     """
@@ -83,19 +84,19 @@ async def take(connection: Connection, letter_ids: Sequence[UUID]) -> list[dict[
 
 
 async def mark(connection: Connection, letter_ids: Sequence[UUID], state: DeadLetterState) -> None:
-    """What has become of letters that were open."""
+    """What has become of dead letters that were open."""
     if letter_ids:
         given = {"letter_ids": list(letter_ids), "new_state": state.value}
         await connection.execute(_MARK, given)
 
 
 async def mark_replayed_cases(connection: Connection) -> None:
-    """Mark the open letters of cases whose owners have been asked by way of their sagas."""
+    """Mark the open dead letters of cases whose owners have been asked by way of their sagas."""
     await connection.execute(_CLOSE_RETRIED)
 
 
 async def close_cases(connection: Connection) -> int:
-    """Close the open letters of cases that are over or were answered; says how many."""
+    """Close the open dead letters of cases that are over or were answered; says how many."""
     failures, answers = zip(*_PAIRS, strict=True)
     given = {"failures": list(failures), "answers": list(answers), "tracker": TRACKER}
     resolved = await connection.execute(_CLOSE_RESOLVED, given)
