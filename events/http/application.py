@@ -23,7 +23,8 @@ from events.runtime.settings import ProcessSettings
 from events.telemetry.metrics import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.telemetry.tracing import Attributes, is_tracing, work
 
-UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+# The last is a stream that lasts as long as its page is open, and has a bound of its own.
+UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/ui/events"})
 
 
 class Runnable(Protocol):

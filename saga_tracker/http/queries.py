@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
+from psycopg.types.json import Jsonb
 from sqlalchemy import (
     ColumnElement,
     Double,
@@ -24,13 +25,14 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from events.storage.database import Connection
 from events.storage.sql import compiled
 from saga_tracker.scheduler.leader import HOLDER
 from saga_tracker.tables import (
     FIRST_READ_AT,
+    dead_letters,
     saga_facts,
     sagas,
     stream_gaps,
@@ -45,12 +47,35 @@ RECENT_ENDED = 1_000
 
 @dataclass(frozen=True, slots=True)
 class SagaFilter:
-    """Which sagas are asked for; None leaves a criterion out. `waiting_for` names a service or a fact."""
+    """Which sagas are asked for; None leaves a criterion out. `waiting_for` names a service or a fact.
+
+    `since_from` and `since_to`: when they entered their state. `sku` and `customer`: what was ordered, and by
+    whom. `id_from` and `id_to`: between which ids. `has_letter`: of which a dead letter is open.
+    """
 
     state: str | None = None
     waiting_for: str | None = None
     older_than_seconds: float | None = None
+    reason: str | None = None
+    since_from: datetime | None = None
+    since_to: datetime | None = None
+    sku: str | None = None
+    customer: str | None = None
+    id_from: UUID | None = None
+    id_to: UUID | None = None
+    has_letter: bool | None = None
     oldest_first: bool = False
+
+
+MIN_PREFIX_DIGITS = 4
+
+
+def ids_beginning(prefix: str) -> tuple[UUID, UUID]:
+    """The first and the last id that begins like this. Raises ValueError for what no id begins like."""
+    digits = prefix.replace("-", "").lower()
+    if not MIN_PREFIX_DIGITS <= len(digits) <= 32:
+        raise ValueError(f"the beginning of an order's id has at least {MIN_PREFIX_DIGITS} digits")
+    return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +158,8 @@ async def sagas_where(
     given: dict[str, Any] = {"row_limit": limit}
     criteria = [name for name in _CRITERIA if getattr(wanted, name) is not None]
     given |= {name: getattr(wanted, name) for name in criteria}
+    if wanted.sku is not None:
+        given["sku_line"] = Jsonb([{"sku": wanted.sku}])
     if after is not None:
         given |= {"after_since": after.since, "after_order_id": after.order_id}
     query = _page(tuple(criteria), after is not None, wanted.oldest_first)
@@ -140,6 +167,14 @@ async def sagas_where(
     return await cursor.fetchall()
 
 
+def _ordered(wanted: ColumnElement[bool]) -> ColumnElement[bool]:
+    """That this holds of what the order began with."""
+    return sagas.c.order_id.in_(select(saga_facts.c.order_id).where(_begins, wanted))
+
+
+# As their indexes have them.
+_lines = saga_facts.c.body.op("->")(literal_column("'lines'"))
+_customer = saga_facts.c.body.op("->>", return_type=Text())(literal_column("'customer'"))
 _older_than = bindparam("older_than_seconds", type_=Double) * literal_column("interval '1 second'")
 _CRITERIA: dict[str, Sequence[ColumnElement[bool]]] = {
     "state": [sagas.c.state == bindparam("state")],
@@ -148,6 +183,18 @@ _CRITERIA: dict[str, Sequence[ColumnElement[bool]]] = {
         sagas.c.waiting_for.op("?")(bindparam("waiting_for", type_=Text)),
     ],
     "older_than_seconds": [sagas.c.since < _now - _older_than],
+    "reason": [sagas.c.reason == bindparam("reason")],
+    "since_from": [sagas.c.since >= bindparam("since_from", type_=TIMESTAMP(timezone=True))],
+    "since_to": [sagas.c.since <= bindparam("since_to", type_=TIMESTAMP(timezone=True))],
+    "sku": [_ordered(_lines.op("@>")(bindparam("sku_line", type_=JSONB)))],
+    "customer": [_ordered(_customer == bindparam("customer", type_=Text))],
+    "id_from": [sagas.c.order_id >= bindparam("id_from", type_=sagas.c.order_id.type)],
+    "id_to": [sagas.c.order_id <= bindparam("id_to", type_=sagas.c.order_id.type)],
+    "has_letter": [
+        sagas.c.order_id.in_(
+            select(dead_letters.c.order_id).where(dead_letters.c.state == literal_column("'open'"))
+        )
+    ],
 }
 
 
