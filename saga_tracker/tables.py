@@ -179,6 +179,9 @@ audit = Table(
     Column("entry_id", BigInteger, Identity(always=True), primary_key=True),
     Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("by", Text, nullable=False),
+    # In which role, and how that was known; NULL of what is older than these columns.
+    Column("role", Text),
+    Column("signed_in_by", Text),
     Column("action", Text, nullable=False),
     Column("note", Text),
     Column("service", Text),
