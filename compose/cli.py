@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from compose.local.addresses import LOCAL_NAME
 from compose.local.errors import RigError
 from compose.local.interruptions import ending_in_order
 from compose.local.places import CHECKOUT, DEFAULT_STATE_DIR
@@ -24,6 +25,8 @@ from compose.local.rig import LocalRig
 from compose.local.servers import NAME_SERVICE, POSTGRES, RABBITMQ
 from compose.local.status import ComponentStatus
 from compose.local.supervise import supervise, up_supervised
+from events.http.tokens import NAMED_ROLES
+from events.http.tokens import main as main_of_tokens
 
 STATE_DIR_VARIABLE = "MURMURATION_STATE_DIR"
 SUPERVISE = "supervise"
@@ -188,9 +191,23 @@ def env(context: typer.Context) -> None:
         raise RigError("nothing is running: make up starts it")
     where = rig.addresses
     found = {f"{spec.name.upper()}_URL": where.http(spec.name) for spec in rig.blueprint.processes}
-    found |= {"ADMIN_TOKEN": where.admin_token, "BROKER_URL": where.broker_url(PUBLISHER)}
+    found |= {"TOKEN": where.token, "ADMIN_TOKEN": where.admin_token}
+    found |= {"BROKER_URL": where.broker_url(PUBLISHER)}
     for name, value in found.items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+
+
+@app.command()
+def token(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Whose it is.")],
+    role: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMED_ROLES)}.")],
+    file: Annotated[Path | None, typer.Option(help="Where to keep its hash; this system's own file.")] = None,
+) -> None:
+    """Make a named token, and print it this once. It is good at once, as long as its line is in the file."""
+    path = file or rig_of(context).addresses.tokens_file
+    if main_of_tokens([str(path), name, role]):
+        raise typer.Exit(1)
 
 
 @app.command("map")
@@ -289,7 +306,8 @@ def print_urls(rig: LocalRig) -> None:
     found = {f"{POSTGRES} (administrator)": where.postgres_admin_url}
     found |= {f"database {name}": where.database_url(name) for name in where.database_passwords}
     found |= {f"{RABBITMQ} as {user}": where.broker_url(user) for user in rig.blueprint.broker_users}
-    for label, url in (found | {"admin token": where.admin_token}).items():
+    found |= {f"token of {LOCAL_NAME}": where.token, "admin token": where.admin_token}
+    for label, url in found.items():
         console.print(f"{label:<26}{url}", soft_wrap=True, markup=False)
 
 

@@ -47,7 +47,7 @@ PAGES = [
     selections.router,
     letters.router,
     overviews.router,
-    acts.router,
+    acts.forms,
     render.static_router,
     render.missing_router,
 ]

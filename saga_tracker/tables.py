@@ -15,6 +15,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -78,8 +79,9 @@ saga_facts = Table(
     ),
     Index(
         "saga_facts_by_line",
-        text("(body -> 'lines') jsonb_path_ops"),
+        literal_column("(body -> 'lines')").label("lines"),
         postgresql_using="gin",
+        postgresql_ops={"lines": "jsonb_path_ops"},
         postgresql_where=text("starts_with(wire_name, 'order.created.')"),
     ),
     comment="Every fact read, once.",
@@ -200,6 +202,8 @@ selections = Table(
     # What is done with them, by whom and why, and how many in a second.
     Column("verb", Text),
     Column("by", Text),
+    Column("role", Text),
+    Column("signed_in_by", Text),
     Column("note", Text),
     Column("per_second", Integer),
     Column("last_error", Text),
@@ -226,6 +230,9 @@ audit = Table(
     Column("entry_id", BigInteger, Identity(always=True), primary_key=True),
     Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("by", Text, nullable=False),
+    # In which role, and how that was known; NULL of what is older than these columns.
+    Column("role", Text),
+    Column("signed_in_by", Text),
     Column("action", Text, nullable=False),
     Column("note", Text),
     Column("service", Text),

@@ -34,6 +34,11 @@ RABBITMQ_VARIABLE = f"{PREFIX}RABBITMQ_URL"
 # Known to the rig alone: administrators' URLs are none of a service's business.
 KEPT_FROM_PROCESSES = frozenset({POSTGRES_VARIABLE, RABBITMQ_VARIABLE})
 
+# Whose token a rig has of its own.
+LOCAL_NAME = "local"
+# Who gets to a process here is on this machine; unless the environment says otherwise.
+_ON_LOOPBACK = {f"{PREFIX}AUTH": "open", f"{PREFIX}ORDERS": "internal"}
+
 
 def given_servers(environment: Mapping[str, str]) -> dict[str, str]:
     """The servers that the environment says to use instead of private ones."""
@@ -112,6 +117,16 @@ class Addresses:
         return self.state.secret("admin-token")
 
     @property
+    def token(self) -> str:
+        """Of whoever uses this rig, by the name of LOCAL_NAME."""
+        return self.state.secret("token")
+
+    @property
+    def tokens_file(self) -> Path:
+        """The named tokens, by their hashes; `make token` adds to it."""
+        return self.places.state_dir / "tokens"
+
+    @property
     def sandbox_ledger(self) -> Path:
         return self.places.state_dir / "sandbox.sqlite3"
 
@@ -128,6 +143,7 @@ class Addresses:
             f"{PREFIX}HTTP_HOST": LOOPBACK,
             f"{PREFIX}HTTP_PORT": str(port),
             f"{PREFIX}ADMIN_TOKEN": self.admin_token,
+            f"{PREFIX}TOKENS_FILE": str(self.tokens_file),
             "PYTHONUNBUFFERED": "1",
         }
         if spec.has_database:
@@ -144,7 +160,7 @@ class Addresses:
             variables[f"{PREFIX}SERVICE_URLS"] = json.dumps(urls)
             # As the release before has them.
             variables |= {f"{PREFIX}{asked.upper()}_URL": url for asked, url in urls.items()}
-        environment = self.inherited_environment() | variables | dict(extra or {})
+        environment = _ON_LOOPBACK | self.inherited_environment() | variables | dict(extra or {})
         log = self.places.logs / f"{full_name}.log"
         return ServiceProcess(full_name, spec.package, port, environment, log)
 
@@ -163,5 +179,5 @@ class Addresses:
         for spec in self.blueprint.processes:
             self.state.port(spec.name)
         self.state.port(SMTP_PORT)
-        _ = self.database_passwords, self.broker_passwords, self.admin_token
+        _ = self.database_passwords, self.broker_passwords, self.admin_token, self.token
         _ = self.postgres, self.rabbitmq

@@ -15,7 +15,7 @@ from compose.local.ports import free_port
 from compose.local.process_table import ProcessIdentity
 
 FORMAT_VERSION = 1
-SECRET_BYTES = 24
+SECRET_BYTES = 32
 
 
 @dataclass(slots=True)

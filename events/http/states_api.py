@@ -7,7 +7,8 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 
-from events.http.application import Admin, Running
+from events.http.application import Running
+from events.http.authentication import MACHINE, VIEWER
 from events.http.limits import StrictRoute
 from events.storage.repository import Repository
 
@@ -28,13 +29,13 @@ def states_router(repository: Repository) -> APIRouter:
     """The route of a service whose states are in `repository`."""
     router = APIRouter(tags=["states"], route_class=StrictRoute)
 
-    @router.get("/states")
+    @router.get("/states", dependencies=[VIEWER])
     async def states(order_id: OrderIds, runtime: Running) -> Response:
         """The states of these orders by order id, without personal data; unknown orders are left out."""
         found = await runtime.database.read(lambda connection: repository.read_many(connection, order_id))
         return Response(to_json({"states": found}), media_type="application/json")
 
-    @router.post("/states/forget", dependencies=[Admin])
+    @router.post("/states/forget", dependencies=[MACHINE])
     async def forget(wanted: OrdersToForget, runtime: Running) -> Response:
         """Delete the states of orders that ended long ago, as the tracker asks once their time is over.
 

@@ -17,6 +17,7 @@ from events.runtime.settings import ProcessSettings
 from events.service import EXCHANGE, STREAM
 from events.storage.outbox import OutgoingMessage
 from events.telemetry import metrics
+from events.telemetry.redaction import in_words
 from events.telemetry.tracing import in_trace_of, is_tracing
 
 _UNTRACED = nullcontext()
@@ -75,12 +76,12 @@ class PublishingChannels:
             with tracing, lost_means_away(), closed_means_away():
                 await exchange.publish(self._encoded(message), message.routing_key, mandatory=True)
         except PublishError as error:
-            raise Unroutable(str(error)) from error
+            raise Unroutable(in_words(error)) from error
         except DeliveryError as error:
-            raise Refused(str(error)) from error
+            raise Refused(in_words(error)) from error
         except (TypeError, ValueError, OverflowError, struct.error) as error:
             # What pamqp raises for what AMQP cannot carry; nothing of it was sent.
-            raise Refused(f"not to be encoded: {error}") from error
+            raise Refused(f"not to be encoded: {in_words(error)}") from error
         metrics.publish_confirmed(message.wire_name, began)
 
     def _encoded(self, message: OutgoingMessage) -> aio_pika.Message:

@@ -38,11 +38,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from events.runtime.settings import ServiceSettings
-from events.storage.database import Connection, Database, in_words
+from events.storage.database import Connection, Database
 from events.storage.round_trip import RoundTrip, Rows, prepared
 from events.storage.sql import WAIT_BRIEFLY, array_of, compiled, setting
 from events.storage.tables import calls, outbox, tombstones
 from events.telemetry.log import log
+from events.telemetry.redaction import in_words
 
 # --- Orders that ended long ago, whose state was deleted. Their tombstones know them when they come again
 #

@@ -15,12 +15,12 @@ from uuid import UUID
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
-from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import ValidationError
 
 from events.facts.money import in_words
-from events.http.application import admin
+from events.http.authentication import PUBLIC, Authentication, Identity
 from events.http.problems import Problem, not_valid
+from events.http.tokens import Role
 from saga_tracker.board.render import PageRoute, field_of, form_of
 from saga_tracker.dead_letters import api as dead_letters_api
 from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
@@ -52,7 +52,8 @@ _CANCELLABLE = (
     State.PENDING_SHIPMENT,
 )
 
-router = APIRouter(include_in_schema=False, route_class=PageRoute)
+# For whoever a form says they are: `signed_form` looks at that.
+forms = APIRouter(include_in_schema=False, route_class=PageRoute, dependencies=[PUBLIC])
 
 
 # --- What can be done
@@ -158,13 +159,13 @@ def on_letter(letter: DeadLetterView, base_url: str) -> list[ActView]:
     ]
 
 
-_SIGNED = {"by": "you", "note": "why"}
+_SIGNED = {"note": "why"}
 
 
 def curl(url: str, body: Mapping[str, str] | None = _SIGNED) -> str:
     """A command line, the verb first; the token and the services' addresses come from its environment."""
     words = ["curl -X POST", f'"{url}"' if url.startswith("$") else shlex.quote(url)]
-    words.append('-H "Authorization: Bearer $MURMURATION_ADMIN_TOKEN"')
+    words.append('-H "Authorization: Bearer $TOKEN"')
     if body is not None:
         words += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(json.dumps(body))}"]
     return " ".join(words)
@@ -203,27 +204,27 @@ def ordered(facts: Sequence[FactView]) -> Ordered | None:
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """Who acts and why, as a form says."""
+    """Who acts and why, as a form says; `token` is what they are known by, for services that they ask."""
 
-    by: str
+    who: Identity
     note: str
     token: str
 
     @property
     def noted(self) -> NotedAct:
         try:
-            return NotedAct(by=self.by, note=self.note)
+            return NotedAct(note=self.note)
         except ValidationError as error:
             raise not_valid(str(error.errors()[0]["loc"][0]), error.errors()[0]["msg"]) from None
 
 
-async def signed_form(request: Request) -> tuple[Signed, Mapping[str, list[str]]]:
-    """A form whose sender may act. Raises Problem for whoever may not, and for what is not confirmed."""
+async def signed_form(request: Request, role: Role) -> tuple[Signed, Mapping[str, list[str]]]:
+    """A form whose sender has this role. Raises Problem for whoever has not."""
     form = await form_of(request)
     token = field_of(form, "token")
-    given = HTTPAuthorizationCredentials(scheme="Bearer", credentials=token) if token else None
-    await admin(request, given)
-    return Signed(field_of(form, "by"), field_of(form, "note"), token), form
+    authentication: Authentication = request.app.state.authentication
+    who = authentication.admit([role], token or None, None)
+    return Signed(who, field_of(form, "note"), token), form
 
 
 def confirmed(form: Mapping[str, list[str]]) -> None:
@@ -233,20 +234,28 @@ def confirmed(form: Mapping[str, list[str]]) -> None:
 
 
 SagaVerb = Literal["redrive", "settle", "approve", "reject", "cancel"]
+# What moves money takes more.
+_ROLES: dict[SagaVerb, Role] = {
+    "redrive": Role.OPERATOR,
+    "settle": Role.APPROVER,
+    "approve": Role.APPROVER,
+    "reject": Role.APPROVER,
+    "cancel": Role.OPERATOR,
+}
 
 
-@router.post("/ui/sagas/{order_id}/{verb}")
+@forms.post("/ui/sagas/{order_id}/{verb}")
 async def act_on_saga(
     order_id: UUID, verb: SagaVerb, tracker: dead_letters_api.Tracker, request: Request
 ) -> Response:
     """Do what a form on the saga's page says."""
-    signed, form = await signed_form(request)
+    signed, form = await signed_form(request, _ROLES[verb])
     confirmed(form)
     match verb:
         case "redrive":
-            await manual_api.redrive_saga(order_id, signed.noted, tracker)
+            await manual_api.redrive_saga(order_id, signed.noted, signed.who, tracker)
         case "settle":
-            await manual_api.settle_saga(order_id, signed.noted, tracker)
+            await manual_api.settle_saga(order_id, signed.noted, signed.who, tracker)
         case "approve" | "reject":
             body = signed.noted.model_dump()
             await ask(tracker.settings, "payment", f"/payments/{order_id}/{verb}", signed.token, body)
@@ -255,22 +264,22 @@ async def act_on_saga(
     return back(f"/ui/sagas/{order_id}", verb)
 
 
-@router.post("/ui/dead-letters/{letter_id}/{verb}")
-async def act_on_letter(
-    letter_id: UUID,
-    verb: Literal["replay", "discard"],
-    tracker: dead_letters_api.Tracker,
-    request: Request,
-) -> Response:
-    """Replay or discard one dead letter, as a form says."""
-    signed, form = await signed_form(request)
+@forms.post("/ui/dead-letters/{letter_id}/replay")
+async def replay_letter(letter_id: UUID, tracker: dead_letters_api.Tracker, request: Request) -> Response:
+    """Replay one dead letter, as a form says."""
+    signed, form = await signed_form(request, Role.OPERATOR)
     confirmed(form)
-    if verb == "replay":
-        act = Act(by=signed.noted.by, note=signed.noted.note)
-        await dead_letters_api.replay_one(letter_id, act, tracker)
-    else:
-        await dead_letters_api.discard(letter_id, signed.noted, tracker)
-    return back(f"/ui/dead-letters/{letter_id}", verb)
+    await dead_letters_api.replay_one(letter_id, Act(note=signed.noted.note), signed.who, tracker)
+    return back(f"/ui/dead-letters/{letter_id}", "replay")
+
+
+@forms.post("/ui/dead-letters/{letter_id}/discard")
+async def discard_letter(letter_id: UUID, tracker: dead_letters_api.Tracker, request: Request) -> Response:
+    """Discard one dead letter, as a form says."""
+    signed, form = await signed_form(request, Role.OPERATOR)
+    confirmed(form)
+    await dead_letters_api.discard(letter_id, signed.noted, signed.who, tracker)
+    return back(f"/ui/dead-letters/{letter_id}", "discard")
 
 
 def back(path: str, verb: str) -> Response:

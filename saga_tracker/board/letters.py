@@ -12,9 +12,11 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
+from events.http.authentication import VIEWER
 from events.http.problems import Problem, not_valid
+from events.http.tokens import Role
 from saga_tracker.board import acts
-from saga_tracker.board.acts import back, confirmed, signed_form
+from saga_tracker.board.acts import back, confirmed, forms, signed_form
 from saga_tracker.board.render import PageRoute, answer, rendered
 from saga_tracker.dead_letters import api as dead_letters_api
 from saga_tracker.dead_letters import queries as dead_letter_queries
@@ -36,7 +38,7 @@ PAGE_SIZE = 50
 HIDDEN = "(hidden)"
 _TOKEN = re.compile(r'("payment_token"\s*:\s*)"((?:[^"\\]|\\.)*)"')
 
-router = APIRouter(include_in_schema=False, route_class=PageRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute, dependencies=[VIEWER])
 
 
 @router.get("/ui/dead-letters")
@@ -91,10 +93,10 @@ async def see(letter_id: UUID, tracker: Tracker, request: Request, done: str = "
     return answer(letter_page(whole, base_url=str(request.base_url), done=done))
 
 
-@router.post("/ui/dead-letters/{letter_id}")
+@forms.post("/ui/dead-letters/{letter_id}")
 async def open_letter(letter_id: UUID, tracker: Tracker, request: Request) -> HTMLResponse:
     """The same with what is in it, for who may act; and what an edited one would change."""
-    _, form = await signed_form(request)
+    _, form = await signed_form(request, Role.OPERATOR)
     whole = await _whole(tracker, letter_id)
     text = masked(whole.body) if whole.body_encoding == "text" else whole.body
     edited = form.get("body", [text])[0].replace("\r\n", "\n")
@@ -131,10 +133,10 @@ def letter_page(
     )
 
 
-@router.post("/ui/dead-letters/{letter_id}/edit")
+@forms.post("/ui/dead-letters/{letter_id}/edit")
 async def edit(letter_id: UUID, tracker: Tracker, request: Request) -> Response:
     """Send an edited message to its service under a new id; the original is kept, and counts as replayed."""
-    signed, form = await signed_form(request)
+    signed, form = await signed_form(request, Role.OPERATOR)
     confirmed(form)
     act = signed.noted
     whole = await _whole(tracker, letter_id)
@@ -149,7 +151,7 @@ async def edit(letter_id: UUID, tracker: Tracker, request: Request) -> Response:
         raise not_valid("body", "nothing was edited: replay it as it is")
     try:
         await replay_edited(
-            tracker.settings, tracker.database, letter_id, body.encode(), by=act.by, note=act.note
+            tracker.settings, tracker.database, letter_id, body.encode(), who=signed.who, note=act.note
         )
     except NotSent as error:
         raise Problem(503, f"the broker did not confirm: {error}", headers={"Retry-After": "2"}) from error

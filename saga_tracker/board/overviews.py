@@ -14,11 +14,13 @@ from events.facts import Fact, published_facts
 from events.facts.base import SupersededFact
 from events.facts.order import OrderCancelled
 from events.facts.saga import SagaTimedOut
+from events.http.authentication import VIEWER
 from events.http.problems import Problem
+from events.http.tokens import Role
 from events.installed import installed_services
 from events.service import name_of
 from saga_tracker.board import drawing, queries
-from saga_tracker.board.acts import Signed, back, confirmed, signed_form
+from saga_tracker.board.acts import Signed, back, confirmed, forms, signed_form
 from saga_tracker.board.drawing import Published
 from saga_tracker.board.live import HEALTH
 from saga_tracker.board.pages import Tracker
@@ -35,7 +37,7 @@ from saga_tracker.steps import SERVICES
 MAX_CASES = 200
 PAGE_SIZE = 100
 
-router = APIRouter(include_in_schema=False, route_class=PageRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute, dependencies=[VIEWER])
 
 
 # --- Manual cases: a queue
@@ -96,12 +98,12 @@ def manual_page(cases: Sequence[CaseView], done: str = "") -> str:
     )
 
 
-@router.post("/ui/manual/{order_id}/{verb}")
+@forms.post("/ui/manual/{order_id}/{verb}")
 async def act_on_case(
     order_id: UUID, verb: Literal["claim", "unclaim", "note"], tracker: Tracker, request: Request
 ) -> Response:
     """Take a case, give it back, or note something about it: it is in the audit, and changes nothing else."""
-    signed, form = await signed_form(request)
+    signed, form = await signed_form(request, Role.OPERATOR)
     confirmed(form)
     await _enter(tracker, order_id, verb, signed)
     return back("/ui/manual", verb)
@@ -113,9 +115,9 @@ async def _enter(tracker: Tracker, order_id: UUID, verb: str, signed: Signed) ->
     async with tracker.database.transaction() as connection:
         found = await queries.claims(connection, [order_id])
         claim = found.get(order_id, {}).get("claim")
-        if verb == "claim" and claim and claim["action"] == "claimed" and claim["by"] != act.by:
+        if verb == "claim" and claim and claim["action"] == "claimed" and claim["by"] != signed.who.name:
             raise Problem(409, f"{claim['by']} has taken this case already")
-        await audit.enter(connection, [Entry(act.by, actions[verb], act.note, None, order_id)])
+        await audit.enter(connection, [Entry.of(signed.who, actions[verb], act.note, None, order_id)])
 
 
 # --- Reconciliation and audit

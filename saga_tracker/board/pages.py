@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BeforeValidator
 
+from events.http.authentication import VIEWER
 from events.http.problems import Problem
 from events.storage.database import Database
 from saga_tracker.availability import Availability
@@ -41,7 +42,7 @@ EXPORT_PAGE = 500
 # Of one order's dead letters and audit entries, the last are shown.
 MAX_OF_ORDER = 50
 
-router = APIRouter(include_in_schema=False, route_class=PageRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute, dependencies=[VIEWER])
 
 
 class Runtime(Protocol):

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from events.facts.money import in_words
+from events.http.authentication import PUBLIC
 from events.http.problems import Problem, problem_of
 from saga_tracker.projection import State
 
@@ -66,7 +67,7 @@ _STATIC = _static_files()
 # A new release is loaded anew; until then a browser keeps what it has.
 _VERSION = hashlib.sha256(b"".join(_STATIC[name] for name in sorted(_STATIC))).hexdigest()[:12]
 
-static_router = APIRouter(include_in_schema=False)
+static_router = APIRouter(include_in_schema=False, dependencies=[PUBLIC])
 
 
 @static_router.get("/ui/static/{name}")
@@ -213,7 +214,7 @@ def field_of(form: Mapping[str, list[str]], name: str) -> str:
     return form.get(name, [""])[0].strip()
 
 
-missing_router = APIRouter(include_in_schema=False, route_class=PageRoute)
+missing_router = APIRouter(include_in_schema=False, route_class=PageRoute, dependencies=[PUBLIC])
 
 
 @missing_router.get("/ui/{rest:path}")

@@ -6,8 +6,10 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from events.http.authentication import VIEWER
 from events.http.problems import Problem, not_valid
-from saga_tracker.board.acts import confirmed, signed_form
+from events.http.tokens import Role
+from saga_tracker.board.acts import confirmed, forms, signed_form
 from saga_tracker.board.render import PageRoute, answer, field_of, rendered
 from saga_tracker.dead_letters import selections
 from saga_tracker.dead_letters.api import Tracker
@@ -15,7 +17,7 @@ from saga_tracker.dead_letters.queries import DeadLetterFilter
 from saga_tracker.dead_letters.selections import SelectionState
 from saga_tracker.steps import SERVICES
 
-router = APIRouter(include_in_schema=False, route_class=PageRoute)
+router = APIRouter(include_in_schema=False, route_class=PageRoute, dependencies=[VIEWER])
 
 _MOVES = {
     "pause": SelectionState.PAUSED,
@@ -24,10 +26,10 @@ _MOVES = {
 }
 
 
-@router.post("/ui/selections")
+@forms.post("/ui/selections")
 async def freeze(tracker: Tracker, request: Request) -> Response:
     """Freeze the letters that were chosen, or all open ones of the group that was looked at."""
-    signed, form = await signed_form(request)
+    signed, form = await signed_form(request, Role.OPERATOR)
     act = signed.noted
     given = {name: field_of(form, name) or None for name in ("service", "reason", "wire_name")}
     if given["service"] is not None and given["service"] not in SERVICES:
@@ -41,7 +43,7 @@ async def freeze(tracker: Tracker, request: Request) -> Response:
             letter_ids,
             DeadLetterFilter(given["service"], given["reason"], given["wire_name"]),
             tracker.settings.selection_letters,
-            by=act.by,
+            by=signed.who.name,
             of=f"{words}: {act.note}",
         )
         if not count:
@@ -99,7 +101,7 @@ def selection_page(row: dict[str, Any], groups: list[dict[str, Any]], progress: 
     )
 
 
-@router.post("/ui/selections/{selection_id}/{verb}")
+@forms.post("/ui/selections/{selection_id}/{verb}")
 async def act(
     selection_id: UUID,
     verb: Literal["replay", "discard", "pause", "continue", "stop"],
@@ -107,7 +109,7 @@ async def act(
     request: Request,
 ) -> Response:
     """Start it, at a pace; or pause, continue or stop it. What is done of it stays done."""
-    signed, form = await signed_form(request)
+    signed, form = await signed_form(request, Role.OPERATOR)
     async with tracker.database.transaction() as connection:
         if verb in ("replay", "discard"):
             confirmed(form)
@@ -116,7 +118,7 @@ async def act(
                 _pace(field_of(form, "per_second"), tracker.settings.replay_batch_size),
             )
             moved = await selections.start(
-                connection, selection_id, verb, by=noted.by, note=noted.note, per_second=pace
+                connection, selection_id, verb, who=signed.who, note=noted.note, per_second=pace
             )
         else:
             moved = await selections.move(connection, selection_id, _MOVES[verb])

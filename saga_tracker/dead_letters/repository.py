@@ -54,8 +54,8 @@ _CLOSE_RESOLVED = b"""
             WHERE failed.order_id = letter.order_id AND failed.fact_id::text = lower(letter.message_id))
         RETURNING letter_id, service, order_id
     )
-    INSERT INTO audit (by, action, service, order_id, letter_id)
-    SELECT %(tracker)s, 'resolved', service, order_id, letter_id FROM over
+    INSERT INTO audit (by, role, signed_in_by, action, service, order_id, letter_id)
+    SELECT %(tracker)s, 'machine', 'itself', 'resolved', service, order_id, letter_id FROM over
 """
 _CLOSE_RETRIED = b"""
     UPDATE dead_letters AS letter SET state = 'replayed', state_at = now()

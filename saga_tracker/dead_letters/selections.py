@@ -23,6 +23,8 @@ from sqlalchemy import (
     update,
 )
 
+from events.http.authentication import Identity
+from events.http.tokens import Role
 from events.storage.database import AWAY, CONTENTION, Connection, Database
 from events.storage.sql import array_of, compiled
 from events.telemetry.log import log
@@ -125,6 +127,8 @@ _START = compiled(
         state_at=func.now(),
         verb=bindparam("new_verb"),
         by=bindparam("new_by"),
+        role=bindparam("new_role"),
+        signed_in_by=bindparam("new_signed_in_by"),
         note=bindparam("new_note"),
         per_second=bindparam("new_pace"),
     )
@@ -195,13 +199,15 @@ async def last_made(connection: Connection) -> list[dict[str, Any]]:
 
 
 async def start(
-    connection: Connection, selection_id: UUID, verb: str, *, by: str, note: str, per_second: int
+    connection: Connection, selection_id: UUID, verb: str, *, who: Identity, note: str, per_second: int
 ) -> bool:
     """Have a frozen selection replayed or discarded; False if it is not frozen."""
     given = {
         "selection_id": selection_id,
         "new_verb": verb,
-        "new_by": by,
+        "new_by": who.name,
+        "new_role": who.role.value,
+        "new_signed_in_by": who.signed_in_by,
         "new_note": note,
         "new_pace": per_second,
     }
@@ -276,7 +282,7 @@ class SelectionRunner:
                     self._settings,
                     self._database,
                     letter_ids,
-                    by=selection["by"],
+                    who=_starter_of(selection),
                     note=selection["note"],
                     done=done,
                 )
@@ -285,15 +291,17 @@ class SelectionRunner:
                     self._publisher.look_in_table()
             return done.replayed
         async with self._database.transaction() as connection:
-            return await discard(connection, letter_ids, by=selection["by"], note=selection["note"])
+            return await discard(connection, letter_ids, who=_starter_of(selection), note=selection["note"])
 
 
-async def discard(connection: Connection, letter_ids: Sequence[UUID], *, by: str, note: str) -> list[UUID]:
+async def discard(
+    connection: Connection, letter_ids: Sequence[UUID], *, who: Identity, note: str
+) -> list[UUID]:
     """Discard those that are open; says which."""
     found = await repository.take(connection, letter_ids)
     still_open = [letter for letter in found if letter["state"] == DeadLetterState.OPEN]
     entries = [
-        Entry(by, "discarded", note, letter["service"], letter["order_id"], letter["letter_id"])
+        Entry.of(who, "discarded", note, letter["service"], letter["order_id"], letter["letter_id"])
         for letter in still_open
     ]
     await audit.enter(connection, entries)
@@ -301,3 +309,8 @@ async def discard(connection: Connection, letter_ids: Sequence[UUID], *, by: str
         connection, [letter["letter_id"] for letter in still_open], DeadLetterState.DISCARDED
     )
     return [letter["letter_id"] for letter in still_open]
+
+
+def _starter_of(selection: Mapping[str, Any]) -> Identity:
+    """Who started it, for the audit."""
+    return Identity(selection["by"], Role(selection["role"]), selection["signed_in_by"])

@@ -1,4 +1,4 @@
-"""What a person does about a saga that needs one, and what was done: with the admin's token, and audited."""
+"""What a person does about a saga that needs one, and what was done: audited, with who and in which role."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from events.http.application import Admin
+from events.http.authentication import VIEWER, Approver, Identity, Operator
 from events.http.limits import InDigits, StrictRoute
 from events.http.problems import Problem
 from events.storage.database import Connection
@@ -60,10 +60,9 @@ class ResolveOutcome(BaseModel):
 @router.post(
     "/sagas/{order_id}/redrive",
     status_code=202,
-    dependencies=[Admin],
     responses={404: UNKNOWN, 409: NOTHING_TO_DO},
 )
-async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> RedriveOutcome:
+async def redrive_saga(order_id: UUID, act: NotedAct, who: Operator, tracker: Tracker) -> RedriveOutcome:
     """Have whoever failed for good try again, and send whoever is overdue its fact once more.
 
     Refused (409) when the saga needs nobody, or when its failures have been answered already.
@@ -71,9 +70,9 @@ async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> Redri
     async with tracker.database.transaction() as connection:
         saga = await _needing_a_person(connection, order_id)
         failed = await cases.unanswered(connection, order_id)
-        asked = [case for case in failed if await cases.ask_again(connection, case, by=act.by, note=act.note)]
+        asked = [case for case in failed if await cases.ask_again(connection, case, who=who, note=act.note)]
         await repository.mark_replayed_cases(connection)
-        sent = await _send_again(connection, order_id, saga["waits"], act)
+        sent = await _send_again(connection, order_id, saga["waits"], who, act.note)
         if not asked and not sent:
             raise _nothing_to_do(order_id, saga, "redriven")
     tracker.publisher.look_in_table()
@@ -83,10 +82,9 @@ async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> Redri
 @router.post(
     "/sagas/{order_id}/settle",
     status_code=202,
-    dependencies=[Admin],
     responses={404: UNKNOWN, 409: NOTHING_TO_DO},
 )
-async def settle_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> ResolveOutcome:
+async def settle_saga(order_id: UUID, act: NotedAct, who: Approver, tracker: Tracker) -> ResolveOutcome:
     """What failed for good was done outside: its service publishes it, with the name of who settled it.
 
     Refused (409) when nothing failed, when that has been answered already, or when it is merely overdue.
@@ -94,14 +92,14 @@ async def settle_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> Resolv
     async with tracker.database.transaction() as connection:
         saga = await _needing_a_person(connection, order_id)
         failed = await cases.unanswered(connection, order_id)
-        settled = [case for case in failed if await cases.settle(connection, case, by=act.by, note=act.note)]
+        settled = [case for case in failed if await cases.settle(connection, case, who=who, note=act.note)]
         if not settled:
             raise _nothing_to_do(order_id, saga, "settled")
     tracker.publisher.look_in_table()
     return ResolveOutcome(order_id=order_id, settled=_asked(settled))
 
 
-@router.get("/audit")
+@router.get("/audit", dependencies=[VIEWER])
 async def entries(
     tracker: Tracker, order_id: UUID | None = None, limit: Limit = 50, before: Before = None
 ) -> AuditPage:
@@ -128,7 +126,7 @@ async def _needing_a_person(connection: Connection, order_id: UUID) -> dict[str,
 
 
 async def _send_again(
-    connection: Connection, order_id: UUID, waits: Sequence[Mapping[str, Any]], act: NotedAct
+    connection: Connection, order_id: UUID, waits: Sequence[Mapping[str, Any]], who: Identity, note: str
 ) -> list[AskedService]:
     """The fact that whoever is overdue has to answer, to that service alone."""
     sent: list[AskedService] = []
@@ -139,7 +137,7 @@ async def _send_again(
         if not messages:
             continue
         await outbox.enter(connection, messages)
-        await audit.enter(connection, [Entry(act.by, "sent_again", act.note, wait["service"], order_id)])
+        await audit.enter(connection, [Entry.of(who, "sent_again", note, wait["service"], order_id)])
         sent.append(
             AskedService(service=wait["service"], fact=wait["because_of"], fact_id=messages[-1].message_id)
         )

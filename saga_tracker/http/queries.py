@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from events.storage.database import Connection
-from events.storage.sql import compiled
+from events.storage.sql import array_of, compiled
 from saga_tracker.scheduler.leader import HOLDER
 from saga_tracker.tables import (
     FIRST_READ_AT,
@@ -97,6 +97,8 @@ _reconstructed = (
     .select_from(saga_facts)
     .where(saga_facts.c.order_id == sagas.c.order_id, saga_facts.c.stream_offset < literal_column("0"))
     .correlate(sagas)
+    # Looked up for each saga that is shown: left to itself, PostgreSQL reads all facts first.
+    .offset(literal_column("0"))
     .exists()
     .label("reconstructed")
 )
@@ -156,10 +158,17 @@ async def sagas_where(
 ) -> list[dict[str, Any]]:
     """Up to `limit` sagas, by when they entered their state."""
     given: dict[str, Any] = {"row_limit": limit}
-    criteria = [name for name in _CRITERIA if getattr(wanted, name) is not None]
+    criteria = [name for name in _CRITERIA if getattr(wanted, name, None) is not None]
     given |= {name: getattr(wanted, name) for name in criteria}
     if wanted.sku is not None:
         given["sku_line"] = Jsonb([{"sku": wanted.sku}])
+    ordered = tuple(name for name in ("sku", "customer") if name in criteria)
+    if ordered:
+        cursor = await connection.execute(_rare(ordered), given | {"row_limit": RARE_ORDERS + 1})
+        found = [row["order_id"] for row in await cursor.fetchall()]
+        if len(found) <= RARE_ORDERS:
+            given["among"] = found
+            criteria = ["among", *(name for name in criteria if name not in ordered)]
     if after is not None:
         given |= {"after_since": after.since, "after_order_id": after.order_id}
     query = _page(tuple(criteria), after is not None, wanted.oldest_first)
@@ -167,14 +176,27 @@ async def sagas_where(
     return await cursor.fetchall()
 
 
-def _ordered(wanted: ColumnElement[bool]) -> ColumnElement[bool]:
-    """That this holds of what the order began with."""
-    return sagas.c.order_id.in_(select(saga_facts.c.order_id).where(_begins, wanted))
-
-
 # As their indexes have them.
 _lines = saga_facts.c.body.op("->")(literal_column("'lines'"))
 _customer = saga_facts.c.body.op("->>", return_type=Text())(literal_column("'customer'"))
+_has_sku = _lines.op("@>")(bindparam("sku_line", type_=JSONB))
+_is_customer = _customer == bindparam("customer", type_=Text)
+# Of what was ordered rarely the orders are looked up first; of the rest, sagas are looked at in turn.
+RARE_ORDERS = 1_000
+
+
+def _began_with(wanted: Any) -> ColumnElement[bool]:
+    """That this holds of what the order began with, looked up saga by saga."""
+    return (
+        select(literal_column("1"))
+        .select_from(saga_facts)
+        .where(saga_facts.c.order_id == sagas.c.order_id, _begins, wanted)
+        .correlate(sagas)
+        .offset(literal_column("0"))
+        .exists()
+    )
+
+
 _older_than = bindparam("older_than_seconds", type_=Double) * literal_column("interval '1 second'")
 _CRITERIA: dict[str, Sequence[ColumnElement[bool]]] = {
     "state": [sagas.c.state == bindparam("state")],
@@ -186,8 +208,9 @@ _CRITERIA: dict[str, Sequence[ColumnElement[bool]]] = {
     "reason": [sagas.c.reason == bindparam("reason")],
     "since_from": [sagas.c.since >= bindparam("since_from", type_=TIMESTAMP(timezone=True))],
     "since_to": [sagas.c.since <= bindparam("since_to", type_=TIMESTAMP(timezone=True))],
-    "sku": [_ordered(_lines.op("@>")(bindparam("sku_line", type_=JSONB)))],
-    "customer": [_ordered(_customer == bindparam("customer", type_=Text))],
+    "among": [sagas.c.order_id == array_of("among", sagas.c.order_id).any_()],
+    "sku": [_began_with(_has_sku)],
+    "customer": [_began_with(_is_customer)],
     "id_from": [sagas.c.order_id >= bindparam("id_from", type_=sagas.c.order_id.type)],
     "id_to": [sagas.c.order_id <= bindparam("id_to", type_=sagas.c.order_id.type)],
     "has_letter": [
@@ -196,6 +219,14 @@ _CRITERIA: dict[str, Sequence[ColumnElement[bool]]] = {
         )
     ],
 }
+
+
+@cache
+def _rare(ordered: tuple[str, ...]) -> bytes:
+    """Orders of a customer, or with a SKU, up to so many."""
+    wanted = {"sku": _has_sku, "customer": _is_customer}
+    query = select(saga_facts.c.order_id).where(_begins, *(wanted[name] for name in ordered))
+    return compiled(query.limit(bindparam("row_limit")))
 
 
 @cache

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "tracker_0016"
-down_revision = "tracker_0013"
+down_revision = "tracker_0014"
 branch_labels = None
 
 _BEGAN = sa.text("starts_with(wire_name, 'order.created.')")
@@ -29,8 +29,9 @@ def upgrade() -> None:
     op.create_index(
         "saga_facts_by_line",
         "saga_facts",
-        [sa.text("(body -> 'lines') jsonb_path_ops")],
+        [sa.literal_column("(body -> 'lines')").label("lines")],
         postgresql_using="gin",
+        postgresql_ops={"lines": "jsonb_path_ops"},
         postgresql_where=_BEGAN,
     )
     op.create_table(
@@ -43,6 +44,8 @@ def upgrade() -> None:
         sa.Column("state_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
         sa.Column("verb", sa.Text),
         sa.Column("by", sa.Text),
+        sa.Column("role", sa.Text),
+        sa.Column("signed_in_by", sa.Text),
         sa.Column("note", sa.Text),
         sa.Column("per_second", sa.Integer),
         sa.Column("last_error", sa.Text),

@@ -14,7 +14,7 @@ from events.runtime.process import uvicorn_server
 from saga_tracker.service import Tracker
 from tests.runtime.eventually import eventually
 from tests.servers import Servers
-from tests.tracker.dead_letters import TOKEN, give_up, unusable
+from tests.tracker.dead_letters import TOKENS, give_up, unusable
 from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Watch, new_watch
 
@@ -77,7 +77,7 @@ class Stage:
 async def running_stage(servers: Servers, port: int = 0) -> AsyncIterator[Stage]:
     """A tracker that nobody else speaks to, and its pages at an address of their own."""
     async with new_watch(servers) as watch:
-        tracker = await watch.start(admin_token=TOKEN, **QUICK)
+        tracker = await watch.start(tokens=TOKENS, **QUICK)
         app = watch.app(tracker)
         # Started and stopped by the watch.
         app.router.lifespan_context = _nothing

@@ -15,6 +15,7 @@ from aiohttp import ClientError, ClientSession
 
 from compose.local.processes import READY_TIMEOUT_SECONDS, SANDBOX
 from compose.system import PROCESSES, SERVICES
+from events.http.tokens import named
 from events.messaging.topology import declare
 from events.runtime.settings import ENV_PREFIX
 from tests.runtime.eventually import eventually
@@ -73,7 +74,8 @@ async def urls(
 
 async def _started(package: str, given: Mapping[str, str], log: Path) -> Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    reported = {**OUTSIDE, **given, "ADMIN_TOKEN": TOKEN}
+    tokens = str(named("grace", "admin", TOKEN))
+    reported = {**OUTSIDE, **given, "TOKENS": tokens, "AUTH": "required", "ORDERS": "clients"}
     environment |= {ENV_PREFIX + name: value for name, value in reported.items()}
     with log.open("wb") as output:
         return await asyncio.create_subprocess_exec(
