@@ -31,12 +31,14 @@ TOPICS = {
     "differences": "differences",
 }
 HEALTH = "health"
+SHARE_OF_TIME = 0.05
 
 
 class Kept(Generic[T]):
     """What was looked up last, for whoever asks: at once, while it is looked up anew behind their back.
 
-    Nobody waits but those who ask first, or after so long that it is no longer true.
+    Nobody waits but those who ask first, or after so long that it is no longer true. What takes long is
+    looked up more rarely: to watch takes a small share of the database's time, however much is in it.
     """
 
     def __init__(self, look: Callable[[], Awaitable[T]], fresh_seconds: float, stale_seconds: float) -> None:
@@ -45,27 +47,27 @@ class Kept(Generic[T]):
         self._stale_seconds = stale_seconds
         self._found: T | None = None
         self._found_at = float("-inf")
+        self._took_seconds = 0.0
         self._looking: asyncio.Task[T] | None = None
 
     async def get(self) -> T:
         age_seconds = time.monotonic() - self._found_at
-        if self._found is not None and age_seconds < self._fresh_seconds:
+        fresh_seconds = max(self._fresh_seconds, self._took_seconds / SHARE_OF_TIME)
+        if self._found is not None and age_seconds < fresh_seconds:
             return self._found
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._renew())
             # An error is of interest to those who wait for it.
             self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
-        if self._found is not None and age_seconds < self._stale_seconds:
+        if self._found is not None and age_seconds < max(self._stale_seconds, 2 * fresh_seconds):
             return self._found
         return await asyncio.shield(self._looking)
 
-    def forget(self) -> None:
-        """What is asked next is looked up: somebody has just changed it."""
-        self._found_at = float("-inf")
-
     async def _renew(self) -> T:
+        began_at = time.monotonic()
         self._found = await self._look()
         self._found_at = time.monotonic()
+        self._took_seconds = self._found_at - began_at
         return self._found
 
 
