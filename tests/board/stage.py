@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Response, async_playwright
 
 from events.runtime.process import uvicorn_server
@@ -34,6 +35,50 @@ SCREEN = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 
 
+METRICS = """\
+murmuration_outbox_backlog 3.0
+murmuration_outbox_oldest_seconds 12.5
+murmuration_call_backlog 1.0
+murmuration_call_oldest_seconds 4.0
+murmuration_circuit_open{party="provider"} 1.0
+murmuration_connected{to="database"} 1.0
+murmuration_connected{to="broker"} 1.0
+"""
+
+
+class Payment:
+    """What stands in for payment: it is ready, tells its figures, and notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str]] = []
+        self.refuses = False
+
+    async def get(self, request: web.Request) -> web.Response:
+        if request.path == "/metrics":
+            return web.Response(text=METRICS)
+        return web.json_response({"status": "ready"})
+
+    async def post(self, request: web.Request) -> web.Response:
+        self.asked.append((request.path, request.headers["Authorization"], await request.text()))
+        if self.refuses:
+            return web.json_response({"detail": "the payment is not held: captured"}, status=409)
+        return web.json_response({}, status=202)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        """Serve; the address."""
+        app = web.Application()
+        app.add_routes([web.get("/{path:.*}", self.get), web.post("/{path:.*}", self.post)])
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        try:
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        finally:
+            await runner.cleanup()
+
+
 @dataclass
 class Stage:
     """The pages of a running tracker, and what it was told."""
@@ -41,6 +86,7 @@ class Stage:
     watch: Watch
     tracker: Tracker
     url: str
+    payment: Payment
     orders: dict[str, UUID] = field(default_factory=dict)
 
     async def say(self, name: str, names: str, *, seconds_ago: float = 30.0) -> UUID:
@@ -76,8 +122,9 @@ class Stage:
 @asynccontextmanager
 async def running_stage(servers: Servers, port: int = 0) -> AsyncIterator[Stage]:
     """A tracker that nobody else speaks to, and its pages at an address of their own."""
-    async with new_watch(servers) as watch:
-        tracker = await watch.start(tokens=TOKENS, **QUICK)
+    payment = Payment()
+    async with new_watch(servers) as watch, payment.serving() as payment_url:
+        tracker = await watch.start(tokens=TOKENS, service_urls={"payment": payment_url}, **QUICK)
         app = watch.app(tracker)
         # Started and stopped by the watch.
         app.router.lifespan_context = _nothing
@@ -86,7 +133,7 @@ async def running_stage(servers: Servers, port: int = 0) -> AsyncIterator[Stage]
         with socket.create_server(("127.0.0.1", port)) as listening:
             serving = asyncio.create_task(server.serve(sockets=[listening]))
             try:
-                yield Stage(watch, tracker, f"http://127.0.0.1:{listening.getsockname()[1]}")
+                yield Stage(watch, tracker, f"http://127.0.0.1:{listening.getsockname()[1]}", payment)
             finally:
                 server.should_exit = True
                 await serving

@@ -1,5 +1,6 @@
 """What a page updates by itself, what stays as it was meanwhile, the keys, and what its buttons do."""
 
+import json
 import re
 from uuid import UUID, uuid4
 
@@ -98,6 +99,54 @@ async def test_an_act_wants_who_why_and_a_yes(browser: Browser, stage: Stage) ->
         await page.wait_for_url(re.compile("done=settle"))
         await expect(page.locator("main")).to_contain_text("the bank paid it back")
         assert await settled.get(timeout=20) is not None
+
+
+async def test_what_moves_money_is_not_for_an_operator(browser: Browser, stage: Stage) -> None:
+    order = await stage.say("not to settle", "created reserved captured shipment_rejected refund_failed")
+    async with looking(browser, stage) as (page, looked):
+        looked.expected = (403,)
+        await page.goto(f"/ui/sagas/{order}")
+        await sign(page, "details[id^=act-settle]")
+        act = page.locator("details[id^=act-settle]")
+        await act.locator("input[name=token]").fill(BENS)
+        await act.locator("input[name=confirm]").check()
+        await act.get_by_role("button", name="Settle").click()
+        await expect(page.locator("main")).to_contain_text("this takes the role approver; ben is operator")
+    assert not await stage.watch.rows("SELECT FROM audit WHERE order_id = %(id)s", id=order)
+
+
+async def test_an_approval_goes_to_payment_in_the_name_of_who_gives_it(
+    browser: Browser, stage: Stage
+) -> None:
+    order = stage.orders["held"]
+    async with looking(browser, stage) as (page, looked):
+        looked.expected = (409,)
+        for refuses in (False, True):
+            stage.payment.refuses = refuses
+            await page.goto(f"/ui/sagas/{order}")
+            await sign(page, "details[id^=act-approve]", "known customer")
+            act = page.locator("details[id^=act-approve]")
+            assert (
+                "40.00 EUR, which is above the limit of 10.00 EUR, is charged now" in await act.inner_text()
+            )
+            await act.locator("input[name=confirm]").check()
+            await act.get_by_role("button", name="Approve").click()
+            said = "payment says: the payment is not held: captured" if refuses else "The payment goes ahead."
+            await expect(page.locator("main")).to_contain_text(said)
+    path, token, body = stage.payment.asked[0]
+    assert (path, token) == (f"/payments/{order}/approve", f"Bearer {TOKEN}")
+    assert json.loads(body) == {"note": "known customer"}
+
+
+async def test_the_first_page_tells_what_services_say_of_themselves(browser: Browser, stage: Stage) -> None:
+    async with looking(browser, stage) as (page, _):
+        await page.goto("/")
+        main = page.locator("main")
+        await expect(main).to_contain_text("counts as down: it is only probed")
+        await expect(main).to_contain_text("12.5 s")
+        await expect(main.get_by_role("region", name="Incidents")).to_contain_text(
+            "nobody consumes its queue"
+        )
 
 
 async def test_an_act_works_without_scripts(browser: Browser, stage: Stage) -> None:

@@ -6,7 +6,7 @@ The release before works as it did. Each index covers few rows: one fact an orde
 import sqlalchemy as sa
 from alembic import op
 
-revision = "tracker_0016"
+revision = "tracker_0017"
 down_revision = "tracker_0014"
 branch_labels = None
 
