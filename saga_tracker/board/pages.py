@@ -32,7 +32,7 @@ READ_LATE_SECONDS = 5
 
 router = APIRouter(include_in_schema=False, dependencies=[VIEWER])
 
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
     "Cache-Control": "no-store",
 }
@@ -100,7 +100,7 @@ async def dead_letters(
 
 def home_page(stats: Stats, page: SagaPage, chosen: State | None, *, refresh: bool = True) -> str:
     """Figures about all sagas, then some of them."""
-    return _rendered(
+    return rendered(
         "home",
         title=f"Sagas {chosen.value}" if chosen else "Sagas",
         refresh=refresh,
@@ -119,7 +119,7 @@ def saga_page(
     base_url: str,
 ) -> str:
     """A saga; its dead letters, what was done about it and what can be done, where there is any of it."""
-    return _rendered(
+    return rendered(
         "saga",
         title=f"Saga {saga.order_id}",
         refresh=saga.state not in ENDED,
@@ -150,7 +150,7 @@ def dead_letters_page(
             *_acts_on_dead_letter(dead_letter, base_url),
             _curl(base_url, "dead-letters/replay", group),
         ]
-    return _rendered(
+    return rendered(
         "dead_letters",
         title="Dead letters",
         refresh=refresh,
@@ -237,9 +237,10 @@ def _environment() -> Environment:
 _TEMPLATES = _environment()
 
 
-def _rendered(template: str, **shown: Any) -> str:
+def rendered(template: str, **shown: Any) -> str:
+    """A page of the templates beside this file."""
     return _TEMPLATES.get_template(f"{template}.html.jinja").render(shown)
 
 
 def _answer(page: str) -> HTMLResponse:
-    return HTMLResponse(page, headers=_HEADERS)
+    return HTMLResponse(page, headers=HEADERS)

@@ -15,7 +15,9 @@ from events.storage.database import Connection
 from events.storage.sql import array_of, as_arrays, compiled, rows_of
 from saga_tracker.tables import audit
 
-Action = Literal["replayed", "discarded", "retry_requested", "settled", "sent_again", "resolved"]
+Action = Literal[
+    "replayed", "discarded", "retry_requested", "settlement_proposed", "settled", "sent_again", "resolved"
+]
 
 
 @dataclass(frozen=True, slots=True)
