@@ -1,5 +1,6 @@
 """The command line: `python -m compose COMMAND`, or `make COMMAND`."""
 
+import getpass
 import os
 import shlex
 import sys
@@ -69,6 +70,8 @@ def up(context: typer.Context) -> None:
     else:
         console.print("everything is running already")
     console.print(status_table(rig.status()))
+    link = rig.addresses.sign_in_link(getpass.getuser())
+    console.print(f"the board, signed in once, within 15 minutes: {link}", soft_wrap=True, markup=False)
     hint = "logs: make logs NAME=order   URLs with passwords: make status URLS=1   stop: make down"
     console.print(hint, soft_wrap=True)
 

@@ -13,6 +13,7 @@ from events.storage.database import AWAY, Database
 from events.telemetry.log import configure_logging, log
 from events.telemetry.metrics import Values, broker_blocked, connections, gauge
 from saga_tracker import __doc__ as purpose
+from saga_tracker import sign_in
 from saga_tracker.availability import Availability
 from saga_tracker.board import acts, letters, overviews, pages, render, selections
 from saga_tracker.board.live import Board
@@ -48,6 +49,7 @@ PAGES = [
     letters.router,
     overviews.router,
     acts.forms,
+    sign_in.router,
     render.static_router,
     render.missing_router,
 ]

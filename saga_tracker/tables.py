@@ -245,6 +245,24 @@ audit = Table(
     comment="Who did what about dead letters and manual cases, and when. Kept by a rebuild.",
 )
 
+proposals = Table(
+    "proposals",
+    metadata,
+    Column("action", Text, primary_key=True),
+    Column("order_id", Uuid, primary_key=True),
+    Column("by", Text, nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    comment="Acts that wait for a second person. Kept by a rebuild.",
+)
+
+used_links = Table(
+    "used_links",
+    metadata,
+    Column("once", Text, primary_key=True),
+    Column("used_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    comment="Sign-in links that were used, until they are too old to be used again. Kept by a rebuild.",
+)
+
 comparisons = Table(
     "comparisons",
     metadata,

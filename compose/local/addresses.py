@@ -28,6 +28,8 @@ from compose.local.rabbitmq import (
 )
 from compose.local.servers import NAME_SERVICE, POSTGRES, RABBITMQ
 from compose.local.state import RigState
+from events.http.sessions import Links, session_key
+from events.messaging.topology import TRACKER
 
 POSTGRES_VARIABLE = f"{PREFIX}POSTGRES_URL"
 RABBITMQ_VARIABLE = f"{PREFIX}RABBITMQ_URL"
@@ -37,7 +39,7 @@ KEPT_FROM_PROCESSES = frozenset({POSTGRES_VARIABLE, RABBITMQ_VARIABLE})
 # Whose token a rig has of its own.
 LOCAL_NAME = "local"
 # Who gets to a process here is on this machine; unless the environment says otherwise.
-_ON_LOOPBACK = {f"{PREFIX}AUTH": "open", f"{PREFIX}ORDERS": "internal"}
+_ON_LOOPBACK = {f"{PREFIX}AUTH": "open", f"{PREFIX}ORDERS": "internal", f"{PREFIX}SIGN_IN_LINK": "true"}
 
 
 def given_servers(environment: Mapping[str, str]) -> dict[str, str]:
@@ -120,6 +122,11 @@ class Addresses:
     def token(self) -> str:
         """Of whoever uses this rig, by the name of LOCAL_NAME."""
         return self.state.secret("token")
+
+    def sign_in_link(self, name: str) -> str:
+        """Where whoever opens it first, and soon, is signed in by this name."""
+        token = Links(session_key(self.admin_token)).make(name)
+        return f"{self.http(TRACKER)}/sign-in/link?token={token}"
 
     @property
     def tokens_file(self) -> Path:

@@ -17,6 +17,7 @@ from events.http.authentication import PUBLIC, Authentication, roles_of
 from events.http.documents import DOCS, REDOC, DocumentsPolicy, document
 from events.http.limits import BoundedBody, BoundedRequests, StrictRoute, WithoutNul
 from events.http.problems import answer_with_problems
+from events.http.sessions import SessionSettings, add_sessions
 from events.runtime.service_runtime import ServiceRuntime
 from events.runtime.settings import ProcessSettings
 from events.telemetry.metrics import MeasuredRequests, NotingStatus, measured_loop, page, route_template
@@ -71,6 +72,8 @@ def create_app(
     app.state.runtime = runnable
     app.state.settings = settings
     app.state.authentication = Authentication(settings)
+    if isinstance(settings, SessionSettings):
+        add_sessions(app, settings)
     app.add_middleware(DocumentsPolicy)
     app.add_middleware(BoundedBody, max_bytes=settings.max_request_bytes)
     app.add_middleware(WithoutNul)

@@ -8,6 +8,7 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_type_hints
+from urllib.parse import quote
 
 from fastapi import Depends, Request, Security, params
 from fastapi.routing import APIRoute
@@ -16,11 +17,13 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 from events.http.problems import Problem
+from events.http.sessions import CSRF_HEADER, SAFE_METHODS, check_csrf, signed_in
 from events.http.tokens import Role, Tokens
 from events.runtime.settings import ProcessSettings
 
 ADMIN_TOKEN, TOKEN, NOBODY = "admin token", "named token", "not signed in"
 SCHEME = "token"
+SIGN_IN = "/sign-in"
 _REALM = {"WWW-Authenticate": "Bearer"}
 
 
@@ -81,10 +84,14 @@ class Authentication:
             )
         return identity
 
-    def _of_token(self, token: str) -> Identity:
+    def named(self, token: str) -> Identity | None:
+        """Whose named token this is."""
         found = self._tokens.find(token)
-        if found is not None:
-            return Identity(found.name, found.role, TOKEN)
+        return Identity(found.name, found.role, TOKEN) if found else None
+
+    def _of_token(self, token: str) -> Identity:
+        if (found := self.named(token)) is not None:
+            return found
         if self._admin_token and hmac.compare_digest(token.encode(), self._admin_token):
             return Identity("machine", Role.MACHINE, ADMIN_TOKEN)
         self._demand_any()
@@ -120,7 +127,22 @@ async def identified(
 ) -> Identity:
     """Who asks. Raises Problem where they may not."""
     authentication: Authentication = request.app.state.authentication
-    return authentication.admit(roles.scopes, given.credentials if given else None, None)
+    session = signed_in(request)
+    if given is None and session is not None and request.method not in SAFE_METHODS:
+        check_csrf(request, request.headers.get(CSRF_HEADER))
+    try:
+        identity = Identity(*session) if session else None
+        return authentication.admit(roles.scopes, given.credentials if given else None, identity)
+    except Problem:
+        if session is None and given is None and _is_of_a_browser(request):
+            where = f"{SIGN_IN}?next={quote(request.url.path)}"
+            raise Problem(303, "sign in first", headers={"Location": where}) from None
+        raise
+
+
+def _is_of_a_browser(request: Request) -> bool:
+    """Whether a person may sign in, and is shown a page."""
+    return "session" in request.scope and "text/html" in request.headers.get("accept", "")
 
 
 async def public() -> None:

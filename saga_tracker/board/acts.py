@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from events.facts.money import in_words
 from events.http.authentication import PUBLIC, Authentication, Identity
 from events.http.problems import Problem, not_valid
+from events.http.sessions import check_csrf, signed_in
 from events.http.tokens import Role
 from saga_tracker.board.render import PageRoute, field_of, form_of
 from saga_tracker.dead_letters import api as dead_letters_api
@@ -35,6 +36,7 @@ CONFIRMED = "yes"
 DONE = {
     "redrive": "Asked for. What comes of it shows here by itself.",
     "settle": "The service is told that it was settled outside.",
+    "propose": "It is proposed: it is settled once another approver settles it, too.",
     "approve": "The payment goes ahead.",
     "reject": "The payment is refused; the order is cancelled.",
     "cancel": "The order is withdrawn; what was done for it is undone.",
@@ -70,6 +72,8 @@ class ActView:
     action: str
     curl: str
     danger: bool = False
+    # Another service is asked, which knows nobody by a session here.
+    with_token: bool = False
 
 
 def on_saga(
@@ -131,7 +135,8 @@ def _on_order(
 ) -> ActView:
     action = f"/ui/sagas/{saga.order_id}/{verb}"
     command = curl(f"{base}/{saga.order_id}/{verb}", None if verb == "cancel" else _SIGNED)
-    return ActView(verb, str(saga.order_id), title, says, action, command, danger)
+    with_token = verb in ("approve", "reject", "cancel")
+    return ActView(verb, str(saga.order_id), title, says, action, command, danger, with_token)
 
 
 def on_letter(letter: DeadLetterView, base_url: str) -> list[ActView]:
@@ -222,8 +227,12 @@ async def signed_form(request: Request, role: Role) -> tuple[Signed, Mapping[str
     """A form whose sender has this role. Raises Problem for whoever has not."""
     form = await form_of(request)
     token = field_of(form, "token")
+    session = signed_in(request)
+    if session is not None:
+        # Also with a token of its own: it is that page's form in any case.
+        check_csrf(request, field_of(form, "csrf_token"))
     authentication: Authentication = request.app.state.authentication
-    who = authentication.admit([role], token or None, None)
+    who = authentication.admit([role], token or None, Identity(*session) if session else None)
     return Signed(who, field_of(form, "note"), token), form
 
 
@@ -255,7 +264,9 @@ async def act_on_saga(
         case "redrive":
             await manual_api.redrive_saga(order_id, signed.noted, signed.who, tracker)
         case "settle":
-            await manual_api.settle_saga(order_id, signed.noted, signed.who, tracker)
+            outcome = await manual_api.settle_saga(order_id, signed.noted, signed.who, tracker)
+            if outcome.proposed is not None:
+                return back(f"/ui/sagas/{order_id}", "propose")
         case "approve" | "reject":
             body = signed.noted.model_dump()
             await ask(tracker.settings, "payment", f"/payments/{order_id}/{verb}", signed.token, body)

@@ -4,6 +4,8 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from importlib.resources import files
@@ -19,6 +21,7 @@ from markupsafe import Markup
 from events.facts.money import in_words
 from events.http.authentication import PUBLIC
 from events.http.problems import Problem, problem_of
+from events.http.sessions import csrf_token, signed_in
 from saga_tracker.projection import State
 
 READ_LATE_SECONDS = 5
@@ -30,7 +33,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": POLICY,
     "Cache-Control": "no-store",
     "Referrer-Policy": "same-origin",
@@ -153,14 +156,33 @@ def _environment() -> Environment:
 _TEMPLATES = _environment()
 
 
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who signed in, as the page that is made shows it, and what its forms send along."""
+
+    name: str
+    role: str
+    csrf_token: str
+
+
+_visitor: ContextVar[Visitor | None] = ContextVar("visitor", default=None)
+
+
+def visitor_of(request: Request) -> Visitor | None:
+    """Who signed in; None where nobody did."""
+    who = signed_in(request)
+    return Visitor(who[0], who[1].value, csrf_token(request)) if who is not None else None
+
+
 def rendered(template: str, **shown: Any) -> str:
     """The text of a page. `topics` and `watched` are what it is updated for (`live.py`)."""
-    return _TEMPLATES.get_template(f"{template}.html.jinja").render({"now": datetime.now(UTC), **shown})
+    given = {"now": datetime.now(UTC), "visitor": _visitor.get(), **shown}
+    return _TEMPLATES.get_template(f"{template}.html.jinja").render(given)
 
 
 def answer(page: str, status: int = HTTPStatus.OK) -> HTMLResponse:
     """A page as it is sent."""
-    return HTMLResponse(page, status, headers=_HEADERS)
+    return HTMLResponse(page, status, headers=HEADERS)
 
 
 # --- What goes wrong, and forms
@@ -181,13 +203,14 @@ def error_page(problem: Problem) -> HTMLResponse:
 
 
 class PageRoute(APIRoute):
-    """A route whose errors are pages, where a browser asks."""
+    """A route whose pages show who signed in, and whose errors are pages where a browser asks."""
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
         """As FastAPI documents it."""
         handle = super().get_route_handler()
 
         async def handle_with_pages(request: Request) -> Response:
+            _visitor.set(visitor_of(request))
             try:
                 return await handle(request)
             except Exception as error:

@@ -20,6 +20,7 @@ Action = Literal[
     "discarded",
     "edited",
     "retry_requested",
+    "settlement_proposed",
     "settled",
     "sent_again",
     "resolved",

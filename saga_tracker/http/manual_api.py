@@ -1,11 +1,12 @@
 """What a person does about a saga that needs one, and what was done: audited, with who and in which role."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from events.http.authentication import VIEWER, Approver, Identity, Operator
 from events.http.limits import InDigits, StrictRoute
@@ -18,6 +19,7 @@ from saga_tracker.http import audit, queries
 from saga_tracker.http import manual_cases as cases
 from saga_tracker.http.audit import Entry
 from saga_tracker.http.manual_cases import ManualCase
+from saga_tracker.http.proposals import second
 from saga_tracker.projection import State
 from saga_tracker.scheduler import redrive
 from saga_tracker.scheduler import redrive as outbox
@@ -50,11 +52,21 @@ class RedriveOutcome(BaseModel):
     sent_again: list[AskedService]
 
 
+class ProposalView(BaseModel):
+    """What was proposed, and waits for a second person until then."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    by: str
+    expires_at: datetime
+
+
 class ResolveOutcome(BaseModel):
-    """Who was told that a person has settled what failed."""
+    """Who was told that a person has settled what failed; nobody yet, where that takes a second person."""
 
     order_id: UUID
     settled: list[AskedService]
+    proposed: ProposalView | None = None
 
 
 @router.post(
@@ -87,11 +99,18 @@ async def redrive_saga(order_id: UUID, act: NotedAct, who: Operator, tracker: Tr
 async def settle_saga(order_id: UUID, act: NotedAct, who: Approver, tracker: Tracker) -> ResolveOutcome:
     """What failed for good was done outside: its service publishes it, with the name of who settled it.
 
+    Where two people have to agree, the first one proposes it, and the same request by another one settles it.
     Refused (409) when nothing failed, when that has been answered already, or when it is merely overdue.
     """
     async with tracker.database.transaction() as connection:
         saga = await _needing_a_person(connection, order_id)
         failed = await cases.unanswered(connection, order_id)
+        if failed and tracker.settings.second_approver:
+            seconds = tracker.settings.proposal_seconds
+            waits = await second(connection, "settlement_proposed", order_id, who, act.note, seconds)
+            if waits is not None:
+                proposed = ProposalView.model_validate(waits)
+                return ResolveOutcome(order_id=order_id, settled=[], proposed=proposed)
         settled = [case for case in failed if await cases.settle(connection, case, who=who, note=act.note)]
         if not settled:
             raise _nothing_to_do(order_id, saga, "settled")

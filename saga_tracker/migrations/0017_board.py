@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "tracker_0017"
-down_revision = "tracker_0014"
+down_revision = "tracker_0016"
 branch_labels = None
 
 _BEGAN = sa.text("starts_with(wire_name, 'order.created.')")

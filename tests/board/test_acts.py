@@ -149,6 +149,36 @@ async def test_the_first_page_tells_what_services_say_of_themselves(browser: Bro
         )
 
 
+async def test_who_signed_in_acts_without_a_token(browser: Browser, stage: Stage) -> None:
+    order = await stage.say("signed in", "created reserved captured shipment_rejected refund_failed")
+    async with looking(browser, stage) as (page, looked):
+        looked.expected = (403,)
+        await page.goto(f"/ui/sagas/{order}")
+        await page.get_by_role("link", name="Sign in").click()
+        await page.locator("main input[name=token]").fill(BENS)
+        await page.locator("main").get_by_role("button", name="Sign in").click()
+        await expect(page.locator("header")).to_contain_text("ben (operator)")
+        await page.goto(f"/ui/sagas/{order}")
+        for verb, button in (("settle", "Settle"), ("redrive", "Redrive")):
+            act = page.locator(f"details[id^=act-{verb}]")
+            await act.locator("summary").first.click()
+            assert await act.locator("input[name=token]").count() == 0
+            await act.locator("input[name=note]").fill("signed in")
+            await act.locator("input[name=confirm]").check()
+            await act.get_by_role("button", name=button).click()
+            if verb == "settle":
+                await expect(page.locator("main")).to_contain_text("this takes the role approver")
+                await page.go_back()
+        await page.wait_for_url(re.compile("done=redrive"))
+        # A form that no page of ours made is refused.
+        answer = await page.request.post(
+            f"/ui/sagas/{order}/redrive", form={"note": "forged", "confirm": "yes"}, max_redirects=0
+        )
+        assert answer.status == 403
+        await page.get_by_role("button", name="Sign out").click()
+        await expect(page.locator("header")).to_contain_text("Sign in")
+
+
 async def test_an_act_works_without_scripts(browser: Browser, stage: Stage) -> None:
     order = await stage.say("to redrive", "created reserved captured shipment_rejected refund_failed")
     asked = await stage.watch.receive(RetryRequested)

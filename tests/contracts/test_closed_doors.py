@@ -215,7 +215,8 @@ def closed(doors: list[Door]) -> list[Door]:
 
 def is_ours(door: Door) -> bool:
     public = door.path in PUBLIC or door.path.startswith("/static-offline-docs")
-    return door.process != SANDBOX and door.method != "HEAD" and not public
+    to_sign_in = door.path.startswith(("/sign-in", "/sign-out"))
+    return door.process != SANDBOX and door.method != "HEAD" and not public and not to_sign_in
 
 
 def wants(door: Door) -> tuple[str, ...]:
