@@ -61,8 +61,8 @@ def subscribe_directly(
     channel: Channel,
     receive: Receive,
     *,
-    title: str,
-    description: str,
+    title: str | None = None,
+    description: str | None = None,
 ) -> DirectSubscriber:
     """As `broker.subscriber(...)` does it, which makes subscribers of FastStream's own class only."""
     outer = cast(RabbitBrokerConfig, broker.config)
