@@ -16,12 +16,11 @@ from compose.drills.systems import SETTINGS
 from compose.local.errors import RigError
 from compose.local.progress import Progress
 from compose.rig import Whereabouts
-from compose.system import SERVICE_NAMES as SERVICES
-from compose.system import TRACKER
+from compose.system import SERVICE_NAMES, TRACKER
 
 # The network on which processes reach a server; see compose.yaml.
 NETWORKS: Mapping[Server, str] = {"postgres": "databases", "rabbitmq": "broker"}
-CONNECTED = (*SERVICES, TRACKER)
+CONNECTED = (*SERVICE_NAMES, TRACKER)
 NO_DELAYS = "that needs the kernel's netem, which the kernel of many an engine is built without"
 
 

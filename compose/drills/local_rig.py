@@ -23,8 +23,7 @@ from compose.local.addresses import Addresses
 from compose.local.processes import SANDBOX
 from compose.local.rig import LocalRig
 from compose.release_before import environment_of, unpack, why_not_here
-from compose.system import SERVICE_NAMES as SERVICES
-from compose.system import TRACKER
+from compose.system import SERVICE_NAMES, TRACKER
 
 # --- Replicas of the release before and of this one, side by side on local processes
 
@@ -73,7 +72,7 @@ VARIABLES: Mapping[Server, str] = {
     "postgres": "MURMURATION_DATABASE_URL",
     "rabbitmq": "MURMURATION_BROKER_URL",
 }
-CONNECTED = (*SERVICES, TRACKER)
+CONNECTED = (*SERVICE_NAMES, TRACKER)
 TARGETS = (*CONNECTED, SANDBOX, POSTGRES, RABBITMQ)
 
 

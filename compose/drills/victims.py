@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
-from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import SERVICE_NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Victims:
     @property
     def names(self) -> tuple[str, ...]:
         """Everybody whom it may befall."""
-        return SERVICES if self.drawn_seconds else tuple(self.always)
+        return SERVICE_NAMES if self.drawn_seconds else tuple(self.always)
 
     @property
     def longest_seconds(self) -> float:
@@ -27,6 +27,6 @@ class Victims:
     def in_turn(self, random: Random) -> Iterator[tuple[str, float]]:
         """Who, and for how long."""
         if self.drawn_seconds:
-            others = [name for name in SERVICES if name not in self.always]
+            others = [name for name in SERVICE_NAMES if name not in self.always]
             yield random.choice(others), self.drawn_seconds
         yield from self.always.items()

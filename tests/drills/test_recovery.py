@@ -21,7 +21,7 @@ from compose.drills.stage import Stage
 from compose.drills.timeline import Fault, Sample, Timeline
 from compose.drills.victims import Victims
 from compose.local.errors import RigError
-from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import SERVICE_NAMES
 from saga_tracker.consistency.snapshot import Books, SeenSaga, ServiceState
 
 GOOD = Kind("COMPLETED")
@@ -232,7 +232,7 @@ def test_the_seed_draws_who_else_is_hit() -> None:
     drawn = [list(victims.in_turn(Random(seed))) for seed in range(30)]
     assert {names[0][0] for names in drawn} == {"order", "fulfillment", "notification"}
     assert all(names[1:] == [("payment", 20.0), ("inventory", 9.0)] for names in drawn)
-    assert set(victims.names) == set(SERVICES)
+    assert set(victims.names) == set(SERVICE_NAMES)
     assert Victims({"order": 3.0}).names == ("order",)
     assert list(Victims({"order": 3.0}).in_turn(Random(1))) == [("order", 3.0)]
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
-from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import SERVICE_NAMES
 
 PROVIDER = "provider"
 
@@ -31,7 +31,7 @@ class Others:
     """
 
     def __init__(self) -> None:
-        self.states: dict[str, dict[UUID, dict[str, Any]]] = {service: {} for service in SERVICES}
+        self.states: dict[str, dict[UUID, dict[str, Any]]] = {service: {} for service in SERVICE_NAMES}
         self.entries: list[dict[str, Any]] = []
         self.silent: set[str] = set()
         self.replies: dict[str, bytes] = {}
@@ -65,7 +65,7 @@ class Others:
 
     def settings(self, *but: str) -> dict[str, Any]:
         """The tracker's settings that lead here; without the URLs of some, for quick rounds."""
-        where = {service: f"{self.base_url}/{service}" for service in SERVICES if service not in but}
+        where = {service: f"{self.base_url}/{service}" for service in SERVICE_NAMES if service not in but}
         urls: dict[str, Any] = {"service_urls": where}
         if PROVIDER not in but:
             urls["provider_ledger_url"] = f"{self.base_url}/{PROVIDER}/ledger"

@@ -10,8 +10,7 @@ from compose.demo.shop import Item
 from compose.drills.load import Kind
 from compose.drills.stage import Drill, Problems, Stage
 from compose.drills.verbs import everything_twice, put_in_queue
-from compose.system import SERVICE_NAMES as SERVICES
-from compose.system import TRACKER
+from compose.system import SERVICE_NAMES, TRACKER
 from compose.waiting import seen_in_time
 from saga_tracker.consistency.snapshot import Books
 
@@ -51,7 +50,7 @@ def message_ids(stage: Stage) -> dict[str, str]:
     return {
         str(uuid5(NAMESPACE_OID, f"{stage.run_name}-{number}-{service}-{name}")): service
         for number in range(POISON_ROUNDS)
-        for service in SERVICES
+        for service in SERVICE_NAMES
         for name, _body, _kind in POISONS
     }
 
@@ -60,7 +59,7 @@ async def poison_every_queue(stage: Stage) -> None:
     ids = iter(message_ids(stage).items())
     with stage.broken("poison in every queue"):
         for _ in range(POISON_ROUNDS):
-            for service in SERVICES:
+            for service in SERVICE_NAMES:
                 for _name, body, kind in POISONS:
                     message_id, _ = next(ids)
                     await put_in_queue(stage.rig.where, service, body, message_id=message_id, kind=kind)

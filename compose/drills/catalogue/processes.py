@@ -10,8 +10,7 @@ from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import all_killed, all_stopped, killed, paused, stopped
 from compose.drills.victims import Victims
 from compose.local.processes import SANDBOX
-from compose.system import SERVICE_NAMES as SERVICES
-from compose.system import TRACKER
+from compose.system import SERVICE_NAMES, TRACKER
 
 # kill -9 of each service, one after the other, two of them for long.
 
@@ -19,7 +18,7 @@ from compose.system import TRACKER
 SERVICES_AWAY_SECONDS: Mapping[str, float] = {"inventory": 6.0, "payment": 15.0}
 AWAY_SOON_SECONDS = (0.0, 2.0)
 # Who is away for long comes last: until then there is little to catch up with.
-IN_TURN = sorted(SERVICES, key=lambda name: SERVICES_AWAY_SECONDS.get(name, 0.0))
+IN_TURN = sorted(SERVICE_NAMES, key=lambda name: SERVICES_AWAY_SECONDS.get(name, 0.0))
 
 
 def killing_services(
@@ -76,7 +75,7 @@ PAUSE_SERVICES = pausing_services(FROZEN)
 # kill -9 of one replica of everything at once: the others carry on, and take over what the dead left.
 
 # First the one half of all processes, then the other. The tracker that acts is in one of the two.
-HALVES = tuple(tuple(f"{name}{number}" for name in (*SERVICES, TRACKER)) for number in ("", "-2"))
+HALVES = tuple(tuple(f"{name}{number}" for name in (*SERVICE_NAMES, TRACKER)) for number in ("", "-2"))
 HALF_AWAY_SECONDS = 8.0
 BETWEEN_HALVES_SECONDS = 4.0
 
@@ -148,7 +147,7 @@ LONG_OUTAGE = Drill(
 
 # Everything is restarted in an orderly way, one after the other, as a deployment does.
 
-RESTARTED = (*SERVICES, TRACKER, SANDBOX, RABBITMQ, POSTGRES)
+RESTARTED = (*SERVICE_NAMES, TRACKER, SANDBOX, RABBITMQ, POSTGRES)
 
 
 async def restart_in_turn(stage: Stage) -> None:
@@ -171,16 +170,16 @@ ROLLING_RESTART = Drill(
 #
 # In the order that `docs/production.md` gives: whoever is to learn something new before whoever says it.
 
-UPGRADED = (*SERVICES, TRACKER)
+UPGRADED = (*SERVICE_NAMES, TRACKER)
 # Twelve processes, of which some are starting all the time, on the same CPUs.
 UPGRADE_ORDERS_PER_SECOND = 6.0
 
 
 async def upgrade_and_take_back(stage: Stage) -> None:
-    for names, replica in product((SERVICES, (TRACKER,)), REPLICAS):
+    for names, replica in product((SERVICE_NAMES, (TRACKER,)), REPLICAS):
         with stage.broken(f"replica {replica} of {' '.join(names)} is upgraded"):
             await stage.rig.replace(names, replica, "this")
-    for names, replica in product(((TRACKER,), SERVICES), REPLICAS):
+    for names, replica in product(((TRACKER,), SERVICE_NAMES), REPLICAS):
         with stage.broken(f"replica {replica} of {' '.join(names)} is taken back"):
             await stage.rig.replace(names, replica, "before")
 
