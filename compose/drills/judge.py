@@ -9,8 +9,7 @@ import psycopg
 from compose.check import SENTENCE as TRACKER_SENTENCE
 from compose.check import Agreement, Findings
 from compose.drills.load import Kind, Load
-from compose.drills.outcome import Check, Recovery, Target
-from compose.drills.timeline import Timeline
+from compose.drills.outcome import Check, Recovery, Target, Timeline
 from compose.rig import Whereabouts
 from compose.system import TRACKER
 from saga_tracker.consistency.rules import INVARIANTS, Violation

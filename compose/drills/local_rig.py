@@ -1,4 +1,4 @@
-"""Drills on local processes."""
+"""Drills on local processes, and the system of local processes that they are made for."""
 
 import asyncio
 import tempfile
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from compose.drills import FOLDER
 from compose.drills.proxy import Proxy, proxy_to
 from compose.drills.rig import (
     ONE_NODE,
@@ -17,10 +18,12 @@ from compose.drills.rig import (
     InThreads,
     Release,
     Server,
+    drill_environment,
     needs_nodes,
 )
 from compose.local.addresses import Addresses
 from compose.local.processes import SANDBOX
+from compose.local.progress import Progress
 from compose.local.rig import LocalRig
 from compose.release_before import environment_of, unpack, why_not_here
 from compose.system import SERVICE_NAMES, TRACKER
@@ -164,3 +167,26 @@ class LocalDrillRig(InThreads[LocalRig]):
 
     async def start_all(self) -> None:
         await asyncio.to_thread(self._rig.up)
+
+
+class LocalSystem:
+    """A `System` of local processes, servers included."""
+
+    def __init__(self, state_dir: Path, progress: Progress, environment: Mapping[str, str]) -> None:
+        reported = drill_environment(environment)
+        self._rig = LocalRig(state_dir / FOLDER, progress=progress, environment=reported)
+        self.rig = LocalDrillRig(self._rig)
+        self.remains = str(self._rig.state_dir)
+
+    @property
+    def left_something(self) -> bool:
+        return self._rig.state_dir.exists()
+
+    def up(self) -> None:
+        self._rig.up()
+
+    def stop(self) -> None:
+        self._rig.down()
+
+    def delete(self) -> None:
+        self._rig.destroy()

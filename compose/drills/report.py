@@ -15,8 +15,7 @@ from markupsafe import Markup
 from rich.console import Console
 from rich.markup import escape
 
-from compose.drills.outcome import Outcome, Recovery, Report
-from compose.drills.timeline import Sample, Timeline
+from compose.drills.outcome import Outcome, Recovery, Report, Sample, Timeline
 from compose.local.errors import RigError
 from compose.report import BAD, COLOURS, svg_of, templates_in
 

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from compose.drills.command import Options, broken_on_purpose, drill
 from compose.drills.container_rig import NO_DELAYS, ContainerSystem, project_of
+from compose.drills.local_rig import LocalSystem
 from compose.drills.outcome import Outcome, Report
-from compose.drills.rig import DrillRig
-from compose.drills.systems import LocalSystem, System
+from compose.drills.rig import DrillRig, System
 from compose.local.errors import RigError
 from compose.local.interruptions import Terminated
 from compose.local.progress import Progress

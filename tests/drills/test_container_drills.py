@@ -9,10 +9,8 @@ from compose.drills.catalogue.network import cutting_off_from_broker
 from compose.drills.catalogue.processes import killing_services
 from compose.drills.container_rig import NO_DELAYS, ContainerDrillRig
 from compose.drills.harness import Harness
-from compose.drills.rig import ONE_NODE, ONE_RELEASE, POSTGRES, RABBITMQ, Deed
-from compose.drills.stage import Drill
-from compose.drills.systems import SETTINGS
-from compose.drills.victims import Victims
+from compose.drills.rig import ONE_NODE, ONE_RELEASE, POSTGRES, RABBITMQ, SETTINGS, Deed
+from compose.drills.stage import Drill, Victims
 from compose.local.errors import RigError
 from tests.containers import containers
 from tests.drills.servers import look_at_both

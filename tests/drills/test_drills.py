@@ -20,9 +20,8 @@ from compose.drills.load import Kind
 from compose.drills.local_rig import LocalDrillRig
 from compose.drills.outcome import Report
 from compose.drills.report import write_reports
-from compose.drills.stage import Drill, Stage
+from compose.drills.stage import Drill, Stage, Victims
 from compose.drills.verbs import paused
-from compose.drills.victims import Victims
 from saga_tracker.consistency.rules import INVARIANTS
 from tests.drills.servers import look_at_both
 

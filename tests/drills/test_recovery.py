@@ -14,12 +14,10 @@ from compose.drills.catalogue import DRILLS, LONG_DRILLS
 from compose.drills.command import chosen_drills
 from compose.drills.judge import left_to_a_person, recovery_checks, recovery_of, why_not_ended
 from compose.drills.load import Kind, Load, NotAccepted, place_until_accepted
-from compose.drills.outcome import USUAL, Outcome, Recovery, Report, Target
+from compose.drills.outcome import USUAL, Fault, Outcome, Recovery, Report, Sample, Target, Timeline
 from compose.drills.report import page_of, record_of, summary_of
 from compose.drills.rig import DrillRig
-from compose.drills.stage import Stage
-from compose.drills.timeline import Fault, Sample, Timeline
-from compose.drills.victims import Victims
+from compose.drills.stage import Stage, Victims
 from compose.local.errors import RigError
 from compose.system import SERVICE_NAMES
 from saga_tracker.consistency.snapshot import Books, SeenSaga, ServiceState

@@ -3,9 +3,8 @@
 import asyncio
 
 from compose.drills.rig import POSTGRES, RABBITMQ, Deed
-from compose.drills.stage import Drill, Stage
+from compose.drills.stage import Drill, Stage, Victims
 from compose.drills.verbs import cut_off, delayed
-from compose.drills.victims import Victims
 
 # Services lose the broker, but not their databases: what they commit waits in their outboxes.
 

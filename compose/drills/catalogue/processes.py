@@ -6,9 +6,8 @@ from itertools import product
 
 from compose.drills.outcome import Target
 from compose.drills.rig import POSTGRES, RABBITMQ, REPLICAS, Deed
-from compose.drills.stage import Drill, Stage
+from compose.drills.stage import Drill, Stage, Victims
 from compose.drills.verbs import all_killed, all_stopped, killed, paused, stopped
-from compose.drills.victims import Victims
 from compose.local.processes import SANDBOX
 from compose.system import SERVICE_NAMES, TRACKER
 
