@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from uuid import UUID
 
+from compose.demo.play import Act, Scenario, Stage, given_up_after, once
 from compose.demo.shop import Item
-from compose.demo.stage import Act, Scenario, Stage, given_up_after, once
 from events.messaging.topology import RETRY_DELAYS_SECONDS
 
 AUTHORISING_TIMEOUT_SECONDS = 10

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from compose.check import SENTENCE, check, examine
 from compose.demo import command
-from compose.demo.sabotage import WRONG_CONSTRAINT, sabotage_of
+from compose.demo.play import WRONG_CONSTRAINT, sabotage_of
 from compose.demo.scenarios import SCENARIOS
 from compose.demo.shop import Item
 from compose.local.errors import RigError

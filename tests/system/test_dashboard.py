@@ -9,7 +9,7 @@ import aio_pika
 import pytest
 
 from compose.containers.env import FOLDER
-from compose.demo.sabotage import sabotage_of
+from compose.demo.play import sabotage_of
 from compose.demo.shop import Item, Refused
 from compose.observability.dashboard import Line, panels
 from compose.system import PROCESSES

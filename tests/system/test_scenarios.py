@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 
-from compose.demo.play import Audience, Played, play_all
-from compose.demo.sabotage import sabotage_of
+from compose.demo.play import Act, Audience, Played, Scenario, Stage, play_all, sabotage_of
 from compose.demo.scenarios import SCENARIOS
-from compose.demo.stage import Act, Scenario, Stage
 from saga_tracker.consistency.snapshot import statuses_of
 from tests.system.stage import System, new_run
 
