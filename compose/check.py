@@ -14,7 +14,7 @@ import aiohttp
 from rich.console import Console
 from rich.markup import escape
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.rig import Rig, Whereabouts
 from compose.snapshot import Activity, Reader, sources_of
 from saga_tracker.consistency.rules import INVARIANTS, Violation, violations

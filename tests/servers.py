@@ -20,8 +20,8 @@ import pytest
 from psycopg import sql
 
 from compose.containers.env import FOLDER
+from compose.local.components import Blueprint
 from compose.local.process_table import ProcessIdentity, identify
-from compose.local.processes import Blueprint
 from compose.local.rabbitmq import ADMIN_USER, speaks_amqp
 from compose.local.rig import LocalRig
 from compose.waiting import wait_until_ready

@@ -19,7 +19,7 @@ from functools import cache, partial
 import pytest
 
 from compose.local import rabbitmq
-from compose.local.places import CHECKOUT
+from compose.local.state import CHECKOUT
 from compose.local.system_packages import NotProvided, install
 from compose.release_before import COMMIT, HOW_TO_GET_IT, why_not_here
 from tests.jaeger import find_program

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compose.containers.engine import PROJECT_LABEL, docker
 from compose.containers.stack import COMPOSE_FILE, SETTINGS_NAME, SETTINGS_VARIABLE, Stack, settings_text
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.ports import free_port
 
 ENV_NAME = ".env"

@@ -20,11 +20,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from compose.containers.env import broker_variable, database_variable
-from compose.local.blueprint import murmuration
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.provision import migrate, provision_databases
 from compose.local.rabbitmq import ADMIN_USER, Definitions
 from compose.observability.watched import write_config
+from compose.system import murmuration
 
 POSTGRES_VARIABLE = "POSTGRES_URL"
 MANAGEMENT_VARIABLE = "RABBITMQ_MANAGEMENT_URL"

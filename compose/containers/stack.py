@@ -22,7 +22,7 @@ from compose.containers.engine import (
     run,
 )
 from compose.containers.env import ENV_FILE, FILES, FOLDER, secrets_in, write_missing
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 
 COMPOSE_FILE = FOLDER / "compose.yaml"
 PROJECT = "murmuration"

@@ -17,7 +17,7 @@ from compose.check import Findings, examine, print_findings
 from compose.demo.play import Act, Audience, Fact, Played, Sabotage, Scenario, Stage, play_all, sabotage_of
 from compose.demo.scenarios import SCENARIOS
 from compose.demo.shop import Refused, open_shop
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.rig import Rig
 from compose.snapshot import Reader, sources_of
 from compose.system import SERVICE_NAMES

@@ -15,8 +15,7 @@ from uuid import UUID
 import psycopg
 
 from compose.demo.shop import Shop
-from compose.local.errors import RigError
-from compose.local.interruptions import uninterrupted
+from compose.local.commands import RigError, uninterrupted
 from compose.rig import Rig
 from compose.waiting import POLL_SECONDS
 

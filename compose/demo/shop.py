@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import aio_pika
 import aiohttp
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.rig import Whereabouts
 from compose.waiting import seen_in_time
 from events.messaging.topology import PUBLISHER

@@ -19,9 +19,7 @@ from compose.drills.outcome import Report
 from compose.drills.report import print_outcome, write_reports
 from compose.drills.rig import System
 from compose.drills.stage import Drill
-from compose.local.errors import RigError
-from compose.local.interruptions import uninterrupted
-from compose.local.progress import Progress
+from compose.local.commands import Progress, RigError, uninterrupted
 from compose.local.state import exclusive
 
 SystemMaker = Callable[[Path, Progress, Mapping[str, str]], System]

@@ -16,9 +16,8 @@ from compose.containers.rig import AMQP_PORT, HTTP_PORT, NAMES, ContainerAddress
 from compose.containers.stack import COMPOSE_FILE
 from compose.drills import FOLDER
 from compose.drills.rig import ONE_NODE, ONE_RELEASE, SETTINGS, Deed, InThreads, Server, needs_nodes
-from compose.local.errors import RigError
+from compose.local.commands import Progress, RigError
 from compose.local.ports import LOOPBACK
-from compose.local.progress import Progress
 from compose.local.rabbitmq import ADMIN_USER
 from compose.rig import Whereabouts
 from compose.system import PROCESSES, SERVICE_NAMES, TRACKER

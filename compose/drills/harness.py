@@ -20,7 +20,7 @@ from compose.drills.load import Load, NotAccepted
 from compose.drills.outcome import Check, Outcome, Timeline, sampling
 from compose.drills.rig import DrillRig
 from compose.drills.stage import Drill, Stage
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.snapshot import Reader, sources_of
 from compose.waiting import seen_in_time
 from saga_tracker.consistency.snapshot import Books, books_by_order

@@ -22,8 +22,8 @@ from compose.drills.rig import (
     needs_nodes,
 )
 from compose.local.addresses import Addresses
-from compose.local.processes import SANDBOX
-from compose.local.progress import Progress
+from compose.local.commands import Progress
+from compose.local.components import SANDBOX
 from compose.local.rig import LocalRig
 from compose.release_before import environment_of, unpack, why_not_here
 from compose.system import SERVICE_NAMES, TRACKER

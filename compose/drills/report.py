@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from compose.drills.outcome import Outcome, Recovery, Report, Sample, Timeline
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.report import BAD, COLOURS, svg_of, templates_in
 
 if TYPE_CHECKING:

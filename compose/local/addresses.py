@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from compose.local.places import Places
-from compose.local.ports import LOOPBACK
-from compose.local.postgres import PrivatePostgres
-from compose.local.processes import (
+from compose.local.components import (
+    NAME_SERVICE,
+    POSTGRES,
     PREFIX,
+    RABBITMQ,
     SANDBOX,
     SMTP_PORT,
     Blueprint,
@@ -18,6 +18,8 @@ from compose.local.processes import (
     gateway_variables,
     instance_name,
 )
+from compose.local.ports import LOOPBACK
+from compose.local.postgres import PrivatePostgres
 from compose.local.provision import url_of
 from compose.local.rabbitmq import (
     ADMIN_USER,
@@ -26,8 +28,7 @@ from compose.local.rabbitmq import (
     PrivateRabbit,
     RabbitPorts,
 )
-from compose.local.servers import NAME_SERVICE, POSTGRES, RABBITMQ
-from compose.local.state import RigState
+from compose.local.state import Places, RigState
 
 POSTGRES_VARIABLE = f"{PREFIX}POSTGRES_URL"
 RABBITMQ_VARIABLE = f"{PREFIX}RABBITMQ_URL"

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
-from compose.local.errors import RigError
-from compose.local.processes import Blueprint
+from compose.local.commands import RigError
+from compose.local.components import Blueprint
 
 CONNECT_TIMEOUT_SECONDS = 10
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.ports import LOOPBACK
 from compose.local.process_table import Launch
 

@@ -6,27 +6,35 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from compose.local import places, provision, rabbitmq
+from compose.local import provision, rabbitmq
 from compose.local.addresses import Addresses, given_servers
-from compose.local.errors import RigError
-from compose.local.interruptions import uninterrupted
-from compose.local.ports import is_free
-from compose.local.process_table import unprivileged_user
-from compose.local.processes import SANDBOX, Blueprint, instance_name
-from compose.local.progress import Progress
-from compose.local.rabbitmq import ADMIN_USER
-from compose.local.servers import (
+from compose.local.commands import Progress, RigError, uninterrupted
+from compose.local.components import (
     NAME_SERVICE,
     POSTGRES,
     RABBITMQ,
+    SANDBOX,
     SERVERS,
+    Blueprint,
     NameServiceComponent,
     PostgresComponent,
     RabbitComponent,
+    instance_name,
 )
-from compose.local.state import RigState, StateFile, exclusive
-from compose.local.status import ComponentStatus, status_of
-from compose.local.supervisor import Component, Interrupted, Supervisor
+from compose.local.ports import is_free
+from compose.local.process_table import unprivileged_user
+from compose.local.rabbitmq import ADMIN_USER
+from compose.local.state import (
+    DEFAULT_STATE_DIR,
+    Places,
+    RigState,
+    StateFile,
+    exclusive,
+    places_of,
+    prepare_places,
+    remove_places,
+)
+from compose.local.supervisor import Component, ComponentStatus, Interrupted, Supervisor, status_of
 from compose.local.system_packages import NotProvided, provide
 
 MAX_INSTANCES = 9
@@ -54,7 +62,7 @@ class LocalRig:
         environment: Mapping[str, str] | None = None,
         preload: Sequence[str] = (),
     ) -> None:
-        self.state_dir = (state_dir or places.DEFAULT_STATE_DIR).absolute()
+        self.state_dir = (state_dir or DEFAULT_STATE_DIR).absolute()
         self._blueprint = blueprint
         self._progress = progress or Progress()
         self._environment = dict(os.environ if environment is None else environment)
@@ -68,7 +76,7 @@ class LocalRig:
     def blueprint(self) -> Blueprint:
         """What this rig runs; loaded on first use, because it imports every service."""
         if self._blueprint is None:
-            from compose.local.blueprint import murmuration
+            from compose.system import murmuration
 
             self._blueprint = murmuration()
         return self._blueprint
@@ -128,7 +136,7 @@ class LocalRig:
             with uninterrupted(), suppress(RigError), self._supervisor.changing():
                 self._supervisor.dismiss()
                 self._supervisor.sweep()
-        places.remove_places(self.state_dir)
+        remove_places(self.state_dir)
 
     @contextmanager
     def running(self) -> Iterator["LocalRig"]:
@@ -137,7 +145,7 @@ class LocalRig:
         One command at a time: a second one waits until the first is through.
         """
         note = "another command is using this rig: waiting until it is through"
-        places.prepare(self._places())
+        prepare_places(self._places())
         with exclusive(self.state_dir / "in-use", lambda: self._progress.note(note)):
             ran_before = any(status.pid is not None for status in self.status())
             started = self.up()
@@ -257,20 +265,20 @@ class LocalRig:
 
     # -- how -----------------------------------------------------------------------------------------
 
-    def _places(self) -> places.Places:
-        return places.places_of(self.state_dir, self._run_as)
+    def _places(self) -> Places:
+        return places_of(self.state_dir, self._run_as)
 
     @contextmanager
     def changing(self) -> Iterator[Addresses]:
         """Holds the rig's lock; what is changed of the state inside is kept."""
         prepared = self._places()
-        places.prepare(prepared)
+        prepare_places(prepared)
         with self._supervisor.changing() as state:
             current = self._current(state)
             where = Addresses(current, prepared, self.blueprint, self._environment, self._preload)
             where.assign_all()
             if not state.any_running():
-                _move_taken_ports(state)
+                state.move_taken_ports()
             yield where
 
     def _current(self, state: RigState) -> RigState:
@@ -388,11 +396,3 @@ class LocalRig:
     def _stop_by_full_name(self, name: str) -> None:
         with self.changing() as where:
             self._supervisor.stop(self._components(where, [name]))
-
-
-def _move_taken_ports(state: RigState) -> None:
-    """Gives up ports that other programs took while nothing of this rig ran."""
-    for name, port in list(state.ports.items()):
-        if not is_free(port):
-            del state.ports[name]
-            state.port(name)

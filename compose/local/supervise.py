@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from compose.local import process_table
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.process_table import ProcessIdentity
 from compose.local.rig import LocalRig
 from compose.local.state import Restarts

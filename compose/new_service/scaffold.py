@@ -16,7 +16,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from events.facts import Fact, published_facts
 from events.facts.base import SupersededFact
 from events.installed import installed_services

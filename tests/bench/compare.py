@@ -18,11 +18,9 @@ from pathlib import Path
 
 import uvloop
 
-from compose.local.errors import RigError
-from compose.local.interruptions import ending_in_order, uninterrupted
-from compose.local.places import CHECKOUT, DEFAULT_STATE_DIR
+from compose.local.commands import RigError, ending_in_order, uninterrupted
 from compose.local.rig import LocalRig
-from compose.local.state import exclusive
+from compose.local.state import CHECKOUT, DEFAULT_STATE_DIR, exclusive
 from tests.bench.cpu import LOAD
 from tests.bench.results import FIGURES, Round, medians
 from tests.bench.runner import LOCK_FILE

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from compose.local.addresses import Addresses
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.rig import LocalRig
 from tests.bench.completions import Completions, watch
 from tests.bench.cpu import cpu_ms_each, cpu_seconds, forget_peaks, peak_megabytes, running_parts

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from tests.bench.compare import Side, in_turns
 from tests.bench.machine import describe_machine
 from tests.bench.report import page_of, write_reports

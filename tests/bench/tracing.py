@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.rig import LocalRig
 from tests.bench.completions import watch
 from tests.bench.cpu import cpu_ms_each, cpu_seconds

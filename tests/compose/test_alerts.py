@@ -12,7 +12,7 @@ import pytest
 from starlette.routing import Route
 
 from compose.containers.env import FOLDER
-from compose.local.processes import SANDBOX
+from compose.local.components import SANDBOX
 from compose.observability.watched import FILES, config_for, write_config
 from compose.system import PROCESSES, SERVICES
 from events.messaging import topology

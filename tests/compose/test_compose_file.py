@@ -7,7 +7,7 @@ import pytest
 from compose.containers.env import FOLDER, broker_variable, database_variable, secrets_in
 from compose.containers.private import PORTS
 from compose.containers.rig import NAMES
-from compose.local.processes import STOP_GRACE_SECONDS, ProcessSpec
+from compose.local.components import STOP_GRACE_SECONDS, ProcessSpec
 from compose.system import PROCESSES
 from events.runtime.settings import ServiceSettings
 

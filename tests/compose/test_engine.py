@@ -9,7 +9,7 @@ import pytest
 from compose.containers import engine, private
 from compose.containers.engine import Container, containers_of
 from compose.containers.rig import ContainerAddresses, ContainerRig
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 
 TOKEN = {"ADMIN_TOKEN": "token", "BROKER_PASSWORD_ORDER": "pass"}
 

@@ -21,8 +21,8 @@ from compose.containers.health import is_ready
 from compose.containers.provision import Management, teach_broker
 from compose.containers.rig import ContainerAddresses
 from compose.containers.stack import SETTINGS_VARIABLE, Stack
-from compose.local.errors import RigError
-from compose.local.places import CHECKOUT
+from compose.local.commands import RigError
+from compose.local.state import CHECKOUT
 from compose.system import PROCESSES, SERVICES
 from events.messaging import definitions
 

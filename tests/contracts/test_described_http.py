@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from aiohttp import ClientError, ClientSession
 
-from compose.local.processes import READY_TIMEOUT_SECONDS, SANDBOX
+from compose.local.components import READY_TIMEOUT_SECONDS, SANDBOX
 from compose.system import PROCESSES, SERVICES
 from events.messaging.topology import declare
 from events.runtime.settings import ENV_PREFIX

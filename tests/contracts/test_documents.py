@@ -15,7 +15,7 @@ from starlette.routing import Route
 from compose.demo.scenarios import SCENARIOS
 from compose.drills.catalogue import DRILLS
 from compose.local.addresses import POSTGRES_VARIABLE, RABBITMQ_VARIABLE
-from compose.local.places import CHECKOUT as ROOT
+from compose.local.state import CHECKOUT as ROOT
 from compose.map import BEGIN, DOCUMENT, END, PICTURE, draw_map, draw_picture, subscribers, with_map
 from compose.sandbox.app import SandboxSettings
 from compose.sandbox.faults import FaultRule

@@ -12,9 +12,7 @@ from compose.drills.container_rig import NO_DELAYS, ContainerSystem, project_of
 from compose.drills.local_rig import LocalSystem
 from compose.drills.outcome import Outcome, Report
 from compose.drills.rig import DrillRig, System
-from compose.local.errors import RigError
-from compose.local.interruptions import Terminated
-from compose.local.progress import Progress
+from compose.local.commands import Progress, RigError, Terminated
 
 SIGINT = 2
 

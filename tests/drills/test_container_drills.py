@@ -11,7 +11,7 @@ from compose.drills.container_rig import NO_DELAYS, ContainerDrillRig
 from compose.drills.harness import Harness
 from compose.drills.rig import ONE_NODE, ONE_RELEASE, POSTGRES, RABBITMQ, SETTINGS, Deed
 from compose.drills.stage import Drill, Victims
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from tests.containers import containers
 from tests.drills.servers import look_at_both
 

@@ -18,7 +18,7 @@ from compose.drills.outcome import USUAL, Fault, Outcome, Recovery, Report, Samp
 from compose.drills.report import page_of, record_of, summary_of
 from compose.drills.rig import DrillRig
 from compose.drills.stage import Stage, Victims
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.system import SERVICE_NAMES
 from saga_tracker.consistency.snapshot import Books, SeenSaga, ServiceState
 

@@ -20,7 +20,7 @@ from compose.drills.outcome import Check, Fault, Outcome, Report, Sample, Stall,
 from compose.drills.report import faults_of, page_of, plot_of, summary_of
 from compose.drills.rig import Deed
 from compose.drills.stage import Drill, Stage
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.rig import LocalRig
 from tests.planted import ESCAPED, SCRIPT, planted
 

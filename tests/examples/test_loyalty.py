@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from compose.local.places import CHECKOUT
+from compose.local.state import CHECKOUT
 from events.installed import CHOSEN_VARIABLE
 from tests.servers import clean_environment, rig_folder
 

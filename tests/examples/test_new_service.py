@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from compose.local.errors import RigError
-from compose.local.places import CHECKOUT
+from compose.local.commands import RigError
+from compose.local.state import CHECKOUT
 from compose.new_service.scaffold import write_service
 
 TODAY = date(2026, 11, 28)

@@ -14,7 +14,7 @@ from aio_pika.exceptions import ChannelPreconditionFailed
 
 from compose.containers.env import FOLDER
 from compose.local import rabbitmq
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.rabbitmq import MAX_MESSAGE_BYTES_VARIABLE as VARIABLE
 from compose.local.rig import LocalRig
 from events.runtime.settings import MAX_MESSAGE_BYTES

@@ -17,7 +17,7 @@ import psutil
 import psycopg
 import pytest
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.process_table import marked
 from compose.local.rig import LocalRig
 from compose.local.supervisor import MARK_VARIABLE

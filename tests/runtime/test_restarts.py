@@ -11,10 +11,10 @@ from structlog.testing import capture_logs
 
 from compose.cli import status_table
 from compose.local import process_table
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.rig import LocalRig
-from compose.local.status import ComponentStatus
 from compose.local.supervise import Pauses, Restarter, up_supervised
+from compose.local.supervisor import ComponentStatus
 from tests.runtime.standin_system import standin_blueprint
 from tests.runtime.test_local_rig import PREFIX, processes_of, reported, wait_until
 from tests.servers import Servers, rig_on

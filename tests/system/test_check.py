@@ -21,7 +21,7 @@ from compose.demo import command
 from compose.demo.play import WRONG_CONSTRAINT, sabotage_of
 from compose.demo.scenarios import SCENARIOS
 from compose.demo.shop import Item
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.rig import LocalRig
 from compose.snapshot import Reader, sources_of
 from saga_tracker.consistency.rules import INVARIANTS

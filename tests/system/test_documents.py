@@ -14,8 +14,8 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from compose.demo.shop import Refused
-from compose.local.places import CHECKOUT
 from compose.local.rig import LocalRig
+from compose.local.state import CHECKOUT
 from tests.servers import clean_environment
 from tests.system.stage import System, until
 from tests.tools import GO, NODE, needs

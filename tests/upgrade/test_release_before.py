@@ -11,7 +11,7 @@ import pytest
 
 from compose.demo.shop import Item
 from compose.drills.load import KINDS, Kind
-from compose.local.places import CHECKOUT
+from compose.local.state import CHECKOUT
 from compose.system import SERVICE_NAMES
 from tests.system.stage import System
 
