@@ -3,9 +3,8 @@
 import argparse
 import sys
 
-from compose.containers.cluster import cluster_stack
 from compose.containers.engine import engine_problem
-from compose.containers.stack import Stack
+from compose.containers.stack import Stack, cluster_stack
 from compose.local.commands import RigError
 
 COMMANDS = {

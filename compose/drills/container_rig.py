@@ -7,13 +7,22 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from compose.containers import cluster, private, provision
-from compose.containers.cluster import NODES
+from compose.containers import provision
 from compose.containers.engine import engine_problem
 from compose.containers.env import broker_variable
 from compose.containers.provision import Management, wait_for_replicas
 from compose.containers.rig import AMQP_PORT, HTTP_PORT, NAMES, ContainerAddresses, ContainerRig
-from compose.containers.stack import COMPOSE_FILE
+from compose.containers.stack import (
+    CLUSTER_FILES,
+    CLUSTER_PORTS,
+    COMPOSE_FILE,
+    NODES,
+    PRIVATE_PORTS,
+    delete_private,
+    private_stack,
+    private_variables,
+    start_private,
+)
 from compose.drills import FOLDER
 from compose.drills.rig import ONE_NODE, ONE_RELEASE, SETTINGS, Deed, InThreads, Server, needs_nodes
 from compose.local.commands import Progress, RigError
@@ -129,7 +138,7 @@ class ContainerSystem:
     """Of the state folder's subfolder and of the project's name."""
     rig_name = "containers"
     files: tuple[Path, ...] = (COMPOSE_FILE,)
-    ports: tuple[str, ...] = private.PORTS
+    ports: tuple[str, ...] = PRIVATE_PORTS
     """The variables of these files that say which port is published."""
     targets: tuple[str, ...] = NAMES
     """What can be broken; see `ContainerRig` for how replicas are called."""
@@ -137,7 +146,7 @@ class ContainerSystem:
 
     def __init__(self, state_dir: Path, _progress: Progress, _environment: Mapping[str, str]) -> None:
         folder = state_dir.absolute() / f"{FOLDER}-{self.kind}"
-        self._stack = private.private_stack(
+        self._stack = private_stack(
             folder, project_of(folder), files=self.files, ports=self.ports, variables=self.variables()
         )
         self._rig = ContainerRig(self._stack)
@@ -153,7 +162,7 @@ class ContainerSystem:
         return {}
 
     def up(self) -> None:
-        private.up(self._stack, self.settings)
+        start_private(self._stack, self.settings)
         # Healthy by Docker's checks; but these are a while apart.
         self._rig.start_all()
 
@@ -163,7 +172,7 @@ class ContainerSystem:
     def delete(self) -> None:
         if (problem := engine_problem()) is not None:
             raise RigError(f"no containers can run here: {problem}")
-        private.delete(self._stack)
+        delete_private(self._stack)
 
 
 def project_of(folder: Path) -> str:
@@ -304,12 +313,12 @@ class ClusterSystem(ContainerSystem):
     """A `System` that is a cluster of containers."""
 
     kind = "cluster"
-    files = cluster.FILES
-    ports = cluster.PORTS
+    files = CLUSTER_FILES
+    ports = CLUSTER_PORTS
 
     def __init__(self, state_dir: Path, progress: Progress, environment: Mapping[str, str]) -> None:
         super().__init__(state_dir, progress, environment)
         self.rig = ClusterRig(self._rig)
 
     def variables(self) -> Mapping[str, str]:
-        return cluster.private_variables()
+        return private_variables()

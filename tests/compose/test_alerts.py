@@ -12,8 +12,8 @@ import pytest
 from starlette.routing import Route
 
 from compose.containers.env import FOLDER
+from compose.containers.provision import MONITORED_FILES, config_for, write_config
 from compose.local.components import SANDBOX
-from compose.observability.watched import FILES, config_for, write_config
 from compose.system import PROCESSES, SERVICES
 from events.messaging import topology
 from events.service import STREAM
@@ -314,7 +314,7 @@ def test_it_fires_when_it_should_and_only_then(name: str, tmp_path: Path) -> Non
 @needs(PROMETHEUS)
 def test_the_files_are_what_is_written_for_these_services() -> None:
     asked = [spec.name for spec in PROCESSES]
-    for name in FILES:
+    for name in MONITORED_FILES:
         text = (OBSERVABILITY / name).read_text()
         assert config_for(text, WATCHED, asked) == text
 

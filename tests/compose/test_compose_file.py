@@ -5,8 +5,8 @@ import re
 import pytest
 
 from compose.containers.env import FOLDER, broker_variable, database_variable, secrets_in
-from compose.containers.private import PORTS
 from compose.containers.rig import NAMES
+from compose.containers.stack import PRIVATE_PORTS
 from compose.local.components import STOP_GRACE_SECONDS, ProcessSpec
 from compose.system import PROCESSES
 from events.runtime.settings import ServiceSettings
@@ -127,7 +127,7 @@ def test_every_port_is_on_loopback() -> None:
         for port in re.findall(r'"(.*?)"', SERVICES[name])
         if "_PORT" in port
     }
-    assert own == set(PORTS), "a private stack has others"
+    assert own == set(PRIVATE_PORTS), "a private stack has others"
 
 
 def test_no_secret_has_a_default() -> None:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from compose.containers.cluster import NODES
 from compose.containers.provision import REPLICATED as REPLICATED_QUEUES
 from compose.containers.rig import NAMES, ContainerRig, ReplicaRig
+from compose.containers.stack import NODES
 from compose.drills.catalogue import CLUSTER_DRILLS
 from compose.drills.catalogue.broker import killing_nodes
 from compose.drills.command import Options, chosen_drills

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from compose.containers.cluster import NODES
+from compose.containers.stack import NODES
 from compose.drills.rig import RABBITMQ, Deed
 from compose.drills.stage import Drill, Stage
 from compose.drills.verbs import alarmed, isolated, killed, paused, stopped
