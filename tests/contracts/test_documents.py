@@ -18,7 +18,7 @@ from compose.local.addresses import POSTGRES_VARIABLE, RABBITMQ_VARIABLE
 from compose.local.state import CHECKOUT as ROOT
 from compose.map import BEGIN, DOCUMENT, END, PICTURE, draw_map, draw_picture, subscribers, with_map
 from compose.sandbox.app import SandboxSettings
-from compose.sandbox.faults import FaultRule
+from compose.sandbox.operations import FaultRule
 from compose.sandbox.provider import CARDS
 from compose.system import SERVICES
 from events.facts.base import SupersededFact
