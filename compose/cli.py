@@ -231,7 +231,7 @@ def new_service(
 ) -> None:
     """Write the folder of a new service, which runs with the others from the next `up` on."""
     from compose.local.bootstrap import install_services
-    from compose.new_service.scaffold import write_service
+    from compose.new_service import write_service
 
     folder = write_service(
         name, [fact.strip() for fact in subscribes_to.split(",") if fact.strip()], CHECKOUT

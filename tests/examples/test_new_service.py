@@ -10,7 +10,7 @@ import pytest
 
 from compose.local.commands import RigError
 from compose.local.state import CHECKOUT
-from compose.new_service.scaffold import write_service
+from compose.new_service import write_service
 
 TODAY = date(2026, 11, 28)
 
