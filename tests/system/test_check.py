@@ -64,7 +64,7 @@ PLANTS = {
         "notification",
         "UPDATE notices SET status = 'sending' WHERE order_id = %(order)s",
         "UPDATE notices SET status = 'notified' WHERE order_id = %(order)s",
-        "customer_is_told",
+        "customer_is_notified",
     ),
     "a tracker that lags for good": Plant(
         "tracker",

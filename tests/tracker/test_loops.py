@@ -46,7 +46,7 @@ LOOPS = {
 WITHIN = {
     "reader": "saga_tracker.reading.reader:Reader._note",
     "deadline_scheduler": "saga_tracker.scheduler.scheduler:DeadlineScheduler._tick",
-    "dead_letters": "saga_tracker.dead_letters.ingest:Ingest._store",
+    "dead_letters": "saga_tracker.dead_letters.ingest:Ingest._save",
     "reconciler": "saga_tracker.reconciliation.reconciler:Reconciler._round",
     "watcher": "saga_tracker.scheduler.watcher:Watcher._look",
 }
@@ -197,10 +197,10 @@ async def test_one_letter_in_trouble_stays_and_holds_up_no_other(
     def unreadable(*_: Any) -> Any:
         raise RecursionError("as deep as it gets")
 
-    monkeypatch.setattr(ingest, "read_letter", unreadable)
+    monkeypatch.setattr(ingest, "read_dead_letter", unreadable)
     monkeypatch.setattr(
         ingest,
-        "bare_letter",
+        "bare_dead_letter",
         lambda delivered, *more: (
             unreadable() if b"guilty" in delivered.body else bare_dead_letter(delivered, *more)
         ),

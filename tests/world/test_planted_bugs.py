@@ -235,7 +235,7 @@ BUGS = [
     Planted("order", order_forgets_its_tombstone, WITHDRAWN, "every_order_ends|confirmed"),
     Planted("inventory", inventory_sells_silently, POSTED, "waits in vain for inventory"),
     Planted("order", order_says_it_is_cancelled_too_early, CANCELLED, "cancelled_is_undone"),
-    Planted("notification", notification_gives_up_silently, POSTED, "customer_is_told"),
+    Planted("notification", notification_gives_up_silently, POSTED, "customer_is_notified"),
     Planted("payment", asks_again("payment"), POSTED, "asks the same twice"),
     Planted("order", order_withdraws_what_is_confirmed, WITHDRAWN, "confirmed"),
     Planted("payment", payment_declines_what_was_approved, EXPIRED, "cancelled_is_undone"),
