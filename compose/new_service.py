@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from compose.local.commands import RigError
 from events.facts import Fact, published_facts
 from events.facts.base import SupersededFact
-from events.installed import installed_services
+from events.runtime.definition import installed_services
 from events.service import name_of
 
 SUFFIX = ".j2"

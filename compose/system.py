@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from compose.local.components import SANDBOX, Blueprint, ProcessSpec
 from compose.local.rabbitmq import Definitions
-from events.installed import installed_services
 from events.messaging import definitions, topology
+from events.runtime.definition import installed_services
 from events.storage.migrations import upgrade
 
 SERVICES = installed_services()

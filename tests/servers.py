@@ -25,7 +25,7 @@ from compose.local.process_table import ProcessIdentity, identify
 from compose.local.rabbitmq import ADMIN_USER, speaks_amqp
 from compose.local.rig import LocalRig
 from compose.waiting import wait_until_ready
-from events.installed import CHOSEN_VARIABLE
+from events.runtime.definition import CHOSEN_VARIABLE
 from events.storage.migrations import upgrade
 from tests.runtime.standin_system import standin_blueprint
 from tests.tools import image_is_here

@@ -22,7 +22,7 @@ from compose.sandbox.operations import FaultRule
 from compose.sandbox.provider import CARDS
 from compose.system import SERVICES
 from events.facts.base import SupersededFact
-from events.installed import CHOSEN_VARIABLE
+from events.runtime.definition import CHOSEN_VARIABLE
 from events.runtime.settings import ENV_PREFIX, ServiceSettings
 from events.service import STREAM, name_of
 from order_svc.api import OrderRequest

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from compose.local.state import CHECKOUT
-from events.installed import CHOSEN_VARIABLE
+from events.runtime.definition import CHOSEN_VARIABLE
 from tests.servers import clean_environment
 
-PROGRAM = "from events.installed import installed_services as found; print(*(one.name for one in found()))"
+PROGRAM = (
+    "from events.runtime.definition import installed_services as found; print(*(one.name for one in found()))"
+)
 FIVE = "order inventory payment fulfillment notification"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from compose.local.state import CHECKOUT
-from events.installed import CHOSEN_VARIABLE
+from events.runtime.definition import CHOSEN_VARIABLE
 from tests.servers import clean_environment, rig_folder
 
 EXAMPLE = Path(__file__).parent / "loyalty_svc"
