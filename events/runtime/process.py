@@ -9,8 +9,7 @@ import uvicorn
 import uvloop
 from fastapi import APIRouter, FastAPI, Request
 
-from events.http.application import Runnable, create_app
-from events.http.states_api import states_router
+from events.http.application import Runnable, create_app, states_router
 from events.messaging.asyncapi import asyncapi_document
 from events.runtime.definition import ServiceDefinition
 from events.runtime.loops import EXIT_CODE, Loops, exit_within

@@ -11,8 +11,7 @@ from fastapi import FastAPI
 from prometheus_client.metrics_core import Metric
 from pydantic import SecretStr
 
-from events.http.application import create_app
-from events.http.states_api import MAX_ORDERS, states_router
+from events.http.application import MAX_ORDERS, create_app, states_router
 from events.runtime.settings import ProcessSettings
 from events.storage.database import Database
 from events.storage.repository import COMPARED, OrderRepository, Repository
