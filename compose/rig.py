@@ -9,8 +9,6 @@ from typing import Protocol
 
 from compose.local.supervisor import ComponentStatus
 
-# --- Where a running system is, whatever it runs on
-
 
 class Whereabouts(Protocol):
     """The addresses of a running system, and how to get in."""

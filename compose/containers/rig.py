@@ -252,7 +252,7 @@ def _port_of(container: Container) -> int:
     return container.ports[inside]
 
 
-# --- A cluster as a rig for the demo and the check: what they do to a process, they mean all its replicas
+# A cluster as a rig for the demo and the check: what they do to a process, they mean all its replicas.
 
 
 class ReplicaRig(ContainerRig):

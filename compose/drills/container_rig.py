@@ -121,7 +121,7 @@ class ContainerDrillRig(InThreads[ContainerRig]):
         self._where = await asyncio.to_thread(lambda: self._rig.addresses)
 
 
-# --- The system that drills on containers break: a project of `docker compose` of their own
+# The system that drills on containers break: a project of `docker compose` of their own.
 
 
 PROJECT = "murmuration-drills"

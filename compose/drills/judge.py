@@ -15,9 +15,7 @@ from compose.system import TRACKER
 from saga_tracker.consistency.rules import INVARIANTS, Violation
 from saga_tracker.consistency.snapshot import NOTHING, Books, Snapshot, statuses_of
 
-# --- What a drill's faults cost: how many of the orders that had every reason to complete did, how many are
-# left
-#
+# What a drill's faults cost: how many of the orders that had every reason to complete did, how many are left
 # to a person, and how soon it was over.
 
 

@@ -28,7 +28,7 @@ from compose.local.rig import LocalRig
 from compose.release_before import environment_of, unpack, why_not_here
 from compose.system import SERVICE_NAMES, TRACKER
 
-# --- Replicas of the release before and of this one, side by side on local processes
+# Replicas of the release before and of this one, side by side on local processes.
 
 
 class LocalReleases:

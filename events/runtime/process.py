@@ -19,7 +19,7 @@ from events.telemetry.log import configure_logging
 from events.telemetry.metrics import say_what_runs
 from events.telemetry.tracing import start_tracing, stop_tracing
 
-# --- What a long-running process does about Python's garbage collector
+# What a long-running process does about Python's garbage collector.
 
 
 GARBAGE_THRESHOLD = 20_000
