@@ -209,8 +209,8 @@ def provide_all() -> None:
 
 def _is_offered(package: str, least: tuple[int, ...]) -> bool:
     """Whether Debian has it, new enough, and it is not installed already: then it is not what is missing."""
-    reported, _ = answer_of("apt-cache", "policy", package)
-    found = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", reported, re.MULTILINE))
+    policy, _ = answer_of("apt-cache", "policy", package)
+    found = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", policy, re.MULTILINE))
     candidate = found.get("Candidate", "(none)")
     return candidate not in ("(none)", found.get("Installed")) and version_in(candidate) >= least
 

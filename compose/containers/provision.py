@@ -148,10 +148,8 @@ def wait_for_replicas(
 
     def problem() -> str | None:
         lacking = {name: set(nodes) - online for name, online in members_online(management).items()}
-        reported = [
-            f"{name} is not on {', '.join(sorted(where))}" for name, where in lacking.items() if where
-        ]
-        return "; ".join(reported) or None
+        missing = [f"{name} is not on {', '.join(sorted(where))}" for name, where in lacking.items() if where]
+        return "; ".join(missing) or None
 
     advice = "rabbitmq-queues add_member and rabbitmq-streams add_replica put a queue and a stream there"
     _until_none(problem, attempts, f"not everything is replicated ({advice})")

@@ -216,8 +216,8 @@ def private_stack(
     for name in ports:
         drawn[name] = str(free_port(taken={int(port) for port in drawn.values()}))
     chosen = {IMAGE_VARIABLE: project, SETTINGS_VARIABLE: str(folder / SETTINGS_NAME)}
-    reported = {**dict.fromkeys(NOT_OURS, ""), **drawn, **(variables or {}), **chosen}
-    return Stack(project, folder / ENV_NAME, reported, files)
+    merged = {**dict.fromkeys(NOT_OURS, ""), **drawn, **(variables or {}), **chosen}
+    return Stack(project, folder / ENV_NAME, merged, files)
 
 
 def start_private(stack: Stack, settings: Mapping[str, str]) -> None:

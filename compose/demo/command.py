@@ -65,9 +65,9 @@ class Narrator(Audience):
         )
 
     def watches(self, act: Act) -> None:
-        self._say(act.notified_as, "bold")
+        self._say(act.announced_as, "bold")
 
-    def outcomes(self, what: str) -> None:
+    def learns(self, what: str) -> None:
         self._say(what, "dim")
 
     def _say(self, what: str, style: str) -> None:
@@ -127,10 +127,8 @@ def _expected_statuses(scenario: Scenario) -> dict[str, str]:
 def surprises(one: Played, found: Mapping[str, str]) -> list[str]:
     """Where a scenario ended otherwise than it must, in words."""
     expected = {"the tracker": one.scenario.end, **_expected_statuses(one.scenario)}
-    reported = {"the tracker": one.state, **found}
-    return [
-        f"{who} says {reported[who]}, not {what}" for who, what in expected.items() if reported[who] != what
-    ]
+    actual = {"the tracker": one.state, **found}
+    return [f"{who} says {actual[who]}, not {what}" for who, what in expected.items() if actual[who] != what]
 
 
 def span(seconds: float) -> str:

@@ -106,7 +106,7 @@ class Act:
     """Something that somebody outside does to an order, on a cue. `do` answers what is to be said of it."""
 
     cue: Cue
-    notified_as: str
+    announced_as: str
     do: Callable[[Stage, UUID], Awaitable[str | None]]
 
 
@@ -153,7 +153,7 @@ def given_up_after(name: str) -> Cue:
 
 
 ENDED = ("COMPLETED", "CANCELLED")
-REPORTED = ("notification.customer_notified", "notification.notification_failed")
+NOTIFIED = ("notification.customer_notified", "notification.notification_failed")
 # Longer than the two minutes by which a service that is down is not late, where nobody shortened them.
 TIMEOUT_SECONDS = 200.0
 # A saga that takes longer than most is asked for less often.
@@ -186,7 +186,7 @@ class Audience:
     def watches(self, act: Act) -> None:
         """Somebody outside is about to do something."""
 
-    def outcomes(self, what: str) -> None:
+    def learns(self, what: str) -> None:
         """What came of it."""
 
     def leaves(self, played: Played) -> None:
@@ -199,13 +199,13 @@ class Recorder(Audience):
     def __init__(self, until: str) -> None:
         self.reached = asyncio.Event()
         self._until = until
-        self._reported: list[Callable[[Audience], None]] = []
+        self._so_far: list[Callable[[Audience], None]] = []
         self._audience: Audience | None = None
 
     def hand_over(self, audience: Audience) -> None:
         """Tell all of it so far, and from now on tell at once."""
         self._audience = audience
-        for tell in self._reported:
+        for tell in self._so_far:
             tell(audience)
 
     def begins(self, scenario: Scenario, order_id: UUID) -> None:
@@ -219,15 +219,15 @@ class Recorder(Audience):
     def watches(self, act: Act) -> None:
         self._tell(lambda audience: audience.watches(act))
 
-    def outcomes(self, what: str) -> None:
-        self._tell(lambda audience: audience.outcomes(what))
+    def learns(self, what: str) -> None:
+        self._tell(lambda audience: audience.learns(what))
 
     def leaves(self, played: Played) -> None:
         self._tell(lambda audience: audience.leaves(played))
 
     def _tell(self, tell: Callable[[Audience], None]) -> None:
         if self._audience is None:
-            self._reported.append(tell)
+            self._so_far.append(tell)
         else:
             tell(self._audience)
 
@@ -293,12 +293,12 @@ async def play(
 async def _perform(stage: Stage, act: Act, order_id: UUID, audience: Audience) -> None:
     audience.watches(act)
     if (what := await act.do(stage, order_id)) is not None:
-        audience.outcomes(what)
+        audience.learns(what)
 
 
 def is_over(saga: Saga) -> bool:
     """Whether an order has ended and its customer was told, which happens after a cancellation."""
-    return saga["state"] in ENDED and any(states(saga, name) for name in REPORTED)
+    return saga["state"] in ENDED and any(states(saga, name) for name in NOTIFIED)
 
 
 def awaited(saga: Saga) -> str:

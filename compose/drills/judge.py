@@ -49,7 +49,7 @@ def left_to_a_person(accepted_as: Mapping[UUID, Kind], books: Mapping[UUID, Book
     return [
         order_id
         for order_id, kind in accepted_as.items()
-        if kind.end != MANUAL and MANUAL in _reported_of(books[order_id])
+        if kind.end != MANUAL and MANUAL in _ends_of(books[order_id])
     ]
 
 
@@ -99,7 +99,7 @@ def _end_problems(found: Recovery, target: Target) -> tuple[str, ...]:
     return (f"the last order ended after {found.ended_text}",)
 
 
-def _reported_of(book: Books) -> tuple[str, str]:
+def _ends_of(book: Books) -> tuple[str, str]:
     return book.verdict, book.saga.state if book.saga else ""
 
 
@@ -151,8 +151,8 @@ def rest_check(findings: Findings, books: Mapping[UUID, Books]) -> Check:
     problems = []
     for order_id in sorted(findings.moving):
         statuses = statuses_of(books.get(order_id, Books())).items()
-        reported = ", ".join(f"{name} {status}" for name, status in statuses)
-        problems.append(f"order {order_id} is still on its way: {reported}")
+        shown = ", ".join(f"{name} {status}" for name, status in statuses)
+        problems.append(f"order {order_id} is still on its way: {shown}")
     return Check(AT_REST, tuple(problems))
 
 
@@ -190,11 +190,11 @@ def end_states(
         for service, status in statuses_of(book).items():
             counts.setdefault(service, Counter())[status] += 1
     backlogs = {backlog.service: backlog for backlog in snapshot.backlogs}
-    reported = {}
+    shown = {}
     for name, condition in conditions.items():
         parts = [condition]
         parts += [f"{count} {status}" for status, count in sorted(counts.get(name, Counter()).items())]
         if (backlog := backlogs.get(name)) is not None:
             parts.append(f"{backlog.outbox} facts and {backlog.calls} calls waiting")
-        reported[name] = ", ".join(parts)
-    return reported
+        shown[name] = ", ".join(parts)
+    return shown

@@ -36,14 +36,14 @@ class LocalReleases:
 
     def __init__(self, rig: LocalRig) -> None:
         self._rig = rig
-        self._reported: dict[Release, dict[str, str]] = {"this": {}}
+        self._environments: dict[Release, dict[str, str]] = {"this": {}}
 
     @asynccontextmanager
     async def both(self, names: Sequence[str]) -> AsyncIterator[None]:
         """Inside, two replicas of each run, of the release before; afterwards one, of this release."""
         with tempfile.TemporaryDirectory() as folder:
             files = await asyncio.to_thread(unpack, Path(folder) / "release-before")
-            self._reported["before"] = environment_of(files)
+            self._environments["before"] = environment_of(files)
             try:
                 for replica in REPLICAS:
                     await self.replace(names, replica, "before")
@@ -62,7 +62,7 @@ class LocalReleases:
                 self._rig.start,
                 name,
                 instance=replica,
-                extra_environment=self._reported[release],
+                extra_environment=self._environments[release],
                 wait_ready=False,
             )
         await asyncio.gather(
@@ -173,8 +173,9 @@ class LocalSystem:
     """A `System` of local processes, servers included."""
 
     def __init__(self, state_dir: Path, progress: Progress, environment: Mapping[str, str]) -> None:
-        reported = drill_environment(environment)
-        self._rig = LocalRig(state_dir / FOLDER, progress=progress, environment=reported)
+        self._rig = LocalRig(
+            state_dir / FOLDER, progress=progress, environment=drill_environment(environment)
+        )
         self.rig = LocalDrillRig(self._rig)
         self.remains = str(self._rig.state_dir)
 

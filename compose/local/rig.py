@@ -209,8 +209,8 @@ class LocalRig:
     def start_again(self, name: str) -> None:
         """Starts what ended by itself, in the environment that it had; does not wait until it is ready."""
         with self.changing() as where:
-            reported = where.state.extra_environments.get(name)
-            self._start_alone(where, self._by_full_name(where, name, reported))
+            extra = where.state.extra_environments.get(name)
+            self._start_alone(where, self._by_full_name(where, name, extra))
 
     def how_ended(self, name: str) -> str:
         """How something that is on record, and does not run, ended; its exit code if it is known here."""

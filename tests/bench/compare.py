@@ -152,12 +152,12 @@ def tell(sides: Sequence[Side]) -> None:
         of_a, of_b = by_part[0][part], by_part[1].get(part, 0.0)
         print(f"  CPU ms of {part:<20} {of_a:>14.2f} {of_b:>14.2f} {of_b / max(of_a, 0.001):>8.2f}")
     report = DEFAULT_STATE_DIR / REPORT
-    reported = {
+    by_side = {
         side.name: {"commit": side.commit, "turns": side.turns, "medians": medians(side.turns), "cpu_ms": cpu}
         for side, cpu in zip(sides, by_part, strict=True)
     }
     report.write_text(
-        json.dumps({**reported, "b_to_a": {name: b[name] / a[name] for name in COMPARED}}, indent=1)
+        json.dumps({**by_side, "b_to_a": {name: b[name] / a[name] for name in COMPARED}}, indent=1)
     )
     print(f"report: {report}")
 

@@ -120,9 +120,9 @@ class Stage:
             "refused_percent": 100 * sent.refused / (sent.refused + len(sent.due_at)),
             "drain_seconds": last - sent.end,
         }
-        reported = [self.completions.notified_at[order] - sent.due_at[order] for order in ended]
+        until_notified = [self.completions.notified_at[order] - sent.due_at[order] for order in ended]
         for percent in (50, 99):
-            found[f"told_p{percent}_ms"] = percentile(reported, percent) * 1_000
+            found[f"told_p{percent}_ms"] = percentile(until_notified, percent) * 1_000
         for percent in (50, 95, 99):
             found[f"end_to_end_p{percent}_ms"] = percentile(latencies, percent) * 1_000
         found["end_to_end_max_ms"] = max(latencies) * 1_000

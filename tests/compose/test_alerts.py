@@ -285,8 +285,8 @@ def test_the_runbook_tells_of_no_alert_that_is_gone() -> None:
 
 def test_what_they_tell_to_ask_for_can_be_asked_for() -> None:
     known = {route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)}
-    reported = set(re.findall(r"\$TRACKER_URL(/[\w/-]+)", RULES + RUNBOOK))
-    named = {path.replace("ORDER_ID", "{order_id}") for path in reported}
+    asked_for = set(re.findall(r"\$TRACKER_URL(/[\w/-]+)", RULES + RUNBOOK))
+    named = {path.replace("ORDER_ID", "{order_id}") for path in asked_for}
     assert named - known - {"/readyz"} == set()
     assert len(named) > 5
 

@@ -135,8 +135,8 @@ def test_no_secret_has_a_default() -> None:
     assert set(re.findall(r"\$\{(\w+):\?", TEXT)) == set(SECRETS) - {"ERLANG_COOKIE"}
     defaults = set(re.findall(r"\$\{(\w+):-", TEXT))
     assert defaults & set(SECRETS) == set()
-    reported = re.findall(r"^ +(\w*(?:PASS|TOKEN|SECRET)\w*): (.*)$", TEXT, re.MULTILINE)
-    assert [entry for entry in reported if not re.fullmatch(r"\$\{\w+:\?.*\}", entry[1])] == []
+    secrets = re.findall(r"^ +(\w*(?:PASS|TOKEN|SECRET)\w*): (.*)$", TEXT, re.MULTILINE)
+    assert [entry for entry in secrets if not re.fullmatch(r"\$\{\w+:\?.*\}", entry[1])] == []
     credentials = re.findall(r"//\w+:(.*?)@", TEXT)
     assert [password for password in credentials if not re.fullmatch(r"\$\{\w+:\?\}", password)] == []
 

@@ -133,14 +133,14 @@ def test_a_container_whose_process_does_not_answer_is_not_healthy() -> None:
 
 def test_the_broker_is_told_what_the_code_says_as_soon_as_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provisioning, "PAUSE_SECONDS", 0)
-    reported = definitions.definitions(SERVICES, dict.fromkeys(definitions.user_names(SERVICES), "secret"))
+    wanted = definitions.definitions(SERVICES, dict.fromkeys(definitions.user_names(SERVICES), "secret"))
     with answering(503, 400, 204, 204) as server:
-        teach_broker(Management(server.url, "secret"), reported)
+        teach_broker(Management(server.url, "secret"), wanted)
     assert [path for path, *_ in server.received] == ["/api/definitions"] * 4
     assert {credentials for _, credentials, _ in server.received} == {"Basic YWRtaW46c2VjcmV0"}
     first, then = (json.loads(body) for *_, body in server.received[2:])
     assert "topic_permissions" not in first
-    assert first | then == reported
+    assert first | then == wanted
 
 
 def test_a_broker_that_never_takes_them_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:

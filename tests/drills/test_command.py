@@ -17,7 +17,7 @@ from compose.local.commands import Progress, RigError, Terminated
 SIGINT = 2
 
 
-class Input:
+class Recording:
     """A system that remembers what it was told."""
 
     rig = cast(DrillRig, None)
@@ -25,16 +25,16 @@ class Input:
     left_something = False
 
     def __init__(self) -> None:
-        self.reported: list[str] = []
+        self.calls: list[str] = []
 
     def up(self) -> None:
-        self.reported.append("up")
+        self.calls.append("up")
 
     def stop(self) -> None:
-        self.reported.append("stop")
+        self.calls.append("stop")
 
     def delete(self) -> None:
-        self.reported.append("delete")
+        self.calls.append("delete")
 
 
 def report_of(*outcomes: Outcome) -> Report:
@@ -43,7 +43,7 @@ def report_of(*outcomes: Outcome) -> Report:
 
 def end_with(report: Report, error: BaseException | None) -> list[str]:
     """What a system is told when a run ends like this."""
-    system = Input()
+    system = Recording()
     try:
         with broken_on_purpose(system, report):
             system.up()
@@ -51,7 +51,7 @@ def end_with(report: Report, error: BaseException | None) -> list[str]:
                 raise error
     except (RigError, Terminated, ValueError):
         pass
-    return system.reported
+    return system.calls
 
 
 PASSED = Outcome("drill", "a drill")
@@ -96,12 +96,12 @@ def test_without_an_engine_one_line_says_so(tmp_path: Path, monkeypatch: pytest.
 def test_a_drill_that_the_rig_cannot_do_is_skipped_and_nothing_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reported: list[str] = []
-    monkeypatch.setattr(ContainerSystem, "delete", lambda _: reported.append("delete"))
-    monkeypatch.setattr(ContainerSystem, "up", lambda _: reported.append("up"))
+    calls: list[str] = []
+    monkeypatch.setattr(ContainerSystem, "delete", lambda _: calls.append("delete"))
+    monkeypatch.setattr(ContainerSystem, "up", lambda _: calls.append("up"))
     passed, printed = run(tmp_path, Options(only=["slow-database"], seed=1, rig="compose"))
     assert passed
-    assert "up" not in reported
+    assert "up" not in calls
     line = next(line for line in printed.splitlines() if line.startswith("skipped"))
     assert line.split()[1] == "slow-database"
     assert line.endswith(f"cannot delay inventory from postgres: {NO_DELAYS}")

@@ -79,9 +79,9 @@ async def test_a_service_is_killed_and_the_report_says_how_that_went(
     assert f"- pass {INVARIANTS[0].sentence}" in summary
     assert "payment dead" in page
     assert 'id="accepted"' in page
-    [reported] = json.loads(record)["drills"]
-    assert reported["recovery"]["kept"] == 1.0
-    assert reported["recovery"]["manual"] == 0
+    [drill] = json.loads(record)["drills"]
+    assert drill["recovery"]["kept"] == 1.0
+    assert drill["recovery"]["manual"] == 0
 
 
 @pytest.mark.parametrize("drill", SHORT_DRILLS, ids=lambda drill: drill.name)
@@ -129,7 +129,7 @@ async def place(stage: Stage, kind: Kind, orders: int) -> list[UUID]:
 
 
 async def withdrawn_before_payment_knew(stage: Stage) -> None:
-    """Orders are cancelled by their customers while inventory is frozen: payment receives of that first."""
+    """Orders are cancelled by their customers while inventory is frozen: payment learns of that first."""
     with stage.broken("customers cancel, inventory frozen"):
         async with paused(stage.rig, "inventory"):
             order_ids = await place(stage, GOOD, 10)

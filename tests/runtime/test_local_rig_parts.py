@@ -280,15 +280,15 @@ def test_a_gateway_is_told_only_what_it_calls() -> None:
 @pytest.fixture
 def apt_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with an apt-get that only writes down what it was told; returns where."""
-    reported = tmp_path / "told"
+    record = tmp_path / "told"
     script = (
-        f'#!/bin/sh\necho "$RUNLEVEL policy=$(cat {tmp_path}/policy-rc.d 2>&1 | tail -1) $*" >> {reported}\n'
+        f'#!/bin/sh\necho "$RUNLEVEL policy=$(cat {tmp_path}/policy-rc.d 2>&1 | tail -1) $*" >> {record}\n'
     )
     executable(tmp_path / "bin" / "apt-get", script)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     monkeypatch.setattr(system_packages, "POLICY_FILE", tmp_path / "policy-rc.d")
     monkeypatch.setattr(system_packages, "SYSTEMD_RUNNING", tmp_path / "no-systemd")
-    return reported
+    return record
 
 
 def be(monkeypatch: pytest.MonkeyPatch, *, root: bool, terminal: bool) -> None:

@@ -53,11 +53,11 @@ def commands_of(document: str) -> Iterator[Command]:
 
 def shell_environment(rig: LocalRig) -> dict[str, str]:
     """That of a person whose system this is. The environment of the checkout is as it is."""
-    reported = {
+    own = {
         "MURMURATION_STATE_DIR": str(rig.state_dir),
         "MAKEFLAGS": "--no-print-directory -o .venv/.ready",
     }
-    return {**clean_environment(), **reported}
+    return {**clean_environment(), **own}
 
 
 def run_in_one_shell(commands: list[Command], environment: dict[str, str]) -> list[tuple[str, int]]:

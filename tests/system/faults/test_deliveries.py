@@ -58,7 +58,7 @@ async def test_every_fact_comes_again_after_its_inbox_has_forgotten_it(system: S
 
 @pytest.mark.parametrize("service", ["inventory", "payment", "fulfillment"])
 async def test_the_undo_comes_before_what_it_undoes(system: System, service: str) -> None:
-    """The service remembers the order as fenced, and does nothing when it receives of it later."""
+    """The service remembers the order as fenced, and does nothing when more of it comes later."""
     item = Item(await system.new_sku(2 * PAIRS), 1, 500)
     # The tracker would send once more what is late, and the count of what is in the queue go wrong.
     async with paused(system, "tracker"), killed(system, service):
