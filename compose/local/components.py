@@ -7,6 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from compose.local.ports import LOOPBACK
 from compose.local.postgres import PrivatePostgres
@@ -20,6 +21,37 @@ POSTGRES = "postgres"
 RABBITMQ = "rabbitmq"
 NAME_SERVICE = "epmd"
 SERVERS = (POSTGRES, RABBITMQ, NAME_SERVICE)
+
+
+class Component(Protocol):
+    """One thing that runs: a server, or an instance of a service."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def port(self) -> int:
+        """The port it needs to itself."""
+
+    @property
+    def log(self) -> Path: ...
+
+    @property
+    def stop_signal(self) -> signal.Signals:
+        """What asks it to end in an orderly way."""
+
+    @property
+    def ready_timeout_seconds(self) -> float: ...
+
+    @property
+    def stop_grace_seconds(self) -> float:
+        """How long it may take to end in an orderly way before it is killed."""
+
+    def prepare(self) -> Launch:
+        """Makes ready what it needs and says how to start it. Raises RigError."""
+
+    def not_ready(self) -> str | None:
+        """Why it does not do its work yet; None when it does."""
 
 
 @dataclass(frozen=True, slots=True)

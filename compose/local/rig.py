@@ -16,14 +16,11 @@ from compose.local.components import (
     SANDBOX,
     SERVERS,
     Blueprint,
-    NameServiceComponent,
-    PostgresComponent,
-    RabbitComponent,
+    Component,
     instance_name,
 )
 from compose.local.ports import is_free
 from compose.local.process_table import unprivileged_user
-from compose.local.rabbitmq import ADMIN_USER
 from compose.local.state import (
     DEFAULT_STATE_DIR,
     Places,
@@ -34,7 +31,7 @@ from compose.local.state import (
     prepare_places,
     remove_places,
 )
-from compose.local.supervisor import Component, ComponentStatus, Interrupted, Supervisor, status_of
+from compose.local.supervisor import ComponentStatus, Interrupted, Supervisor, status_of
 from compose.local.system_packages import NotProvided, provide
 
 MAX_INSTANCES = 9
@@ -102,8 +99,8 @@ class LocalRig:
             specs = self.blueprint.processes
             # Some need neither server. The rest would wait for a broker that is away, but their logs
             # should not begin with an outage.
-            early = self._components(where, [spec.name for spec in specs if not spec.has_database])
-            late = self._components(where, [spec.name for spec in specs if spec.has_database])
+            early = where.components([spec.name for spec in specs if not spec.has_database])
+            late = where.components([spec.name for spec in specs if spec.has_database])
             servers = [lambda: self._start_databases(where), lambda: self._start_broker(where)]
             self._together([*servers, *(self._starting(component) for component in early)])
             self._together([self._starting(component) for component in late])
@@ -124,9 +121,9 @@ class LocalRig:
             self._supervisor.dismiss()
             names = list(where.state.processes)
             instances = [name for name in names if name not in SERVERS and name != SANDBOX]
-            self._supervisor.stop(self._components(where, instances))
-            self._supervisor.stop(self._components(where, [SANDBOX] if SANDBOX in names else []))
-            self._supervisor.stop(self._components(where, [name for name in SERVERS if name in names]))
+            self._supervisor.stop(where.components(instances))
+            self._supervisor.stop(where.components([SANDBOX] if SANDBOX in names else []))
+            self._supervisor.stop(where.components([name for name in SERVERS if name in names]))
             self._supervisor.sweep()
             where.state.restarts.clear()
 
@@ -164,10 +161,10 @@ class LocalRig:
         if not self.state_dir.is_dir():
             return []
         where = self.addresses
-        names = [name for name in SERVERS if name != NAME_SERVICE and name not in self._external(where)]
+        names = [name for name in SERVERS if name != NAME_SERVICE and name not in where.external]
         names += [spec.name for spec in self.blueprint.processes]
         names += [name for name in where.state.processes if name not in {*names, NAME_SERVICE}]
-        components = self._components(where, names)
+        components = where.components(names)
         # At the same time: each may take its time to say that it is not well.
         with ThreadPoolExecutor(len(components)) as threads:
             return list(threads.map(lambda component: status_of(where, component), components))
@@ -198,7 +195,7 @@ class LocalRig:
         if not 1 <= instance <= MAX_INSTANCES:
             raise RigError(f"an instance is a number from 1 to {MAX_INSTANCES}")
         with self.changing() as where:
-            component = self._component(where, name, instance, extra_environment)
+            component = where.component(name, instance, extra_environment)
             self._start_alone(where, component)
             where.state.extra_environments[component.name] = dict(extra_environment or {})
             if wait_ready:
@@ -210,7 +207,7 @@ class LocalRig:
         """Starts what ended by itself, in the environment that it had; does not wait until it is ready."""
         with self.changing() as where:
             extra = where.state.extra_environments.get(name)
-            self._start_alone(where, self._by_full_name(where, name, extra))
+            self._start_alone(where, where.component_named(name, extra))
 
     def how_ended(self, name: str) -> str:
         """How something that is on record, and does not run, ended; its exit code if it is known here."""
@@ -218,13 +215,13 @@ class LocalRig:
 
     def wait_ready(self, name: str, *, instance: int = 1, timeout_seconds: float | None = None) -> None:
         """Waits until a started server or process does its work."""
-        component = self._component(self.addresses, name, instance)
+        component = self.addresses.component(name, instance)
         self._supervisor.wait_ready(component, timeout_seconds)
 
     def stop(self, name: str, *, instance: int = 1, grace_seconds: float | None = None) -> None:
         """Asks it to end; kills it when it does not within `grace_seconds`."""
         with self.changing() as where:
-            self._supervisor.stop([self._component(where, name, instance)], grace_seconds)
+            self._supervisor.stop([where.component(name, instance)], grace_seconds)
 
     def kill(self, name: str, *, instance: int = 1) -> None:
         """Ends it as a power failure would, children included (SIGKILL)."""
@@ -300,7 +297,7 @@ class LocalRig:
         except BaseException:
             with uninterrupted():
                 where = self.addresses
-                self._supervisor.stop(self._components(where, reversed(self._started_here)))
+                self._supervisor.stop(where.components(reversed(self._started_here)))
                 if not where.state.any_running():
                     self._supervisor.sweep()
             raise
@@ -313,14 +310,14 @@ class LocalRig:
 
     def _start_postgres(self, where: Addresses) -> None:
         if where.external_postgres is None:
-            self._start_and_wait(self._component(where, POSTGRES))
+            self._start_and_wait(where.component(POSTGRES))
 
     def _start_broker(self, where: Addresses) -> None:
         if where.external_rabbitmq is not None:
             provision.declare(self.blueprint, where.external_rabbitmq)
             return
-        self._start_and_wait(self._component(where, NAME_SERVICE))
-        self._start_and_wait(self._component(where, RABBITMQ))
+        self._start_and_wait(where.component(NAME_SERVICE))
+        self._start_and_wait(where.component(RABBITMQ))
         self._teach_broker(where)
 
     def _teach_broker(self, where: Addresses) -> None:
@@ -330,7 +327,7 @@ class LocalRig:
 
     def _start_alone(self, where: Addresses, component: Component) -> None:
         if component.name == RABBITMQ:
-            self._start_and_wait(self._component(where, NAME_SERVICE))
+            self._start_and_wait(where.component(NAME_SERVICE))
         if not is_free(component.port) and where.state.running(component.name) is None:
             raise RigError(f"port {component.port} of {component.name} is taken by another program")
         self._supervisor.start(component)
@@ -361,38 +358,6 @@ class LocalRig:
             if failures:
                 raise failures[0]
 
-    def _components(self, where: Addresses, names: Sequence[str] | Iterator[str]) -> list[Component]:
-        return [self._by_full_name(where, name) for name in names]
-
-    def _by_full_name(
-        self, where: Addresses, name: str, extra_environment: Mapping[str, str] | None = None
-    ) -> Component:
-        kind, _, number = name.rpartition("-")
-        instance = (kind, int(number)) if number.isdigit() and kind else (name, 1)
-        return self._component(where, *instance, extra_environment)
-
-    def _component(
-        self,
-        where: Addresses,
-        name: str,
-        instance: int = 1,
-        extra_environment: Mapping[str, str] | None = None,
-    ) -> Component:
-        if name in self._external(where):
-            raise RigError(f"{name} is a server of your own: this rig neither starts nor stops it")
-        environment = where.server_environment()
-        if name == POSTGRES:
-            return PostgresComponent(where.postgres, environment)
-        if name == RABBITMQ:
-            return RabbitComponent(where.rabbitmq, environment, where.broker_passwords[ADMIN_USER])
-        if name == NAME_SERVICE:
-            return NameServiceComponent(where.rabbitmq, environment)
-        return where.process(name, instance, extra_environment)
-
-    def _external(self, where: Addresses) -> set[str]:
-        external = {POSTGRES} if where.external_postgres else set()
-        return external | ({RABBITMQ, NAME_SERVICE} if where.external_rabbitmq else set())
-
     def _stop_by_full_name(self, name: str) -> None:
         with self.changing() as where:
-            self._supervisor.stop(self._components(where, [name]))
+            self._supervisor.stop(where.components([name]))

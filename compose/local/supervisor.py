@@ -8,14 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from compose.local import process_table
 from compose.local.addresses import Addresses
 from compose.local.commands import Progress, RigError, uninterrupted
-from compose.local.components import SERVERS
-from compose.local.process_table import Launch, ProcessIdentity, log_tail
+from compose.local.components import SERVERS, Component
+from compose.local.process_table import ProcessIdentity, log_tail
 from compose.local.state import RigState, StateFile
 from compose.waiting import wait_until_ready
 
@@ -23,37 +22,6 @@ MARK_VARIABLE = "MURMURATION_RIG"
 KILL_GRACE_SECONDS = 10.0
 # It waits for nothing but the rig's lock, and does not have it while somebody else changes the rig.
 DISMISS_GRACE_SECONDS = 5.0
-
-
-class Component(Protocol):
-    """One thing that runs: a server, or an instance of a service."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def port(self) -> int:
-        """The port it needs to itself."""
-
-    @property
-    def log(self) -> Path: ...
-
-    @property
-    def stop_signal(self) -> signal.Signals:
-        """What asks it to end in an orderly way."""
-
-    @property
-    def ready_timeout_seconds(self) -> float: ...
-
-    @property
-    def stop_grace_seconds(self) -> float:
-        """How long it may take to end in an orderly way before it is killed."""
-
-    def prepare(self) -> Launch:
-        """Makes ready what it needs and says how to start it. Raises RigError."""
-
-    def not_ready(self) -> str | None:
-        """Why it does not do its work yet; None when it does."""
 
 
 class Interrupted(Exception):

@@ -67,6 +67,6 @@ def test_some_of_them_can_be_chosen(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, entry_point: str, services: str, why: str) -> None:
     distribution(tmp_path, "gifts", entry_point)
-    code, given = found(tmp_path, services)
+    code, output = found(tmp_path, services)
     assert code != 0
-    assert why in given
+    assert why in output

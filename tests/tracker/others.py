@@ -125,10 +125,10 @@ def others_answering() -> Iterator[Others]:
         def do_POST(self) -> None:
             """A service is asked to forget orders, by whoever has the token."""
             given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            one_state = others.forget(self.path.split("/")[1], [UUID(one) for one in given["order_ids"]])
+            forgotten = others.forget(self.path.split("/")[1], [UUID(one) for one in given["order_ids"]])
             allowed = self.headers["Authorization"] == f"Bearer {others.token}"
             self.send_response(200 if allowed and self.path.endswith("/states/forget") else 401)
-            body = json.dumps({"forgotten": [str(one) for one in one_state]}).encode()
+            body = json.dumps({"forgotten": [str(one) for one in forgotten]}).encode()
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
