@@ -21,8 +21,7 @@ from psycopg import sql
 from psycopg.rows import AsyncRowFactory, args_row, dict_row, scalar_row, tuple_row
 
 from compose.local.commands import RigError
-from compose.local.components import SANDBOX
-from compose.local.rabbitmq import ADMIN_USER
+from compose.local.provision import ADMIN_USER, SANDBOX
 from compose.rig import Whereabouts
 from compose.system import SERVICE_NAMES, SERVICES, TRACKER
 from events.messaging.topology import RETRY_DELAYS_SECONDS, retry_exchange

@@ -5,8 +5,7 @@ It imports every service, so import it late where a command should start fast.
 
 from collections.abc import Mapping
 
-from compose.local.components import SANDBOX, Blueprint, ProcessSpec
-from compose.local.rabbitmq import Definitions
+from compose.local.provision import SANDBOX, Blueprint, Definitions, ProcessSpec
 from events.messaging import definitions, topology
 from events.runtime.definition import installed_services
 from events.storage.migrations import upgrade

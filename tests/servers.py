@@ -20,9 +20,9 @@ import pytest
 from psycopg import sql
 
 from compose.containers.env import FOLDER
-from compose.local.components import Blueprint
 from compose.local.process_table import ProcessIdentity, identify
-from compose.local.rabbitmq import ADMIN_USER, speaks_amqp
+from compose.local.provision import ADMIN_USER, Blueprint
+from compose.local.rabbitmq import speaks_amqp
 from compose.local.rig import LocalRig
 from compose.waiting import wait_until_ready
 from events.runtime.definition import CHOSEN_VARIABLE

@@ -22,8 +22,7 @@ from urllib.parse import urlsplit
 
 from compose.containers.env import broker_variable, database_variable
 from compose.local.commands import RigError
-from compose.local.provision import migrate, provision_databases
-from compose.local.rabbitmq import ADMIN_USER, Definitions
+from compose.local.provision import ADMIN_USER, Definitions, migrate, provision_databases
 from compose.system import murmuration
 
 POSTGRES_VARIABLE = "POSTGRES_URL"

@@ -27,7 +27,7 @@ from compose.drills import FOLDER
 from compose.drills.rig import ONE_NODE, ONE_RELEASE, SETTINGS, Deed, InThreads, Server, needs_nodes
 from compose.local.commands import Progress, RigError
 from compose.local.ports import LOOPBACK
-from compose.local.rabbitmq import ADMIN_USER
+from compose.local.provision import ADMIN_USER
 from compose.rig import Whereabouts
 from compose.system import PROCESSES, SERVICE_NAMES, TRACKER
 

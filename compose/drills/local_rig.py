@@ -23,7 +23,7 @@ from compose.drills.rig import (
 )
 from compose.local.addresses import Addresses
 from compose.local.commands import Progress
-from compose.local.components import SANDBOX
+from compose.local.provision import SANDBOX
 from compose.local.rig import LocalRig
 from compose.release_before import environment_of, unpack, why_not_here
 from compose.system import SERVICE_NAMES, TRACKER

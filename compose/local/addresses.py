@@ -12,9 +12,7 @@ from compose.local.components import (
     POSTGRES,
     PREFIX,
     RABBITMQ,
-    SANDBOX,
     SMTP_PORT,
-    Blueprint,
     Component,
     NameServiceComponent,
     PostgresComponent,
@@ -25,14 +23,8 @@ from compose.local.components import (
 )
 from compose.local.ports import LOOPBACK
 from compose.local.postgres import PrivatePostgres
-from compose.local.provision import url_of
-from compose.local.rabbitmq import (
-    ADMIN_USER,
-    MAX_MESSAGE_BYTES,
-    MAX_MESSAGE_BYTES_VARIABLE,
-    PrivateRabbit,
-    RabbitPorts,
-)
+from compose.local.provision import ADMIN_USER, SANDBOX, Blueprint, url_of
+from compose.local.rabbitmq import MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES_VARIABLE, PrivateRabbit, RabbitPorts
 from compose.local.state import Places, RigState
 
 POSTGRES_VARIABLE = f"{PREFIX}POSTGRES_URL"

@@ -4,7 +4,7 @@ import http.client
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ from typing import Protocol
 from compose.local.ports import LOOPBACK
 from compose.local.postgres import PrivatePostgres
 from compose.local.process_table import Launch
-from compose.local.rabbitmq import Definitions, PrivateRabbit
+from compose.local.rabbitmq import PrivateRabbit
 from compose.local.state import CHECKOUT
 
 # The private servers as components of the supervisor: the database, the broker, Erlang's name service.
@@ -136,43 +136,11 @@ class NameServiceComponent:
 # The processes of the system: what each is called, what it needs to be told, when it is ready.
 
 PREFIX = "MURMURATION_"
-SANDBOX = "sandbox"
 SMTP_PORT = "sandbox-smtp"
 READY_TIMEOUT_SECONDS = 60.0
 STOP_GRACE_SECONDS = 15.0
 ANSWER_TIMEOUT_SECONDS = 5.0
 PROBLEM_CHARACTERS = 300
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessSpec:
-    """One kind of process. With a database it also has a user of the broker, both by its name."""
-
-    name: str
-    package: str
-    has_database: bool = True
-    gateways: tuple[str, ...] = ()
-    """What it calls in the sandbox: provider, carrier, directory, push, smtp, provider_ledger."""
-    asks: tuple[str, ...] = ()
-    """The services whose HTTP it is told of, by their names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blueprint:
-    """What a rig runs, and what its servers have to know before."""
-
-    processes: tuple[ProcessSpec, ...]
-    broker_users: tuple[str, ...]
-    definitions: Callable[[Mapping[str, str]], Definitions]
-    """RabbitMQ's definitions file, from the password of each of `broker_users`."""
-    declare: Callable[[str], Awaitable[None]]
-    """Declares exchanges, queues and bindings on a broker that is not ours, given its URL."""
-    upgrade: Callable[[str, str], None]
-    """Brings a database to the newest schema, given its URL and the package that owns it."""
-
-    def spec(self, name: str) -> ProcessSpec:
-        """The kind of process by this name. Raises KeyError."""
-        return {spec.name: spec for spec in self.processes}[name]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,10 @@ from pathlib import Path
 from compose.local import provision, rabbitmq
 from compose.local.addresses import Addresses, given_servers
 from compose.local.commands import Progress, RigError, uninterrupted
-from compose.local.components import (
-    NAME_SERVICE,
-    POSTGRES,
-    RABBITMQ,
-    SANDBOX,
-    SERVERS,
-    Blueprint,
-    Component,
-    instance_name,
-)
+from compose.local.components import NAME_SERVICE, POSTGRES, RABBITMQ, SERVERS, Component, instance_name
 from compose.local.ports import is_free
 from compose.local.process_table import unprivileged_user
+from compose.local.provision import SANDBOX, Blueprint
 from compose.local.state import (
     DEFAULT_STATE_DIR,
     Places,

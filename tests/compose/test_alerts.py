@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from compose.containers.env import FOLDER
 from compose.containers.provision import MONITORED_FILES, config_for, write_config
-from compose.local.components import SANDBOX
+from compose.local.provision import SANDBOX
 from compose.system import PROCESSES, SERVICES
 from events.messaging import topology
 from events.service import STREAM

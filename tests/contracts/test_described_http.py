@@ -13,7 +13,8 @@ from uuid import uuid4
 import pytest
 from aiohttp import ClientError, ClientSession
 
-from compose.local.components import READY_TIMEOUT_SECONDS, SANDBOX
+from compose.local.components import READY_TIMEOUT_SECONDS
+from compose.local.provision import SANDBOX
 from compose.system import PROCESSES, SERVICES
 from events.messaging.topology import declare
 from events.runtime.settings import ENV_PREFIX

@@ -8,7 +8,7 @@ from compose.drills.outcome import Target
 from compose.drills.rig import POSTGRES, RABBITMQ, REPLICAS, Deed
 from compose.drills.stage import Drill, Stage, Victims
 from compose.drills.verbs import all_killed, all_stopped, killed, paused, stopped
-from compose.local.components import SANDBOX
+from compose.local.provision import SANDBOX
 from compose.system import SERVICE_NAMES, TRACKER
 
 # kill -9 of each service, one after the other, two of them for long.
