@@ -27,7 +27,7 @@ from pamqp import decode, frame
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from compose.local.places import CHECKOUT
+from compose.local.state import CHECKOUT
 from events.messaging import lenient_pamqp
 from events.messaging.subscriber import DirectSubscriber, Receive, subscribe_directly
 from tests import raw_amqp
