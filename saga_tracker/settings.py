@@ -16,8 +16,8 @@ from pydantic_settings import NoDecode
 
 from events.http.sessions import SessionSettings
 from events.http.tokens import NAMED_ROLES, Role
-from events.installed import installed_services
 from events.outbound.http_party import HttpUrl
+from events.runtime.definition import installed_services
 from events.runtime.settings import FromJson
 from events.service import name_of
 from saga_tracker.deadlines import Rules

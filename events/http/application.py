@@ -4,22 +4,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol
+from uuid import UUID
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from opentelemetry.trace import SpanKind
 from prometheus_client.metrics_core import Metric
+from pydantic import BaseModel, Field
+from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from events.http.authentication import PUBLIC, Authentication, roles_of
+from events.http.authentication import MACHINE, PUBLIC, VIEWER, Authentication, roles_of
 from events.http.documents import DOCS, REDOC, DocumentsPolicy, document
 from events.http.limits import BoundedBody, BoundedRequests, StrictRoute, WithoutNul
 from events.http.problems import answer_with_problems
 from events.http.sessions import SessionSettings, add_sessions
 from events.runtime.service_runtime import ServiceRuntime
 from events.runtime.settings import ProcessSettings
+from events.storage.repository import Repository
 from events.telemetry.metrics import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.telemetry.tracing import Attributes, is_tracing, work
 
@@ -156,3 +160,41 @@ class TracedRequests:
             span.note({"http.route": route, "http.response.status_code": answer.status})
             if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 span.fail(HTTPStatus(answer.status).phrase)
+
+
+# `/states`: what a service knows of many orders at once, for whoever compares it; and to forget it.
+
+MAX_ORDERS = 200
+
+OrderIds = Annotated[
+    list[UUID], Query(min_length=1, max_length=MAX_ORDERS, description="Repeated, once for each order.")
+]
+
+
+class OrdersToForget(BaseModel):
+    """Orders that ended."""
+
+    order_ids: list[UUID] = Field(min_length=1, max_length=MAX_ORDERS)
+
+
+def states_router(repository: Repository) -> APIRouter:
+    """The route of a service whose states are in `repository`."""
+    router = APIRouter(tags=["states"], route_class=StrictRoute)
+
+    @router.get("/states", dependencies=[VIEWER])
+    async def states(order_id: OrderIds, runtime: Running) -> Response:
+        """The states of these orders by order id, without personal data; unknown orders are left out."""
+        found = await runtime.database.read(lambda connection: repository.read_many(connection, order_id))
+        return Response(to_json({"states": found}), media_type="application/json")
+
+    @router.post("/states/forget", dependencies=[MACHINE])
+    async def forget(wanted: OrdersToForget, runtime: Running) -> Response:
+        """Delete the states of orders that ended long ago, as the tracker asks once their time is over.
+
+        What the service is not done with stays: it is not among the `forgotten`. Repeating is harmless.
+        """
+        async with runtime.database.transaction() as connection:
+            forgotten = await repository.forget(connection, wanted.order_ids)
+        return Response(to_json({"forgotten": forgotten}), media_type="application/json")
+
+    return router

@@ -1,5 +1,6 @@
 """Structured logs: one line an event, JSON in containers, readable on a terminal."""
 
+import json
 import logging
 import sys
 import time
@@ -8,13 +9,14 @@ from types import TracebackType
 from typing import Any
 
 import structlog
+from pydantic_core import to_json
 
 from events.telemetry.redaction import in_words, redact_line, traceback_of
 
 # In a process, of the kind that comes once for every order. It is meant for reading, not for load.
 LINES_PER_SECOND = 50
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 def configure_logging(
@@ -22,30 +24,29 @@ def configure_logging(
 ) -> None:
     """Send every log line of this process, libraries' included, to stderr in one form."""
     story.configure(lines_per_second)
-    shared: list[Any] = [
+    stamped: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.ExceptionRenderer(lambda failed: traceback_of(failed[1])),
     ]
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
+    written: list[Any] = [
+        _time_first,
+        redact_line,
+        structlog.processors.JSONRenderer(_json)
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+    ]
+    # Our own lines do not go through the standard library, which costs three times as much; others' do.
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*stamped, *written],
+        wrapper_class=structlog.make_filtering_bound_logger(log_level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            _time_first,
-            redact_line,
-            renderer,
-        ],
+        foreign_pre_chain=stamped,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *written],
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
@@ -73,6 +74,13 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, _: TracebackT
     if issubclass(kind, KeyboardInterrupt):
         return
     log.critical("process_failed", exc_info=error)
+
+
+def _json(line: MutableMapping[str, Any], **_: Any) -> str:
+    try:
+        return to_json(line, fallback=repr).decode()
+    except ValueError:  # such as half of a surrogate pair
+        return json.dumps(line, default=repr)
 
 
 def _time_first(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

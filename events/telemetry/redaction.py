@@ -27,6 +27,8 @@ _NAMED = re.compile(
     r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s,;)}\]]+)",
     re.IGNORECASE,
 )
+# What none of these is in is nothing of the kind, such as an id or the name of a fact.
+_SUSPECT = re.compile(r"[@=\"':]|bearer|basic", re.IGNORECASE)
 # Until the end: the row that PostgreSQL shows may have line ends in it.
 _DETAIL = re.compile(r"\s*^\s*(?:DETAIL|CONTEXT|QUERY|STATEMENT|LINE \d+):.*", re.MULTILINE | re.DOTALL)
 # A token, or something that has a structure; not a sentence.
@@ -100,6 +102,6 @@ def _lines(error: BaseException, left: int) -> Iterator[str]:
 def redact_line(_: Any, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A processor of structlog: every text of a line that is logged."""
     for name, value in line.items():
-        if isinstance(value, str):
+        if isinstance(value, str) and name != "timestamp" and _SUSPECT.search(value):
             line[name] = redacted(value)
     return line

@@ -44,7 +44,7 @@ from events.telemetry import tracing
 from events.telemetry.log import Outage
 from events.telemetry.redaction import in_words, redacted
 
-# --- The W3C trace context of an order, from its first request through every fact and call
+# The W3C trace context of an order, from its first request through every fact and call.
 
 
 _IDS = RandomIdGenerator()
@@ -290,8 +290,7 @@ def _span_context(traceparent: str) -> SpanContext:
     return SpanContext(trace_of, span_of, is_remote=True, trace_flags=TraceFlags(flags))
 
 
-# --- The spans of a batch: one for each input, in the trace of its order, all linked to the batch's
-# own
+# The spans of a batch: one for each input, in the trace of its order, all linked to the batch's own.
 
 
 class BatchTrace:

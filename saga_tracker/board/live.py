@@ -28,6 +28,7 @@ TOPICS = {
     "audit": "audit",
     "arrived": "letters",
     "closed": "letters",
+    "selections": "letters",
     "differences": "differences",
 }
 HEALTH = "health"

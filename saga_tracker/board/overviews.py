@@ -17,7 +17,7 @@ from events.facts.saga import SagaTimedOut
 from events.http.authentication import VIEWER
 from events.http.problems import Problem
 from events.http.tokens import Role
-from events.installed import installed_services
+from events.runtime.definition import installed_services
 from events.service import name_of
 from saga_tracker.board import drawing, queries
 from saga_tracker.board.acts import Signed, back, confirmed, forms, signed_form

@@ -31,6 +31,7 @@ from saga_tracker.tables import (
     outbox,
     saga_facts,
     sagas,
+    selections,
     stream_gaps,
     stream_position,
 )
@@ -155,6 +156,7 @@ _CHANGES = compiled(
         .where(dead_letters.c.state != literal_column(f"'{DeadLetterState.OPEN}'"))
         .scalar_subquery()
         .label("closed"),
+        select(func.max(selections.c.state_at)).scalar_subquery().label("selections"),
         select(func.count()).select_from(differences).scalar_subquery().label("differences"),
     )
 )

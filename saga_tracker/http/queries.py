@@ -13,22 +13,19 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 from sqlalchemy import (
     ColumnElement,
-    Double,
     Select,
     Text,
     bindparam,
     case,
-    cast,
-    extract,
     func,
-    literal_column,
+    literal,
     select,
     tuple_,
 )
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from events.storage.database import Connection
-from events.storage.sql import array_of, compiled
+from events.storage.sql import array_of, compiled, in_seconds, seconds
 from saga_tracker.scheduler.leader import HOLDER
 from saga_tracker.tables import (
     FIRST_READ_AT,
@@ -86,33 +83,29 @@ class Place:
     order_id: UUID
 
 
-def _seconds(interval: ColumnElement[Any]) -> ColumnElement[float]:
-    return cast(extract("epoch", interval), Double)
-
-
 _now = func.now()
 # Facts that were reconstructed have no place in the stream.
 _reconstructed = (
-    select(literal_column("1"))
+    select(literal(1))
     .select_from(saga_facts)
-    .where(saga_facts.c.order_id == sagas.c.order_id, saga_facts.c.stream_offset < literal_column("0"))
+    .where(saga_facts.c.order_id == sagas.c.order_id, saga_facts.c.stream_offset < 0)
     .correlate(sagas)
     # Looked up for each saga that is shown: left to itself, PostgreSQL reads all facts first.
-    .offset(literal_column("0"))
+    .offset(0)
     .exists()
     .label("reconstructed")
 )
 _COLUMNS = [
     _reconstructed,
     *(column for column in sagas.c if column.name not in ("waiting_for", "due_at")),
-    _seconds(_now - sagas.c.since).label("in_state_seconds"),
-    _seconds(func.coalesce(sagas.c.ended_at, _now) - sagas.c.started_at).label("duration_seconds"),
+    in_seconds(_now - sagas.c.since).label("in_state_seconds"),
+    in_seconds(func.coalesce(sagas.c.ended_at, _now) - sagas.c.started_at).label("duration_seconds"),
 ]
 _ONE = compiled(select(*_COLUMNS).where(sagas.c.order_id == bindparam("order_id")))
 # A payment token is good for nothing but paying: it is nobody's to see.
-_body = saga_facts.c.body.op("-")(literal_column("'payment_token'")).label("body")
+_body = saga_facts.c.body.op("-")(literal("payment_token")).label("body")
 # As the projection has it: an order began no later than anything else happened to it.
-_begins = func.starts_with(saga_facts.c.wire_name, literal_column("'order.created.'"))
+_begins = func.starts_with(saga_facts.c.wire_name, "order.created.")
 _read_at = case((_begins, func.min(FIRST_READ_AT).over()), else_=FIRST_READ_AT).label("read_at")
 _TIMELINE = compiled(
     select(
@@ -177,8 +170,8 @@ async def sagas_where(
 
 
 # As their indexes have them.
-_lines = saga_facts.c.body.op("->")(literal_column("'lines'"))
-_customer = saga_facts.c.body.op("->>", return_type=Text())(literal_column("'customer'"))
+_lines = saga_facts.c.body.op("->")(literal("lines"))
+_customer = saga_facts.c.body.op("->>", return_type=Text())(literal("customer"))
 _has_sku = _lines.op("@>")(bindparam("sku_line", type_=JSONB))
 _is_customer = _customer == bindparam("customer", type_=Text)
 # Of what was ordered rarely the orders are looked up first; of the rest, sagas are looked at in turn.
@@ -188,11 +181,11 @@ RARE_ORDERS = 1_000
 def _began_with(wanted: Any) -> ColumnElement[bool]:
     """That this holds of what the order began with, looked up saga by saga."""
     return (
-        select(literal_column("1"))
+        select(literal(1))
         .select_from(saga_facts)
         .where(saga_facts.c.order_id == sagas.c.order_id, _begins, wanted)
         .correlate(sagas)
-        .offset(literal_column("0"))
+        .offset(0)
         .exists()
     )
 
@@ -200,18 +193,17 @@ def _began_with(wanted: Any) -> ColumnElement[bool]:
 # Read first, and sagas looked up by them: there are few beside the sagas.
 _with_letters = (
     select(dead_letters.c.order_id)
-    .where(dead_letters.c.state == literal_column("'open'"), dead_letters.c.order_id.is_not(None))
-    .limit(literal_column("10000"))
+    .where(dead_letters.c.state == "open", dead_letters.c.order_id.is_not(None))
+    .limit(10_000)
     .scalar_subquery()
 )
-_older_than = bindparam("older_than_seconds", type_=Double) * literal_column("interval '1 second'")
 _CRITERIA: dict[str, Sequence[ColumnElement[bool]]] = {
     "state": [sagas.c.state == bindparam("state")],
     "waiting_for": [
         sagas.c.ended_at.is_(None),
         sagas.c.waiting_for.op("?")(bindparam("waiting_for", type_=Text)),
     ],
-    "older_than_seconds": [sagas.c.since < _now - _older_than],
+    "older_than_seconds": [sagas.c.since < _now - seconds("older_than_seconds")],
     "reason": [sagas.c.reason == bindparam("reason")],
     "since_from": [sagas.c.since >= bindparam("since_from", type_=TIMESTAMP(timezone=True))],
     "since_to": [sagas.c.since <= bindparam("since_to", type_=TIMESTAMP(timezone=True))],
@@ -259,28 +251,28 @@ async def figures(connection: Connection) -> dict[str, list[dict[str, Any]]]:
 
 def _per_minute(instant: ColumnElement[Any]) -> Select[Any]:
     """How many per minute, in the recent minutes in which there were any."""
-    recent: ColumnElement[timedelta] = literal_column(f"interval '{RECENT_MINUTES} minutes'")
-    minute = func.date_trunc(literal_column("'minute'"), instant).label("minute")
+    minute = func.date_trunc("minute", instant).label("minute")
+    earliest = func.date_trunc("minute", _now) - timedelta(minutes=RECENT_MINUTES)
     return (
         select(minute, func.count().label("sagas"))
-        .where(instant > func.date_trunc(literal_column("'minute'"), _now) - recent)
-        .group_by(literal_column("1"))
-        .order_by(literal_column("1"))
+        .where(instant > earliest)
+        .group_by("minute")
+        .order_by("minute")
     )
 
 
 def _durations() -> Select[Any]:
     """How long the sagas took that ended last, by how they ended."""
     last = (
-        select(sagas.c.state, _seconds(sagas.c.ended_at - sagas.c.started_at).label("seconds"))
+        select(sagas.c.state, in_seconds(sagas.c.ended_at - sagas.c.started_at).label("seconds"))
         .where(sagas.c.ended_at.is_not(None))
         .order_by(sagas.c.ended_at.desc())
-        .limit(literal_column(str(RECENT_ENDED)))
+        .limit(RECENT_ENDED)
         .subquery()
     )
-    shares = {"p50": "0.5", "p99": "0.99"}
+    shares = {"p50": 0.5, "p99": 0.99}
     percentiles = [
-        func.percentile_cont(literal_column(share)).within_group(last.c.seconds).label(f"{name}_seconds")
+        func.percentile_cont(share).within_group(last.c.seconds).label(f"{name}_seconds")
         for name, share in shares.items()
     ]
     return select(last.c.state, func.count().label("sagas"), *percentiles).group_by(last.c.state)
@@ -297,14 +289,14 @@ _FIGURES = {
         "oldest_waiting": select(*_COLUMNS)
         .where(sagas.c.ended_at.is_(None))
         .order_by(sagas.c.since, sagas.c.order_id)
-        .limit(literal_column("1")),
+        .limit(1),
         "started": _per_minute(sagas.c.started_at),
         "ended": _per_minute(sagas.c.ended_at),
         "durations": _durations(),
-        "gaps": select(*stream_gaps.c).order_by(stream_gaps.c.gap_id.desc()).limit(literal_column("5")),
+        "gaps": select(*stream_gaps.c).order_by(stream_gaps.c.gap_id.desc()).limit(5),
         "position": select(
             stream_position.c.stream_offset,
-            _seconds(_now - stream_position.c.moved_at).label("moved_seconds_ago"),
+            in_seconds(_now - stream_position.c.moved_at).label("moved_seconds_ago"),
             select(func.count()).select_from(unreadable_messages).scalar_subquery().label("unreadable"),
         ),
     }.items()

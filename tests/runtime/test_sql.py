@@ -1,28 +1,24 @@
 """Statements as psycopg executes them: values arrive as they are, errors are told, sessions stay of use."""
 
+import re
 from collections.abc import AsyncIterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import psycopg
 import pytest
 from psycopg.rows import tuple_row
 from sqlalchemy import (
     ARRAY,
-    BigInteger,
-    Boolean,
     Column,
-    Date,
-    DateTime,
     Float,
-    Integer,
-    Interval,
     Text,
-    Uuid,
     bindparam,
+    column,
     func,
+    literal,
     literal_column,
+    null,
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -31,26 +27,12 @@ from sqlalchemy.types import TypeEngine
 from events.facts.base import Line
 from events.runtime.settings import ProcessSettings
 from events.storage.database import Connection, Database
-from events.storage.sql import as_arrays, compiled, rows_of, setting, unsynced
+from events.storage.sql import array_of, as_arrays, compiled, days, rows_of, seconds, setting, unsynced
+from tests.runtime.test_round_trip import VALUES
 from tests.servers import Servers
 
-ORDER = UUID("5c2c1d1e-6f0e-4f0a-9a55-0f3f4f9b8c10")
-VALUES: list[tuple[TypeEngine[Any], Any]] = [
-    (Uuid(), ORDER),
-    (Text(), "Zoë 🐦"),
-    (Text(), ""),
-    (Text(), None),
-    (Integer(), -(2**31)),
-    (BigInteger(), 2**63 - 1),
-    (Boolean(), True),
-    (Boolean(), False),
-    (Float(), 0.1),
-    (DateTime(timezone=True), datetime(2026, 11, 21, 20, 0, 0, 123_456, tzinfo=UTC)),
-    (DateTime(timezone=True), datetime(1969, 7, 20, 20, 17, 0, 1, tzinfo=UTC)),
-    (Date(), date(1999, 12, 31)),
-    (Interval(), timedelta(days=-2, microseconds=7)),
-    (JSONB(), {"lines": [1, None, "é"]}),
-]
+# The pipeline's statements take no floating-point numbers.
+VALUES_HERE = [*VALUES, (Float(), 0.1)]
 
 
 @pytest.fixture
@@ -70,7 +52,9 @@ async def ask(connection: Connection, statement: bytes, **parameters: Any) -> li
         return await cursor.fetchall()
 
 
-@pytest.mark.parametrize(("kind", "value"), VALUES, ids=[f"{kind}-{value!r:.20}" for kind, value in VALUES])
+@pytest.mark.parametrize(
+    ("kind", "value"), VALUES_HERE, ids=[f"{kind}-{value!r:.20}" for kind, value in VALUES_HERE]
+)
 async def test_a_value_arrives_as_it_is_alone_and_among_others(
     database: Database, kind: TypeEngine[Any], value: Any
 ) -> None:
@@ -92,6 +76,27 @@ async def test_models_become_json(database: Database) -> None:
         assert await ask(connection, compiled(select(*rows_of(columns).c)), **given) == [
             ([line.model_dump()],)
         ]
+
+
+async def test_constants_are_part_of_the_text(database: Database) -> None:
+    given = column("given", Text)
+    statement = compiled(
+        select(literal("it's 5 %").label("text"), literal(7).label("number"), null().label("nothing"))
+        .select_from(func.unnest(array_of("texts", given)).table_valued(given, name="rows").render_derived())
+        .where(given.like("a%"), given != "%(b)s")
+        .limit(1)
+    )
+    assert set(re.findall(rb"%\((\w+)\)", statement.replace(b"%%", b""))) == {b"texts"}
+    assert await database.rows(statement, texts=["b", "ab", "ac"]) == [
+        {"text": "it's 5 %", "number": 7, "nothing": None}
+    ]
+
+
+async def test_intervals(database: Database) -> None:
+    statement = compiled(select(days("days").label("days"), seconds("seconds").label("seconds")))
+    assert await database.rows(statement, days=90, seconds=2.5) == [
+        {"days": timedelta(days=90), "seconds": timedelta(seconds=2.5)}
+    ]
 
 
 async def test_a_setting_holds_for_its_transaction(database: Database) -> None:

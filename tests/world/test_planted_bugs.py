@@ -172,14 +172,14 @@ def inventory_sells_silently(shelf: Shelf, message: Any) -> Decided:
 
 
 def order_waits_for_its_creation(order: Order | None, message: Any) -> Decided:
-    """Puts a withdrawal off until it has known of the order."""
+    """Puts a withdrawal off until it knows the order."""
     if isinstance(message, SagaTimedOut) and (order is None or not order.begun):
         return Decision(order or Order(message.order_id, "early_timed_out"))
     return SERVICE["order"].decide(order, message)
 
 
 def order_forgets_its_tombstone(order: Order | None, message: Any) -> Decided:
-    """Withdraws what it has not known of, and begins it when it comes after all."""
+    """Withdraws what it does not know, and begins it when it comes after all."""
     if isinstance(message, OrderCreated) and order is not None and not order.begun:
         order = None
     return SERVICE["order"].decide(order, message)
