@@ -136,7 +136,8 @@ class Worker:
         A full batch does not wait. Who finds nothing waiting afterwards did not wait for long.
         """
         if len(self._waiting) + len(self._asked) < self._settings.batch_size:
-            await asyncio.sleep(worked_seconds * self._settings.rest_share)
+            rest_seconds = worked_seconds * self._settings.rest_share
+            await asyncio.sleep(min(rest_seconds, self._settings.rest_cap_seconds))
 
     async def _try_again(self) -> None:
         """One of those that met a lock, if it is time; once one got through, all of them."""
