@@ -29,6 +29,7 @@ from events.storage.sql import array_of, compiled
 from events.storage.tables import calls as calls_table
 from events.telemetry import metrics
 from events.telemetry.log import log, story
+from events.telemetry.redaction import in_words, named
 from events.telemetry.tracing import Attributes, Work, trace_id, work
 
 CallT_contra = TypeVar("CallT_contra", bound=Call, contravariant=True)
@@ -266,7 +267,7 @@ class CallDispatcher:
             call = self._kinds[row.name].model_validate(row.request)
         except (KeyError, ValidationError) as error:
             # Another release of this service asked for it: it is for a replica that understands it.
-            log.warning("call_not_understood", call=row.name, order_id=str(row.order_id), why=repr(error))
+            log.warning("call_not_understood", call=row.name, order_id=str(row.order_id), why=named(error))
             await self._left.leave(row.call_id, maybe_done=row.maybe_done)
             return
         began = time.perf_counter()
@@ -288,10 +289,10 @@ class CallDispatcher:
             await self._left.leave(row.call_id, maybe_done=True)
         except Locked as error:
             # Not the call's fault: it is looked up once more, and that counts as no attempt.
-            not_yet = CallFailed(f"outcome not accepted: {error}", maybe_done=True)
+            not_yet = CallFailed(f"outcome not accepted: {in_words(error)}", maybe_done=True)
             await self._postpone(replace(row, attempts=row.attempts - 1), not_yet, self._schedules["message"])
         except Exception as error:  # noqa: BLE001 - whatever decide or the store raised: try again later
-            not_accepted = CallFailed(f"outcome not accepted: {error!r}", maybe_done=True)
+            not_accepted = CallFailed(f"outcome not accepted: {named(error)}", maybe_done=True)
             await self._postpone(row, not_accepted, self._schedules[call.retry_policy])
 
     def _span_of(self, row: CallRow) -> Work:

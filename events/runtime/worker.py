@@ -27,11 +27,12 @@ from events.runtime.input import Entry, Input
 from events.runtime.locks import LockedOut
 from events.runtime.settings import ServiceSettings
 from events.service import REDRIVE_EXCHANGE, Service
-from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, Locked, in_words
+from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, Locked
 from events.storage.repository import AppearedMeanwhile, StateNotUnderstood
 from events.storage.retention import Forgotten
 from events.telemetry import metrics
 from events.telemetry.log import log, story
+from events.telemetry.redaction import in_words, named
 from events.telemetry.tracing import BatchTrace, trace_id
 
 MAX_CONTENTION_RETRIES = 5
@@ -205,7 +206,7 @@ class Worker:
             entered = self._enter(entries, trace, failures)
             entry_of = {id(item): entry for item, entry in entered}
             for item, why in await self._commit([item for item, _ in entered]):
-                trace.fail(item, f"{type(why).__name__}: {in_words(why)}")
+                trace.fail(item, named(why))
                 entry = entry_of[id(item)]
                 if isinstance(why, Locked) and item.kind != "command":
                     locked.append(entry)
@@ -237,7 +238,7 @@ class Worker:
                     received = read(entry.message, self._subscribes_to, self._max_bytes)
                     entered.append((trace.enter(received, entry.message), entry))
                 except Unreadable as error:
-                    failures.append(Failure(entry.message, error.reason, str(error), for_good=True))
+                    failures.append(Failure(entry.message, error.reason, in_words(error), for_good=True))
                 except Exception as error:  # noqa: BLE001 - one message must not end the service for all
                     failures.append(_unforeseen(entry.message, error))
         return entered
@@ -317,16 +318,16 @@ def _not_handled(item: Input, why: Exception) -> None:
         order_id=str(item.order_id),
         trace_id=trace_id(item.traceparent),
         payload=type(item.payload).__name__,
-        why=f"{type(why).__name__}: {in_words(why)}",
+        why=named(why),
     )
 
 
 def _failure(message: IncomingMessage, why: Exception) -> Failure:
     """What was not committed comes again later, unless that cannot change anything."""
     if isinstance(why, Contradiction):
-        return Failure(message, why.reason, str(why), for_good=True)
+        return Failure(message, why.reason, in_words(why), for_good=True)
     if isinstance(why, StateNotUnderstood):
-        return Failure(message, "not_understood", str(why), for_good=False, for_others=True)
+        return Failure(message, "not_understood", in_words(why), for_good=False, for_others=True)
     return Failure(message, type(why).__name__, in_words(why), for_good=False)
 
 
@@ -348,7 +349,7 @@ def _report(committed: Committed) -> None:
 def _unforeseen(message: IncomingMessage, error: Exception) -> Failure:
     """A message that nobody can read for a reason that nobody thought of: a mistake in the program."""
     log.error("message_broke_reading", message_id=message.message_id, wire_name=message.type, exc_info=error)
-    return Failure(message, type(error).__name__, str(error), for_good=True)
+    return Failure(message, type(error).__name__, in_words(error), for_good=True)
 
 
 def read(message: IncomingMessage, subscribes_to: tuple[type[Fact], ...], max_bytes: int) -> Input:

@@ -83,8 +83,8 @@ _over = (
 )
 _CLOSE_RESOLVED = compiled(
     insert(audit).from_select(
-        ["by", "action", *_over.c.keys()],
-        select(literal(TRACKER), literal("resolved"), *_over.c),
+        ["by", "role", "signed_in_by", "action", *_over.c.keys()],
+        select(*map(literal, (TRACKER, "machine", "itself", "resolved")), *_over.c),
     )
 )
 _CLOSE_RETRIED = compiled(
