@@ -6,8 +6,9 @@ the broker says.
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
@@ -115,3 +116,43 @@ def _samples(text: bytes) -> Iterable[tuple[str, str, float]]:
                 next(iter(sample.labels.values()), ""),
                 sample.value,
             )
+
+
+# --- Who is waited for too long
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """Sagas that wait too long for one service, for one reason."""
+
+    service: str
+    why: str
+    because_of: str
+    sagas: int
+    since: datetime
+    redriven: int
+    overdue: int
+
+
+def incidents(waits: Sequence[Mapping[str, Any]], health: Mapping[str, ServiceHealth]) -> list[Incident]:
+    """Who is waited for too long, and why as far as that is known."""
+    return [Incident(why=_why_late(health.get(row["service"])), **row) for row in waits]
+
+
+def _why_late(health: ServiceHealth | None) -> str:
+    if health is None:
+        return "nobody knows it"
+    if health.outage is not None:
+        return f"it is down: {health.outage.why}"
+    if health.lock is not None:
+        return f"orders wait for a lock: {health.lock.session}"
+    down = [party for party, is_open in health.circuits.items() if is_open]
+    if down:
+        return f"{', '.join(down)} counts as down"
+    return "it works and has not answered these"
+
+
+def circuits(health: Mapping[str, ServiceHealth]) -> dict[str, bool]:
+    """By party outside, whether it counts as down for any service."""
+    parties = sorted({party for each in health.values() for party in each.circuits})
+    return {party: any(each.circuits.get(party) for each in health.values()) for party in parties}

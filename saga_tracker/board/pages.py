@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol
 from uuid import UUID
@@ -21,7 +20,7 @@ from events.storage.database import Database
 from saga_tracker.availability import Availability
 from saga_tracker.board import acts, drawing
 from saga_tracker.board.drawing import Series
-from saga_tracker.board.health import ServiceHealth
+from saga_tracker.board.health import circuits, incidents
 from saga_tracker.board.live import HEALTH, Board
 from saga_tracker.board.queries import LAST_MINUTES
 from saga_tracker.board.render import PageRoute, answer, rendered
@@ -41,6 +40,8 @@ LATEST = 10
 EXPORT_PAGE = 500
 # Of one order's dead letters and audit entries, the last are shown.
 MAX_OF_ORDER = 50
+# How often a page asks again that shows what no fact tells: how services are, and what they wait for.
+ASKED_AGAIN_SECONDS = 10
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute, dependencies=[VIEWER])
 
@@ -79,19 +80,6 @@ _Empty = BeforeValidator(lambda value: value or None)
 # --- The first page
 
 
-@dataclass(frozen=True, slots=True)
-class Incident:
-    """Sagas that wait too long for one service, for one reason."""
-
-    service: str
-    why: str
-    because_of: str
-    sagas: int
-    since: datetime
-    redriven: int
-    overdue: int
-
-
 @router.get("/")
 async def home(tracker: Tracker, state: State | None = None) -> Response:
     """What is wrong, how everything is, how many sagas stand where, and those that moved last."""
@@ -108,7 +96,7 @@ async def home(tracker: Tracker, state: State | None = None) -> Response:
             states=states,
             incidents=incidents(found["waits"], health),
             health=health,
-            circuits=_circuits(health),
+            circuits=circuits(health),
             gaps=[GapView(**{name: row[name] for name in GapView.model_fields}) for row in found["gaps"]],
             letters=sum(row["letters"] for row in found["letters"]),
             manual=states[State.NEEDS_MANUAL],
@@ -131,31 +119,9 @@ def home_page(**shown: Any) -> str:
         title="What is going on",
         path="/",
         topics=("sagas", "letters", "differences", HEALTH),
+        every_seconds=ASKED_AGAIN_SECONDS,
         **shown,
     )
-
-
-def incidents(waits: Sequence[Mapping[str, Any]], health: Mapping[str, ServiceHealth]) -> list[Incident]:
-    """Who is waited for too long, and why as far as that is known."""
-    return [Incident(why=_why_late(health.get(row["service"])), **row) for row in waits]
-
-
-def _why_late(health: ServiceHealth | None) -> str:
-    if health is None:
-        return "nobody knows it"
-    if health.outage is not None:
-        return f"it is down: {health.outage.why}"
-    if health.lock is not None:
-        return f"orders wait for a lock: {health.lock.session}"
-    down = [party for party, is_open in health.circuits.items() if is_open]
-    if down:
-        return f"{', '.join(down)} counts as down"
-    return "it works and has not answered these"
-
-
-def _circuits(health: Mapping[str, ServiceHealth]) -> dict[str, bool]:
-    parties = sorted({party for each in health.values() for party in each.circuits})
-    return {party: any(each.circuits.get(party) for each in health.values()) for party in parties}
 
 
 def plots(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, str]]:
@@ -348,6 +314,7 @@ def saga_page(
         path="/ui/sagas",
         topics=("audit", "letters", HEALTH),
         watched=saga.order_id,
+        every_seconds=ASKED_AGAIN_SECONDS if saga.waits else None,
         saga=saga,
         ordered=bought,
         dead_letters=dead_letters,

@@ -8,9 +8,9 @@ from events.facts.payment import PaymentCaptured
 from events.http.problems import Problem
 from saga_tracker.board import letters, overviews, pages
 from saga_tracker.board.acts import ActView, Ordered, on_letter, on_saga
-from saga_tracker.board.health import ServiceHealth
+from saga_tracker.board.health import Incident, ServiceHealth
 from saga_tracker.board.overviews import CaseView
-from saga_tracker.board.pages import Asked, Incident
+from saga_tracker.board.pages import Asked
 from saga_tracker.board.render import error_page
 from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
 from saga_tracker.dead_letters.views import (

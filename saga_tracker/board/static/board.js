@@ -61,7 +61,12 @@
       if (time.title !== title) time.title = title;
     }
   }
-  setInterval(tell, TICK_MS);
+  setInterval(() => {
+    tell();
+    // Why a service has not answered is asked when the page is: no change in the database tells of it.
+    const every = Number(main().dataset.every || 0);
+    if (every && !document.hidden && Date.now() - lastRefresh > every * 1000) later();
+  }, TICK_MS);
 
   // --- Keys
   let chosen = -1;
