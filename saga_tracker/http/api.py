@@ -67,7 +67,13 @@ Awaited = Annotated[str | None, Query(json_schema_extra={"enum": AWAITED})]
 Reason = Annotated[str | None, Query(max_length=300, description="Why it failed, exactly.")]
 Instant = Annotated[AwareDatetime | None, Query(description="When they entered their state.")]
 Named = Annotated[str | None, Query(max_length=64)]
-Beginning = Annotated[str | None, Query(max_length=36, description="How the order's id begins.")]
+Beginning = Annotated[
+    str | None,
+    Query(
+        pattern=r"^[0-9A-Fa-f]{4,8}(-?[0-9A-Fa-f]{0,4}){0,3}(-?[0-9A-Fa-f]{0,12})?$",
+        description="How the order's id begins.",
+    ),
+]
 Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they entered their state.")]
 
 
