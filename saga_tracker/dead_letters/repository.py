@@ -57,6 +57,25 @@ _CLOSE_RESOLVED = b"""
     INSERT INTO audit (by, action, service, order_id, letter_id)
     SELECT %(tracker)s, 'resolved', service, order_id, letter_id FROM over
 """
+# What a service failed at several times is needed no more once its order has ended by another way, and waits
+# no more for that service. What it refused at once may be a forgery, and is a person's to see.
+_CLOSE_NOT_NEEDED = b"""
+    WITH over AS (
+        UPDATE dead_letters AS letter SET state = 'resolved', state_at = now()
+        FROM sagas
+        WHERE letter.state = 'open' AND letter.kind = 'unusable' AND letter.attempts > 1
+            AND sagas.order_id = letter.order_id AND sagas.ended_at IS NOT NULL
+            AND NOT sagas.waiting_for ? letter.service
+            AND EXISTS (
+                SELECT FROM saga_facts AS fact
+                WHERE fact.order_id = letter.order_id AND fact.fact_id::text = lower(letter.message_id))
+        RETURNING letter_id, letter.service, letter.order_id, sagas.state, sagas.reason
+    )
+    INSERT INTO audit (by, action, note, service, order_id, letter_id)
+    SELECT %(tracker)s, 'resolved',
+        'its order ended without it: ' || state || coalesce(', ' || reason, ''), service, order_id, letter_id
+    FROM over
+"""
 _CLOSE_RETRIED = b"""
     UPDATE dead_letters AS letter SET state = 'replayed', state_at = now()
     FROM audit
@@ -96,9 +115,13 @@ async def mark_replayed_cases(connection: Connection) -> None:
 
 
 async def close_cases(connection: Connection) -> int:
-    """Close the open dead letters of cases that are over or were answered; says how many."""
+    """Close the open dead letters of cases that are over or were answered, and of what is needed no more.
+
+    Says how many.
+    """
     failures, answers = zip(*_PAIRS, strict=True)
     given = {"failures": list(failures), "answers": list(answers), "tracker": TRACKER}
     resolved = await connection.execute(_CLOSE_RESOLVED, given)
     retried = await connection.execute(_CLOSE_RETRIED)
-    return resolved.rowcount + retried.rowcount
+    not_needed = await connection.execute(_CLOSE_NOT_NEEDED, {"tracker": TRACKER})
+    return resolved.rowcount + retried.rowcount + not_needed.rowcount
