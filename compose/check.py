@@ -14,7 +14,7 @@ import aiohttp
 from rich.console import Console
 from rich.markup import escape
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.rig import Rig, Whereabouts
 from compose.snapshot import Activity, Reader, sources_of
 from saga_tracker.consistency.rules import INVARIANTS, Violation, violations
@@ -93,11 +93,11 @@ async def _examine_moving(reader: Reader, before: Activity, first: Snapshot) -> 
 
 
 def _may_wait_in_a_queue(book: Books) -> bool:
-    """Whether some service may have yet to know of this order."""
+    """Whether something of this order may still wait for a service to receive it."""
     ended = book.verdict in ("COMPLETED", "CANCELLED", "NEEDS_MANUAL", "AWAITING_APPROVAL")
-    reported = book.notice.status not in (NOT_THERE, "sending")
+    notified = book.notice.status not in (NOT_THERE, "sending")
     unsold = book.verdict == "COMPLETED" and book.reservation.status == "reserved"
-    return not ended or not reported or unsold
+    return not ended or not notified or unsold
 
 
 def check(rig: Rig, console: Console, patience_seconds: float = PATIENCE_SECONDS) -> bool:

@@ -16,14 +16,12 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from compose.local.errors import RigError
-from compose.local.interruptions import ending_in_order
-from compose.local.places import CHECKOUT, DEFAULT_STATE_DIR
-from compose.local.progress import Progress
+from compose.local.commands import Progress, RigError, ending_in_order
+from compose.local.components import NAME_SERVICE, POSTGRES, RABBITMQ
 from compose.local.rig import LocalRig
-from compose.local.servers import NAME_SERVICE, POSTGRES, RABBITMQ
-from compose.local.status import ComponentStatus
+from compose.local.state import CHECKOUT, DEFAULT_STATE_DIR
 from compose.local.supervise import supervise, up_supervised
+from compose.local.supervisor import ComponentStatus
 
 STATE_DIR_VARIABLE = "MURMURATION_STATE_DIR"
 SUPERVISE = "supervise"
@@ -233,7 +231,7 @@ def new_service(
 ) -> None:
     """Write the folder of a new service, which runs with the others from the next `up` on."""
     from compose.local.bootstrap import install_services
-    from compose.new_service.scaffold import write_service
+    from compose.new_service import write_service
 
     folder = write_service(
         name, [fact.strip() for fact in subscribes_to.split(",") if fact.strip()], CHECKOUT

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid5
 from xml.sax.saxutils import escape
 
-from compose.local.places import CHECKOUT
+from compose.local.state import CHECKOUT
 from events.facts import Fact, published_facts, saga
 from events.facts.base import SupersededFact
 from events.facts.order import OrderConfirmed, OrderCreated

@@ -8,8 +8,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from compose.local.errors import RigError
-from compose.local.places import CHECKOUT
+from compose.local.commands import RigError
+from compose.local.state import CHECKOUT
 
 # By id, which nobody can move.
 COMMIT = "cd5a45f468432f510336eaaa87ece27b520cdc2a"

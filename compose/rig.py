@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from compose.local.status import ComponentStatus
-
-# --- Where a running system is, whatever it runs on
+from compose.local.supervisor import ComponentStatus
 
 
 class Whereabouts(Protocol):

@@ -20,9 +20,8 @@ from aio_pika.exceptions import AMQPError
 from psycopg import sql
 from psycopg.rows import AsyncRowFactory, args_row, dict_row, scalar_row, tuple_row
 
-from compose.local.errors import RigError
-from compose.local.processes import SANDBOX
-from compose.local.rabbitmq import ADMIN_USER
+from compose.local.commands import RigError
+from compose.local.provision import ADMIN_USER, SANDBOX
 from compose.rig import Whereabouts
 from compose.system import SERVICE_NAMES, SERVICES, TRACKER
 from events.messaging.topology import RETRY_DELAYS_SECONDS, retry_exchange

@@ -13,7 +13,7 @@ from typing import Literal, Never, assert_never
 from uuid import UUID
 
 from events.decision import CausalityViolated, Contradiction, Decision
-from events.facts.content import content_of, contradict
+from events.facts.base import content_of, contradict
 from events.facts.inventory import StockRejected, StockReleased, StockReserved, StockSold
 from events.facts.order import OrderConfirmed, OrderCreated
 from events.facts.payment import PaymentDeclined, PaymentRefunded

@@ -153,9 +153,9 @@ def advance(
     if notice is None or notice.status != "sending":
         return Decision(notice)
     if reason is not None:
-        reported = f"{channel}: {reason}"
+        failure = f"{channel}: {reason}"
         notice = replace(
-            notice, reason=f"{notice.reason}; {reported}"[:200] if notice.reason else reported[:200]
+            notice, reason=f"{notice.reason}; {failure}"[:200] if notice.reason else failure[:200]
         )
     if channel == "email":
         notice = replace(notice, email=to, email_round=notice.email_round + refused)

@@ -23,7 +23,7 @@ from events.outbound.http_party import Accepted, HttpAdapter, HttpParty, HttpUrl
 from events.runtime.settings import ENV_PREFIX, ServiceSettings
 from notification_svc.decide import Calls, Delivered, SendEmail, SendPush, Undeliverable
 from notification_svc.mail import Access, Mail, SmtpMailServer, StartTls, goes_unencrypted
-from notification_svc.texts import dead_letter, message_for
+from notification_svc.texts import mail_text, message_for
 
 UNKNOWN_CUSTOMER = "unknown_customer"
 NO_DEVICE = "no_device"
@@ -121,7 +121,7 @@ class NotificationGateway:
             case SendEmail():
                 if contact is None:
                     return Undeliverable("email", UNKNOWN_CUSTOMER)
-                mail = Mail(contact.email, message.title, dead_letter(contact.name, message))
+                mail = Mail(contact.email, message.title, mail_text(contact.name, message))
                 answer = await self._mail_server.send(mail, key=key)
                 return (
                     Undeliverable("email", answer.reason)

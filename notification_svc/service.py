@@ -9,7 +9,7 @@ from notification_svc.decide import NAME, decide
 from notification_svc.gateway import NotificationSettings, gateway_from
 from notification_svc.repository import NOTICES
 
-_REPORTED = (CustomerNotified, NotificationFailed)
+_NOTIFIED = (CustomerNotified, NotificationFailed)
 
 SERVICE = ServiceDefinition(
     name=NAME,
@@ -19,11 +19,11 @@ SERVICE = ServiceDefinition(
     settings=NotificationSettings,
     gateway=gateway_from,
     steps=(
-        Step(OrderConfirmed, _REPORTED),
+        Step(OrderConfirmed, _NOTIFIED),
         # After the end. A saga that is cancelled stays so while this is waited for.
-        Step(OrderCancelled, _REPORTED),
-        Step(RetryRequested, _REPORTED),
-        Step(Settled, _REPORTED),
+        Step(OrderCancelled, _NOTIFIED),
+        Step(RetryRequested, _NOTIFIED),
+        Step(Settled, _NOTIFIED),
     ),
     step_deadline_seconds=600.0,
     statuses_done=("notified", "failed"),

@@ -38,6 +38,6 @@ def message_for(order_id: UUID, ending: Ending, reason: str | None) -> Message:
             assert_never(ending)
 
 
-def dead_letter(name: str, message: Message) -> str:
+def mail_text(name: str, message: Message) -> str:
     """The message as the body of a mail."""
     return f"Hello {name},\n\n{message.text}\n"

@@ -18,8 +18,7 @@ from typing import Literal, Never, assert_never
 from uuid import UUID
 
 from events.decision import Command, Contradiction, Decision
-from events.facts.base import Currency, Line, Lines, Token
-from events.facts.content import content_of, contradict
+from events.facts.base import Currency, Line, Lines, Token, content_of, contradict
 from events.facts.fulfillment import ShipmentScheduled
 from events.facts.inventory import StockRejected, StockReleased
 from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn

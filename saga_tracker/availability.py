@@ -189,7 +189,7 @@ class Availability:
             self._progress.setdefault(service, {}).setdefault(step, _Progress()).note(began_at, at)
 
     def begin_anew(self, at: datetime) -> None:
-        """nobody could be reached until then: every step of every service has its full time again."""
+        """Nobody could be reached until then: every step of every service has its full time again."""
         self._anew_at = at
         self._progress.clear()
 

@@ -377,7 +377,7 @@ def _on_ladder(known: _Known) -> _Standing:
 def _failed_undo(known: _Known, rung: Rung) -> _Standing:
     """A matter for a person until somebody has taken it up, and again when that fails.
 
-    Meanwhile whoever is to receive that it turned back owes the sign of that all the same.
+    Meanwhile whoever is to learn that it turned back owes the sign of that all the same.
     """
     failed, act = known.taken_up(*rung.reached_by)
     turns = known.first(SagaTimedOut), known.first(OrderWithdrawn)

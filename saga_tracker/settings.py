@@ -13,8 +13,8 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode
 
-from events.installed import installed_services
 from events.outbound.http_party import HttpUrl
+from events.runtime.definition import installed_services
 from events.runtime.settings import FromJson, ProcessSettings
 from events.service import name_of
 from saga_tracker.deadlines import Rules

@@ -9,7 +9,7 @@ drift.
 from datetime import UTC, datetime
 
 from events.facts.order import OrderConfirmed, OrderCreated
-from events.installed import installed_services
+from events.runtime.definition import installed_services
 from events.service import name_of
 
 SERVICES = tuple(service.name for service in installed_services())

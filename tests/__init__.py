@@ -2,6 +2,6 @@
 
 import os
 
-from events.installed import CHOSEN_VARIABLE
+from events.runtime.definition import CHOSEN_VARIABLE
 
 os.environ.setdefault(CHOSEN_VARIABLE, "order,inventory,payment,fulfillment,notification")

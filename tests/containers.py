@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from compose.containers import cluster, private
 from compose.containers.rig import ContainerRig
+from compose.containers.stack import delete_private, private_cluster, private_stack, start_private
 from tests.tools import COMPOSE, ENGINE, IMAGES, require
 
 
@@ -28,9 +28,9 @@ def containers(
     """
     require(ENGINE, COMPOSE, IMAGES)
     folder, project = folder / "containers", f"murmuration-test-{uuid4().hex[:8]}"
-    stack = cluster.private_cluster(folder, project) if clustered else private.private_stack(folder, project)
+    stack = private_cluster(folder, project) if clustered else private_stack(folder, project)
     try:
-        private.up(stack, settings or {})
+        start_private(stack, settings or {})
         yield ContainerRig(stack)
     finally:
-        private.delete(stack)
+        delete_private(stack)

@@ -111,10 +111,10 @@ def build() -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         fetch = ["go", "mod", "download", "-json", f"{MODULE}@{VERSION}"]
-        reported = subprocess.run(fetch, cwd=folder, check=True, stdout=subprocess.PIPE).stdout
+        output = subprocess.run(fetch, cwd=folder, check=True, stdout=subprocess.PIPE).stdout
         source, program = Path(folder) / "source", Path(folder) / COMMAND
         # Go keeps it read-only, and builds only where it may write.
-        shutil.copytree(json.loads(reported)["Dir"], source, copy_function=shutil.copyfile)
+        shutil.copytree(json.loads(output)["Dir"], source, copy_function=shutil.copyfile)
         for each in [source, *(path for path in source.rglob("*") if path.is_dir())]:
             each.chmod(0o755)
         print(f"building Jaeger {VERSION} (some ten minutes) ...", file=sys.stderr)

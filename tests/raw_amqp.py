@@ -1,6 +1,6 @@
 """Messages whose properties are written byte by byte: what other clients can send and no encoder here would.
 
-A value of a header is its type's dead letter and its bytes. Nothing here recurses, so nesting has no bound.
+A value of a header is its type's letter and its bytes. Nothing here recurses, so nesting has no bound.
 """
 
 import struct

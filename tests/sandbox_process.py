@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from compose.local.processes import what_readyz_lacks
+from compose.local.components import what_readyz_lacks
 from compose.waiting import wait_until_ready
 
 START_SECONDS = 20

@@ -21,11 +21,11 @@ from psycopg import sql
 
 from compose.containers.env import FOLDER
 from compose.local.process_table import ProcessIdentity, identify
-from compose.local.processes import Blueprint
-from compose.local.rabbitmq import ADMIN_USER, speaks_amqp
+from compose.local.provision import ADMIN_USER, Blueprint
+from compose.local.rabbitmq import speaks_amqp
 from compose.local.rig import LocalRig
 from compose.waiting import wait_until_ready
-from events.installed import CHOSEN_VARIABLE
+from events.runtime.definition import CHOSEN_VARIABLE
 from events.storage.migrations import upgrade
 from tests.runtime.standin_system import standin_blueprint
 from tests.tools import image_is_here

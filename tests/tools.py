@@ -19,7 +19,7 @@ from functools import cache, partial
 import pytest
 
 from compose.local import rabbitmq
-from compose.local.places import CHECKOUT
+from compose.local.state import CHECKOUT
 from compose.local.system_packages import NotProvided, install
 from compose.release_before import COMMIT, HOW_TO_GET_IT, why_not_here
 from tests.jaeger import find_program
@@ -209,8 +209,8 @@ def provide_all() -> None:
 
 def _is_offered(package: str, least: tuple[int, ...]) -> bool:
     """Whether Debian has it, new enough, and it is not installed already: then it is not what is missing."""
-    reported, _ = answer_of("apt-cache", "policy", package)
-    found = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", reported, re.MULTILINE))
+    policy, _ = answer_of("apt-cache", "policy", package)
+    found = dict(re.findall(r"^  (Installed|Candidate): (\S+)$", policy, re.MULTILINE))
     candidate = found.get("Candidate", "(none)")
     return candidate not in ("(none)", found.get("Installed")) and version_in(candidate) >= least
 

@@ -3,10 +3,9 @@
 import argparse
 import sys
 
-from compose.containers.cluster import cluster_stack
 from compose.containers.engine import engine_problem
-from compose.containers.stack import Stack
-from compose.local.errors import RigError
+from compose.containers.stack import Stack, cluster_stack
+from compose.local.commands import RigError
 
 COMMANDS = {
     "up": "make the secrets, build the image, start everything and wait until it is healthy",
@@ -57,7 +56,7 @@ def _judge(stack: Stack, given: argparse.Namespace) -> bool:
     from compose.cli import report_console
     from compose.containers.rig import ContainerRig, ReplicaRig
     from compose.demo.command import SETTINGS, demo
-    from compose.local.interruptions import ending_in_order
+    from compose.local.commands import ending_in_order
 
     runs = any(container.runs for container in stack.containers())
     rig_of = ReplicaRig if given.cluster else ContainerRig

@@ -10,6 +10,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +21,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from compose.containers.env import broker_variable, database_variable
-from compose.local.blueprint import murmuration
-from compose.local.errors import RigError
-from compose.local.provision import migrate, provision_databases
-from compose.local.rabbitmq import ADMIN_USER, Definitions
-from compose.observability.watched import write_config
+from compose.local.commands import RigError
+from compose.local.provision import ADMIN_USER, Definitions, migrate, provision_databases
+from compose.system import murmuration
 
 POSTGRES_VARIABLE = "POSTGRES_URL"
 MANAGEMENT_VARIABLE = "RABBITMQ_MANAGEMENT_URL"
@@ -148,10 +147,8 @@ def wait_for_replicas(
 
     def problem() -> str | None:
         lacking = {name: set(nodes) - online for name, online in members_online(management).items()}
-        reported = [
-            f"{name} is not on {', '.join(sorted(where))}" for name, where in lacking.items() if where
-        ]
-        return "; ".join(reported) or None
+        missing = [f"{name} is not on {', '.join(sorted(where))}" for name, where in lacking.items() if where]
+        return "; ".join(missing) or None
 
     advice = "rabbitmq-queues add_member and rabbitmq-streams add_replica put a queue and a stream there"
     _until_none(problem, attempts, f"not everything is replicated ({advice})")
@@ -179,6 +176,34 @@ def _until_none(problem: Callable[[], str | None], attempts: int, what: str) -> 
         if attempts <= 0:
             raise RigError(f"{what}: {found}")
         time.sleep(PAUSE_SECONDS)
+
+
+# `prometheus.yaml` and `alerts.yaml` are complete for the services of this repository, and are checked as
+# they are. Where others are installed besides, `provision` writes both anew, with all of their names.
+MONITORING_FOLDER = Path(__file__).resolve().parents[1] / "observability"
+MONITORED_FILES = ("prometheus.yaml", "alerts.yaml")
+_ASKED = re.compile(r"^( *- names: )\[order, .*\]$", re.MULTILINE)
+_MISSED = re.compile(
+    r'^( *)label_replace\(vector\(1\), "job", "order", "", ""\)\n(?: *or label_replace.*\n)+', re.MULTILINE
+)
+
+
+def config_for(text: str, watched: Sequence[str], asked: Sequence[str]) -> str:
+    """One of these files, where `asked` are whom to ask for numbers, and `watched` those of them to miss."""
+    names = ", ".join(asked)
+    text = _ASKED.sub(lambda found: f"{found[1]}[{names}]", text)
+
+    def expected(found: re.Match[str]) -> str:
+        jobs = (f'label_replace(vector(1), "job", "{name}", "", "")\n' for name in watched)
+        return found[1] + f"{found[1]}or ".join(jobs)
+
+    return _MISSED.sub(expected, text)
+
+
+def write_config(folder: Path, watched: Sequence[str], asked: Sequence[str]) -> None:
+    """Write all of it into a folder. Raises OSError."""
+    for name in MONITORED_FILES:
+        (folder / name).write_text(config_for((MONITORING_FOLDER / name).read_text(), watched, asked))
 
 
 def main() -> int:

@@ -11,13 +11,11 @@ from compose.containers import engine
 from compose.containers.engine import Container
 from compose.containers.env import broker_variable, database_variable, read_env
 from compose.containers.stack import Stack
-from compose.local.errors import RigError
-from compose.local.interruptions import uninterrupted
+from compose.local.commands import RigError, uninterrupted
+from compose.local.components import POSTGRES, RABBITMQ, what_readyz_lacks
 from compose.local.ports import LOOPBACK
-from compose.local.processes import what_readyz_lacks
 from compose.local.rabbitmq import speaks_amqp
-from compose.local.servers import POSTGRES, RABBITMQ
-from compose.local.status import ComponentStatus
+from compose.local.supervisor import ComponentStatus
 from compose.system import PROCESSES
 from compose.waiting import wait_until_ready
 
@@ -254,7 +252,7 @@ def _port_of(container: Container) -> int:
     return container.ports[inside]
 
 
-# --- A cluster as a rig for the demo and the check: what they do to a process, they mean all its replicas
+# A cluster as a rig for the demo and the check: what they do to a process, they mean all its replicas.
 
 
 class ReplicaRig(ContainerRig):

@@ -1,11 +1,16 @@
-"""Drives `docker compose` with this project's files.
+"""Drives `docker compose` with this project's files: a person's stack or cluster, or one of a test's own.
+
+A private stack lies beside a person's: its secrets, ports, settings, volumes and image are nobody else's. A
+cluster is compose.yaml with cluster.yaml over it: three broker nodes, replicas of every process.
 
 Runs on a bare Python, so it imports nothing but the standard library.
 """
 
 import os
+import re
+import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +18,7 @@ from tempfile import NamedTemporaryFile
 
 from compose.containers.engine import (
     ANSWER_TIMEOUT_SECONDS,
+    PROJECT_LABEL,
     STOP_TIMEOUT_SECONDS,
     TAIL_LINES,
     Container,
@@ -22,7 +28,8 @@ from compose.containers.engine import (
     run,
 )
 from compose.containers.env import ENV_FILE, FILES, FOLDER, secrets_in, write_missing
-from compose.local.errors import RigError
+from compose.local.commands import RigError
+from compose.local.ports import free_port
 
 COMPOSE_FILE = FOLDER / "compose.yaml"
 PROJECT = "murmuration"
@@ -172,3 +179,109 @@ def _broker_is_debians() -> bool:
     except RigError:
         return False
     return True
+
+
+ENV_NAME = ".env"
+IMAGE = "murmuration"
+IMAGE_VARIABLE = "IMAGE_TAG"
+# What a person may have set for a stack of their own.
+NOT_OURS = ("COMPOSE_PROFILES", "MAIL_SINK_URL", "LOG_LEVEL")
+# Of what only runs on demand.
+OPTIONAL_PORTS = {"MAILPIT_PORT", "JAEGER_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT"}
+_PUBLISHED = re.compile(r"127\.0\.0\.1:\$\{(\w+_PORT):-")
+
+
+def ports_in(files: Iterable[Path]) -> tuple[str, ...]:
+    """The variables that say where these compose files publish what always runs."""
+    found = (name for file in files for name in _PUBLISHED.findall(file.read_text()))
+    return tuple(name for name in dict.fromkeys(found) if name not in OPTIONAL_PORTS)
+
+
+PRIVATE_PORTS = ports_in((COMPOSE_FILE,))
+
+
+def private_stack(
+    folder: Path,
+    project: str,
+    *,
+    files: tuple[Path, ...] = (COMPOSE_FILE,),
+    ports: Iterable[str] = PRIVATE_PORTS,
+    variables: Mapping[str, str] | None = None,
+) -> Stack:
+    """A stack that will keep its secrets and settings in a folder of its own, on ports that are free now.
+
+    `variables` are what else the files are to be told.
+    """
+    drawn: dict[str, str] = {}
+    for name in ports:
+        drawn[name] = str(free_port(taken={int(port) for port in drawn.values()}))
+    chosen = {IMAGE_VARIABLE: project, SETTINGS_VARIABLE: str(folder / SETTINGS_NAME)}
+    merged = {**dict.fromkeys(NOT_OURS, ""), **drawn, **(variables or {}), **chosen}
+    return Stack(project, folder / ENV_NAME, merged, files)
+
+
+def start_private(stack: Stack, settings: Mapping[str, str]) -> None:
+    """Start such a stack, with these settings for every process. Raises RigError."""
+    try:
+        _folder_of(stack).joinpath(SETTINGS_NAME).write_text(settings_text(settings))
+    except OSError as error:
+        raise RigError(f"cannot write {stack.env_file.parent}: {error.strerror}") from error
+    stack.up()
+
+
+def delete_private(stack: Stack) -> None:
+    """Everything of such a stack, its data, its image and its folder too. Raises RigError."""
+    folder = _folder_of(stack)
+    try:
+        stack.delete()
+    except RigError:
+        # An older engine may count a container among those on a network that is long gone, and not let go of
+        # the network before it restarts itself. It is empty, and the next run takes it over.
+        of_it = f"--filter=label={PROJECT_LABEL}={stack.project}"
+        if stack.containers() or docker("volume", "ls", "--quiet", of_it).strip():
+            raise
+    image = f"{IMAGE}:{stack.variables[IMAGE_VARIABLE]}"
+    if docker("images", "--quiet", image).strip():
+        docker("image", "rm", image)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder_of(stack: Stack) -> Path:
+    folder = stack.env_file.parent
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise RigError(f"cannot make {folder}: {error.strerror}") from error
+    return folder
+
+
+CLUSTER_FILES = (COMPOSE_FILE, FOLDER / "cluster.yaml")
+CLUSTER_PROJECT = "murmuration-cluster"
+NODES = ("rabbitmq", "rabbitmq-2", "rabbitmq-3")
+_RANGES = re.compile(r"\$\{(\w+_PORTS):-")
+
+# Of a cluster of one's own, for tests and drills: the variables that say which port is published.
+CLUSTER_PORTS = (
+    *("SANDBOX_PORT", "POSTGRES_PORT"),
+    *("AMQP_PORT", "AMQP_PORT_2", "AMQP_PORT_3"),
+    *("RABBITMQ_MANAGEMENT_PORT", "RABBITMQ_MANAGEMENT_PORT_2", "RABBITMQ_MANAGEMENT_PORT_3"),
+)
+PRIVATE_REPLICAS = 2
+
+
+def cluster_stack() -> Stack:
+    """A person's cluster, beside the stack of compose.yaml alone: with volumes of its own."""
+    return Stack(CLUSTER_PROJECT, files=CLUSTER_FILES)
+
+
+def private_cluster(folder: Path, project: str) -> Stack:
+    """Another one, with secrets and settings in a folder of its own, on ports that are free."""
+    return private_stack(
+        folder, project, files=CLUSTER_FILES, ports=CLUSTER_PORTS, variables=private_variables()
+    )
+
+
+def private_variables() -> Mapping[str, str]:
+    """What a cluster of one's own is told besides: each replica takes any port that is free."""
+    anywhere = dict.fromkeys(_RANGES.findall(CLUSTER_FILES[-1].read_text()), "0")
+    return {**anywhere, "REPLICAS": str(PRIVATE_REPLICAS)}

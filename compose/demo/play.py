@@ -1,18 +1,159 @@
-"""Plays scenarios: begins their orders and follows the sagas in the tracker until they have ended."""
+"""What a scenario is made of, what it may break, and how it is played.
+
+A scenario begins an order, and its saga is followed in the tracker until it has ended. What the demo breaks
+on purpose is mended whatever happens to the demo itself.
+"""
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
-from compose.demo.stage import Act, Saga, Scenario, Stage, states
+import psycopg
+
+from compose.demo.shop import Shop
+from compose.local.commands import RigError, uninterrupted
+from compose.rig import Rig
 from compose.waiting import POLL_SECONDS
 
+SABOTAGE_TIMEOUT_SECONDS = 10
+MAY_BE_FROZEN = ("inventory", "payment")
+CONSTRAINED = "fulfillment"
+WRONG_CONSTRAINT = "three_lines_a_dispatch"
+
+_CONSTRAIN: LiteralString = (
+    f"ALTER TABLE shipments ADD CONSTRAINT {WRONG_CONSTRAINT} "
+    "CHECK (status <> 'dispatching' OR jsonb_array_length(lines) <= 3) NOT VALID"
+)
+_UNCONSTRAIN: LiteralString = f"ALTER TABLE shipments DROP CONSTRAINT IF EXISTS {WRONG_CONSTRAINT}"
+
+
+class Sabotage:
+    """Breaks a running system, as a machine or a colleague might. Methods raise RigError when they cannot."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+
+    async def freeze(self, service: str) -> None:
+        """Stop a service in its tracks (SIGSTOP): it keeps its connections and answers nothing."""
+        assert service in MAY_BE_FROZEN, f"nobody would thaw {service}"
+        await asyncio.to_thread(self._rig.pause, service)
+
+    async def thaw(self, service: str) -> None:
+        """Let a frozen service go on."""
+        await asyncio.to_thread(self._rig.resume, service)
+
+    async def constrain_dispatches(self) -> None:
+        """Add the mistake of a migration: fulfilment's database refuses to dispatch more than three lines."""
+        await asyncio.to_thread(self._execute, _UNCONSTRAIN, _CONSTRAIN)
+
+    async def deploy_the_fix(self) -> None:
+        """Take that constraint away."""
+        await asyncio.to_thread(self._execute, _UNCONSTRAIN)
+
+    def mend(self) -> None:
+        """Put everything back, broken or not."""
+        for service in MAY_BE_FROZEN:
+            with suppress(RigError):  # it does not run, so it is not frozen
+                self._rig.resume(service)
+        self._execute(_UNCONSTRAIN)
+
+    def _execute(self, *statements: LiteralString) -> None:
+        url = self._rig.addresses.database_url(CONSTRAINED)
+        patience = f"-c lock_timeout={SABOTAGE_TIMEOUT_SECONDS}s"
+        try:
+            with psycopg.connect(
+                url, connect_timeout=SABOTAGE_TIMEOUT_SECONDS, options=patience
+            ) as connection:
+                for statement in statements:
+                    connection.execute(statement)
+        except psycopg.Error as error:
+            raise RigError(f"cannot change the database of {CONSTRAINED}: {str(error).strip()}") from error
+
+
+@contextmanager
+def sabotage_of(rig: Rig) -> Iterator[Sabotage]:
+    """Whatever is broken inside is mended at the end, also after Ctrl-C; and at the beginning, in case an
+    earlier demo was killed."""
+    sabotage = Sabotage(rig)
+    sabotage.mend()
+    try:
+        yield sabotage
+    finally:
+        with uninterrupted():
+            sabotage.mend()
+
+
+Saga = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The running system: used through its front doors, and broken behind its back."""
+
+    shop: Shop
+    sabotage: Sabotage
+
+
+Cue = Callable[[Stage, Saga], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Something that somebody outside does to an order, on a cue. `do` answers what is to be said of it."""
+
+    cue: Cue
+    announced_as: str
+    do: Callable[[Stage, UUID], Awaitable[str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One order. `statuses` is each service's own word for its end, `none` where it did not know of it;
+    `fault` is what goes wrong, in two words."""
+
+    name: str
+    title: str
+    fault: str
+    point: str
+    end: str
+    statuses: Mapping[str, str]
+    begin: Callable[[Stage, str], Awaitable[UUID]]
+    """Places the order; is given what makes SKUs unique to this run."""
+    acts: tuple[Act, ...] = ()
+    """One after the other."""
+    head_start: str | None = None
+    """It takes long, so it begins before all others, and they begin once this fact of it was published."""
+
+
+def states(saga: Saga, name: str) -> bool:
+    """Whether a fact of this name is part of a saga's trail."""
+    return any(fact["name"] == name for fact in saga["facts"])
+
+
+def once(name: str) -> Cue:
+    """The cue of a fact that was published."""
+
+    async def published(_stage: Stage, saga: Saga) -> bool:
+        return states(saga, name)
+
+    return published
+
+
+def given_up_after(name: str) -> Cue:
+    """The cue of a dead letter of an order of which a fact was published."""
+
+    async def given_up(stage: Stage, saga: Saga) -> bool:
+        return states(saga, name) and bool(await stage.shop.dead_letters(UUID(saga["order_id"])))
+
+    return given_up
+
+
 ENDED = ("COMPLETED", "CANCELLED")
-REPORTED = ("notification.customer_notified", "notification.notification_failed")
+NOTIFIED = ("notification.customer_notified", "notification.notification_failed")
 # Longer than the two minutes by which a service that is down is not late, where nobody shortened them.
 TIMEOUT_SECONDS = 200.0
 # A saga that takes longer than most is asked for less often.
@@ -45,7 +186,7 @@ class Audience:
     def watches(self, act: Act) -> None:
         """Somebody outside is about to do something."""
 
-    def outcomes(self, what: str) -> None:
+    def learns(self, what: str) -> None:
         """What came of it."""
 
     def leaves(self, played: Played) -> None:
@@ -58,13 +199,13 @@ class Recorder(Audience):
     def __init__(self, until: str) -> None:
         self.reached = asyncio.Event()
         self._until = until
-        self._reported: list[Callable[[Audience], None]] = []
+        self._so_far: list[Callable[[Audience], None]] = []
         self._audience: Audience | None = None
 
     def hand_over(self, audience: Audience) -> None:
         """Tell all of it so far, and from now on tell at once."""
         self._audience = audience
-        for tell in self._reported:
+        for tell in self._so_far:
             tell(audience)
 
     def begins(self, scenario: Scenario, order_id: UUID) -> None:
@@ -78,15 +219,15 @@ class Recorder(Audience):
     def watches(self, act: Act) -> None:
         self._tell(lambda audience: audience.watches(act))
 
-    def outcomes(self, what: str) -> None:
-        self._tell(lambda audience: audience.outcomes(what))
+    def learns(self, what: str) -> None:
+        self._tell(lambda audience: audience.learns(what))
 
     def leaves(self, played: Played) -> None:
         self._tell(lambda audience: audience.leaves(played))
 
     def _tell(self, tell: Callable[[Audience], None]) -> None:
         if self._audience is None:
-            self._reported.append(tell)
+            self._so_far.append(tell)
         else:
             tell(self._audience)
 
@@ -152,12 +293,12 @@ async def play(
 async def _perform(stage: Stage, act: Act, order_id: UUID, audience: Audience) -> None:
     audience.watches(act)
     if (what := await act.do(stage, order_id)) is not None:
-        audience.outcomes(what)
+        audience.learns(what)
 
 
 def is_over(saga: Saga) -> bool:
     """Whether an order has ended and its customer was told, which happens after a cancellation."""
-    return saga["state"] in ENDED and any(states(saga, name) for name in REPORTED)
+    return saga["state"] in ENDED and any(states(saga, name) for name in NOTIFIED)
 
 
 def awaited(saga: Saga) -> str:

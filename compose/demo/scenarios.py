@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from uuid import UUID
 
+from compose.demo.play import Act, Scenario, Stage, given_up_after, once
 from compose.demo.shop import Item
-from compose.demo.stage import Act, Scenario, Stage, given_up_after, once
 from events.messaging.topology import RETRY_DELAYS_SECONDS
 
 AUTHORISING_TIMEOUT_SECONDS = 10
@@ -156,7 +156,7 @@ SCENARIOS = (
         "in_stock",
         "In stock and paid",
         "none",
-        "The way forward: each service hears the fact before its own, and nobody conducts.",
+        "The way forward: each service receives the fact before its own, and nobody conducts.",
         "COMPLETED",
         _DELIVERED,
         _in_stock,
@@ -257,7 +257,7 @@ SCENARIOS = (
         "late_fact",
         "A fact too late",
         "late fact",
-        "Inventory is frozen (SIGSTOP) before it hears of the order.",
+        "Inventory is frozen (SIGSTOP) before the order reaches it.",
         "CANCELLED",
         _statuses("cancelled", "released", "fenced", "fenced"),
         _while_inventory_is_frozen,
@@ -265,7 +265,7 @@ SCENARIOS = (
             Act(once("order.created"), "The customer cancels.", _cancel),
             Act(
                 once("payment.refunded"),
-                "Two fences stand. Inventory goes on, and first hears that the order was created.",
+                "Two fences stand. Inventory goes on, and first receives that the order was created.",
                 _thaw_inventory,
             ),
             Act(

@@ -1,15 +1,17 @@
 """The running system as its users meet it: HTTP for stocking, ordering and asking, AMQP for publishing."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+import aio_pika
 import aiohttp
 
-from compose.demo.publisher import publish_order_created_v1
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.rig import Whereabouts
 from compose.waiting import seen_in_time
 from events.messaging.topology import PUBLISHER
@@ -165,3 +167,49 @@ async def open_shop(where: Whereabouts) -> AsyncIterator[Shop]:
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         yield Shop(where, session)
+
+
+# An outside publisher that never learned of the newest version of `order.created`, and uses nothing of this
+# repository. One to copy is `docs/examples/publish_order.py`.
+
+PUBLISHING_TIMEOUT_SECONDS = 10
+
+
+async def publish_order_created_v1(
+    broker_url: str, *, customer: str, sku: str, quantity: int, amount_minor: int, payment_token: str
+) -> UUID:
+    """Publish one order in the old, one-line version of the fact; answers the order's id.
+
+    Returns once the broker has confirmed it. Raises aio_pika.exceptions.DeliveryError when nobody listens,
+    and asyncio.TimeoutError when no confirmation comes: then publish the same message again, under the same
+    message_id, and it still counts once.
+    """
+    order_id = uuid4()
+    order = {
+        "order_id": str(order_id),
+        "customer": customer,
+        "sku": sku,
+        "quantity": quantity,
+        "amount_minor": amount_minor,
+        "currency": "EUR",
+        "payment_token": payment_token,
+    }
+    message = aio_pika.Message(
+        body=json.dumps(order).encode(),
+        content_type="application/json",
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        message_id=str(uuid4()),
+        type="order.created.v1",
+        app_id="webshop",
+        correlation_id=str(order_id),
+        headers={"stated_at": datetime.now(UTC).isoformat()},
+    )
+    async with (
+        await aio_pika.connect(broker_url, timeout=PUBLISHING_TIMEOUT_SECONDS) as connection,
+        connection.channel(on_return_raises=True) as channel,
+    ):
+        facts = await channel.get_exchange("facts")
+        await facts.publish(
+            message, routing_key="order.created.v1", mandatory=True, timeout=PUBLISHING_TIMEOUT_SECONDS
+        )
+    return order_id

@@ -12,16 +12,14 @@ from pathlib import Path
 from rich.console import Console
 
 from compose.drills.catalogue import CLUSTER_DRILLS, DRILLS, LONG_DRILLS
-from compose.drills.cluster_rig import ClusterSystem
-from compose.drills.container_rig import ContainerSystem
+from compose.drills.container_rig import ClusterSystem, ContainerSystem
 from compose.drills.harness import Harness
+from compose.drills.local_rig import LocalSystem
 from compose.drills.outcome import Report
 from compose.drills.report import print_outcome, write_reports
+from compose.drills.rig import System
 from compose.drills.stage import Drill
-from compose.drills.systems import LocalSystem, System
-from compose.local.errors import RigError
-from compose.local.interruptions import uninterrupted
-from compose.local.progress import Progress
+from compose.local.commands import Progress, RigError, uninterrupted
 from compose.local.state import exclusive
 
 SystemMaker = Callable[[Path, Progress, Mapping[str, str]], System]

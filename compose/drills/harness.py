@@ -17,11 +17,10 @@ from compose.demo.shop import Refused, Shop, open_shop
 from compose.drills import judge
 from compose.drills.judge import recovery_checks, recovery_of, why_not_ended
 from compose.drills.load import Load, NotAccepted
-from compose.drills.outcome import Check, Outcome
+from compose.drills.outcome import Check, Outcome, Timeline, sampling
 from compose.drills.rig import DrillRig
 from compose.drills.stage import Drill, Stage
-from compose.drills.timeline import Timeline, sampling
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.snapshot import Reader, sources_of
 from compose.waiting import seen_in_time
 from saga_tracker.consistency.snapshot import Books, books_by_order

@@ -9,16 +9,13 @@ import psycopg
 from compose.check import SENTENCE as TRACKER_SENTENCE
 from compose.check import Agreement, Findings
 from compose.drills.load import Kind, Load
-from compose.drills.outcome import Check, Recovery, Target
-from compose.drills.timeline import Timeline
+from compose.drills.outcome import Check, Recovery, Target, Timeline
 from compose.rig import Whereabouts
 from compose.system import TRACKER
 from saga_tracker.consistency.rules import INVARIANTS, Violation
 from saga_tracker.consistency.snapshot import NOTHING, Books, Snapshot, statuses_of
 
-# --- What a drill's faults cost: how many of the orders that had every reason to complete did, how many are
-# left
-#
+# What a drill's faults cost: how many of the orders that had every reason to complete did, how many are left
 # to a person, and how soon it was over.
 
 
@@ -52,7 +49,7 @@ def left_to_a_person(accepted_as: Mapping[UUID, Kind], books: Mapping[UUID, Book
     return [
         order_id
         for order_id, kind in accepted_as.items()
-        if kind.end != MANUAL and MANUAL in _reported_of(books[order_id])
+        if kind.end != MANUAL and MANUAL in _ends_of(books[order_id])
     ]
 
 
@@ -102,7 +99,7 @@ def _end_problems(found: Recovery, target: Target) -> tuple[str, ...]:
     return (f"the last order ended after {found.ended_text}",)
 
 
-def _reported_of(book: Books) -> tuple[str, str]:
+def _ends_of(book: Books) -> tuple[str, str]:
     return book.verdict, book.saga.state if book.saga else ""
 
 
@@ -154,8 +151,8 @@ def rest_check(findings: Findings, books: Mapping[UUID, Books]) -> Check:
     problems = []
     for order_id in sorted(findings.moving):
         statuses = statuses_of(books.get(order_id, Books())).items()
-        reported = ", ".join(f"{name} {status}" for name, status in statuses)
-        problems.append(f"order {order_id} is still on its way: {reported}")
+        shown = ", ".join(f"{name} {status}" for name, status in statuses)
+        problems.append(f"order {order_id} is still on its way: {shown}")
     return Check(AT_REST, tuple(problems))
 
 
@@ -193,11 +190,11 @@ def end_states(
         for service, status in statuses_of(book).items():
             counts.setdefault(service, Counter())[status] += 1
     backlogs = {backlog.service: backlog for backlog in snapshot.backlogs}
-    reported = {}
+    shown = {}
     for name, condition in conditions.items():
         parts = [condition]
         parts += [f"{count} {status}" for status, count in sorted(counts.get(name, Counter()).items())]
         if (backlog := backlogs.get(name)) is not None:
             parts.append(f"{backlog.outbox} facts and {backlog.calls} calls waiting")
-        reported[name] = ", ".join(parts)
-    return reported
+        shown[name] = ", ".join(parts)
+    return shown

@@ -7,7 +7,7 @@ from random import Random
 from uuid import UUID
 
 from compose.demo.shop import Item, Refused, Shop
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 
 RETRY_SECONDS = 0.3
 # Who is not answered at all, asks for so long. Who is told "not now" goes elsewhere sooner.

@@ -1,4 +1,4 @@
-"""Drills on local processes."""
+"""Drills on local processes, and the system of local processes that they are made for."""
 
 import asyncio
 import tempfile
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from compose.drills import FOLDER
 from compose.drills.proxy import Proxy, proxy_to
 from compose.drills.rig import (
     ONE_NODE,
@@ -17,16 +18,17 @@ from compose.drills.rig import (
     InThreads,
     Release,
     Server,
+    drill_environment,
     needs_nodes,
 )
 from compose.local.addresses import Addresses
-from compose.local.processes import SANDBOX
+from compose.local.commands import Progress
+from compose.local.provision import SANDBOX
 from compose.local.rig import LocalRig
 from compose.release_before import environment_of, unpack, why_not_here
-from compose.system import SERVICE_NAMES as SERVICES
-from compose.system import TRACKER
+from compose.system import SERVICE_NAMES, TRACKER
 
-# --- Replicas of the release before and of this one, side by side on local processes
+# Replicas of the release before and of this one, side by side on local processes.
 
 
 class LocalReleases:
@@ -34,14 +36,14 @@ class LocalReleases:
 
     def __init__(self, rig: LocalRig) -> None:
         self._rig = rig
-        self._reported: dict[Release, dict[str, str]] = {"this": {}}
+        self._environments: dict[Release, dict[str, str]] = {"this": {}}
 
     @asynccontextmanager
     async def both(self, names: Sequence[str]) -> AsyncIterator[None]:
         """Inside, two replicas of each run, of the release before; afterwards one, of this release."""
         with tempfile.TemporaryDirectory() as folder:
             files = await asyncio.to_thread(unpack, Path(folder) / "release-before")
-            self._reported["before"] = environment_of(files)
+            self._environments["before"] = environment_of(files)
             try:
                 for replica in REPLICAS:
                     await self.replace(names, replica, "before")
@@ -60,7 +62,7 @@ class LocalReleases:
                 self._rig.start,
                 name,
                 instance=replica,
-                extra_environment=self._reported[release],
+                extra_environment=self._environments[release],
                 wait_ready=False,
             )
         await asyncio.gather(
@@ -73,7 +75,7 @@ VARIABLES: Mapping[Server, str] = {
     "postgres": "MURMURATION_DATABASE_URL",
     "rabbitmq": "MURMURATION_BROKER_URL",
 }
-CONNECTED = (*SERVICES, TRACKER)
+CONNECTED = (*SERVICE_NAMES, TRACKER)
 TARGETS = (*CONNECTED, SANDBOX, POSTGRES, RABBITMQ)
 
 
@@ -165,3 +167,27 @@ class LocalDrillRig(InThreads[LocalRig]):
 
     async def start_all(self) -> None:
         await asyncio.to_thread(self._rig.up)
+
+
+class LocalSystem:
+    """A `System` of local processes, servers included."""
+
+    def __init__(self, state_dir: Path, progress: Progress, environment: Mapping[str, str]) -> None:
+        self._rig = LocalRig(
+            state_dir / FOLDER, progress=progress, environment=drill_environment(environment)
+        )
+        self.rig = LocalDrillRig(self._rig)
+        self.remains = str(self._rig.state_dir)
+
+    @property
+    def left_something(self) -> bool:
+        return self._rig.state_dir.exists()
+
+    def up(self) -> None:
+        self._rig.up()
+
+    def stop(self) -> None:
+        self._rig.down()
+
+    def delete(self) -> None:
+        self._rig.destroy()

@@ -15,9 +15,8 @@ from markupsafe import Markup
 from rich.console import Console
 from rich.markup import escape
 
-from compose.drills.outcome import Outcome, Recovery, Report
-from compose.drills.timeline import Sample, Timeline
-from compose.local.errors import RigError
+from compose.drills.outcome import Outcome, Recovery, Report, Sample, Timeline
+from compose.local.commands import RigError
 from compose.report import BAD, COLOURS, svg_of, templates_in
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
-"""What a drill may do to a running system, whatever it runs on: local processes, containers.
+"""What a drill may do to a running system, whatever that runs on: local processes, containers.
 
-It is a `compose.rig.Rig` under load: while a call of that one blocks, orders go on coming in.
+A `DrillRig` is a `compose.rig.Rig` under load: while a call of that one blocks, orders go on coming in. A
+`System` is made for drills: nobody else uses it, so it may be broken.
 """
 
 import asyncio
@@ -160,3 +161,43 @@ class DrillRig(Machinery, Protocol):
 
     async def conditions(self) -> Mapping[str, str]:
         """How every server and process is, by name: `ready`, or what is wrong."""
+
+
+SETTINGS_PREFIX = "MURMURATION_"
+# Everything that decides about an order has its default: the drills are about those. Only the comparison that
+# judges them is surer sooner.
+SETTINGS = {
+    "MURMURATION_RECONCILIATION_SETTLE_SECONDS": "2",
+    "MURMURATION_RECONCILIATION_RECHECK_SECONDS": "2",
+}
+
+
+class System(Protocol):
+    """A system of the drills' own. Methods raise RigError."""
+
+    @property
+    def rig(self) -> DrillRig:
+        """What breaks it. Making it touches nothing."""
+
+    @property
+    def remains(self) -> str:
+        """Where a person finds its logs and data once it is stopped."""
+
+    @property
+    def left_something(self) -> bool:
+        """Whether there is anything of it, running or not."""
+
+    def up(self) -> None:
+        """Start it from an empty state, and wait until all of it is ready."""
+
+    def stop(self) -> None:
+        """Leave nothing running; logs and data stay."""
+
+    def delete(self) -> None:
+        """Leave nothing at all, whatever state it is in."""
+
+
+def drill_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a system to be broken is told: settings and servers of one's own are not meant for it."""
+    kept = {name: value for name, value in environment.items() if not name.startswith(SETTINGS_PREFIX)}
+    return kept | SETTINGS

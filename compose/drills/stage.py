@@ -1,4 +1,4 @@
-"""What a drill is made of, and what it may lay hands on."""
+"""What a drill is made of, what it may lay hands on, and whom it befalls."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -9,10 +9,38 @@ from uuid import UUID
 
 from compose.demo.shop import Shop
 from compose.drills.load import Load
-from compose.drills.outcome import USUAL, Target
+from compose.drills.outcome import USUAL, Target, Timeline
 from compose.drills.rig import Deed, DrillRig
-from compose.drills.timeline import Timeline
+from compose.system import SERVICE_NAMES
 from saga_tracker.consistency.snapshot import Books
+
+# Which services a fault befalls, one after the other: one that the seed draws, and then some always.
+
+
+@dataclass(frozen=True, slots=True)
+class Victims:
+    """`always` says of each for how many seconds, of the drawn one `drawn_seconds` does; 0: none is drawn."""
+
+    always: Mapping[str, float] = field(default_factory=dict)
+    drawn_seconds: float = 0.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everybody whom it may befall."""
+        return SERVICE_NAMES if self.drawn_seconds else tuple(self.always)
+
+    @property
+    def longest_seconds(self) -> float:
+        """How long it lasts for whom it lasts longest."""
+        return max(self.drawn_seconds, *self.always.values())
+
+    def in_turn(self, random: Random) -> Iterator[tuple[str, float]]:
+        """Who, and for how long."""
+        if self.drawn_seconds:
+            others = [name for name in SERVICE_NAMES if name not in self.always]
+            yield random.choice(others), self.drawn_seconds
+        yield from self.always.items()
+
 
 # What a drill finds wrong, over and above what is asked after every drill.
 Problems = list[str]

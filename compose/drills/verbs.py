@@ -11,8 +11,7 @@ import psycopg
 from aio_pika.abc import AbstractIncomingMessage
 
 from compose.drills.rig import DrillRig, Machinery, Server
-from compose.local.processes import SANDBOX
-from compose.local.rabbitmq import ADMIN_USER
+from compose.local.provision import ADMIN_USER, SANDBOX
 from compose.rig import Whereabouts
 from events.messaging.copies import copy_of
 from events.service import EXCHANGE

@@ -2,32 +2,30 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from compose.local.places import Places
-from compose.local.ports import LOOPBACK
-from compose.local.postgres import PrivatePostgres
-from compose.local.processes import (
+from compose.local.commands import RigError
+from compose.local.components import (
+    NAME_SERVICE,
+    POSTGRES,
     PREFIX,
-    SANDBOX,
+    RABBITMQ,
     SMTP_PORT,
-    Blueprint,
+    Component,
+    NameServiceComponent,
+    PostgresComponent,
+    RabbitComponent,
     ServiceProcess,
     gateway_variables,
     instance_name,
 )
-from compose.local.provision import url_of
-from compose.local.rabbitmq import (
-    ADMIN_USER,
-    MAX_MESSAGE_BYTES,
-    MAX_MESSAGE_BYTES_VARIABLE,
-    PrivateRabbit,
-    RabbitPorts,
-)
-from compose.local.servers import NAME_SERVICE, POSTGRES, RABBITMQ
-from compose.local.state import RigState
+from compose.local.ports import LOOPBACK
+from compose.local.postgres import PrivatePostgres
+from compose.local.provision import ADMIN_USER, SANDBOX, Blueprint, url_of
+from compose.local.rabbitmq import MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES_VARIABLE, PrivateRabbit, RabbitPorts
+from compose.local.state import Places, RigState
 
 POSTGRES_VARIABLE = f"{PREFIX}POSTGRES_URL"
 RABBITMQ_VARIABLE = f"{PREFIX}RABBITMQ_URL"
@@ -147,6 +145,35 @@ class Addresses:
         environment = self.inherited_environment() | variables | dict(extra or {})
         log = self.places.logs / f"{full_name}.log"
         return ServiceProcess(full_name, spec.package, port, environment, log)
+
+    @property
+    def external(self) -> frozenset[str]:
+        """The servers that are not ours."""
+        found = {POSTGRES} if self.external_postgres else set()
+        return frozenset(found | ({RABBITMQ, NAME_SERVICE} if self.external_rabbitmq else set()))
+
+    def component(self, name: str, instance: int = 1, extra: Mapping[str, str] | None = None) -> Component:
+        """A server, or one instance of a process. Raises KeyError, and RigError for a server not ours."""
+        if name in self.external:
+            raise RigError(f"{name} is a server of your own: this rig neither starts nor stops it")
+        environment = self.server_environment()
+        if name == POSTGRES:
+            return PostgresComponent(self.postgres, environment)
+        if name == RABBITMQ:
+            return RabbitComponent(self.rabbitmq, environment, self.broker_passwords[ADMIN_USER])
+        if name == NAME_SERVICE:
+            return NameServiceComponent(self.rabbitmq, environment)
+        return self.process(name, instance, extra)
+
+    def component_named(self, full_name: str, extra: Mapping[str, str] | None = None) -> Component:
+        """The same, by a name such as `order-2`."""
+        kind, _, number = full_name.rpartition("-")
+        instance = (kind, int(number)) if number.isdigit() and kind else (full_name, 1)
+        return self.component(*instance, extra)
+
+    def components(self, full_names: Iterable[str]) -> list[Component]:
+        """Several of them."""
+        return [self.component_named(name) for name in full_names]
 
     def inherited_environment(self) -> dict[str, str]:
         """What processes get of ours: everything but the administrators' URLs."""

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from compose.local.errors import RigError
-from compose.local.places import is_reachable
+from compose.local.commands import RigError
 from compose.local.ports import LOOPBACK
 from compose.local.process_table import Launch, RunAs, log_tail
+from compose.local.state import is_reachable
 
 OLDEST_VERSION = 14
 DEBIAN_FOLDERS = Path("/usr/lib/postgresql")

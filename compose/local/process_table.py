@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-# --- Starting one background process: its own session, its own log, no terminal
+# Starting one background process: its own session, its own log, no terminal.
 
 
 LOG_KEPT_BYTES = 16 * 1024 * 1024
@@ -112,7 +112,7 @@ def _rotate(log: Path) -> None:
         log.replace(log.with_suffix(".log.1"))
 
 
-# --- How the kernel shares few cores among many processes that pass each other small messages
+# How the kernel shares few cores among many processes that pass each other small messages.
 
 
 # A message wakes its receiver, who by default soon interrupts whoever runs. Left alone for this long, a

@@ -1,17 +1,56 @@
-"""A database and a role per process, and the schema in it. Safe to repeat, and quick when all is there."""
+"""What a rig runs, and what its servers have to know before: databases, roles and schemas, queues and users.
+
+All of it is safe to repeat, and quick when all is there. It needs nothing that is not in the image, for that
+does the same to the servers in containers.
+"""
 
 import asyncio
-from collections.abc import Mapping
-from typing import LiteralString
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, LiteralString
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
 
-from compose.local.errors import RigError
-from compose.local.processes import Blueprint
+from compose.local.commands import RigError
 
+SANDBOX = "sandbox"
+ADMIN_USER = "admin"
 CONNECT_TIMEOUT_SECONDS = 10
+
+Definitions = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """One kind of process. With a database it also has a user of the broker, both by its name."""
+
+    name: str
+    package: str
+    has_database: bool = True
+    gateways: tuple[str, ...] = ()
+    """What it calls in the sandbox: provider, carrier, directory, push, smtp, provider_ledger."""
+    asks: tuple[str, ...] = ()
+    """The services whose HTTP it is told of, by their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What a rig runs, and what its servers have to know before."""
+
+    processes: tuple[ProcessSpec, ...]
+    broker_users: tuple[str, ...]
+    definitions: Callable[[Mapping[str, str]], Definitions]
+    """RabbitMQ's definitions file, from the password of each of `broker_users`."""
+    declare: Callable[[str], Awaitable[None]]
+    """Declares exchanges, queues and bindings on a broker that is not ours, given its URL."""
+    upgrade: Callable[[str, str], None]
+    """Brings a database to the newest schema, given its URL and the package that owns it."""
+
+    def spec(self, name: str) -> ProcessSpec:
+        """The kind of process by this name. Raises KeyError."""
+        return {spec.name: spec for spec in self.processes}[name]
 
 
 def url_of(admin_url: str, role: str, password: str) -> str:

@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.ports import LOOPBACK
 from compose.local.process_table import Launch
+from compose.local.provision import ADMIN_USER, Definitions
 
 DEBIAN_SCRIPTS = Path("/usr/lib/rabbitmq/bin")
 DEBIAN_VERSIONS = Path("/usr/lib/rabbitmq/lib")
@@ -26,7 +26,6 @@ DEBIAN_PACKAGE = "rabbitmq-server"
 # What makes a folder the scripts' own, rather than a wrapper's.
 SCRIPTS = ("rabbitmq-server", "rabbitmqctl", "rabbitmq-env", "rabbitmq-defaults")
 NODE = "rabbit@localhost"
-ADMIN_USER = "admin"
 CONTROL_TIMEOUT_SECONDS = 60
 IMPORT_ATTEMPTS = 20
 IMPORT_PAUSE_SECONDS = 0.5
@@ -42,8 +41,6 @@ STATISTICS_INTERVAL_MS = 60_000
 # Of a body. Processes go by the same variable.
 MAX_MESSAGE_BYTES = 1_048_576
 MAX_MESSAGE_BYTES_VARIABLE = "MURMURATION_MAX_MESSAGE_BYTES"
-
-Definitions = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

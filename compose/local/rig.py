@@ -6,27 +6,24 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from compose.local import places, provision, rabbitmq
+from compose.local import provision, rabbitmq
 from compose.local.addresses import Addresses, given_servers
-from compose.local.errors import RigError
-from compose.local.interruptions import uninterrupted
+from compose.local.commands import Progress, RigError, uninterrupted
+from compose.local.components import NAME_SERVICE, POSTGRES, RABBITMQ, SERVERS, Component, instance_name
 from compose.local.ports import is_free
 from compose.local.process_table import unprivileged_user
-from compose.local.processes import SANDBOX, Blueprint, instance_name
-from compose.local.progress import Progress
-from compose.local.rabbitmq import ADMIN_USER
-from compose.local.servers import (
-    NAME_SERVICE,
-    POSTGRES,
-    RABBITMQ,
-    SERVERS,
-    NameServiceComponent,
-    PostgresComponent,
-    RabbitComponent,
+from compose.local.provision import SANDBOX, Blueprint
+from compose.local.state import (
+    DEFAULT_STATE_DIR,
+    Places,
+    RigState,
+    StateFile,
+    exclusive,
+    places_of,
+    prepare_places,
+    remove_places,
 )
-from compose.local.state import RigState, StateFile, exclusive
-from compose.local.status import ComponentStatus, status_of
-from compose.local.supervisor import Component, Interrupted, Supervisor
+from compose.local.supervisor import ComponentStatus, Interrupted, Supervisor, status_of
 from compose.local.system_packages import NotProvided, provide
 
 MAX_INSTANCES = 9
@@ -54,7 +51,7 @@ class LocalRig:
         environment: Mapping[str, str] | None = None,
         preload: Sequence[str] = (),
     ) -> None:
-        self.state_dir = (state_dir or places.DEFAULT_STATE_DIR).absolute()
+        self.state_dir = (state_dir or DEFAULT_STATE_DIR).absolute()
         self._blueprint = blueprint
         self._progress = progress or Progress()
         self._environment = dict(os.environ if environment is None else environment)
@@ -68,7 +65,7 @@ class LocalRig:
     def blueprint(self) -> Blueprint:
         """What this rig runs; loaded on first use, because it imports every service."""
         if self._blueprint is None:
-            from compose.local.blueprint import murmuration
+            from compose.system import murmuration
 
             self._blueprint = murmuration()
         return self._blueprint
@@ -94,8 +91,8 @@ class LocalRig:
             specs = self.blueprint.processes
             # Some need neither server. The rest would wait for a broker that is away, but their logs
             # should not begin with an outage.
-            early = self._components(where, [spec.name for spec in specs if not spec.has_database])
-            late = self._components(where, [spec.name for spec in specs if spec.has_database])
+            early = where.components([spec.name for spec in specs if not spec.has_database])
+            late = where.components([spec.name for spec in specs if spec.has_database])
             servers = [lambda: self._start_databases(where), lambda: self._start_broker(where)]
             self._together([*servers, *(self._starting(component) for component in early)])
             self._together([self._starting(component) for component in late])
@@ -116,9 +113,9 @@ class LocalRig:
             self._supervisor.dismiss()
             names = list(where.state.processes)
             instances = [name for name in names if name not in SERVERS and name != SANDBOX]
-            self._supervisor.stop(self._components(where, instances))
-            self._supervisor.stop(self._components(where, [SANDBOX] if SANDBOX in names else []))
-            self._supervisor.stop(self._components(where, [name for name in SERVERS if name in names]))
+            self._supervisor.stop(where.components(instances))
+            self._supervisor.stop(where.components([SANDBOX] if SANDBOX in names else []))
+            self._supervisor.stop(where.components([name for name in SERVERS if name in names]))
             self._supervisor.sweep()
             where.state.restarts.clear()
 
@@ -128,7 +125,7 @@ class LocalRig:
             with uninterrupted(), suppress(RigError), self._supervisor.changing():
                 self._supervisor.dismiss()
                 self._supervisor.sweep()
-        places.remove_places(self.state_dir)
+        remove_places(self.state_dir)
 
     @contextmanager
     def running(self) -> Iterator["LocalRig"]:
@@ -137,7 +134,7 @@ class LocalRig:
         One command at a time: a second one waits until the first is through.
         """
         note = "another command is using this rig: waiting until it is through"
-        places.prepare(self._places())
+        prepare_places(self._places())
         with exclusive(self.state_dir / "in-use", lambda: self._progress.note(note)):
             ran_before = any(status.pid is not None for status in self.status())
             started = self.up()
@@ -156,10 +153,10 @@ class LocalRig:
         if not self.state_dir.is_dir():
             return []
         where = self.addresses
-        names = [name for name in SERVERS if name != NAME_SERVICE and name not in self._external(where)]
+        names = [name for name in SERVERS if name != NAME_SERVICE and name not in where.external]
         names += [spec.name for spec in self.blueprint.processes]
         names += [name for name in where.state.processes if name not in {*names, NAME_SERVICE}]
-        components = self._components(where, names)
+        components = where.components(names)
         # At the same time: each may take its time to say that it is not well.
         with ThreadPoolExecutor(len(components)) as threads:
             return list(threads.map(lambda component: status_of(where, component), components))
@@ -190,7 +187,7 @@ class LocalRig:
         if not 1 <= instance <= MAX_INSTANCES:
             raise RigError(f"an instance is a number from 1 to {MAX_INSTANCES}")
         with self.changing() as where:
-            component = self._component(where, name, instance, extra_environment)
+            component = where.component(name, instance, extra_environment)
             self._start_alone(where, component)
             where.state.extra_environments[component.name] = dict(extra_environment or {})
             if wait_ready:
@@ -201,8 +198,8 @@ class LocalRig:
     def start_again(self, name: str) -> None:
         """Starts what ended by itself, in the environment that it had; does not wait until it is ready."""
         with self.changing() as where:
-            reported = where.state.extra_environments.get(name)
-            self._start_alone(where, self._by_full_name(where, name, reported))
+            extra = where.state.extra_environments.get(name)
+            self._start_alone(where, where.component_named(name, extra))
 
     def how_ended(self, name: str) -> str:
         """How something that is on record, and does not run, ended; its exit code if it is known here."""
@@ -210,13 +207,13 @@ class LocalRig:
 
     def wait_ready(self, name: str, *, instance: int = 1, timeout_seconds: float | None = None) -> None:
         """Waits until a started server or process does its work."""
-        component = self._component(self.addresses, name, instance)
+        component = self.addresses.component(name, instance)
         self._supervisor.wait_ready(component, timeout_seconds)
 
     def stop(self, name: str, *, instance: int = 1, grace_seconds: float | None = None) -> None:
         """Asks it to end; kills it when it does not within `grace_seconds`."""
         with self.changing() as where:
-            self._supervisor.stop([self._component(where, name, instance)], grace_seconds)
+            self._supervisor.stop([where.component(name, instance)], grace_seconds)
 
     def kill(self, name: str, *, instance: int = 1) -> None:
         """Ends it as a power failure would, children included (SIGKILL)."""
@@ -257,20 +254,20 @@ class LocalRig:
 
     # -- how -----------------------------------------------------------------------------------------
 
-    def _places(self) -> places.Places:
-        return places.places_of(self.state_dir, self._run_as)
+    def _places(self) -> Places:
+        return places_of(self.state_dir, self._run_as)
 
     @contextmanager
     def changing(self) -> Iterator[Addresses]:
         """Holds the rig's lock; what is changed of the state inside is kept."""
         prepared = self._places()
-        places.prepare(prepared)
+        prepare_places(prepared)
         with self._supervisor.changing() as state:
             current = self._current(state)
             where = Addresses(current, prepared, self.blueprint, self._environment, self._preload)
             where.assign_all()
             if not state.any_running():
-                _move_taken_ports(state)
+                state.move_taken_ports()
             yield where
 
     def _current(self, state: RigState) -> RigState:
@@ -292,7 +289,7 @@ class LocalRig:
         except BaseException:
             with uninterrupted():
                 where = self.addresses
-                self._supervisor.stop(self._components(where, reversed(self._started_here)))
+                self._supervisor.stop(where.components(reversed(self._started_here)))
                 if not where.state.any_running():
                     self._supervisor.sweep()
             raise
@@ -305,14 +302,14 @@ class LocalRig:
 
     def _start_postgres(self, where: Addresses) -> None:
         if where.external_postgres is None:
-            self._start_and_wait(self._component(where, POSTGRES))
+            self._start_and_wait(where.component(POSTGRES))
 
     def _start_broker(self, where: Addresses) -> None:
         if where.external_rabbitmq is not None:
             provision.declare(self.blueprint, where.external_rabbitmq)
             return
-        self._start_and_wait(self._component(where, NAME_SERVICE))
-        self._start_and_wait(self._component(where, RABBITMQ))
+        self._start_and_wait(where.component(NAME_SERVICE))
+        self._start_and_wait(where.component(RABBITMQ))
         self._teach_broker(where)
 
     def _teach_broker(self, where: Addresses) -> None:
@@ -322,7 +319,7 @@ class LocalRig:
 
     def _start_alone(self, where: Addresses, component: Component) -> None:
         if component.name == RABBITMQ:
-            self._start_and_wait(self._component(where, NAME_SERVICE))
+            self._start_and_wait(where.component(NAME_SERVICE))
         if not is_free(component.port) and where.state.running(component.name) is None:
             raise RigError(f"port {component.port} of {component.name} is taken by another program")
         self._supervisor.start(component)
@@ -353,46 +350,6 @@ class LocalRig:
             if failures:
                 raise failures[0]
 
-    def _components(self, where: Addresses, names: Sequence[str] | Iterator[str]) -> list[Component]:
-        return [self._by_full_name(where, name) for name in names]
-
-    def _by_full_name(
-        self, where: Addresses, name: str, extra_environment: Mapping[str, str] | None = None
-    ) -> Component:
-        kind, _, number = name.rpartition("-")
-        instance = (kind, int(number)) if number.isdigit() and kind else (name, 1)
-        return self._component(where, *instance, extra_environment)
-
-    def _component(
-        self,
-        where: Addresses,
-        name: str,
-        instance: int = 1,
-        extra_environment: Mapping[str, str] | None = None,
-    ) -> Component:
-        if name in self._external(where):
-            raise RigError(f"{name} is a server of your own: this rig neither starts nor stops it")
-        environment = where.server_environment()
-        if name == POSTGRES:
-            return PostgresComponent(where.postgres, environment)
-        if name == RABBITMQ:
-            return RabbitComponent(where.rabbitmq, environment, where.broker_passwords[ADMIN_USER])
-        if name == NAME_SERVICE:
-            return NameServiceComponent(where.rabbitmq, environment)
-        return where.process(name, instance, extra_environment)
-
-    def _external(self, where: Addresses) -> set[str]:
-        external = {POSTGRES} if where.external_postgres else set()
-        return external | ({RABBITMQ, NAME_SERVICE} if where.external_rabbitmq else set())
-
     def _stop_by_full_name(self, name: str) -> None:
         with self.changing() as where:
-            self._supervisor.stop(self._components(where, [name]))
-
-
-def _move_taken_ports(state: RigState) -> None:
-    """Gives up ports that other programs took while nothing of this rig ran."""
-    for name, port in list(state.ports.items()):
-        if not is_free(port):
-            del state.ports[name]
-            state.port(name)
+            self._supervisor.stop(where.components([name]))

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from compose.local import process_table
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.process_table import ProcessIdentity
 from compose.local.rig import LocalRig
 from compose.local.state import Restarts
 from events.telemetry.log import configure_logging, log
 
-# --- Starts again what ended by itself: what is on record as running, and does not run
+# Starts again what ended by itself: what is on record as running, and does not run.
 #
 # What the rig itself stops or kills it takes off the record, under its lock; so nothing that was stopped on
 # purpose is ever started here, and what is frozen still runs.

@@ -8,14 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
+from typing import Literal
 
 from compose.local import process_table
-from compose.local.errors import RigError
-from compose.local.interruptions import uninterrupted
-from compose.local.process_table import Launch, ProcessIdentity, log_tail
-from compose.local.progress import Progress
+from compose.local.addresses import Addresses
+from compose.local.commands import Progress, RigError, uninterrupted
+from compose.local.components import SERVERS, Component
+from compose.local.process_table import ProcessIdentity, log_tail
 from compose.local.state import RigState, StateFile
 from compose.waiting import wait_until_ready
 
@@ -23,37 +22,6 @@ MARK_VARIABLE = "MURMURATION_RIG"
 KILL_GRACE_SECONDS = 10.0
 # It waits for nothing but the rig's lock, and does not have it while somebody else changes the rig.
 DISMISS_GRACE_SECONDS = 5.0
-
-
-class Component(Protocol):
-    """One thing that runs: a server, or an instance of a service."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def port(self) -> int:
-        """The port it needs to itself."""
-
-    @property
-    def log(self) -> Path: ...
-
-    @property
-    def stop_signal(self) -> signal.Signals:
-        """What asks it to end in an orderly way."""
-
-    @property
-    def ready_timeout_seconds(self) -> float: ...
-
-    @property
-    def stop_grace_seconds(self) -> float:
-        """How long it may take to end in an orderly way before it is killed."""
-
-    def prepare(self) -> Launch:
-        """Makes ready what it needs and says how to start it. Raises RigError."""
-
-    def not_ready(self) -> str | None:
-        """Why it does not do its work yet; None when it does."""
 
 
 class Interrupted(Exception):
@@ -242,3 +210,36 @@ class Supervisor:
         with self._recording:
             if self._state is not None:
                 self._files.save(self._state)
+
+
+# How one server or process of a rig is.
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentStatus:
+    """How one server or process is. `ended` says how it ended last, if it ever did by itself."""
+
+    name: str
+    condition: Literal["ready", "not ready", "died", "stopped"]
+    pid: int | None
+    address: str
+    problem: str = ""
+    restarts: int = 0
+    ended: str = ""
+
+
+def status_of(where: Addresses, component: Component) -> ComponentStatus:
+    """As it is now; asks it whether it is ready."""
+    name, state = component.name, where.state
+    address = where.http(name) if name not in SERVERS else f"127.0.0.1:{component.port}"
+    identity = state.running(name)
+    condition: Literal["ready", "not ready", "died", "stopped"]
+    if identity is None:
+        condition, problem = "died" if name in state.processes else "stopped", None
+    else:
+        problem = component.not_ready()
+        condition = "ready" if problem is None else "not ready"
+    pid = None if identity is None else identity.pid
+    known = state.restarts.get(name)
+    restarts, ended = (known.times, known.last_end) if known is not None else (0, "")
+    return ComponentStatus(name, condition, pid, address, problem or "", restarts, ended)

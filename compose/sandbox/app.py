@@ -20,7 +20,6 @@ from starlette.routing import Route
 
 from compose.sandbox import carrier, provider
 from compose.sandbox.directory import customer_of
-from compose.sandbox.faults import Delays, FaultRule, Faults
 from compose.sandbox.http import (
     OnReference,
     Problem,
@@ -32,7 +31,7 @@ from compose.sandbox.http import (
     read_body,
 )
 from compose.sandbox.ledger import Ledger
-from compose.sandbox.operations import Desk, Operation
+from compose.sandbox.operations import Delays, Desk, FaultRule, Faults, Operation
 from compose.sandbox.sinks import MailServer, MailSink, Push, PushSink, mail_as_json
 from events.http.limits import WithoutNul
 from events.telemetry.log import log

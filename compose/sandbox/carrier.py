@@ -14,9 +14,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from compose.sandbox.directory import DEPOTS, UNSERVED
-from compose.sandbox.faults import Manner
 from compose.sandbox.http import Body, OnReference, Reference
-from compose.sandbox.operations import Answer, new_id
+from compose.sandbox.operations import Answer, Manner, new_id
 
 DELIVERY_DAYS = 3
 MAX_LINES = 200

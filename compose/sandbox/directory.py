@@ -7,7 +7,7 @@ it does not serve, the mail server an address that bounces. Neither ever sees th
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from compose.sandbox.faults import Manner
+from compose.sandbox.operations import Manner
 
 MAX_TOKEN_CHARACTERS = 100
 MAIL_DOMAIN = "customers.example"

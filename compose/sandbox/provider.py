@@ -23,9 +23,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from compose.sandbox.faults import Manner
 from compose.sandbox.http import Body, OnReference, Reference
-from compose.sandbox.operations import Answer, new_id, now
+from compose.sandbox.operations import Answer, Manner, new_id, now
 from events.facts.base import OrderCurrency
 
 MAX_AMOUNT_MINOR = 10**14

@@ -15,10 +15,9 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from pydantic import StringConstraints
 
 from compose.sandbox.directory import BOUNCING_MAILBOX
-from compose.sandbox.faults import Delays, Faults, Manner
 from compose.sandbox.http import Body, Problem
 from compose.sandbox.ledger import Ledger
-from compose.sandbox.operations import Answer, new_id, now
+from compose.sandbox.operations import Answer, Delays, Faults, Manner, new_id, now
 from events.telemetry.log import log
 
 PRUNE_EVERY = 100

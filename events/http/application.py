@@ -5,21 +5,28 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol
+from uuid import UUID
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from opentelemetry.trace import SpanKind
 from prometheus_client.metrics_core import Metric
+from pydantic import BaseModel, Field
+from pydantic_core import to_json
+from sqlalchemy import bindparam, select
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from events.http.documents import DOCS, REDOC, DocumentsPolicy, document
-from events.http.limits import BoundedBody, BoundedRequests, StrictRoute, WithoutNul
+from events.http.limits import BoundedBody, BoundedRequests, InDigits, StrictRoute, WithoutNul
 from events.http.problems import Problem, answer_with_problems
 from events.runtime.service_runtime import ServiceRuntime
 from events.runtime.settings import ProcessSettings
+from events.storage.repository import Repository
+from events.storage.sql import compiled
+from events.strict_json import JSON_TYPE
 from events.telemetry.metrics import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.telemetry.tracing import Attributes, is_tracing, work
 
@@ -167,3 +174,59 @@ class TracedRequests:
             span.note({"http.route": route, "http.response.status_code": answer.status})
             if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 span.fail(HTTPStatus(answer.status).phrase)
+
+
+# `/states`: what a service knows of many orders at once, for whoever compares it; and to forget it.
+
+MAX_ORDERS = 200
+MAX_PAGE = 1_000
+FIRST = UUID(int=0)
+
+OrderIds = Annotated[
+    list[UUID], Query(min_length=1, max_length=MAX_ORDERS, description="Repeated, once for each order.")
+]
+
+
+OrdersLimit = Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits]
+
+
+class OrdersToForget(BaseModel):
+    """Orders that ended."""
+
+    order_ids: list[UUID] = Field(min_length=1, max_length=MAX_ORDERS)
+
+
+def states_router(repository: Repository) -> APIRouter:
+    """The route of a service whose states are in `repository`."""
+    router = APIRouter(tags=["states"], route_class=StrictRoute)
+    order_ids = repository.table.c.order_id
+    page_of_orders = compiled(
+        select(order_ids)
+        .where(order_ids > bindparam("after", type_=order_ids.type))
+        .order_by(order_ids)
+        .limit(bindparam("row_limit"))
+    )
+
+    @router.get("/states")
+    async def states(order_id: OrderIds, runtime: Running) -> Response:
+        """The states of these orders by order id, without personal data; unknown orders are left out."""
+        found = await runtime.database.read(lambda connection: repository.read_many(connection, order_id))
+        return Response(to_json({"states": found}), media_type="application/json")
+
+    @router.get("/states/orders")
+    async def orders(runtime: Running, after: UUID | None = None, limit: OrdersLimit = MAX_PAGE) -> Response:
+        """Which orders it has states of, by their ids: those after this one. For whoever looks for others."""
+        found = await runtime.database.rows(page_of_orders, after=after or FIRST, row_limit=limit)
+        return Response(to_json({"order_ids": [row["order_id"] for row in found]}), media_type=JSON_TYPE)
+
+    @router.post("/states/forget", dependencies=[Admin])
+    async def forget(wanted: OrdersToForget, runtime: Running) -> Response:
+        """Delete the states of orders that ended long ago, as the tracker asks once their time is over.
+
+        What the service is not done with stays: it is not among the `forgotten`. Repeating is harmless.
+        """
+        async with runtime.database.transaction() as connection:
+            forgotten = await repository.forget(connection, wanted.order_ids)
+        return Response(to_json({"forgotten": forgotten}), media_type="application/json")
+
+    return router

@@ -146,12 +146,11 @@ def broker_user(settings: ProcessSettings) -> str:
     return URL(settings.broker_url).user or "guest"
 
 
-# --- Whether the broker blocks a connection: under a memory or disk alarm it reads no more of what
-# publishes
+# Whether the broker blocks a connection: under a memory or disk alarm it reads no more of what publishes.
 #
 # RabbitMQ says so (`connection.blocked`) to a connection that publishes, at its first publish, and never to
-# one
-# that only consumes. aiormq has `ready()` wait while it is so; the broker's reason it tells its log alone.
+# one that only consumes. aiormq has `ready()` wait while it is so; the broker's reason it tells its log
+# alone.
 
 
 # How soon it is noticed, and how long `ready()` may take where nothing is blocked.

@@ -179,10 +179,10 @@ def known_type(wire_name: str) -> type[Fact]:
 def stated_at(message: Received) -> datetime | None:
     """When a message says it was published; None if an outside publisher left that out."""
     try:
-        given = datetime.fromisoformat(_text(message.headers.get("stated_at")) or "")
+        at = datetime.fromisoformat(_text(message.headers.get("stated_at")) or "")
     except ValueError:
         return message.timestamp
-    return given if given.tzinfo else given.replace(tzinfo=UTC)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def uuid_in(value: Any) -> UUID | None:

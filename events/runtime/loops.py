@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from events.telemetry.log import log
 
-# --- A bound on waiting that also holds for libraries that do not heed a cancellation at once
+# A bound on waiting that also holds for libraries that do not heed a cancellation at once.
 
 
 T = TypeVar("T")

@@ -10,8 +10,7 @@ import uvloop
 from fastapi import APIRouter, FastAPI, Request
 
 from events.http import causes_api
-from events.http.application import Runnable, create_app
-from events.http.states_api import states_router
+from events.http.application import Runnable, create_app, states_router
 from events.messaging.asyncapi import asyncapi_document
 from events.runtime.definition import ServiceDefinition
 from events.runtime.loops import EXIT_CODE, Loops, exit_within
@@ -21,7 +20,7 @@ from events.telemetry.log import configure_logging
 from events.telemetry.metrics import say_what_runs
 from events.telemetry.tracing import start_tracing, stop_tracing
 
-# --- What a long-running process does about Python's garbage collector
+# What a long-running process does about Python's garbage collector.
 
 
 GARBAGE_THRESHOLD = 20_000

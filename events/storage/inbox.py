@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from events.decision import Contradiction
 from events.facts import Fact
-from events.facts.content import content_of, contradict
+from events.facts.base import content_of, contradict
 from events.runtime.input import Input
 from events.storage.database import Session
 from events.storage.round_trip import RoundTrip, Rows, prepared

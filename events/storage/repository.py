@@ -91,8 +91,8 @@ class OrderRepository(Generic[StateT]):
         found = select(*self._columns).where(key == array_of("order_ids", key).any_())
         self._lock = prepared(found.order_by(key).with_for_update())
         self._read = compiled(found)
-        inputs = [table.c[name] for name in COMPARED if name in table.c]
-        self._compare = compiled(select(key, *inputs).where(key == array_of("order_ids", key).any_()))
+        columns = [table.c[name] for name in COMPARED if name in table.c]
+        self._read_compared = compiled(select(key, *columns).where(key == array_of("order_ids", key).any_()))
         self._insert = prepared(insert_rows(table, self._columns))
         self._update = prepared(update_rows(table, key, self._columns[1:]))
 
@@ -115,7 +115,7 @@ class OrderRepository(Generic[StateT]):
         self, connection: Connection, order_ids: Sequence[UUID]
     ) -> dict[UUID, dict[str, Any]]:
         """Those fields of these orders' states that are in TOLD, without a lock."""
-        cursor = await connection.execute(self._compare, {"order_ids": list(order_ids)})
+        cursor = await connection.execute(self._read_compared, {"order_ids": list(order_ids)})
         return {row.pop("order_id"): row for row in await cursor.fetchall()}
 
     def _understood(self, row: dict[str, Any]) -> StateT:

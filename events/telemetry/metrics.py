@@ -212,10 +212,9 @@ def _version() -> str:
         return str(tomllib.loads(project.read_text())["project"]["version"])
 
 
-# --- `GET /metrics`: what was counted since the process began, and what is looked up when somebody asks
+# `GET /metrics`: what was counted since the process began, and what is looked up when somebody asks.
 #
-# The latter belongs to what the process runs, not to the module: several may run in one process, as in
-# tests.
+# The latter belongs to what the process runs, not to the module: several may run in one process, as in tests.
 
 
 # Whoever asks more often than once in so many seconds gets what was found last.

@@ -43,7 +43,7 @@ from events.service import EXCHANGE
 from events.telemetry import tracing
 from events.telemetry.log import Outage
 
-# --- The W3C trace context of an order, from its first request through every fact and call
+# The W3C trace context of an order, from its first request through every fact and call.
 
 
 _IDS = RandomIdGenerator()
@@ -289,8 +289,7 @@ def _span_context(traceparent: str) -> SpanContext:
     return SpanContext(trace_of, span_of, is_remote=True, trace_flags=TraceFlags(flags))
 
 
-# --- The spans of a batch: one for each input, in the trace of its order, all linked to the batch's
-# own
+# The spans of a batch: one for each input, in the trace of its order, all linked to the batch's own.
 
 
 class BatchTrace:

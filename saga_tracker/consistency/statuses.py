@@ -6,7 +6,7 @@ Each service says that of itself, in its `service.py`.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from events.installed import installed_services
+from events.runtime.definition import installed_services
 from events.service import Service, name_of
 from saga_tracker.consistency.snapshot import NOT_THERE, ServiceState
 

@@ -23,7 +23,7 @@ from events.storage.sql import compiled
 from saga_tracker.dead_letters.dead_letter import DeadLetterState
 from saga_tracker.tables import dead_letters
 
-# How many replays of one dead letter that came back are told of.
+# How many replays of one dead letter that came back are shown.
 MAX_CAME_BACK = 100
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from events.facts.content import contradict
+from events.facts.base import contradict
 from events.facts.order import OrderCreated
 from events.service import name_of
 from saga_tracker.projection import SagaFact

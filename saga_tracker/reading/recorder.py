@@ -113,7 +113,7 @@ class Recorder:
         new, refused = sort_out(fresh, before, known.begun)
         fresh = replace(fresh, unreadable=[*fresh.unreadable, *refused])
         facts = self._clocked(new, known.now, asked_seconds, await self._read_before(connection, new))
-        recorded = _reported(fresh, reading, before, facts)
+        recorded = _recorded(fresh, reading, before, facts)
         await self._write(connection, recorded, facts)
         return recorded
 
@@ -186,7 +186,7 @@ async def _show(connection: Connection, sagas: Mapping[UUID, Saga], rules: Rules
         await connection.execute(COMPARE_LATER, {"order_ids": compared})
 
 
-def _reported(
+def _recorded(
     batch: ReadBatch, reading: int, before: Mapping[UUID, Sequence[SagaFact]], facts: Sequence[ReadFact]
 ) -> Recorded:
     new: dict[UUID, list[SagaFact]] = {}
@@ -196,9 +196,9 @@ def _reported(
         order_id: [*before.get(order_id, ()), *new.get(order_id, ())]
         for order_id in {fact.order_id for fact in batch.facts} & (before.keys() | new.keys())
     }
-    reported = {order_id: project(saga_fact) for order_id, saga_fact in known.items()}
+    sagas = {order_id: project(facts_known) for order_id, facts_known in known.items()}
     position = Position(batch.last_offset, batch.last_message_id, reading)
-    return Recorded(position, batch, new, known, reported, _taken(batch, known))
+    return Recorded(position, batch, new, known, sagas, _taken(batch, known))
 
 
 def _taken(batch: ReadBatch, known: Mapping[UUID, Sequence[SagaFact]]) -> dict[Key, Taken]:

@@ -18,7 +18,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from aio_pika.exceptions import AMQPChannelError, ChannelNotFoundEntity
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from events.facts.content import content_of
+from events.facts.base import content_of
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
 from events.messaging.copies import cut
 from events.messaging.envelope import Envelope, Unreadable, decode, stated_at

@@ -41,7 +41,7 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class _SubscribedFact:
+class _Collected:
     """All that was read of one batch of orders. Those that are not understood cannot be compared."""
 
     snapshot: Snapshot
@@ -161,7 +161,7 @@ class Reconciler:
             )
         return len(taken.order_ids)
 
-    def _outcome_of(self, taken: Taken, collected: _SubscribedFact) -> Outcome:
+    def _outcome_of(self, taken: Taken, collected: _Collected) -> Outcome:
         """What these orders come to. One that cannot be compared is looked at again later, all others now."""
         compared, again, found = list[UUID](), set(collected.not_understood), list[Difference]()
         answered, asked = collected.snapshot.answered, self.parties.asked
@@ -183,7 +183,7 @@ class Reconciler:
                 again.add(order_id)
         return Outcome(compared, found, judged(answered, asked), again)
 
-    async def _collect(self, taken: Taken, ledger: bool) -> _SubscribedFact:
+    async def _collect(self, taken: Taken, ledger: bool) -> _Collected:
         """The view before the services: they may know more than it, and then are looked at again."""
         async with self._database.transaction() as connection:
             sagas, not_understood = await comparisons.sagas_of(connection, taken.order_ids)
@@ -198,4 +198,4 @@ class Reconciler:
             async with self._database.transaction() as connection:
                 for order_id in await comparisons.retold(connection, sending):
                     sagas[order_id] = replace(sagas[order_id], retells=True)
-        return _SubscribedFact(Snapshot(states=states, ledger=movements, sagas=sagas), not_understood)
+        return _Collected(Snapshot(states=states, ledger=movements, sagas=sagas), not_understood)

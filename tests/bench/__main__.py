@@ -4,11 +4,9 @@ import argparse
 import sys
 from datetime import UTC, datetime
 
-from compose.local.errors import RigError
-from compose.local.interruptions import ending_in_order
-from compose.local.places import DEFAULT_STATE_DIR
+from compose.local.commands import RigError, ending_in_order
 from compose.local.rig import LocalRig
-from compose.local.state import exclusive
+from compose.local.state import DEFAULT_STATE_DIR, exclusive
 from tests.bench.cpu import running_parts
 from tests.bench.machine import describe_commit, describe_machine
 from tests.bench.results import Run

@@ -18,11 +18,9 @@ from pathlib import Path
 
 import uvloop
 
-from compose.local.errors import RigError
-from compose.local.interruptions import ending_in_order, uninterrupted
-from compose.local.places import CHECKOUT, DEFAULT_STATE_DIR
+from compose.local.commands import RigError, ending_in_order, uninterrupted
 from compose.local.rig import LocalRig
-from compose.local.state import exclusive
+from compose.local.state import CHECKOUT, DEFAULT_STATE_DIR, exclusive
 from tests.bench.cpu import LOAD
 from tests.bench.results import FIGURES, Round, medians
 from tests.bench.runner import LOCK_FILE
@@ -154,12 +152,12 @@ def tell(sides: Sequence[Side]) -> None:
         of_a, of_b = by_part[0][part], by_part[1].get(part, 0.0)
         print(f"  CPU ms of {part:<20} {of_a:>14.2f} {of_b:>14.2f} {of_b / max(of_a, 0.001):>8.2f}")
     report = DEFAULT_STATE_DIR / REPORT
-    reported = {
+    by_side = {
         side.name: {"commit": side.commit, "turns": side.turns, "medians": medians(side.turns), "cpu_ms": cpu}
         for side, cpu in zip(sides, by_part, strict=True)
     }
     report.write_text(
-        json.dumps({**reported, "b_to_a": {name: b[name] / a[name] for name in COMPARED}}, indent=1)
+        json.dumps({**by_side, "b_to_a": {name: b[name] / a[name] for name in COMPARED}}, indent=1)
     )
     print(f"report: {report}")
 

@@ -24,10 +24,10 @@ RECONNECT_SECONDS = 0.5
 # Where a broker is stopped on purpose, that nobody answers is no news.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 LASTING_FOR_MS = 600_000
-_REPORTED, _DISPATCHED, _CANCELLED = 1, 2, 4
+_NOTIFIED, _DISPATCHED, _CANCELLED = 1, 2, 4
 _WATCHED: Mapping[str, int] = {
-    CustomerNotified.wire_name: _REPORTED,
-    NotificationFailed.wire_name: _REPORTED,
+    CustomerNotified.wire_name: _NOTIFIED,
+    NotificationFailed.wire_name: _NOTIFIED,
     ShipmentDispatched.wire_name: _DISPATCHED,
     OrderCancelled.wire_name: _CANCELLED,
 }
@@ -61,11 +61,11 @@ class Completions:
         if wire_name not in _WATCHED:
             self.received_at.setdefault(wire_name, []).append(time.monotonic())
             return
-        if _WATCHED[wire_name] == _REPORTED:
+        if _WATCHED[wire_name] == _NOTIFIED:
             self.notified_at.setdefault(order_id, time.monotonic())
         before = self._seen.get(order_id, 0)
         now = self._seen[order_id] = before | _WATCHED[wire_name]
-        if now & _REPORTED and now & (_DISPATCHED | _CANCELLED) and order_id not in self._ended:
+        if now & _NOTIFIED and now & (_DISPATCHED | _CANCELLED) and order_id not in self._ended:
             self._ended[order_id] = time.monotonic()
             if now & _CANCELLED:
                 self.cancelled.add(order_id)

@@ -106,7 +106,7 @@ class Counters:
     def lines(self) -> list[str]:
         """What `each` answered, to be read by people."""
         fsyncs = [("PostgreSQL", self.wal.get("fsyncs")), ("the broker", self.broker.get("fsyncs"))]
-        reported = [
+        titled = [
             ("fsyncs", ", ".join(f"{_short(count)} by {name}" for name, count in fsyncs)),
             ("WAL", _of(self.wal, [name for name in self.wal if name != "fsyncs"])),
             ("transactions", _by_database(self.commits)),
@@ -114,7 +114,7 @@ class Counters:
             ("statements", _by_database(self.statements)),
             ("messages", _of(self.broker, [name for name in self.broker if name != "fsyncs"])),
         ]
-        return [f"{name:<18} {what}" for name, what in reported]
+        return [f"{name:<18} {what}" for name, what in titled]
 
     def _groups(self) -> list[Counts]:
         return [self.wal, self.commits, self.statements, self.unsynced, self.broker]

@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 
 import psutil
 
+from compose.local.components import NAME_SERVICE, POSTGRES
 from compose.local.process_table import children_by_parent
 from compose.local.rig import LocalRig
-from compose.local.servers import NAME_SERVICE, POSTGRES
 
 LOAD = "load"
 """The name of this very process among the parts."""

@@ -110,7 +110,7 @@ class Customer(FastHttpUser):
         return None
 
     def watch(self, order_id: str, began: float) -> None:
-        """Ask the tracker until the order has ended; an order that it has not known of yet is no failure."""
+        """Ask the tracker until the order has ended; that it does not know an order yet is no failure."""
         while time.perf_counter() - began < GIVE_UP_WATCHING_SECONDS:
             with self.client.get(
                 f"{TRACKER_URL}/sagas/{order_id}", name="/sagas/ORDER_ID", catch_response=True

@@ -5,7 +5,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-from compose.local.places import CHECKOUT
+from compose.local.state import CHECKOUT
 
 
 def describe_machine() -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.report import COLOURS, svg_of, templates_in
 from tests.bench.cpu import LOAD
 from tests.bench.results import FIGURES, Result, Round, Run, number_of_rounds

@@ -9,8 +9,7 @@ from pathlib import Path
 import uvloop
 
 from compose.check import examine
-from compose.local.errors import RigError
-from compose.local.interruptions import uninterrupted
+from compose.local.commands import RigError, uninterrupted
 from compose.local.rig import LocalRig
 from compose.snapshot import Reader, sources_of
 from tests.bench.counters import STATEMENTS_LIBRARY, Counters, snapshot

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from compose.local.addresses import Addresses
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.rig import LocalRig
 from tests.bench.completions import Completions, watch
 from tests.bench.cpu import cpu_ms_each, cpu_seconds, forget_peaks, peak_megabytes, running_parts
@@ -120,9 +120,9 @@ class Stage:
             "refused_percent": 100 * sent.refused / (sent.refused + len(sent.due_at)),
             "drain_seconds": last - sent.end,
         }
-        reported = [self.completions.notified_at[order] - sent.due_at[order] for order in ended]
+        until_notified = [self.completions.notified_at[order] - sent.due_at[order] for order in ended]
         for percent in (50, 99):
-            found[f"told_p{percent}_ms"] = percentile(reported, percent) * 1_000
+            found[f"told_p{percent}_ms"] = percentile(until_notified, percent) * 1_000
         for percent in (50, 95, 99):
             found[f"end_to_end_p{percent}_ms"] = percentile(latencies, percent) * 1_000
         found["end_to_end_max_ms"] = max(latencies) * 1_000

@@ -49,19 +49,17 @@ def announce(scenario: Scenario, place: str, rounds: int, left_seconds: float) -
 
 def tell_round(number: int, found: Round) -> None:
     """A line."""
-    reported = [_figure(name, found.figures) for name in (*SHORT, *ALWAYS_SHORT) if name in found.figures]
-    print(f"  round {number}: {', '.join(reported) or 'nothing was measured'}", flush=True)
+    shown = [_figure(name, found.figures) for name in (*SHORT, *ALWAYS_SHORT) if name in found.figures]
+    print(f"  round {number}: {', '.join(shown) or 'nothing was measured'}", flush=True)
 
 
 def tell_result(result: Result) -> None:
     """The medians of all rounds."""
     figures = result.figures
     for title, names in LINES.items():
-        reported = [
-            _figure(name, figures) for name in names if name in figures and not _is_dull(name, figures)
-        ]
-        if reported:
-            print(f"  {title:<12} {', '.join(reported)}")
+        shown = [_figure(name, figures) for name in names if name in figures and not _is_dull(name, figures)]
+        if shown:
+            print(f"  {title:<12} {', '.join(shown)}")
     if result.cpu_ms:
         system = {name: ms for name, ms in result.cpu_ms.items() if name != LOAD}
         parts = ", ".join(f"{name} {ms:.2f}" for name, ms in system.items())

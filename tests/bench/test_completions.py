@@ -20,7 +20,7 @@ from tests.bench.publisher import Publishable, publish
 from tests.runtime.eventually import eventually
 from tests.servers import Servers
 
-RESERVED, REPORTED = StockReserved.wire_name, CustomerNotified.wire_name
+RESERVED, NOTIFIED = StockReserved.wire_name, CustomerNotified.wire_name
 MANY = 1_000
 GONE, CANCELLED = ShipmentDispatched.wire_name, OrderCancelled.wire_name
 
@@ -32,7 +32,7 @@ async def broker_with_exchange(servers: Servers) -> str:
     return url
 
 
-def reported(wire_name: str, order_id: UUID) -> Publishable:
+def fact(wire_name: str, order_id: UUID) -> Publishable:
     fields = fields_of(
         fact_id=uuid4(),
         wire_name=wire_name,
@@ -52,13 +52,13 @@ async def test_an_order_has_ended_once_its_customer_is_told_and_its_goods_are_go
     url = await broker_with_exchange(servers)
     sold, cancelled, under_way = uuid4(), uuid4(), uuid4()
     facts = [
-        reported(GONE, sold),
-        reported(REPORTED, sold),
-        reported(CANCELLED, cancelled),
-        reported(REPORTED, cancelled),
-        reported(REPORTED, cancelled),
-        reported(GONE, under_way),
-        reported(RESERVED, under_way),
+        fact(GONE, sold),
+        fact(NOTIFIED, sold),
+        fact(CANCELLED, cancelled),
+        fact(NOTIFIED, cancelled),
+        fact(NOTIFIED, cancelled),
+        fact(GONE, under_way),
+        fact(RESERVED, under_way),
     ]
     async with watch(url, also=[RESERVED], lasting=lasting) as completions:
         await publish(url, facts)
@@ -74,10 +74,10 @@ async def test_it_watches_again_after_the_connection_was_lost(servers: Servers) 
     url = await broker_with_exchange(servers)
     first, second = uuid4(), uuid4()
     async with watch(url, lasting=True) as completions:
-        await publish(url, [reported(GONE, first), reported(REPORTED, first)])
+        await publish(url, [fact(GONE, first), fact(NOTIFIED, first)])
         await eventually(lambda: str(first) in completions.ended_at)
         await cut(completions.connection)
-        await publish(url, [reported(CANCELLED, second), reported(REPORTED, second)])
+        await publish(url, [fact(CANCELLED, second), fact(NOTIFIED, second)])
         await eventually(lambda: str(second) in completions.ended_at)
 
 
@@ -86,7 +86,7 @@ async def test_what_was_on_its_way_when_the_connection_was_lost_comes_again(serv
     orders = [uuid4() for _ in range(MANY)]
     async with watch(url, lasting=True) as completions:
         publishing = asyncio.create_task(
-            publish(url, [reported(name, order) for order in orders for name in (GONE, REPORTED)])
+            publish(url, [fact(name, order) for order in orders for name in (GONE, NOTIFIED)])
         )
         while not publishing.done():
             received = len(completions.ended_at)

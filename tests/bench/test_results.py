@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from tests.bench.compare import Side, in_turns
 from tests.bench.machine import describe_machine
 from tests.bench.report import page_of, write_reports
@@ -77,9 +77,9 @@ def test_every_target_is_about_a_figure() -> None:
 def test_reports_are_json_and_a_page_whose_plots_are_well_formed(tmp_path: Path) -> None:
     result = Result("peak", "200 <a> minute", [made_up_round(3.0), made_up_round(5.0), made_up_round(4.0)])
     data, page = write_reports(made_up_run(result), tmp_path)
-    reported = json.loads(data.read_text())["scenarios"][0]
-    assert reported["medians"]["figures"]["ended_per_second"] == 4.0
-    assert reported["medians"]["peak_megabytes"] == {"order": 5.0}
+    scenario = json.loads(data.read_text())["scenarios"][0]
+    assert scenario["medians"]["figures"]["ended_per_second"] == 4.0
+    assert scenario["medians"]["peak_megabytes"] == {"order": 5.0}
     text = page.read_text()
     plots = [part.split("</svg>")[0] for part in text.split("<svg")[1:]]
     assert len(plots) == 3 + 1 + 3 + 1
@@ -112,8 +112,8 @@ def test_every_figure_is_printed_somewhere(capsys: pytest.CaptureFixture[str]) -
     printed = [name for names in LINES.values() for name in names]
     assert sorted(printed) == sorted(FIGURES)
     tell_result(Result("peak", "t", [Round(figures=dict.fromkeys(FIGURES, 7.0))]))
-    reported = capsys.readouterr().out
-    assert not [figure.label for figure in FIGURES.values() if figure.label not in reported]
+    output = capsys.readouterr().out
+    assert not [figure.label for figure in FIGURES.values() if figure.label not in output]
 
 
 def test_scenarios_have_names_of_their_own_and_are_chosen_by_them() -> None:
@@ -133,10 +133,10 @@ def test_how_long_it_takes_grows_with_the_rounds() -> None:
 def test_processes_are_told_what_a_scenario_says_and_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MURMURATION_BATCH_SIZE", "1")
     (burst,) = chosen_scenarios(["burst"])
-    reported = {
+    settings = {
         name: value for name, value in environment_for(burst).items() if name.startswith("MURMURATION_")
     }
-    assert reported == burst.settings
+    assert settings == burst.settings
 
 
 def test_memory_that_rises_and_falls_is_flat_and_memory_that_rises_is_not() -> None:

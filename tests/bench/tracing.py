@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.rig import LocalRig
 from tests.bench.completions import watch
 from tests.bench.cpu import cpu_ms_each, cpu_seconds
@@ -72,8 +72,8 @@ async def _compare(rig: LocalRig, jaeger: Jaeger, rounds: int, seconds: float, i
     for number in range(rounds):
         turns = list(variants(jaeger).items())
         # Each comes first once: a system gets slower as it fills.
-        for name, reported in turns[number % len(turns) :] + turns[: number % len(turns)]:
-            await asyncio.to_thread(_restart, rig, reported)
+        for name, environment in turns[number % len(turns) :] + turns[: number % len(turns)]:
+            await asyncio.to_thread(_restart, rig, environment)
             found[name].append(turn := await _sustained(rig, seconds, in_flight))
             print(f"round {number + 1}, {name}: {turn}", flush=True)
     medians = {name: Turn(*map(statistics.median, zip(*turns, strict=True))) for name, turns in found.items()}
@@ -83,10 +83,10 @@ async def _compare(rig: LocalRig, jaeger: Jaeger, rounds: int, seconds: float, i
         print(f"{name:<17} median {median}: {rate:.0%} of the rate without, {cost:.0%} of the CPU time")
 
 
-def _restart(rig: LocalRig, reported: Mapping[str, str]) -> None:
+def _restart(rig: LocalRig, environment: Mapping[str, str]) -> None:
     for name in TRACED:
         rig.stop(name)
-        rig.start(name, extra_environment=reported)
+        rig.start(name, extra_environment=environment)
 
 
 async def _sustained(rig: LocalRig, seconds: float, in_flight: int) -> Turn:

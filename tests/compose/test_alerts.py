@@ -12,8 +12,8 @@ import pytest
 from starlette.routing import Route
 
 from compose.containers.env import FOLDER
-from compose.local.processes import SANDBOX
-from compose.observability.watched import FILES, config_for, write_config
+from compose.containers.provision import MONITORED_FILES, config_for, write_config
+from compose.local.provision import SANDBOX
 from compose.system import PROCESSES, SERVICES
 from events.messaging import topology
 from events.service import STREAM
@@ -325,8 +325,8 @@ def test_the_runbook_tells_of_no_alert_that_is_gone() -> None:
 
 def test_what_they_tell_to_ask_for_can_be_asked_for() -> None:
     known = {route.path for router in ROUTERS for route in router.routes if isinstance(route, Route)}
-    reported = set(re.findall(r"\$TRACKER_URL(/[\w/-]+)", RULES + RUNBOOK))
-    named = {path.replace("ORDER_ID", "{order_id}") for path in reported}
+    asked_for = set(re.findall(r"\$TRACKER_URL(/[\w/-]+)", RULES + RUNBOOK))
+    named = {path.replace("ORDER_ID", "{order_id}") for path in asked_for}
     assert named - known - {"/readyz"} == set()
     assert len(named) > 5
 
@@ -354,7 +354,7 @@ def test_it_fires_when_it_should_and_only_then(name: str, tmp_path: Path) -> Non
 @needs(PROMETHEUS)
 def test_the_files_are_what_is_written_for_these_services() -> None:
     asked = [spec.name for spec in PROCESSES]
-    for name in FILES:
+    for name in MONITORED_FILES:
         text = (OBSERVABILITY / name).read_text()
         assert config_for(text, WATCHED, asked) == text
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from compose.containers.env import FOLDER, broker_variable, read_env, secrets_in, write_missing
-from compose.local.processes import ProcessSpec
+from compose.local.provision import ProcessSpec
 from compose.system import PROCESSES
 from tests.tools import COMPOSE, require
 

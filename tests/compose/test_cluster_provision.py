@@ -15,7 +15,7 @@ from compose.containers.provision import (
     wait_for_cluster,
     wait_for_replicas,
 )
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 
 NODES = ("rabbit@one", "rabbit@two", "rabbit@three")
 

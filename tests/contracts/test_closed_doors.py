@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from compose.local.processes import SANDBOX
+from compose.local.provision import SANDBOX
 from compose.sandbox.app import Sandbox, SandboxSettings
 from compose.system import PROCESSES
 from events.http.application import create_app

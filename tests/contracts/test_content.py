@@ -6,7 +6,7 @@ import pytest
 from pydantic import create_model
 
 from events.facts import Fact, published_facts
-from events.facts.content import content_of, contradict
+from events.facts.base import content_of, contradict
 from events.facts.order import OrderCreated, OrderCreatedV1
 from tests.decide.given import CONTRADICTING, ORDER_CREATED
 from tests.tracker.facts import facts_of

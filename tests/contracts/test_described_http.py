@@ -13,7 +13,8 @@ from uuid import uuid4
 import pytest
 from aiohttp import ClientError, ClientSession
 
-from compose.local.processes import READY_TIMEOUT_SECONDS, SANDBOX
+from compose.local.components import READY_TIMEOUT_SECONDS
+from compose.local.provision import SANDBOX
 from compose.system import PROCESSES, SERVICES
 from events.messaging.topology import declare
 from events.runtime.settings import ENV_PREFIX
@@ -73,8 +74,8 @@ async def urls(
 
 async def _started(package: str, given: Mapping[str, str], log: Path) -> Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    reported = {**OUTSIDE, **given, "ADMIN_TOKEN": TOKEN}
-    environment |= {ENV_PREFIX + name: value for name, value in reported.items()}
+    variables = {**OUTSIDE, **given, "ADMIN_TOKEN": TOKEN}
+    environment |= {ENV_PREFIX + name: value for name, value in variables.items()}
     with log.open("wb") as output:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", package), env=environment, stdout=output, stderr=subprocess.STDOUT

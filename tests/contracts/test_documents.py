@@ -15,14 +15,14 @@ from starlette.routing import Route
 from compose.demo.scenarios import SCENARIOS
 from compose.drills.catalogue import DRILLS
 from compose.local.addresses import POSTGRES_VARIABLE, RABBITMQ_VARIABLE
-from compose.local.places import CHECKOUT as ROOT
+from compose.local.state import CHECKOUT as ROOT
 from compose.map import BEGIN, DOCUMENT, END, PICTURE, draw_map, draw_picture, subscribers, with_map
 from compose.sandbox.app import SandboxSettings
-from compose.sandbox.faults import FaultRule
+from compose.sandbox.operations import FaultRule
 from compose.sandbox.provider import CARDS
 from compose.system import SERVICES
 from events.facts.base import SupersededFact
-from events.installed import CHOSEN_VARIABLE
+from events.runtime.definition import CHOSEN_VARIABLE
 from events.runtime.settings import ENV_PREFIX, ServiceSettings
 from events.service import STREAM, name_of
 from order_svc.api import OrderRequest
@@ -225,10 +225,8 @@ def test_its_stanza_for_the_containers_is_like_that_of_another_service() -> None
     compose = (ROOT / "compose" / "compose.yaml").read_text()
     found = re.search(r"^  inventory:\n(?:    .+\n)+", compose, re.MULTILINE)
     assert found
-    reported = (
-        stanza.replace("loyalty", "inventory").replace("LOYALTY", "INVENTORY").replace("18008", "18002")
-    )
-    assert reported == found[0]
+    renamed = stanza.replace("loyalty", "inventory").replace("LOYALTY", "INVENTORY").replace("18008", "18002")
+    assert renamed == found[0]
 
 
 def test_the_readme_is_short() -> None:
@@ -263,8 +261,8 @@ def test_the_demo_that_the_tour_shows_is_the_demo() -> None:
 
 
 def test_the_test_tokens_are_those_of_the_sandbox() -> None:
-    reported = (ROOT / "docs" / "test-tokens.md").read_text()
-    assert set(re.findall(r"^\| `(tok_\w+)` \|", reported, re.MULTILINE)) == set(CARDS)
+    text = (ROOT / "docs" / "test-tokens.md").read_text()
+    assert set(re.findall(r"^\| `(tok_\w+)` \|", text, re.MULTILINE)) == set(CARDS)
 
 
 @every_document
@@ -334,9 +332,9 @@ def test_the_deadlines_are_those_of_the_settings() -> None:
 
 
 def test_the_step_deadlines_are_those_of_the_services() -> None:
-    reported = re.search(r"^\| `STEP_DEADLINE_SECONDS`.*\| ([^|]+) \|$", OPERATE.read_text(), re.MULTILINE)
-    assert reported
-    for names, seconds in re.findall(r"([a-z]+(?: and [a-z]+)?) (\d+)", reported[1]):
+    cell = re.search(r"^\| `STEP_DEADLINE_SECONDS`.*\| ([^|]+) \|$", OPERATE.read_text(), re.MULTILINE)
+    assert cell
+    for names, seconds in re.findall(r"([a-z]+(?: and [a-z]+)?) (\d+)", cell[1]):
         for name in names.split(" and "):
             (service,) = (service for service in SERVICES if service.name == name)
             assert service.step_deadline_seconds == float(seconds)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from compose.local.places import CHECKOUT
-from events.installed import CHOSEN_VARIABLE
+from compose.local.state import CHECKOUT
+from events.runtime.definition import CHOSEN_VARIABLE
 from tests.servers import clean_environment
 
-PROGRAM = "from events.installed import installed_services as found; print(*(one.name for one in found()))"
+PROGRAM = (
+    "from events.runtime.definition import installed_services as found; print(*(one.name for one in found()))"
+)
 FIVE = "order inventory payment fulfillment notification"
 
 
@@ -65,6 +67,6 @@ def test_some_of_them_can_be_chosen(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, entry_point: str, services: str, why: str) -> None:
     distribution(tmp_path, "gifts", entry_point)
-    code, given = found(tmp_path, services)
+    code, output = found(tmp_path, services)
     assert code != 0
-    assert why in given
+    assert why in output

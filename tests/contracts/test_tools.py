@@ -125,9 +125,9 @@ def test_what_debian_has_is_installed_and_nothing_else(
     monkeypatch.setattr(tools, "problem_of", lambda tool: tool.ask())
     tools.provide_all()
     assert installed == ["prometheus"]
-    reported = capsys.readouterr().err.splitlines()
-    assert "docker compose: this Debian has nothing to install for it" in reported
-    assert "openssl: no room" in reported
+    lines = capsys.readouterr().err.splitlines()
+    assert "docker compose: this Debian has nothing to install for it" in lines
+    assert "openssl: no room" in lines
 
 
 @pytest.mark.parametrize("processes", ["0", "2"])

@@ -4,7 +4,7 @@
     given(None, FENCED).when(APPROVE, REJECT).nothing()
 
 is a line of a table (see table.py). A constant in capitals is the fact, call or state as it usually is; a
-function with its name in small dead letters builds it with something else in it.
+function with its name in small letters builds it with something else in it.
 """
 
 from datetime import date

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from events.facts import Line
-from events.facts.content import content_of
+from events.facts.base import content_of
 from events.facts.order import OrderCreated
 from inventory_svc.decide import Reservation, Shelf, Stock, decide
 from tests.decide.given import (

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from events.facts.content import content_of
+from events.facts.base import content_of
 from order_svc.decide import CancelOrder, Order, PlaceOrder, decide
 from tests.decide.given import (
     AMOUNT_MINOR,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from compose.drills.local_rig import LocalDrillRig
-from compose.drills.systems import drill_environment
+from compose.drills.rig import drill_environment
 from compose.local.rig import LocalRig
 from tests.servers import rig_folder
 

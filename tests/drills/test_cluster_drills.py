@@ -4,16 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from compose.containers.cluster import NODES
 from compose.containers.provision import REPLICATED as REPLICATED_QUEUES
 from compose.containers.rig import NAMES, ContainerRig, ReplicaRig
+from compose.containers.stack import NODES
 from compose.drills.catalogue import CLUSTER_DRILLS
-from compose.drills.catalogue.kill_nodes import killing
-from compose.drills.cluster_rig import REPLICATED, TARGETS, ClusterRig, members_online
+from compose.drills.catalogue.broker import killing_nodes
 from compose.drills.command import Options, chosen_drills
+from compose.drills.container_rig import REPLICATED, TARGETS, ClusterRig, members_online
 from compose.drills.harness import Harness
-from compose.drills.rig import Deed
-from compose.drills.systems import SETTINGS
+from compose.drills.rig import SETTINGS, Deed
 from compose.system import SERVICES
 from events.messaging import topology
 from tests.containers import containers
@@ -44,7 +43,7 @@ async def test_everything_is_there_several_times_and_replicated(container_rig: C
 
 
 async def test_nobody_misses_a_node_that_is_killed(container_rig: ContainerRig) -> None:
-    outcome = await Harness(ClusterRig(container_rig), SEED, ORDERS_PER_SECOND).run(killing(NODES[1:2]))
+    outcome = await Harness(ClusterRig(container_rig), SEED, ORDERS_PER_SECOND).run(killing_nodes(NODES[1:2]))
     assert outcome.result == "pass", outcome.problems
     assert outcome.accepted == sum(outcome.ends.values()) > 0
 

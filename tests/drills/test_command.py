@@ -9,17 +9,15 @@ from rich.console import Console
 
 from compose.drills.command import Options, broken_on_purpose, drill
 from compose.drills.container_rig import NO_DELAYS, ContainerSystem, project_of
+from compose.drills.local_rig import LocalSystem
 from compose.drills.outcome import Outcome, Report
-from compose.drills.rig import DrillRig
-from compose.drills.systems import LocalSystem, System
-from compose.local.errors import RigError
-from compose.local.interruptions import Terminated
-from compose.local.progress import Progress
+from compose.drills.rig import DrillRig, System
+from compose.local.commands import Progress, RigError, Terminated
 
 SIGINT = 2
 
 
-class Input:
+class Recording:
     """A system that remembers what it was told."""
 
     rig = cast(DrillRig, None)
@@ -27,16 +25,16 @@ class Input:
     left_something = False
 
     def __init__(self) -> None:
-        self.reported: list[str] = []
+        self.calls: list[str] = []
 
     def up(self) -> None:
-        self.reported.append("up")
+        self.calls.append("up")
 
     def stop(self) -> None:
-        self.reported.append("stop")
+        self.calls.append("stop")
 
     def delete(self) -> None:
-        self.reported.append("delete")
+        self.calls.append("delete")
 
 
 def report_of(*outcomes: Outcome) -> Report:
@@ -45,7 +43,7 @@ def report_of(*outcomes: Outcome) -> Report:
 
 def end_with(report: Report, error: BaseException | None) -> list[str]:
     """What a system is told when a run ends like this."""
-    system = Input()
+    system = Recording()
     try:
         with broken_on_purpose(system, report):
             system.up()
@@ -53,7 +51,7 @@ def end_with(report: Report, error: BaseException | None) -> list[str]:
                 raise error
     except (RigError, Terminated, ValueError):
         pass
-    return system.reported
+    return system.calls
 
 
 PASSED = Outcome("drill", "a drill")
@@ -98,12 +96,12 @@ def test_without_an_engine_one_line_says_so(tmp_path: Path, monkeypatch: pytest.
 def test_a_drill_that_the_rig_cannot_do_is_skipped_and_nothing_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reported: list[str] = []
-    monkeypatch.setattr(ContainerSystem, "delete", lambda _: reported.append("delete"))
-    monkeypatch.setattr(ContainerSystem, "up", lambda _: reported.append("up"))
+    calls: list[str] = []
+    monkeypatch.setattr(ContainerSystem, "delete", lambda _: calls.append("delete"))
+    monkeypatch.setattr(ContainerSystem, "up", lambda _: calls.append("up"))
     passed, printed = run(tmp_path, Options(only=["slow-database"], seed=1, rig="compose"))
     assert passed
-    assert "up" not in reported
+    assert "up" not in calls
     line = next(line for line in printed.splitlines() if line.startswith("skipped"))
     assert line.split()[1] == "slow-database"
     assert line.endswith(f"cannot delay inventory from postgres: {NO_DELAYS}")

@@ -5,15 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from compose.containers.rig import NAMES, ContainerRig
-from compose.drills.catalogue.cut_off_from_broker import cutting_off
-from compose.drills.catalogue.kill_services import killing
+from compose.drills.catalogue.network import cutting_off_from_broker
+from compose.drills.catalogue.processes import killing_services
 from compose.drills.container_rig import NO_DELAYS, ContainerDrillRig
 from compose.drills.harness import Harness
-from compose.drills.rig import ONE_NODE, ONE_RELEASE, POSTGRES, RABBITMQ, Deed
-from compose.drills.stage import Drill
-from compose.drills.systems import SETTINGS
-from compose.drills.victims import Victims
-from compose.local.errors import RigError
+from compose.drills.rig import ONE_NODE, ONE_RELEASE, POSTGRES, RABBITMQ, SETTINGS, Deed
+from compose.drills.stage import Drill, Victims
+from compose.local.commands import RigError
 from tests.containers import containers
 from tests.drills.servers import look_at_both
 
@@ -42,11 +40,11 @@ async def demand_pass(rig: ContainerDrillRig, drill: Drill) -> None:
 
 
 async def test_a_service_is_killed(rig: ContainerDrillRig) -> None:
-    await demand_pass(rig, killing(["payment"], {}))
+    await demand_pass(rig, killing_services(["payment"], {}))
 
 
 async def test_a_service_is_cut_off_from_the_broker(rig: ContainerDrillRig) -> None:
-    await demand_pass(rig, cutting_off(Victims({"order": AWAY_SECONDS})))
+    await demand_pass(rig, cutting_off_from_broker(Victims({"order": AWAY_SECONDS})))
 
 
 async def test_an_alarm_and_read_only_are_there_and_gone_again(rig: ContainerDrillRig) -> None:

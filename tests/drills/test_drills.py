@@ -11,28 +11,27 @@ import psycopg
 import pytest
 
 from compose.demo.shop import Item
-from compose.drills.catalogue import everything_twice, kill_broker, lost_answers, poison
-from compose.drills.catalogue.cut_off_from_broker import cutting_off
-from compose.drills.catalogue.kill_services import killing
+from compose.drills.catalogue import broker, messages, outside
+from compose.drills.catalogue.network import cutting_off_from_broker
+from compose.drills.catalogue.processes import killing_services
 from compose.drills.harness import Harness
 from compose.drills.judge import ALL_WELL
 from compose.drills.load import Kind
 from compose.drills.local_rig import LocalDrillRig
 from compose.drills.outcome import Report
 from compose.drills.report import write_reports
-from compose.drills.stage import Drill, Stage
+from compose.drills.stage import Drill, Stage, Victims
 from compose.drills.verbs import paused
-from compose.drills.victims import Victims
 from saga_tracker.consistency.rules import INVARIANTS
 from tests.drills.servers import look_at_both
 
 SEED = 4
 SHORT_DRILLS = (
-    kill_broker.killing(5.0),
-    cutting_off(Victims({"order": 6.0})),
-    lost_answers.DRILL,
-    everything_twice.DRILL,
-    poison.DRILL,
+    broker.killing_broker(5.0),
+    cutting_off_from_broker(Victims({"order": 6.0})),
+    outside.LOST_ANSWERS,
+    messages.EVERYTHING_TWICE,
+    messages.POISON,
 )
 PATIENCE_SECONDS = 4.0
 POLL_SECONDS = 0.1
@@ -64,7 +63,7 @@ async def fences_forgotten(rig: LocalDrillRig) -> AsyncIterator[None]:
 async def test_a_service_is_killed_and_the_report_says_how_that_went(
     rig: LocalDrillRig, tmp_path: Path
 ) -> None:
-    outcome = await harness_on(rig).run(killing(["payment"], {}))
+    outcome = await harness_on(rig).run(killing_services(["payment"], {}))
     assert outcome.result == "pass", outcome.problems
     assert outcome.accepted == sum(outcome.ends.values()) > 0
     assert {rule.sentence for rule in INVARIANTS} <= {check.sentence for check in outcome.checks}
@@ -80,9 +79,9 @@ async def test_a_service_is_killed_and_the_report_says_how_that_went(
     assert f"- pass {INVARIANTS[0].sentence}" in summary
     assert "payment dead" in page
     assert 'id="accepted"' in page
-    [reported] = json.loads(record)["drills"]
-    assert reported["recovery"]["kept"] == 1.0
-    assert reported["recovery"]["manual"] == 0
+    [drill] = json.loads(record)["drills"]
+    assert drill["recovery"]["kept"] == 1.0
+    assert drill["recovery"]["manual"] == 0
 
 
 @pytest.mark.parametrize("drill", SHORT_DRILLS, ids=lambda drill: drill.name)
@@ -130,7 +129,7 @@ async def place(stage: Stage, kind: Kind, orders: int) -> list[UUID]:
 
 
 async def withdrawn_before_payment_knew(stage: Stage) -> None:
-    """Orders are cancelled by their customers while inventory is frozen: payment receives of that first."""
+    """Orders are cancelled by their customers while inventory is frozen: payment learns of that first."""
     with stage.broken("customers cancel, inventory frozen"):
         async with paused(stage.rig, "inventory"):
             order_ids = await place(stage, GOOD, 10)

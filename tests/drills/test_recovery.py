@@ -14,14 +14,12 @@ from compose.drills.catalogue import DRILLS, LONG_DRILLS
 from compose.drills.command import chosen_drills
 from compose.drills.judge import left_to_a_person, recovery_checks, recovery_of, why_not_ended
 from compose.drills.load import Kind, Load, NotAccepted, place_until_accepted
-from compose.drills.outcome import USUAL, Outcome, Recovery, Report, Target
+from compose.drills.outcome import USUAL, Fault, Outcome, Recovery, Report, Sample, Target, Timeline
 from compose.drills.report import page_of, record_of, summary_of
 from compose.drills.rig import DrillRig
-from compose.drills.stage import Stage
-from compose.drills.timeline import Fault, Sample, Timeline
-from compose.drills.victims import Victims
-from compose.local.errors import RigError
-from compose.system import SERVICE_NAMES as SERVICES
+from compose.drills.stage import Stage, Victims
+from compose.local.commands import RigError
+from compose.system import SERVICE_NAMES
 from saga_tracker.consistency.snapshot import Books, SeenSaga, ServiceState
 
 GOOD = Kind("COMPLETED")
@@ -232,7 +230,7 @@ def test_the_seed_draws_who_else_is_hit() -> None:
     drawn = [list(victims.in_turn(Random(seed))) for seed in range(30)]
     assert {names[0][0] for names in drawn} == {"order", "fulfillment", "notification"}
     assert all(names[1:] == [("payment", 20.0), ("inventory", 9.0)] for names in drawn)
-    assert set(victims.names) == set(SERVICES)
+    assert set(victims.names) == set(SERVICE_NAMES)
     assert Victims({"order": 3.0}).names == ("order",)
     assert list(Victims({"order": 3.0}).in_turn(Random(1))) == [("order", 3.0)]
 

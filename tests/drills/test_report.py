@@ -16,12 +16,11 @@ from compose.drills.command import chosen_drills
 from compose.drills.harness import Harness
 from compose.drills.load import Load
 from compose.drills.local_rig import LocalDrillRig
-from compose.drills.outcome import Check, Outcome, Report
+from compose.drills.outcome import Check, Fault, Outcome, Report, Sample, Stall, Timeline, longest_stall
 from compose.drills.report import faults_of, page_of, plot_of, summary_of
 from compose.drills.rig import Deed
 from compose.drills.stage import Drill, Stage
-from compose.drills.timeline import Fault, Sample, Stall, Timeline, longest_stall
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.rig import LocalRig
 from tests.planted import ESCAPED, SCRIPT, planted
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from compose.local.places import CHECKOUT
-from events.installed import CHOSEN_VARIABLE
+from compose.local.state import CHECKOUT
+from events.runtime.definition import CHOSEN_VARIABLE
 from tests.servers import clean_environment, rig_folder
 
 EXAMPLE = Path(__file__).parent / "loyalty_svc"
@@ -85,26 +85,26 @@ def test_everything_that_lists_services_lists_it(installed: dict[str, str]) -> N
 
 
 def test_the_demo_plays_with_it(rig: dict[str, str]) -> None:
-    reported = run(rig, "-m", "compose", "demo", "--only", "in_stock", "--only", "out_of_stock")
-    assert "2 of 2 orders ended as expected" in reported
-    assert "loyalty       points_granted" in reported
-    assert "granted" in reported.partition("invariants")[2]
+    output = run(rig, "-m", "compose", "demo", "--only", "in_stock", "--only", "out_of_stock")
+    assert "2 of 2 orders ended as expected" in output
+    assert "loyalty       points_granted" in output
+    assert "granted" in output.partition("invariants")[2]
 
 
 def test_an_order_is_complete_once_it_has_done_its_part(rig: dict[str, str]) -> None:
     run(rig, "-m", "compose", "up")
-    reported = json.loads(run(rig, STORY).strip().splitlines()[-1])
-    assert reported["without it"] == {"state": "COMPLETING", "waits_for": ["loyalty"]}
-    assert reported["with it"] == {"state": "COMPLETED", "waits_for": []}
-    assert reported["facts"][-1] == "loyalty.points_granted"
+    story = json.loads(run(rig, STORY).strip().splitlines()[-1])
+    assert story["without it"] == {"state": "COMPLETING", "waits_for": ["loyalty"]}
+    assert story["with it"] == {"state": "COMPLETED", "waits_for": []}
+    assert story["facts"][-1] == "loyalty.points_granted"
     assert "FAIL" not in run(rig, "-m", "compose", "check")
 
 
 def test_a_drill_finds_it_consistent(rig: dict[str, str]) -> None:
-    reported = run(rig, "-m", "compose", "drills", "--only", "everything-twice")
-    assert "1 passed, 0 failed" in reported
+    output = run(rig, "-m", "compose", "drills", "--only", "everything-twice")
+    assert "1 passed, 0 failed" in output
 
 
 def test_every_order_of_things_ends_well_with_it(installed: dict[str, str]) -> None:
-    reported = run(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", EVERY_ORDER)
-    assert reported.startswith(".."), reported
+    output = run(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", EVERY_ORDER)
+    assert output.startswith(".."), output

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from compose.local.errors import RigError
-from compose.local.places import CHECKOUT
-from compose.new_service.scaffold import write_service
+from compose.local.commands import RigError
+from compose.local.state import CHECKOUT
+from compose.new_service import write_service
 
 TODAY = date(2026, 11, 28)
 

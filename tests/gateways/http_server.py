@@ -19,7 +19,7 @@ CLOSE = None
 
 @dataclass
 class Server:
-    """Says the input of it to, and notes what it is asked and on how many connections."""
+    """Answers as it is told to, and notes what it is asked and on how many connections."""
 
     answers: list[list[bytes | None]] = field(default_factory=lambda: [[FINE]])
     """What it says to each request; the last one to all that follow."""

@@ -20,7 +20,7 @@ from fulfillment_svc.decide import (
     Unbooked,
 )
 from fulfillment_svc.gateway import FulfillmentGateway
-from tests.gateways.world import carry_out, reported
+from tests.gateways.world import carry_out, in_short
 from tests.sandbox.conftest import Client
 
 LINES = (Line(sku="kettle", quantity=2, amount_minor=5000), Line(sku="cup", quantity=1, amount_minor=900))
@@ -135,9 +135,9 @@ async def test_a_difficult_carrier_books_and_dispatches_once(
 ) -> None:
     outcome, failures = await carry_out(fulfillment, book(order_id, customer))
     assert isinstance(outcome, Booked)
-    assert reported(failures) == failures_before
+    assert in_short(failures) == failures_before
     outcome, failures = await carry_out(fulfillment, DispatchShipment(order_id=order_id))
-    assert (outcome, reported(failures)) == (Dispatched(), failures_before)
+    assert (outcome, in_short(failures)) == (Dispatched(), failures_before)
     assert await shipment_status(client, order_id) == "dispatched"
 
 
@@ -145,7 +145,7 @@ async def test_a_failing_carrier_never_books_and_can_be_fenced(
     fulfillment: FulfillmentGateway, client: Client, order_id: UUID
 ) -> None:
     outcome, failures = await carry_out(fulfillment, book(order_id, "cust_carrier_fails"))
-    assert (outcome, reported(failures)) == (None, [("carrier_answered_500", True)] * 4)
+    assert (outcome, in_short(failures)) == (None, [("carrier_answered_500", True)] * 4)
     assert await shipment_status(client, order_id) is None
     assert await fulfillment.perform(CancelShipment(order_id=order_id)) == Unbooked()
 
@@ -156,7 +156,7 @@ async def test_a_directory_away_has_booked_nothing(
     await client.faults(target="directory", fail_rate=1)
     with pytest.raises(CallFailed) as failed:
         await fulfillment.perform(book(order_id))
-    assert reported([failed.value]) == [("directory_answered_503", False)]
+    assert in_short([failed.value]) == [("directory_answered_503", False)]
     assert await shipment_status(client, order_id) is None
 
 

@@ -13,7 +13,7 @@ from events.outbound.dispatcher import CallFailed
 from events.outbound.http_party import HttpParty, Reply
 from events.telemetry import tracing
 from tests.gateways.http_server import CLOSE, FINE, LIMIT_BYTES, Server, listening
-from tests.gateways.world import make_certificate, reported
+from tests.gateways.world import in_short, make_certificate
 from tests.tools import OPENSSL, needs
 
 ANSWER = Reply("party", 200, b"fine")
@@ -39,7 +39,7 @@ async def failure_of(asking: Awaitable[Reply]) -> tuple[str, bool]:
     """Why it failed, and whether it may be done all the same."""
     with pytest.raises(CallFailed) as failed:
         await asking
-    return reported([failed.value])[0]
+    return in_short([failed.value])[0]
 
 
 def lines_of(asked: bytes) -> tuple[bytes, set[bytes], bytes]:

@@ -12,7 +12,7 @@ from events.outbound.http_party import Refused
 from events.runtime.settings import ServiceSettings
 from payment_svc.decide import Capture
 from payment_svc.gateway import PaymentGateway, ProviderSettings, gateway_from
-from tests.gateways.world import reported, settings_for
+from tests.gateways.world import in_short, settings_for
 
 Answering = Callable[[web.Response], Awaitable[PaymentGateway]]
 CALL = Capture(order_id=UUID(int=1))
@@ -82,7 +82,7 @@ async def test_odd_answers_are_failures_and_not_outcomes(
     gateway = await answering(response())
     with pytest.raises(CallFailed) as failed:
         await gateway.perform(CALL)
-    assert reported([failed.value]) == [failure]
+    assert in_short([failed.value]) == [failure]
 
 
 @pytest.mark.parametrize("status", [200, 401, 503])

@@ -21,7 +21,7 @@ from payment_svc.decide import (
     Void,
 )
 from payment_svc.gateway import PaymentGateway, ProviderSettings, gateway_from
-from tests.gateways.world import carry_out, reported, settings_for
+from tests.gateways.world import carry_out, in_short, settings_for
 from tests.sandbox.conftest import Client
 from tests.sandbox_process import SandboxProcess, new_sandbox
 
@@ -62,9 +62,9 @@ async def test_a_slow_provider_is_looked_up_after_the_timeout(
     payment: PaymentGateway, client: Client, order_id: UUID
 ) -> None:
     outcome, failures = await carry_out(payment, authorise(order_id, "tok_slow"))
-    assert (outcome, reported(failures)) == (Authorised(), [("provider_timeout", True)])
+    assert (outcome, in_short(failures)) == (Authorised(), [("provider_timeout", True)])
     outcome, failures = await carry_out(payment, Capture(order_id=order_id))
-    assert (outcome, reported(failures)) == (Captured(), [("provider_timeout", True)])
+    assert (outcome, in_short(failures)) == (Captured(), [("provider_timeout", True)])
     assert await client.ledger_of(str(order_id)) == ["authorised", "captured"]
 
 
@@ -73,7 +73,7 @@ async def test_a_failing_provider_never_did_it_and_can_be_fenced(
 ) -> None:
     call = authorise(order_id, "tok_fails")
     outcome, failures = await carry_out(payment, call)
-    assert (outcome, reported(failures)) == (None, [("provider_answered_500", True)] * 4)
+    assert (outcome, in_short(failures)) == (None, [("provider_answered_500", True)] * 4)
     assert await payment.look_up(call) is None
     assert await payment.perform(Void(order_id=order_id)) == Undone("void")
     late = Authorise(order_id=order_id, amount_minor=99, currency="EUR", payment_token="tok_ok")
@@ -89,7 +89,7 @@ async def test_a_flaky_provider_does_it_at_the_third_attempt(
         (Capture(order_id=order_id), Captured()),
     ):
         outcome, failures = await carry_out(payment, call)
-        assert (outcome, reported(failures)) == (expected, [("provider_answered_503", True)] * 2)
+        assert (outcome, in_short(failures)) == (expected, [("provider_answered_503", True)] * 2)
     assert await client.ledger_of(str(order_id)) == ["authorised", "captured"]
 
 
@@ -103,14 +103,14 @@ async def test_a_lost_answer_is_found_and_charged_once(
     ]
     for call, expected in steps:
         outcome, failures = await carry_out(payment, call)
-        assert (outcome, reported(failures)) == (expected, [("provider_answer_lost", True)])
+        assert (outcome, in_short(failures)) == (expected, [("provider_answer_lost", True)])
     assert await client.ledger_of(str(order_id)) == ["authorised", "captured", "refunded"]
 
 
 async def test_a_lost_void_is_found(payment: PaymentGateway, client: Client, order_id: UUID) -> None:
     await carry_out(payment, authorise(order_id, "tok_lost"))
     outcome, failures = await carry_out(payment, Void(order_id=order_id))
-    assert (outcome, reported(failures)) == (Undone("void"), [("provider_answer_lost", True)])
+    assert (outcome, in_short(failures)) == (Undone("void"), [("provider_answer_lost", True)])
     assert await client.ledger_of(str(order_id)) == ["authorised", "voided"]
 
 
@@ -215,11 +215,11 @@ async def test_a_provider_away_is_reached_again(
     try:
         with pytest.raises(CallFailed) as failed:
             await gateway.perform(authorise(order_id))
-        assert reported([failed.value]) == [("provider_unreachable", False)]
+        assert in_short([failed.value]) == [("provider_unreachable", False)]
         for _ in range(2):
             sandbox.start()
             outcome, failures = await carry_out(gateway, authorise(order_id))
-            assert outcome == Authorised(), reported(failures)
+            assert outcome == Authorised(), in_short(failures)
             sandbox.stop()
     finally:
         await gateway.close()

@@ -61,7 +61,7 @@ async def carry_out(
     return None, failures
 
 
-def reported(failures: list[CallFailed]) -> list[tuple[str, bool]]:
+def in_short(failures: list[CallFailed]) -> list[tuple[str, bool]]:
     """The failures as (reason, maybe_done)."""
     return [(failure.reason, failure.maybe_done) for failure in failures]
 

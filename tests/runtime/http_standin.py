@@ -24,8 +24,8 @@ class Answers(BaseHTTPRequestHandler):
             problem = why_not_ready()
             self._answer(503 if problem else 200, {"detail": problem})
         else:
-            reported = {name: value for name, value in os.environ.items() if name.startswith("MURMURATION_")}
-            self._answer(200, reported)
+            variables = {name: value for name, value in os.environ.items() if name.startswith("MURMURATION_")}
+            self._answer(200, variables)
 
     def _answer(self, status: int, content: object) -> None:
         body = json.dumps(content).encode()

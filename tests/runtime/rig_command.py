@@ -7,8 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from compose.local.interruptions import ending_in_order
-from compose.local.progress import Progress
+from compose.local.commands import Progress, ending_in_order
 from compose.local.rig import LocalRig
 from tests.runtime.standin_system import standin_blueprint
 

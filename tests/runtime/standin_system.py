@@ -10,7 +10,7 @@ from typing import Any
 import aio_pika
 import psycopg
 
-from compose.local.processes import Blueprint
+from compose.local.provision import Blueprint
 from compose.system import PROCESSES
 
 PACKAGE = "tests.runtime.http_standin"

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from compose.local.interruptions import ending_in_order
+from compose.local.commands import ending_in_order
 from compose.local.rig import LocalRig
 from compose.local.supervise import supervise
 from tests.runtime.standin_system import standin_blueprint

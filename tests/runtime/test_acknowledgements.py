@@ -18,7 +18,7 @@ from tests.runtime.toy.facts import Bumped
 
 @dataclass
 class BrokersChannel:
-    """The broker's side: what it has delivered on a channel and not known of again."""
+    """The broker's side: what it has delivered on a channel and heard nothing more of."""
 
     unacknowledged: set[int]
     done: set[int] = field(default_factory=set)

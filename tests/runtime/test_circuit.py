@@ -49,7 +49,7 @@ class Party:
         )
 
     def play(self, story: str) -> CircuitState:
-        """Play what each dead letter stands for, and say how it ends.
+        """Play what each letter stands for, and say how it ends.
 
         `(` asks, `P` and `F` pass or fail the oldest that was asked; `+` and `-` are both at once; `x` is
         turned away; `.` is five seconds.

@@ -12,7 +12,7 @@ from events.storage.retention import Forgotten
 from events.storage.round_trip import RoundTrip
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage
-from tests.runtime.test_states_over_http import SERVICES, Input, app_on
+from tests.runtime.test_states_over_http import SERVICES, Sample, app_on
 from tests.runtime.toy.decide import Bump
 from tests.runtime.toy.facts import Bumped
 from tests.servers import Servers
@@ -29,7 +29,7 @@ NOT_DONE: dict[str, dict[str, Any]] = {
 }
 
 
-async def enter(database: Database, service: Input, order: UUID, **changes: Any) -> None:
+async def enter(database: Database, service: Sample, order: UUID, **changes: Any) -> None:
     async with database.transaction() as connection:
         trip = RoundTrip(connection)
         service.table.insert(trip, [replace(service.state(order), **changes)])
@@ -37,7 +37,7 @@ async def enter(database: Database, service: Input, order: UUID, **changes: Any)
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.package)
-async def test_a_service_forgets_what_it_is_done_with_alone(servers: Servers, service: Input) -> None:
+async def test_a_service_forgets_what_it_is_done_with_alone(servers: Servers, service: Sample) -> None:
     done, not_done, has_a_call, unknown = (uuid4() for _ in range(4))
     url = await servers.new_database(service.package)
     async with app_on(url, service.store, SecretStr(TOKEN)) as (app, database):

@@ -14,7 +14,7 @@ from aio_pika.exceptions import ChannelPreconditionFailed
 
 from compose.containers.env import FOLDER
 from compose.local import rabbitmq
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.rabbitmq import MAX_MESSAGE_BYTES_VARIABLE as VARIABLE
 from compose.local.rig import LocalRig
 from events.runtime.settings import MAX_MESSAGE_BYTES
@@ -84,8 +84,8 @@ async def test_one_that_the_broker_lets_pass_is_a_dead_letter_at_once_and_whole(
 
 
 def test_every_broker_of_ours_has_the_bound_of_the_processes() -> None:
-    reported = (FOLDER / "rabbitmq.conf").read_text()
-    assert re.findall(r"^max_message_size = (\d+)$", reported, re.MULTILINE) == [str(MAX_MESSAGE_BYTES)]
+    configuration = (FOLDER / "rabbitmq.conf").read_text()
+    assert re.findall(r"^max_message_size = (\d+)$", configuration, re.MULTILINE) == [str(MAX_MESSAGE_BYTES)]
     assert rabbitmq.MAX_MESSAGE_BYTES == MAX_MESSAGE_BYTES
 
 

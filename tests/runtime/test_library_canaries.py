@@ -24,7 +24,7 @@ from pamqp import decode, frame
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from compose.local.places import CHECKOUT
+from compose.local.state import CHECKOUT
 from events.messaging import lenient_pamqp
 from tests import raw_amqp
 from tests.runtime.eventually import eventually

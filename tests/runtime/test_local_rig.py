@@ -17,7 +17,7 @@ import psutil
 import psycopg
 import pytest
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.process_table import marked
 from compose.local.rig import LocalRig
 from compose.local.supervisor import MARK_VARIABLE
@@ -64,7 +64,7 @@ def processes_of(rig: LocalRig) -> list[int]:
     return [identity.pid for identity in marked(MARK_VARIABLE, rig_id)]
 
 
-def reported(rig: LocalRig, name: str, instance: int = 1) -> dict[str, str]:
+def variables_of(rig: LocalRig, name: str, instance: int = 1) -> dict[str, str]:
     """What the stand-in found in its environment."""
     with urllib.request.urlopen(f"{rig.addresses.http(name, instance)}/environment") as answer:
         found: dict[str, str] = json.load(answer)
@@ -90,15 +90,15 @@ def test_everything_is_ready_and_up_again_starts_nothing(rig: LocalRig) -> None:
 
 
 def test_a_process_is_told_its_own_addresses_and_no_administrators(rig: LocalRig) -> None:
-    where, order = rig.addresses, reported(rig, "order")
+    where, order = rig.addresses, variables_of(rig, "order")
     assert order["MURMURATION_DATABASE_URL"] == where.database_url("order")
     assert order["MURMURATION_BROKER_URL"] == where.broker_url("order")
     assert not [value for value in order.values() if where.postgres.password in value]
     assert not {"MURMURATION_POSTGRES_URL", "MURMURATION_RABBITMQ_URL"} & order.keys()
-    payment = reported(rig, "payment")
+    payment = variables_of(rig, "payment")
     assert payment["MURMURATION_PROVIDER_URL"] == f"{where.http('sandbox')}/provider"
     assert "MURMURATION_CARRIER_URL" not in payment
-    tracker = reported(rig, "tracker")
+    tracker = variables_of(rig, "tracker")
     assert tracker["MURMURATION_PAYMENT_URL"] == where.http("payment")
     assert tracker["MURMURATION_PROVIDER_LEDGER_URL"] == f"{where.http('sandbox')}/provider/ledger"
 
@@ -172,8 +172,8 @@ def test_a_paused_server_answers_nothing_until_it_is_resumed(rig: LocalRig) -> N
 
 def test_a_second_instance_has_its_own_port_and_the_same_database(rig: LocalRig) -> None:
     rig.start("order", instance=2, extra_environment={"MURMURATION_BATCH_SIZE": "7"})
-    second = reported(rig, "order", instance=2)
-    assert second["MURMURATION_DATABASE_URL"] == reported(rig, "order")["MURMURATION_DATABASE_URL"]
+    second = variables_of(rig, "order", instance=2)
+    assert second["MURMURATION_DATABASE_URL"] == variables_of(rig, "order")["MURMURATION_DATABASE_URL"]
     assert second["MURMURATION_BATCH_SIZE"] == "7"
     assert conditions(rig)["order-2"] == "ready"
     rig.kill("order", instance=2)

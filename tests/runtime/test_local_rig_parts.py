@@ -11,16 +11,22 @@ import psutil
 import pytest
 
 from compose.local import process_table, system_packages
-from compose.local.errors import RigError
-from compose.local.interruptions import Terminated, ending_in_order, uninterrupted
-from compose.local.places import fallback_folder, is_reachable, places_of, prepare, remove_places
+from compose.local.commands import RigError, Terminated, ending_in_order, uninterrupted
+from compose.local.components import gateway_variables, instance_name
 from compose.local.ports import LOWEST_PORT, free_port, highest_port
 from compose.local.postgres import PostgresBinaries, choose, inspect, newest_first
 from compose.local.process_table import Launch, ProcessIdentity, RunAs, identify, log_tail
-from compose.local.processes import gateway_variables, instance_name
 from compose.local.provision import url_of
 from compose.local.rabbitmq import SCRIPTS, choose_scripts, version_key
-from compose.local.state import RigState, StateFile
+from compose.local.state import (
+    RigState,
+    StateFile,
+    fallback_folder,
+    is_reachable,
+    places_of,
+    prepare_places,
+    remove_places,
+)
 from compose.local.system_packages import NotProvided, provide
 
 NOBODY = RunAs("nobody", 65534, 65534)
@@ -239,7 +245,7 @@ def test_an_unreachable_state_folder_moves_the_database_elsewhere(tmp_path: Path
     tmp_path.chmod(0o700)
     state_dir = tmp_path / "state"
     places = places_of(state_dir, NOBODY)
-    prepare(places)
+    prepare_places(places)
     assert places.postgres_home == fallback_folder(state_dir) / "postgres"
     assert is_reachable(places.postgres_home, NOBODY)
     assert places.postgres_home.stat().st_mode & 0o777 == 0o700
@@ -252,7 +258,7 @@ def test_someone_elses_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / "state").symlink_to(tmp_path / "theirs")
     with pytest.raises(RigError, match="belongs to another user"):
-        prepare(places_of(tmp_path / "state", None))
+        prepare_places(places_of(tmp_path / "state", None))
 
 
 def test_urls_are_derived_from_the_administrators() -> None:
@@ -274,15 +280,15 @@ def test_a_gateway_is_told_only_what_it_calls() -> None:
 @pytest.fixture
 def apt_get(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with an apt-get that only writes down what it was told; returns where."""
-    reported = tmp_path / "told"
+    record = tmp_path / "told"
     script = (
-        f'#!/bin/sh\necho "$RUNLEVEL policy=$(cat {tmp_path}/policy-rc.d 2>&1 | tail -1) $*" >> {reported}\n'
+        f'#!/bin/sh\necho "$RUNLEVEL policy=$(cat {tmp_path}/policy-rc.d 2>&1 | tail -1) $*" >> {record}\n'
     )
     executable(tmp_path / "bin" / "apt-get", script)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     monkeypatch.setattr(system_packages, "POLICY_FILE", tmp_path / "policy-rc.d")
     monkeypatch.setattr(system_packages, "SYSTEMD_RUNNING", tmp_path / "no-systemd")
-    return reported
+    return record
 
 
 def be(monkeypatch: pytest.MonkeyPatch, *, root: bool, terminal: bool) -> None:

@@ -6,7 +6,7 @@ import tomllib
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from compose.local.places import CHECKOUT
+from compose.local.state import CHECKOUT
 
 
 def locked() -> dict[str, str]:

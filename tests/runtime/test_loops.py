@@ -59,12 +59,12 @@ async def cancelled_within() -> None:
     [(raising, "KeyError"), (returning, "LoopEnded"), (cancelled_within, "LoopEnded")],
 )
 async def test_however_a_loop_ends_all_end_and_it_is_said_once(logged: Logged, ending: Any, why: str) -> None:
-    loops, reported = Loops(), asyncio.Event()
-    loops.on_failure(reported.set)
+    loops, failed = Loops(), asyncio.Event()
+    loops.on_failure(failed.set)
     await loops.open()
     loops.start({"other": for_ever, "guilty": ending})
     async with asyncio.timeout(5):
-        await reported.wait()
+        await failed.wait()
         await eventually(lambda: not any(loops.running.values()))
     assert loops.failed
     assert [(line["log_level"], line["loop"]) for line in logged] == [("error", "guilty")]

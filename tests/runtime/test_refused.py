@@ -80,7 +80,7 @@ async def refused(stage: Stage, host: ServiceRuntime, number: int) -> list[UUID]
     return [row["order_id"] for row in await aside(stage)]
 
 
-async def is_not_notified_of(host: ServiceRuntime) -> bool:
+async def says_nothing_is_refused(host: ServiceRuntime) -> bool:
     return "refused_messages" not in await host.ready()
 
 
@@ -133,7 +133,7 @@ async def test_pauses_grow_however_many_wait_and_afterwards_all_get_there(
     await eventually(lambda: len(set(stage.published(*held))) == len(held))
     await eventually(stage.drained)
     assert sum(copies(stage, held).values()) <= 2 * len(held) + REFUSALS + 2
-    await eventually(partial(is_not_notified_of, host))
+    await eventually(partial(says_nothing_is_refused, host))
 
 
 async def test_one_that_is_refused_later_waits_with_the_others(stage: Stage) -> None:

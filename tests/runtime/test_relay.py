@@ -29,8 +29,8 @@ async def leave_behind(stage: Stage, owner: int, *orders: UUID, refusals: int = 
         await stage.rows(
             "INSERT INTO outbox (owner, fact_id, wire_name, order_id, body, stated_at, causation_id,"
             " refusals, due_at)"
-            " VALUES (%(owner)s, %(fact_id)s, 'toy.counted.v1', %(order)s, %(body)s, %(now)s, %(cause)s,"
-            " %(refusals)s, CASE WHEN %(refusals)s > 0 THEN now() + interval '1 day' END)",
+            " VALUES (%(owner)s, %(fact_id)s, 'toy.counted.v1', %(order)s, %(body)s, %(now)s,"
+            " %(causation_id)s, %(refusals)s, CASE WHEN %(refusals)s > 0 THEN now() + interval '1 day' END)",
             owner=owner,
             refusals=refusals,
             fact_id=fact_id,

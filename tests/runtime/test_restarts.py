@@ -11,12 +11,12 @@ from structlog.testing import capture_logs
 
 from compose.cli import status_table
 from compose.local import process_table
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.rig import LocalRig
-from compose.local.status import ComponentStatus
 from compose.local.supervise import Pauses, Restarter, up_supervised
+from compose.local.supervisor import ComponentStatus
 from tests.runtime.standin_system import standin_blueprint
-from tests.runtime.test_local_rig import PREFIX, processes_of, reported, wait_until
+from tests.runtime.test_local_rig import PREFIX, processes_of, variables_of, wait_until
 from tests.servers import Servers, rig_on
 
 ORDER, TRACKER, SANDBOX = f"{PREFIX}order", f"{PREFIX}tracker", "sandbox"
@@ -134,7 +134,7 @@ def test_one_that_was_told_more_than_others_is_told_it_again(supervised: Supervi
     supervised.after(0)
     supervised.after(1)
     supervised.rig.wait_ready(ORDER, instance=2)
-    assert reported(supervised.rig, ORDER, instance=2)["MURMURATION_BATCH_SIZE"] == "7"
+    assert variables_of(supervised.rig, ORDER, instance=2)["MURMURATION_BATCH_SIZE"] == "7"
 
 
 def test_a_start_that_fails_is_tried_again(

@@ -11,8 +11,7 @@ from fastapi import FastAPI
 from prometheus_client.metrics_core import Metric
 from pydantic import SecretStr
 
-from events.http.application import create_app
-from events.http.states_api import MAX_ORDERS, states_router
+from events.http.application import MAX_ORDERS, create_app, states_router
 from events.runtime.settings import ProcessSettings
 from events.storage.database import Database
 from events.storage.repository import COMPARED, OrderRepository, Repository
@@ -32,32 +31,32 @@ from tests.tracker.watch import get
 
 
 @dataclass(frozen=True)
-class Input:
+class Sample:
     """A service, one state that it has, and what it tells of it."""
 
     package: str
     store: Repository
     table: OrderRepository[Any]
     state: Callable[[UUID], Any]
-    reported: dict[str, Any]
+    shown: dict[str, Any]
 
 
 SERVICES = [
-    Input(
+    Sample(
         "order_svc",
         ORDERS,
         ORDERS,
         lambda one: Order(one, "confirmed", "cust_ada", "EUR", amount_minor=500, fingerprint="f"),
         {"status": "confirmed", "amount_minor": 500, "currency": "EUR"},
     ),
-    Input(
+    Sample(
         "inventory_svc",
         SHELVES,
         RESERVATIONS,
         lambda one: Reservation(one, "sold", {"apple": 2}),
         {"status": "sold"},
     ),
-    Input(
+    Sample(
         "payment_svc",
         PAYMENTS,
         PAYMENTS,
@@ -72,14 +71,14 @@ SERVICES = [
         ),
         {"status": "refunded", "amount_minor": 500, "currency": "EUR", "settled_by": "ada"},
     ),
-    Input(
+    Sample(
         "fulfillment_svc",
         SHIPMENTS,
         SHIPMENTS,
         lambda one: Shipment(one, "dispatched", customer="cust_ada", shipment_id="s1"),
         {"status": "dispatched", "settled_by": None},
     ),
-    Input(
+    Sample(
         "notification_svc",
         NOTICES,
         NOTICES,
@@ -122,7 +121,7 @@ async def app_on(
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.package)
-async def test_a_service_tells_what_it_knows_and_nothing_personal(servers: Servers, service: Input) -> None:
+async def test_a_service_tells_what_it_knows_and_nothing_personal(servers: Servers, service: Sample) -> None:
     known, another, unknown = uuid4(), uuid4(), uuid4()
     url = await servers.new_database(service.package)
     async with app_on(url, service.store) as (app, database):
@@ -132,8 +131,8 @@ async def test_a_service_tells_what_it_knows_and_nothing_personal(servers: Serve
             await trip.run()
         answer = await get(app, f"/states?order_id={known}&order_id={unknown}&order_id={another}")
     assert answer.status == 200
-    assert answer.json() == {"states": {str(known): service.reported, str(another): service.reported}}
-    assert set(service.reported) <= set(COMPARED)
+    assert answer.json() == {"states": {str(known): service.shown, str(another): service.shown}}
+    assert set(service.shown) <= set(COMPARED)
     assert not {"cust_ada", "tok_ok"} & set(answer.text.replace('"', " ").split())
 
 

@@ -107,7 +107,7 @@ async def test_what_cannot_be_taken_is_asked_to_come_back(stage: Stage, http: Cl
 async def test_more_requests_at_a_time_than_allowed_are_asked_to_come_back(
     stage: Stage, http: ClientSession
 ) -> None:
-    """But not those that ask whether it is alive: who does not receive that may end the process."""
+    """But not those that ask whether it is alive: who gets no answer to that may end the process."""
     url = await stage.serve(await stage.start(), max_open_requests=1)
     order = uuid4()
     async with http.post(f"{url}/raises", json={"order_id": str(order)}) as answer:

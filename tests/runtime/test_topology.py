@@ -267,8 +267,8 @@ async def test_definitions_park_the_letters_of_a_queue_of_an_earlier_release(
 ) -> None:
     parts = urlsplit(earlier_url)
     passwords = {name: uuid4().hex for name in user_names([PAYMENT])} | {ADMIN: parts.password or ""}
-    reported = definitions([PAYMENT], passwords, parts.path.removeprefix("/"))
-    await asyncio.to_thread(servers.import_definitions, reported)
+    imported = definitions([PAYMENT], passwords, parts.path.removeprefix("/"))
+    await asyncio.to_thread(servers.import_definitions, imported)
     async with await aio_pika.connect(earlier_url) as connection, connection.channel() as channel:
         exchange = await channel.get_exchange(DEAD_LETTER_EXCHANGE, ensure=False)
         # As if it had been delivered too often: it cannot stay in that queue.

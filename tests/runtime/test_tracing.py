@@ -160,7 +160,7 @@ async def test_what_is_not_sampled_makes_no_span_and_keeps_its_trace(
 async def test_a_trace_that_begins_here_is_sampled_as_configured(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And that is settled for everybody who receives of it."""
+    """And that is settled for everybody whom it reaches."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0")
     tracing.start_tracing("toy", exporter := InMemorySpanExporter())

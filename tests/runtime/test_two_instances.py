@@ -22,14 +22,14 @@ async def test_both_work_on_the_same_orders_and_every_effect_happens_once(
     first = await stage.start(batch_size=7, prefetch=20)
     second = await stage.start(batch_size=7, prefetch=20)
     orders = [uuid4() for _ in range(15)]
-    reported = [message(Bumped(order_id=order), uuid4()) for order in orders for _ in range(20)]
-    twice = reported * 2
+    messages = [message(Bumped(order_id=order), uuid4()) for order in orders for _ in range(20)]
+    twice = messages * 2
     random.Random(11).shuffle(twice)
     await stage.publish(*twice)
     await eventually(stage.drained)
     assert await stage.counts(orders) == dict.fromkeys(orders, 20)
-    assert await stage.size("inbox") == len(reported)
-    await eventually(lambda: len(set(stage.published(*orders))) == len(reported))
+    assert await stage.size("inbox") == len(messages)
+    await eventually(lambda: len(set(stage.published(*orders))) == len(messages))
     assert not await stage.dead_letters()
     assert not [line for line in logged if line["log_level"] == "error"]
     assert first.service.decide is second.service.decide

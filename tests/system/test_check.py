@@ -18,10 +18,10 @@ from rich.console import Console
 
 from compose.check import SENTENCE, check, examine
 from compose.demo import command
-from compose.demo.sabotage import WRONG_CONSTRAINT, sabotage_of
+from compose.demo.play import WRONG_CONSTRAINT, sabotage_of
 from compose.demo.scenarios import SCENARIOS
 from compose.demo.shop import Item
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from compose.local.rig import LocalRig
 from compose.snapshot import Reader, sources_of
 from saga_tracker.consistency.rules import INVARIANTS
@@ -64,7 +64,7 @@ PLANTS = {
         "notification",
         "UPDATE notices SET status = 'sending' WHERE order_id = %(order)s",
         "UPDATE notices SET status = 'notified' WHERE order_id = %(order)s",
-        "customer_is_told",
+        "customer_is_notified",
     ),
     "a tracker that lags for good": Plant(
         "tracker",
@@ -181,12 +181,12 @@ def test_the_demo_fails_when_an_order_ends_otherwise(rig: LocalRig, monkeypatch:
     [declined] = [scenario for scenario in SCENARIOS if scenario.name == "declined"]
     wrong = replace(declined, end="COMPLETED", statuses={**declined.statuses, "inventory": "sold"})
     monkeypatch.setattr(command, "SCENARIOS", (wrong,))
-    reported = StringIO()
-    assert not command.demo(rig, Console(file=reported, width=100))
+    output = StringIO()
+    assert not command.demo(rig, Console(file=output, width=100))
     assert (
         "\nended otherwise: Card declined: the tracker says CANCELLED, not COMPLETED; "
         "inventory says released, not sold\n0 of 1 orders ended as expected"
-    ) in reported.getvalue()
+    ) in output.getvalue()
 
 
 async def test_a_demo_that_is_interrupted_mends_what_it_broke(system: System) -> None:

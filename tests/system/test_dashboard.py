@@ -9,9 +9,9 @@ import aio_pika
 import pytest
 
 from compose.containers.env import FOLDER
-from compose.demo.sabotage import sabotage_of
+from compose.dashboard import Line, panels
+from compose.demo.play import sabotage_of
 from compose.demo.shop import Item, Refused
-from compose.observability.dashboard import Line, panels
 from compose.system import PROCESSES
 from events.messaging.topology import PUBLISHER
 from events.service import EXCHANGE

@@ -14,8 +14,8 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from compose.demo.shop import Refused
-from compose.local.places import CHECKOUT
 from compose.local.rig import LocalRig
+from compose.local.state import CHECKOUT
 from tests.servers import clean_environment
 from tests.system.stage import System, until
 from tests.tools import GO, NODE, needs
@@ -53,11 +53,11 @@ def commands_of(document: str) -> Iterator[Command]:
 
 def shell_environment(rig: LocalRig) -> dict[str, str]:
     """That of a person whose system this is. The environment of the checkout is as it is."""
-    reported = {
+    own = {
         "MURMURATION_STATE_DIR": str(rig.state_dir),
         "MAKEFLAGS": "--no-print-directory -o .venv/.ready",
     }
-    return {**clean_environment(), **reported}
+    return {**clean_environment(), **own}
 
 
 def run_in_one_shell(commands: list[Command], environment: dict[str, str]) -> list[tuple[str, int]]:

@@ -34,8 +34,8 @@ async def test_the_lines_of_an_order_are_its_story(system: System, rig: LocalRig
     order_id = await system.shop.place("cust_ada", "tok_ok", Item(sku, 1, 500))
     await system.settle({order_id: "COMPLETED"})
     lines = lines_about(rig, order_id)
-    reported = [(line["process"], line["event"], line["what"]) for line in lines]
-    assert [one for one in reported if one in COMPLETED] == COMPLETED, reported
+    story = [(line["process"], line["event"], line["what"]) for line in lines]
+    assert [one for one in story if one in COMPLETED] == COMPLETED, story
     assert {line["process"] for line in lines} >= {"notification_svc"}
     saga = await system.shop.saga(order_id)
     assert saga is not None

@@ -34,8 +34,8 @@ async def test_a_row_changed_behind_a_services_back_is_listed_until_it_is_put_ri
     try:
         agreement = await ask_tracker(system.rig.addresses, PATIENCE_SECONDS)
         [difference] = await listed(system, order_id)
-        reported = StringIO()
-        good = await asyncio.to_thread(check, system.rig, Console(file=reported, width=200), 0)
+        output = StringIO()
+        good = await asyncio.to_thread(check, system.rig, Console(file=output, width=200), 0)
     finally:
         await system.execute("fulfillment", CHANGE, ["dispatched", order_id])
     assert agreement.listed == 1
@@ -43,7 +43,7 @@ async def test_a_row_changed_behind_a_services_back_is_listed_until_it_is_put_ri
     sentence = f"order {order_id}: fulfillment status: dispatched was expected, scheduled was found"
     assert sentence in agreement.examples
     assert not good
-    assert sentence in reported.getvalue()
+    assert sentence in output.getvalue()
 
     # The periodic job finds that, too.
     async def gone() -> bool:
@@ -56,7 +56,7 @@ async def test_everybody_agrees_about_every_order_and_is_asked(system: System) -
     """Whatever the tests before did to the system."""
     await system.settle()
     agreement = await ask_tracker(system.rig.addresses, PATIENCE_SECONDS)
-    reported = StringIO()
-    print_agreement(agreement, Console(file=reported, width=200))
-    assert (agreement.listed, list(agreement.reservations)) == (0, []), reported.getvalue()
-    assert reported.getvalue().startswith("  ok ")
+    output = StringIO()
+    print_agreement(agreement, Console(file=output, width=200))
+    assert (agreement.listed, list(agreement.reservations)) == (0, []), output.getvalue()
+    assert output.getvalue().startswith("  ok ")

@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 
-from compose.demo.play import Audience, Played, play_all
-from compose.demo.sabotage import sabotage_of
+from compose.demo.play import Act, Audience, Played, Scenario, Stage, play_all, sabotage_of
 from compose.demo.scenarios import SCENARIOS
-from compose.demo.stage import Act, Scenario, Stage
 from saga_tracker.consistency.snapshot import statuses_of
 from tests.system.stage import System, new_run
 
@@ -40,7 +38,7 @@ MOVEMENTS = {
 
 
 @dataclass
-class Input:
+class Seen:
     """All that the audience was told of one scenario."""
 
     facts: list[Mapping[str, Any]] = field(default_factory=list)
@@ -53,11 +51,11 @@ class Witness(Audience):
     """Remembers what it was told, and that it was told one scenario at a time."""
 
     def __init__(self) -> None:
-        self.seen_by_name: dict[str, Input] = {}
-        self._telling = Input()
+        self.seen_by_name: dict[str, Seen] = {}
+        self._telling = Seen()
 
     def begins(self, scenario: Scenario, order_id: object) -> None:
-        self._telling = self.seen_by_name[scenario.name] = Input()
+        self._telling = self.seen_by_name[scenario.name] = Seen()
 
     def sees(self, fact: Mapping[str, Any]) -> None:
         self._telling.facts.append(fact)
@@ -65,7 +63,7 @@ class Witness(Audience):
     def watches(self, act: Act) -> None:
         self._telling.acts.append(act)
 
-    def outcomes(self, what: str) -> None:
+    def learns(self, what: str) -> None:
         self._telling.learned.append(what)
 
     def leaves(self, played: Played) -> None:
@@ -73,7 +71,7 @@ class Witness(Audience):
 
 
 @pytest.fixture(scope="module")
-async def seen_by_name(system: System) -> Mapping[str, Input]:
+async def seen_by_name(system: System) -> Mapping[str, Seen]:
     """The whole demo, played once: what takes long runs beside the rest."""
     witness = Witness()
     with sabotage_of(system.rig) as sabotage:
@@ -94,7 +92,7 @@ def by_cause(facts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 async def test_it_goes_and_ends_as_the_demo_says(
-    system: System, seen_by_name: Mapping[str, Input], scenario: Scenario
+    system: System, seen_by_name: Mapping[str, Seen], scenario: Scenario
 ) -> None:
     seen = seen_by_name[scenario.name]
     assert seen.played is not None
@@ -114,7 +112,7 @@ async def test_it_goes_and_ends_as_the_demo_says(
 
 
 async def test_a_fact_that_comes_after_its_undo_is_ignored_by_the_fence(
-    seen_by_name: Mapping[str, Input],
+    seen_by_name: Mapping[str, Seen],
 ) -> None:
     seen = seen_by_name["late_fact"]
     [answer] = seen.learned
@@ -124,7 +122,7 @@ async def test_a_fact_that_comes_after_its_undo_is_ignored_by_the_fence(
     assert "payment.captured" not in published
 
 
-async def test_a_poison_message_says_what_is_wrong_with_it(seen_by_name: Mapping[str, Input]) -> None:
+async def test_a_poison_message_says_what_is_wrong_with_it(seen_by_name: Mapping[str, Seen]) -> None:
     [dead_letter] = seen_by_name["poison"].learned
     assert "fulfillment" in dead_letter
     assert "three_lines_a_dispatch" in dead_letter

@@ -47,9 +47,9 @@ async def traced(jaeger: Jaeger) -> AsyncIterator[System]:
     if os.environ.get("INFRA") == "docker":
         pytest.skip("the traced system has servers of its own")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MURMURATION_")}
-    reported = {"OTEL_EXPORTER_OTLP_ENDPOINT": jaeger.otlp_url, "MURMURATION_JAEGER_URL": jaeger.query_url}
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": jaeger.otlp_url, "MURMURATION_JAEGER_URL": jaeger.query_url}
     with rig_folder() as folder:
-        rig = LocalRig(folder, environment=kept | reported | SETTINGS)
+        rig = LocalRig(folder, environment=kept | settings | SETTINGS)
         await asyncio.to_thread(rig.up)
         async with open_shop(rig.addresses) as shop:
             yield System(rig, shop)

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
-from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import SERVICE_NAMES
 
 PROVIDER = "provider"
 
@@ -31,7 +31,7 @@ class Others:
     """
 
     def __init__(self) -> None:
-        self.states: dict[str, dict[UUID, dict[str, Any]]] = {service: {} for service in SERVICES}
+        self.states: dict[str, dict[UUID, dict[str, Any]]] = {service: {} for service in SERVICE_NAMES}
         self.entries: list[dict[str, Any]] = []
         self.silent: set[str] = set()
         self.replies: dict[str, bytes] = {}
@@ -65,7 +65,7 @@ class Others:
 
     def settings(self, *but: str) -> dict[str, Any]:
         """The tracker's settings that lead here; without the URLs of some, for quick rounds."""
-        where = {service: f"{self.base_url}/{service}" for service in SERVICES if service not in but}
+        where = {service: f"{self.base_url}/{service}" for service in SERVICE_NAMES if service not in but}
         urls: dict[str, Any] = {"service_urls": where}
         if PROVIDER not in but:
             urls["provider_ledger_url"] = f"{self.base_url}/{PROVIDER}/ledger"
@@ -133,10 +133,10 @@ def others_answering() -> Iterator[Others]:
         def do_POST(self) -> None:
             """A service is asked to forget orders, by whoever has the token."""
             given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            one_state = others.forget(self.path.split("/")[1], [UUID(one) for one in given["order_ids"]])
+            forgotten = others.forget(self.path.split("/")[1], [UUID(one) for one in given["order_ids"]])
             allowed = self.headers["Authorization"] == f"Bearer {others.token}"
             self.send_response(200 if allowed and self.path.endswith("/states/forget") else 401)
-            body = json.dumps({"forgotten": [str(one) for one in one_state]}).encode()
+            body = json.dumps({"forgotten": [str(one) for one in forgotten]}).encode()
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -59,7 +59,7 @@ async def test_the_trail_has_causes_services_and_times(watch: Watch, app: FastAP
     (order,) = await tell(watch, PATHS["declined"])
     saga = (await get(app, f"/sagas/{order}")).json()
     assert saga["duration_seconds"] == 4.0
-    reported = [
+    shown = [
         (
             fact["name"],
             fact["stated_by"],
@@ -68,7 +68,7 @@ async def test_the_trail_has_causes_services_and_times(watch: Watch, app: FastAP
         )
         for fact in saga["facts"]
     ]
-    assert reported == [
+    assert shown == [
         ("order.created", "order", None, 0.0),
         ("inventory.stock_reserved", "inventory", "order.created", 1.0),
         ("payment.declined", "payment", "inventory.stock_reserved", 2.0),

@@ -11,7 +11,7 @@ from saga_tracker.deadlines import due
 from saga_tracker.projection import project
 from saga_tracker.settings import STEP_DEADLINES_SECONDS
 from tests.tracker.facts import BEGAN, facts_named
-from tests.tracker.test_deadlines import CONFIRMED, RULES, TURNED_BACK, reported, settings
+from tests.tracker.test_deadlines import CONFIRMED, RULES, TURNED_BACK, in_words, settings
 from tests.tracker.watch import FIVE
 
 PATIENCE_SECONDS = 100.0
@@ -50,7 +50,7 @@ def up(known: Availability, first: int, last: int, service: str = "payment") -> 
 
 
 def planned(names: str, known: Availability) -> str:
-    return reported(due(project(facts_named(names)), RULES, availability=known))
+    return in_words(due(project(facts_named(names)), RULES, availability=known))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def planned(names: str, known: Availability) -> str:
 def test_where_all_work_the_deadlines_are_what_they_are(names: str) -> None:
     known = knowing()
     pass_over(known, 2, names)
-    assert planned(names, known) == reported(due(project(facts_named(names)), RULES))
+    assert planned(names, known) == in_words(due(project(facts_named(names)), RULES))
 
 
 def test_while_it_is_down_its_time_stands_still_up_to_its_patience() -> None:
@@ -71,7 +71,7 @@ def test_while_it_is_down_its_time_stands_still_up_to_its_patience() -> None:
     assert planned(f"{TURNED_BACK} undo_redriven", known) == "payment call_overdue 141"
     # An order that begins to wait when it is over does not wait for it once more.
     later = [fact._replace(read_at=fact.read_at + timedelta(seconds=200)) for fact in facts_named(RESERVED)]
-    assert reported(due(project(later), RULES, availability=known)) == "payment redrive 209"
+    assert in_words(due(project(later), RULES, availability=known)) == "payment redrive 209"
 
 
 def test_of_others_only_the_whole_sagas_time_stands_still() -> None:
@@ -81,9 +81,9 @@ def test_of_others_only_the_whole_sagas_time_stands_still() -> None:
     assert planned("created", known) == "inventory redrive 5"
     slow = [fact._replace(read_at=fact.read_at + timedelta(seconds=24)) for fact in facts_named(RESERVED)[1:]]
     saga = project([facts_named("created")[0], *slow])
-    assert reported(due(saga, RULES)) == "payment redrive 25"
+    assert in_words(due(saga, RULES)) == "payment redrive 25"
     up(known, 21, 40, "order")
-    assert reported(due(saga, RULES, availability=known)) == "payment redrive 33"
+    assert in_words(due(saga, RULES, availability=known)) == "payment redrive 33"
 
 
 def test_once_it_is_back_each_step_has_its_full_time_again() -> None:
@@ -236,7 +236,7 @@ def test_without_patience_nobody_is_waited_for() -> None:
     down(known, 3, 20)
     assert planned("created", known) == "inventory redrive 5"
     assert planned("created reserved redriven", known) == "payment time_out 15"
-    assert planned(CONFIRMED, known) == reported(due(project(facts_named(CONFIRMED)), RULES))
+    assert planned(CONFIRMED, known) == in_words(due(project(facts_named(CONFIRMED)), RULES))
 
 
 def test_after_an_interruption_all_begin_anew() -> None:

@@ -75,7 +75,7 @@ EXPECTED = [
 ]
 
 
-def reported(dues: tuple[Due, ...]) -> str:
+def in_words(dues: tuple[Due, ...]) -> str:
     return ", ".join(
         f"{one.wait.service} {one.act.value} {(one.at - BEGAN).total_seconds():g}" for one in dues
     )
@@ -83,17 +83,17 @@ def reported(dues: tuple[Due, ...]) -> str:
 
 @pytest.mark.parametrize(("known", "expected"), EXPECTED)
 def test_what_is_due_and_when(known: str, expected: str) -> None:
-    assert reported(due(project(facts_named(known)), RULES)) == expected
+    assert in_words(due(project(facts_named(known)), RULES)) == expected
 
 
 def test_the_whole_way_forward_has_a_deadline_too() -> None:
     slow = Rules({**RULES.step_seconds, "fulfillment": 60}, 4, 25, 30, 1_000)
-    assert reported(due(project(facts_named("created reserved captured")), slow)) == "fulfillment redrive 25"
+    assert in_words(due(project(facts_named("created reserved captured")), slow)) == "fulfillment redrive 25"
     approved = project(facts_named("created reserved held approved captured"))
-    assert reported(due(approved, slow)) == "fulfillment redrive 28"
+    assert in_words(due(approved, slow)) == "fulfillment redrive 28"
     # An undo takes as long as it takes.
     assert (
-        reported(due(project(facts_named("created reserved captured withdrawn")), slow))
+        in_words(due(project(facts_named("created reserved captured withdrawn")), slow))
         == "fulfillment redrive 63"
     )
 
@@ -107,9 +107,9 @@ def test_who_could_not_be_heard_was_not_late() -> None:
         (f"{TURNED_BACK} undo_redriven", "payment call_overdue 130"),
         ("created reserved held", "payment expire_approval 1002"),
     ):
-        assert reported(due(project(facts_named(known)), RULES, received_again)) == expected
+        assert in_words(due(project(facts_named(known)), RULES, received_again)) == expected
     assert (
-        reported(due(project(facts_named("created")), RULES, BEGAN - timedelta(days=1)))
+        in_words(due(project(facts_named("created")), RULES, BEGAN - timedelta(days=1)))
         == "inventory redrive 5"
     )
 

@@ -92,8 +92,8 @@ async def test_a_failure_is_answered_once(
     await stands(app, order, "NEEDS_MANUAL")
     answer = await act(app, order, verb)
     assert answer.status == 202
-    reported = answer.json()["tries_again" if verb == "redrive" else "settled"]
-    assert reported == [
+    asked_for = answer.json()["tries_again" if verb == "redrive" else "settled"]
+    assert asked_for == [
         {
             "service": service,
             "fact": failed.fact.wire_name.removesuffix(".v1"),

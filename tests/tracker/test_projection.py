@@ -207,8 +207,8 @@ def test_every_prefix_of_a_saga_waits_for_somebody_until_it_ends(path: str) -> N
     facts = facts_named(path)
     for count in range(1, len(facts) + 1):
         saga = project(facts[:count])
-        reported = any(fact.ending for fact in facts[:count])
-        assert bool(saga.waits) != (saga.state in ENDED and reported)
+        notified = any(fact.ending for fact in facts[:count])
+        assert bool(saga.waits) != (saga.state in ENDED and notified)
         assert saga.state not in ENDED or {wait.service for wait in saga.waits} <= {"notification"}
         assert (saga.ended_at is not None) == (saga.state in ENDED)
     assert project(facts).state in ENDED

@@ -105,9 +105,9 @@ async def test_what_was_only_on_its_way_is_never_listed(watch: Watch, others: Ot
     await complete(watch, late)
 
     async def suspected() -> bool:
-        reported = await report(watch, tracker)
-        assert not reported["differences"]
-        return bool(reported["unsettled"])
+        now = await report(watch, tracker)
+        assert not now["differences"]
+        return bool(now["unsettled"])
 
     await eventually(suspected)
     others.states["inventory"][late]["status"] = "sold"
@@ -145,11 +145,11 @@ async def test_who_does_not_answer_is_no_difference_and_is_compared_later(
     tracker = await watch.start(**others.settings())
     await complete(watch, order)
     await finds(watch, tracker, (order, "inventory", "status", "reserved"))
-    reported = await report(watch, tracker)
-    silent = {each["party"]: each["why_not"] for each in reported["parties"] if each["why_not"]}
+    now = await report(watch, tracker)
+    silent = {each["party"]: each["why_not"] for each in now["parties"] if each["why_not"]}
     assert silent.keys() == others.silent
     assert all("it answers 503" in why for why in silent.values())
-    assert reported["waiting"] == 1
+    assert now["waiting"] == 1
     others.silent = set()
     others.states["inventory"][order]["status"] = "sold"
     await finds(watch, tracker, (order, "payment", "status", "declined"))
@@ -171,14 +171,14 @@ async def test_who_has_no_url_is_left_out_and_said_to_be(watch: Watch, others: O
     tracker = await watch.start(**others.settings("payment", "provider"))
     await complete(watch, order)
     await all_compared(watch)
-    reported = {
+    answered = {
         each["party"]: (each["configured"], each["why_not"])
         for each in (await report(watch, tracker))["parties"]
     }
-    assert reported["order"] == (True, None)
+    assert answered["order"] == (True, None)
     missing = "MURMURATION_SERVICE_URLS has no 'payment', and MURMURATION_SERVICES_URL is not set"
-    assert reported["payment"] == (False, missing)
-    assert reported["provider"] == (False, "MURMURATION_PROVIDER_LEDGER_URL is not set")
+    assert answered["payment"] == (False, missing)
+    assert answered["provider"] == (False, "MURMURATION_PROVIDER_LEDGER_URL is not set")
     assert "payment" not in others.asked
 
 
@@ -238,7 +238,7 @@ async def test_a_saga_is_compared_whenever_it_ends_and_whenever_its_end_changes(
     facts = envelopes(COMPLETED, order)
     await watch.say(*facts[:-2])
     await watch.sees_facts(len(facts) - 2)
-    # Not before: money that moves for an order that nobody has known of is looked into, too.
+    # Not before: money that moves for an order that nobody knows is looked into, too.
     others.completed(order)
     await all_compared(watch)
     assert not others.asked
@@ -320,9 +320,9 @@ async def test_a_view_that_is_not_read_is_not_compared(watch: Watch, others: Oth
     tracker.progress.reading = False
     asked = others.asked["order"]
     await tracker.reconciler.run_now()
-    reported = await report(watch, tracker)
-    assert "not read" in reported["last_round"]["postponed"]
-    assert (reported["waiting"], others.asked["order"]) == (1, asked)
+    now = await report(watch, tracker)
+    assert "not read" in now["last_round"]["postponed"]
+    assert (now["waiting"], others.asked["order"]) == (1, asked)
     tracker.progress.reading = True
     await all_compared(watch)
     assert others.asked["order"] == asked + 1

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import SERVICE_NAMES
 from saga_tracker.reconciliation.parties import MAX_ANSWER_BYTES, NoAnswer, Parties
 from saga_tracker.settings import TrackerSettings
 from tests.tracker.others import Others, others_answering
@@ -50,12 +50,12 @@ async def test_nonsense_is_no_answer(others: Others, reply: bytes, why: str) -> 
     others.replies["inventory"] = reply
     async with parties_of(others) as parties:
         answers = await parties.states_of(ORDERS)
-        assert set(answers) == set(SERVICES) - {"inventory"}
+        assert set(answers) == set(SERVICE_NAMES) - {"inventory"}
         assert why in why_not(parties, "inventory")
         others.replies.clear()
-        assert set(await parties.states_of(ORDERS)) == set(SERVICES) - {"inventory"}
+        assert set(await parties.states_of(ORDERS)) == set(SERVICE_NAMES) - {"inventory"}
         parties.wake()
-        assert set(await parties.states_of(ORDERS)) == set(SERVICES)
+        assert set(await parties.states_of(ORDERS)) == set(SERVICE_NAMES)
         assert not why_not(parties, "inventory")
 
 
@@ -107,6 +107,6 @@ async def test_one_that_hangs_is_waited_for_once_in_a_round(
     url, taken = mute
     async with parties_of(others, payment_url=url) as parties:
         for _ in range(10):
-            assert set(await parties.states_of(ORDERS)) == set(SERVICES) - {"payment"}
+            assert set(await parties.states_of(ORDERS)) == set(SERVICE_NAMES) - {"payment"}
         assert len(taken) == 1
         assert "in time" in why_not(parties, "payment")

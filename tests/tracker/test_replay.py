@@ -364,10 +364,10 @@ async def test_every_act_is_in_the_audit(watch: Watch, app: FastAPI, ears: Ears)
     await act(app, f"/dead-letters/{one}/replay", {"by": "anna"})
     await act(app, f"/dead-letters/{other}/discard", {"by": "ben", "note": "a test order"})
     entries = (await get(app, f"/audit?order_id={order}")).json()["entries"]
-    reported = [
+    shown = [
         (each["by"], each["action"], each["note"], each["letter_id"], each["service"]) for each in entries
     ]
-    assert reported == [
+    assert shown == [
         ("ben", "discarded", "a test order", other, "payment"),
         ("anna", "replayed", None, one, "payment"),
     ]

@@ -308,11 +308,11 @@ async def test_the_services_forget_an_order_after_its_saga_and_what_they_are_not
         for order in (old, stuck, between):
             await goes(watch, order)
 
-        async def reported() -> bool:
+        async def has_told_them() -> bool:
             done = await watch.rows("SELECT order_id FROM tombstones WHERE states_forgotten")
             return [row["order_id"] for row in done] == [old]
 
-        await eventually(reported)
+        await eventually(has_told_them)
         assert not any(old in known for known in others.states.values())
         assert all(between in known for known in others.states.values())
         assert others.states["payment"].keys() == {stuck, between}

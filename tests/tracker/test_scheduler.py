@@ -1,4 +1,4 @@
-"""Who is late is sent what it should have received, then given up; who could not be received is not late."""
+"""Who is late is sent what it should have received, then given up; who could not be reached is not late."""
 
 import asyncio
 from collections import Counter
@@ -121,7 +121,7 @@ async def test_who_is_late_for_good_makes_the_saga_time_out_once(watch: Watch) -
     # Its owner did not answer either, and was sent the timeout once more.
     sent = [await redrives.get(timeout=5) for _ in range(3)]
     assert [message.routing_key for message in sent] == ["inventory", "order", "order"]
-    # With what it takes to answer that: the order, of which it need not have received.
+    # With what it takes to answer that: the order, which it may never have received.
     timed_out = SagaTimedOut(
         order_id=order,
         waiting_for="inventory.stock_reserved",
@@ -129,8 +129,8 @@ async def test_who_is_late_for_good_makes_the_saga_time_out_once(watch: Watch) -
         # No service has a URL here.
         reason="inventory late: nobody knows why",
     )
-    reported = [decode(message, None).fact for message in sent[1:]]
-    assert sorted(reported, key=lambda fact: fact.wire_name) == [created.fact, timed_out]
+    sent_again = [decode(message, None).fact for message in sent[1:]]
+    assert sorted(sent_again, key=lambda fact: fact.wire_name) == [created.fact, timed_out]
     saga = await shown(watch, order)
     assert (saga["state"], saga["reason"]) == ("NEEDS_MANUAL", "overdue: order.withdrawn")
     assert saga["timed_out"]

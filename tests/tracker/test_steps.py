@@ -1,4 +1,4 @@
-"""The table of what comes next matches what the services really receive and state."""
+"""The table of what comes next matches what the services really receive and publish."""
 
 import pytest
 

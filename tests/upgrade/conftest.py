@@ -36,8 +36,8 @@ def rig(before: dict[str, str]) -> Iterator[LocalRig]:
             rig = stack.enter_context(rig_on(servers, MURMURATION_SANDBOX_SLOW_SECONDS=SLOW_SECONDS))
         else:
             folder = stack.enter_context(rig_folder())
-            reported = {**clean_environment(), "MURMURATION_SANDBOX_SLOW_SECONDS": SLOW_SECONDS}
-            rig = LocalRig(folder, environment=reported)
+            environment = {**clean_environment(), "MURMURATION_SANDBOX_SLOW_SECONDS": SLOW_SECONDS}
+            rig = LocalRig(folder, environment=environment)
         rig.up()
         yield rig
         rig.down()

@@ -11,11 +11,11 @@ import pytest
 
 from compose.demo.shop import Item
 from compose.drills.load import KINDS, Kind
-from compose.local.places import CHECKOUT
-from compose.system import SERVICE_NAMES as SERVICES
+from compose.local.state import CHECKOUT
+from compose.system import SERVICE_NAMES
 from tests.system.stage import System
 
-NAMES = (*SERVICES, "tracker")
+NAMES = (*SERVICE_NAMES, "tracker")
 ORDERS_OF_EACH_KIND = 3
 SETTLE_SECONDS = 90.0
 

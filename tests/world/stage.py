@@ -154,7 +154,7 @@ class Stage:
     def _hand_over(self, world: World, known: Known) -> Move:
         role, what = known.value
         rest = world._replace(pending=world.pending - {known})
-        return Move((ROLES[role], "hears", what), self._receive(rest, self._number(what), role, what))
+        return Move((ROLES[role], "receives", what), self._receive(rest, self._number(what), role, what))
 
     def _redrive(self, world: World) -> Iterator[Move]:
         """A service receives once more what it has received; those without any effect are left out.

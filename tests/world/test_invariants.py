@@ -188,9 +188,9 @@ BREAKAGES = [
         but("fulfillment", DONE, ServiceState("scheduled")),
         "scheduled says fulfilment, dispatched says the carrier",
     ),
-    ("customer_is_told", but("notification", UNDONE), "cancelled, but the customer was not told"),
+    ("customer_is_notified", but("notification", UNDONE), "cancelled, but the customer was not told"),
     (
-        "customer_is_told",
+        "customer_is_notified",
         but("notification", DONE, ServiceState("notified", ending="cancelled")),
         "confirmed, but told as cancelled",
     ),
@@ -226,7 +226,7 @@ def test_every_invariant_has_a_breakage_and_a_sentence() -> None:
 
 def test_a_violation_names_its_order() -> None:
     (violation,) = violations(but("notification", UNDONE))
-    assert str(violation) == f"customer_is_told: order {UNDONE}: cancelled, but the customer was not told"
+    assert str(violation) == f"customer_is_notified: order {UNDONE}: cancelled, but the customer was not told"
 
 
 @pytest.mark.parametrize(("name", "books", "what"), BREAKAGES)

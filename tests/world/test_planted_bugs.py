@@ -172,14 +172,14 @@ def inventory_sells_silently(shelf: Shelf, message: Any) -> Decided:
 
 
 def order_waits_for_its_creation(order: Order | None, message: Any) -> Decided:
-    """Puts a withdrawal off until it has known of the order."""
+    """Puts a withdrawal off until it knows the order."""
     if isinstance(message, SagaTimedOut) and (order is None or not order.begun):
         return Decision(order or Order(message.order_id, "early_timed_out"))
     return SERVICE["order"].decide(order, message)
 
 
 def order_forgets_its_tombstone(order: Order | None, message: Any) -> Decided:
-    """Withdraws what it has not known of, and begins it when it comes after all."""
+    """Withdraws what it does not know, and begins it when it comes after all."""
     if isinstance(message, OrderCreated) and order is not None and not order.begun:
         order = None
     return SERVICE["order"].decide(order, message)
@@ -235,7 +235,7 @@ BUGS = [
     Planted("order", order_forgets_its_tombstone, WITHDRAWN, "every_order_ends|confirmed"),
     Planted("inventory", inventory_sells_silently, POSTED, "waits in vain for inventory"),
     Planted("order", order_says_it_is_cancelled_too_early, CANCELLED, "cancelled_is_undone"),
-    Planted("notification", notification_gives_up_silently, POSTED, "customer_is_told"),
+    Planted("notification", notification_gives_up_silently, POSTED, "customer_is_notified"),
     Planted("payment", asks_again("payment"), POSTED, "asks the same twice"),
     Planted("order", order_withdraws_what_is_confirmed, WITHDRAWN, "confirmed"),
     Planted("payment", payment_declines_what_was_approved, EXPIRED, "cancelled_is_undone"),

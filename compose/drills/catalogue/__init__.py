@@ -1,62 +1,40 @@
-"""One small file a drill: what it breaks, when, and how it heals."""
+"""The drills: what each breaks, when, and how it heals. A file for each kind of thing that breaks."""
 
-from compose.drills.catalogue import (
-    alarm_broker,
-    cut_off_from_broker,
-    cut_off_from_database,
-    everything_twice,
-    flash_sale,
-    freeze_node,
-    full_stop,
-    kill_broker,
-    kill_database,
-    kill_nodes,
-    kill_replicas,
-    kill_services,
-    long_outage,
-    lost_answers,
-    pause_services,
-    poison,
-    provider_down,
-    read_only_database,
-    restart_broker,
-    rolling_restart,
-    rolling_upgrade,
-    slow_database,
-    slow_provider,
-    split,
-    stop_database,
-    tracker_down,
-)
+from compose.drills.catalogue import broker, databases, messages, network, outside, processes
 from compose.drills.stage import Drill
 
 # What takes several nodes and replicas. The others go there, too, but break no more than they do elsewhere.
-CLUSTER_DRILLS: tuple[Drill, ...] = (kill_nodes.DRILL, freeze_node.DRILL, split.DRILL, kill_replicas.DRILL)
+CLUSTER_DRILLS: tuple[Drill, ...] = (
+    broker.KILL_NODES,
+    broker.FREEZE_NODE,
+    broker.SPLIT,
+    processes.KILL_REPLICAS,
+)
 # Not run unless asked for: each takes ten minutes.
-LONG_DRILLS: tuple[Drill, ...] = (long_outage.DRILL,)
+LONG_DRILLS: tuple[Drill, ...] = (processes.LONG_OUTAGE,)
 
 DRILLS: tuple[Drill, ...] = (
-    kill_services.DRILL,
-    pause_services.DRILL,
-    restart_broker.DRILL,
-    kill_broker.DRILL,
-    alarm_broker.DRILL,
-    stop_database.DRILL,
-    kill_database.DRILL,
-    read_only_database.DRILL,
-    cut_off_from_broker.DRILL,
-    cut_off_from_database.DRILL,
-    slow_database.DRILL,
-    provider_down.DRILL,
-    slow_provider.DRILL,
-    lost_answers.DRILL,
-    everything_twice.DRILL,
-    poison.DRILL,
-    tracker_down.DRILL,
-    rolling_restart.DRILL,
-    rolling_upgrade.DRILL,
-    full_stop.DRILL,
-    flash_sale.DRILL,
+    processes.KILL_SERVICES,
+    processes.PAUSE_SERVICES,
+    broker.RESTART_BROKER,
+    broker.KILL_BROKER,
+    broker.ALARM_BROKER,
+    databases.STOP_DATABASE,
+    databases.KILL_DATABASE,
+    databases.READ_ONLY_DATABASE,
+    network.CUT_OFF_FROM_BROKER,
+    network.CUT_OFF_FROM_DATABASE,
+    network.SLOW_DATABASE,
+    outside.PROVIDER_DOWN,
+    outside.SLOW_PROVIDER,
+    outside.LOST_ANSWERS,
+    messages.EVERYTHING_TWICE,
+    messages.POISON,
+    processes.TRACKER_DOWN,
+    processes.ROLLING_RESTART,
+    processes.ROLLING_UPGRADE,
+    processes.FULL_STOP,
+    messages.FLASH_SALE,
     *CLUSTER_DRILLS,
     *LONG_DRILLS,
 )

@@ -14,6 +14,8 @@ from importlib.resources import files
 from alembic import command
 from alembic.config import Config
 
+from events.runtime.definition import installed_services
+
 
 def upgrade(database_url: str, package: str) -> None:
     """Apply every migration that `package` (such as `order_svc`) and the runtime beneath it still need.
@@ -24,10 +26,13 @@ def upgrade(database_url: str, package: str) -> None:
 
 
 def alembic_config(database_url: str, package: str) -> Config:
-    """Alembic's configuration for one package's database. A service also has the runtime's tables."""
+    """Alembic's configuration for one package's database.
+
+    What is installed as a service has the runtime's tables, too, whatever its package is called.
+    """
     here = files(__name__)
     locations = [str(files(package) / "migrations")]
-    if package.endswith("_svc"):
+    if package in {service.package for service in installed_services()}:
         locations.append(str(here / "versions"))
     config = Config()
     config.set_main_option("script_location", str(here))

@@ -5,8 +5,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from compose.local.errors import RigError
-from compose.local.interruptions import ending_in_order
+from compose.local.commands import RigError, ending_in_order
 from compose.local.rig import LocalRig
 from tests.bench.floor.measure import measure_floor
 from tests.servers import rig_folder

@@ -13,10 +13,10 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from uuid import UUID, uuid4
 
-from compose.local.places import CHECKOUT
+from compose.local.components import POSTGRES, RABBITMQ
 from compose.local.rig import LocalRig
-from compose.local.servers import POSTGRES, RABBITMQ
-from compose.local.status import ComponentStatus
+from compose.local.state import CHECKOUT
+from compose.local.supervisor import ComponentStatus
 from events.messaging.topology import TRACKER
 from tests.bench.cpu import cpu_ms_each, cpu_seconds
 from tests.bench.floor.places import Places, made_places

@@ -1,4 +1,4 @@
-"""A service of the floor: commits the input of it in batches, and publishes what follows from each."""
+"""A service of the floor: commits its input in batches, and publishes what follows from each."""
 
 import asyncio
 from collections import deque
@@ -22,8 +22,8 @@ from tests.bench.floor.wiring import (
     Connection,
     Input,
     default,
+    input_of,
     report,
-    reported_by,
     until_input_ends,
 )
 
@@ -53,7 +53,7 @@ class Work:
 
 
 class BareService:
-    """Commits the input of it in batches, and publishes what follows from each."""
+    """Commits its input in batches, and publishes what follows from each."""
 
     def __init__(self, mine: Assignment) -> None:
         self._mine = mine
@@ -107,8 +107,8 @@ class BareService:
                 size = min(len(self._waiting), self._batch_size)
                 entries = [self._waiting.popleft() for _ in range(size)]
                 deliveries = [entry for entry in entries if not isinstance(entry, Input)]
-                reported = [entry if isinstance(entry, Input) else reported_by(entry) for entry in entries]
-                work = await self._commit(connection, reported)
+                items = [entry if isinstance(entry, Input) else input_of(entry) for entry in entries]
+                work = await self._commit(connection, items)
                 self._unpublished.extend(work.published)
                 self._published_more.set()
                 # Whom they ask answers at once: what comes of it is part of a later batch.
@@ -116,21 +116,21 @@ class BareService:
                 if deliveries:
                     await channel.basic_ack(deliveries[-1].delivery_tag or 0, multiple=True)
 
-    async def _commit(self, connection: Connection, reported: Sequence[Input]) -> Work:
+    async def _commit(self, connection: Connection, items: Sequence[Input]) -> Work:
         """One transaction in two round trips: it reads before it writes, though nothing hangs on it here."""
-        facts = [item.cause for item in reported if item.what in saga.BODIES]
-        outcomes = [item.cause for item in reported if item.what in _CALLS]
+        facts = [item.cause for item in items if item.what in saga.BODIES]
+        outcomes = [item.cause for item in items if item.what in _CALLS]
         stock = self._mine.name == "inventory"
         async with connection.pipeline():
             if facts:
                 await connection.execute(saga.ENTER_INBOX.encode(), {"fact_ids": facts})
             if outcomes:
                 await connection.execute(saga.SETTLE_CALLS.encode(), {"call_ids": outcomes})
-            order_ids = sorted({item.order_id for item in reported})
+            order_ids = sorted({item.order_id for item in items})
             await connection.execute(self._load, {"order_ids": order_ids})
             if stock:
                 await connection.execute(saga.LOCK_STOCK.encode(), {"skus": [saga.SKU]})
-        work = self._follow(reported)
+        work = self._follow(items)
         async with connection.pipeline():
             for statement, rows in ((self._insert, work.inserted), (self._update, work.updated)):
                 if rows:
@@ -145,10 +145,10 @@ class BareService:
             await connection.commit()
         return work
 
-    def _follow(self, reported: Sequence[Input]) -> Work:
+    def _follow(self, items: Sequence[Input]) -> Work:
         work = Work()
         now = datetime.now(UTC)
-        for item in reported:
+        for item in items:
             step = self._steps[item.what]
             if step.write == "insert" or item.order_id in work.inserted:
                 work.inserted[item.order_id] = step.status

@@ -18,8 +18,8 @@ from tests.bench.floor.wiring import (
     Connection,
     Input,
     default,
+    input_of,
     report,
-    reported_by,
     until_input_ends,
 )
 
@@ -65,15 +65,15 @@ class BareTracker:
                     await asyncio.sleep(default(TrackerSettings, "pause_seconds"))
 
     async def _commit(self, connection: Connection, messages: Sequence[DeliveredMessage]) -> None:
-        reported = [reported_by(message) for message in messages]
-        last = {item.order_id: item.what for item in reported}
+        items = [input_of(message) for message in messages]
+        last = {item.order_id: item.what for item in items}
         async with connection.pipeline():
             for statement in (*saga.BECOME_WRITER, saga.POSITION):
                 await connection.execute(statement.encode())
         async with connection.pipeline():
-            await connection.execute(saga.ENTER_FACTS.encode(), _fact_rows(reported, messages))
+            await connection.execute(saga.ENTER_FACTS.encode(), _fact_rows(items, messages))
             await connection.execute(saga.FACTS_OF.encode(), {"order_ids": sorted(last)})
-        compared = sorted(item.order_id for item in reported if item.what == saga.COMPARED_AFTER)
+        compared = sorted(item.order_id for item in items if item.what == saga.COMPARED_AFTER)
         async with connection.pipeline():
             await connection.execute(saga.SHOW.encode(), _saga_rows(last))
             if compared:
@@ -82,24 +82,24 @@ class BareTracker:
             position = {"stream_offset": _offset_of(messages[-1]), "message_id": header.message_id}
             await connection.execute(saga.MOVE.encode(), position)
             await connection.commit()
-        report([item.order_id for item in reported if item.what in saga.ENDINGS])
+        report([item.order_id for item in items if item.what in saga.ENDINGS])
 
 
 def _offset_of(message: DeliveredMessage) -> Any:
     return (message.header.properties.headers or {})["x-stream-offset"]
 
 
-def _fact_rows(reported: Sequence[Input], messages: Sequence[DeliveredMessage]) -> dict[str, list[Any]]:
+def _fact_rows(items: Sequence[Input], messages: Sequence[DeliveredMessage]) -> dict[str, list[Any]]:
     properties = [message.header.properties for message in messages]
     return {
-        "order_id": [item.order_id for item in reported],
-        "fact_id": [item.cause for item in reported],
-        "wire_name": [item.what for item in reported],
+        "order_id": [item.order_id for item in items],
+        "fact_id": [item.cause for item in items],
+        "wire_name": [item.what for item in items],
         "stated_by": [known.app_id for known in properties],
         "causation_id": [UUID(str((known.headers or {})["causation_id"])) for known in properties],
         "stated_at": [known.timestamp for known in properties],
-        "dated": [True] * len(reported),
-        "traceparent": [saga.TRACEPARENT] * len(reported),
+        "dated": [True] * len(items),
+        "traceparent": [saga.TRACEPARENT] * len(items),
         "stream_offset": [_offset_of(message) for message in messages],
         "body": [message.body.decode() for message in messages],
     }

@@ -42,7 +42,7 @@ class Input:
     order_id: UUID
 
 
-def reported_by(message: DeliveredMessage) -> Input:
+def input_of(message: DeliveredMessage) -> Input:
     """What a delivery says: its properties do, nobody reads the body."""
     properties = message.header.properties
     return Input(

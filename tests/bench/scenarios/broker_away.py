@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from compose.local.servers import RABBITMQ
+from compose.local.components import RABBITMQ
 from tests.bench.load import Sent
 from tests.bench.results import Round
 from tests.bench.scenarios.scenario import PATIENT, Scenario

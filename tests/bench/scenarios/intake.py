@@ -2,7 +2,7 @@
 
 import asyncio
 
-from compose.local.servers import RABBITMQ
+from compose.local.components import RABBITMQ
 from tests.bench.load import Sent
 from tests.bench.results import Round, Target
 from tests.bench.scenarios.scenario import PATIENT, Scenario

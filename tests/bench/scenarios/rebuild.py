@@ -11,7 +11,7 @@ from uuid import uuid4
 import aiormq
 import psycopg
 
-from compose.local.servers import POSTGRES, RABBITMQ
+from compose.local.components import POSTGRES, RABBITMQ
 from events.messaging.envelope import encode
 from events.service import STREAM
 from tests.bench.cpu import cpu_seconds, running_parts

@@ -1,4 +1,4 @@
-"""What the toy receives and states."""
+"""What the toy receives and publishes."""
 
 from typing import Literal
 

@@ -4,7 +4,7 @@ import asyncio
 from random import Random
 
 from compose.drills.verbs import killed, misbehaving
-from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import SERVICE_NAMES
 from tests.system.faults.verbs import under_load
 from tests.system.stage import System
 
@@ -16,7 +16,7 @@ SEED = 500
 
 async def test_every_accepted_order_ends_and_none_is_lost(system: System) -> None:
     random = Random(SEED)
-    victims = [*SERVICES, "tracker", "sandbox"]
+    victims = [*SERVICE_NAMES, "tracker", "sandbox"]
     random.shuffle(victims)
     async with under_load(system, ORDERS, LOAD_SECONDS) as burst:
         for seed, victim in enumerate(victims):

@@ -8,7 +8,7 @@ import pytest
 
 from compose.demo.shop import Item
 from compose.drills.verbs import everything_twice, killed, paused, put_in_queue
-from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import SERVICE_NAMES
 from saga_tracker.consistency.snapshot import statuses_of
 from tests.system.faults.verbs import overheard, publish_again, queued, refusing, reverse, under_load
 from tests.system.stage import System, until
@@ -43,7 +43,7 @@ async def test_every_fact_comes_again_after_its_inbox_has_forgotten_it(system: S
         async with under_load(system, ORDERS, LOAD_SECONDS) as burst:
             pass
         before = await burst.landed()
-    for service in SERVICES:
+    for service in SERVICE_NAMES:
         await system.execute(service, "DELETE FROM inbox")
     shuffle(facts)
     await publish_again(system, facts)
@@ -51,14 +51,14 @@ async def test_every_fact_comes_again_after_its_inbox_has_forgotten_it(system: S
     assert {order_id: after[order_id] for order_id in burst.accepted_as} == {
         order_id: before[order_id] for order_id in burst.accepted_as
     }
-    for service in SERVICES:
+    for service in SERVICE_NAMES:
         [[received]] = await system.execute(service, "SELECT count(*) FROM inbox")
         assert received >= len(burst.accepted_as) / 2
 
 
 @pytest.mark.parametrize("service", ["inventory", "payment", "fulfillment"])
 async def test_the_undo_comes_before_what_it_undoes(system: System, service: str) -> None:
-    """The service remembers the order as fenced, and does nothing when it receives of it later."""
+    """The service remembers the order as fenced, and does nothing when more of it comes later."""
     item = Item(await system.new_sku(2 * PAIRS), 1, 500)
     # The tracker would send once more what is late, and the count of what is in the queue go wrong.
     async with paused(system, "tracker"), killed(system, service):
@@ -89,7 +89,7 @@ async def test_the_answers_to_an_order_come_before_the_order(system: System) -> 
 
 async def test_behind_messages_that_nobody_can_read(system: System) -> None:
     """Each is a dead letter at once, as it was; those behind it go their way."""
-    poison = {str(uuid4()): service for service in SERVICES}
+    poison = {str(uuid4()): service for service in SERVICE_NAMES}
     for message_id, service in poison.items():
         await put_in_queue(system.where, service, b"\x00{", message_id=message_id, kind="order.created.v2")
     item = Item(await system.new_sku(PAIRS), 1, 500)

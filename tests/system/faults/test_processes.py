@@ -8,7 +8,7 @@ import pytest
 
 from compose.drills.load import KINDS
 from compose.drills.verbs import killed
-from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import SERVICE_NAMES
 from events.runtime.crash import CrashPoint
 from tests.system.burst import new_burst
 from tests.system.faults.verbs import die_at, restarted, under_load
@@ -21,7 +21,7 @@ CRASH_POINTS: tuple[CrashPoint, ...] = get_args(CrashPoint)
 CALLING = ("payment", "fulfillment", "notification")
 # A tracker that loses its patience in less than AWAY_SECONDS: who is down is late at once.
 HASTY = {
-    "MURMURATION_SERVICE_PATIENCE_SECONDS": json.dumps(dict.fromkeys(SERVICES, 0)),
+    "MURMURATION_SERVICE_PATIENCE_SECONDS": json.dumps(dict.fromkeys(SERVICE_NAMES, 0)),
     "MURMURATION_STEP_DEADLINE_SECONDS": json.dumps({"inventory": 1, "payment": 1.5, "fulfillment": 1.5}),
     "MURMURATION_REDRIVE_GRACE_SECONDS": "1",
     "MURMURATION_OVERDUE_AFTER_SECONDS": "1",
@@ -35,7 +35,7 @@ def crash_points(name: str) -> tuple[CrashPoint, ...]:
     return tuple(point for point in CRASH_POINTS if name in CALLING or point != "after_call")
 
 
-@pytest.mark.parametrize("name", [*SERVICES, "tracker"])
+@pytest.mark.parametrize("name", [*SERVICE_NAMES, "tracker"])
 async def test_a_process_dies_at_every_crash_point(system: System, name: str) -> None:
     """At one after the other, in the middle of orders; each start finds what the death before left behind."""
     points = crash_points(name)
@@ -52,8 +52,8 @@ async def test_a_process_dies_at_every_crash_point(system: System, name: str) ->
 async def test_each_service_is_killed_and_away_until_orders_are_late_for_good(system: System) -> None:
     """Orders time out, the chain runs back, and whoever comes back meets with fences."""
     async with restarted(system, "tracker", HASTY):
-        async with under_load(system, 2 * ORDERS, len(SERVICES) * AWAY_SECONDS) as burst:
-            for name in SERVICES:
+        async with under_load(system, 2 * ORDERS, len(SERVICE_NAMES) * AWAY_SECONDS) as burst:
+            for name in SERVICE_NAMES:
                 async with killed(system, name):
                     await asyncio.sleep(AWAY_SECONDS)
         await burst.landed()

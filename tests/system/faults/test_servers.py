@@ -6,7 +6,7 @@ import pytest
 
 from compose.demo.shop import Item, Refused
 from compose.drills.verbs import killed, stopped
-from compose.system import SERVICE_NAMES as SERVICES
+from compose.system import SERVICE_NAMES
 from tests.system.faults.verbs import all_say, under_load
 from tests.system.stage import System
 
@@ -23,9 +23,9 @@ async def test_the_broker_is_away_for_long(system: System) -> None:
     async with under_load(system, 2 * ORDERS, BROKER_AWAY_SECONDS / 2) as burst:
         async with stopped(system, "rabbitmq"), asyncio.TaskGroup() as group:
             group.create_task(asyncio.sleep(BROKER_AWAY_SECONDS))
-            await all_say(system, SERVICES, ready=False)
+            await all_say(system, SERVICE_NAMES, ready=False)
             await burst.accepted(2 * ORDERS)
-        await all_say(system, SERVICES, ready=True)
+        await all_say(system, SERVICE_NAMES, ready=True)
     await burst.landed()
 
 
@@ -40,8 +40,8 @@ async def test_postgres_is_away_for_long(system: System) -> None:
     async with under_load(system, ORDERS, LOAD_SECONDS) as burst:
         async with stopped(system, "postgres"), asyncio.TaskGroup() as group:
             group.create_task(asyncio.sleep(POSTGRES_AWAY_SECONDS))
-            await all_say(system, SERVICES, ready=False)
+            await all_say(system, SERVICE_NAMES, ready=False)
             with pytest.raises(Refused, match="503"):
                 await system.shop.place("cust_burst", "tok_ok", Item("any", 1, 100))
-        await all_say(system, SERVICES, ready=True)
+        await all_say(system, SERVICE_NAMES, ready=True)
     await burst.landed()

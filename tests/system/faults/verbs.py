@@ -8,7 +8,7 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
 from compose.demo.shop import Refused
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from events.messaging.copies import copy_of
 from events.runtime.crash import CrashPoint
 from events.service import EXCHANGE

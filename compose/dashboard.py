@@ -1,4 +1,4 @@
-"""Grafana's dashboard, described: `python -m compose.observability.dashboard` writes it.
+"""Grafana's dashboard, described: `python -m compose.dashboard` writes it.
 
 Read from the top: is anything stuck, are sagas completing, how fast, where do they wait, what is failing.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-FILE = Path(__file__).parent / "dashboards" / "murmuration.json"
+FILE = Path(__file__).parent / "observability" / "dashboards" / "murmuration.json"
 DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
 COLUMNS, STAT_HEIGHT, GRAPH_HEIGHT = 24, 4, 8
 # Grafana's: long enough for two scrapes.

@@ -1,4 +1,4 @@
-"""Writes a new service's folder from the templates beside this module.
+"""`make new-service`: writes a new service's folder from `templates/new_service/`.
 
 What it writes is a service like the others, rooms and all: it subscribes to the facts that were named, keeps
 a row per order and publishes one fact of its own. The folder is a distribution of its own, whose entry point
@@ -16,10 +16,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from compose.local.errors import RigError
+from compose.local.commands import RigError
 from events.facts import Fact, published_facts
 from events.facts.base import SupersededFact
-from events.installed import installed_services
+from events.runtime.definition import installed_services
 from events.service import name_of
 
 SUFFIX = ".j2"
@@ -60,7 +60,7 @@ def write_service(name: str, subscribes_to: Sequence[str], folder: Path, today: 
     if target.exists():
         raise RigError(f"{target} exists already")
     templates = Environment(
-        loader=PackageLoader("compose.new_service"),
+        loader=PackageLoader("compose", "templates/new_service"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,

@@ -1,10 +1,41 @@
-"""Ctrl-C, SIGTERM and a closed terminal: they end a command in order, and never leave it half stopped."""
+"""What every command of the rig has in common: its errors, what it shows, and how a signal ends it.
+
+Ctrl-C, SIGTERM and a closed terminal end a command in order, and never leave it half stopped.
+"""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+
+class RigError(Exception):
+    """An expected failure. The message is one clear line; `details` may hold log lines that explain it."""
+
+    def __init__(self, message: str, *, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class Progress:
+    """Told by the rig, possibly from several threads at once."""
+
+    def starting(self, name: str) -> None:
+        """A server or process is being started."""
+
+    def ready(self, name: str) -> None:
+        """It does its work now."""
+
+    def stopping(self, name: str) -> None:
+        """It was told to stop."""
+
+    def stopped(self, name: str) -> None:
+        """It is gone."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line of its own."""
+
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
