@@ -244,7 +244,9 @@ async def test_a_poison_message_leaves_a_dead_letter_and_a_reason_although_the_d
     system: System, service: str, poison: Planting, amount_minor: int
 ) -> None:
     sku = await system.new_sku(1)
-    async with poison(system, sku):
+    # Nobody else orders here, so a service that fails at the one order counts as down.
+    impatient = {"MURMURATION_SERVICE_PATIENCE_SECONDS": json.dumps({service: 3})}
+    async with restarted(system, "tracker", impatient), poison(system, sku):
         order_id = await system.shop.place("cust_ada", "tok_ok", Item(sku, 1, amount_minor))
 
         async def named() -> dict[str, Any] | None:
