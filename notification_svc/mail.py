@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.header import Header
 from email.mime.text import MIMEText
-from email.policy import compat32
+from email.policy import Compat32
 from email.utils import formatdate
 from pathlib import Path
 from typing import Literal
@@ -42,7 +42,20 @@ StartTls = Literal["offered", "required", "never"]
 
 _WEAK = re.compile(r"[^A-Za-z0-9_-]+")
 _STARTTLS: dict[StartTls, bool | None] = {"offered": None, "required": True, "never": False}
-_AS_SENT = compat32.clone(linesep="\r\n")
+# No line of a header is longer, where that can be helped (RFC 5322).
+_LINE_CHARACTERS = 78
+
+
+class _Plainly(Compat32):
+    """Writes headers as they are that fit into a line, which is what Compat32 makes of them the long way."""
+
+    def fold_binary(self, name: str, value: str) -> bytes:
+        """A header as the bytes of its lines."""
+        plain = value.isascii() and value.isprintable() and len(name) + len(value) + 2 <= _LINE_CHARACTERS
+        return f"{name}: {value}\r\n".encode("ascii") if plain else super().fold_binary(name, value)
+
+
+_AS_SENT = _Plainly(linesep="\r\n")
 
 
 @dataclass(frozen=True, slots=True)

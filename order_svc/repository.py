@@ -1,5 +1,7 @@
 """One row per order."""
 
+from datetime import timedelta
+
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -11,10 +13,13 @@ from sqlalchemy import (
     Text,
     Uuid,
     func,
+    or_,
+    select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
 from events.storage.repository import OrderRepository
+from events.storage.sql import compiled, in_seconds
 from order_svc.decide import Order
 
 metadata = MetaData()
@@ -45,14 +50,23 @@ orders = Table(
 
 ORDERS = OrderRepository(orders, Order, final=("confirmed", "cancelled"))
 
+_placed_at = orders.c.placed_at
+_an_hour_ago = func.now() - timedelta(hours=1)
+_confirmed_last = (
+    select(_placed_at)
+    .where(orders.c.status == "confirmed", _placed_at > _an_hour_ago)
+    .order_by(_placed_at.desc())
+    .limit(1)
+)
 # Of the orders that no confirmed one has overtaken. Those that were given up as late count as well: while
 # nothing else becomes of what is accepted, new ones are better refused. What is older than an hour waits for
 # something else.
-OLDEST = b"""
-    SELECT extract(epoch FROM now() - min(placed_at))::float8 AS oldest_seconds, count(*) AS orders
-    FROM orders
-    WHERE (status = 'placed' OR reason = 'timed_out') AND placed_at > coalesce(
-        (SELECT placed_at FROM orders WHERE status = 'confirmed' AND placed_at > now() - interval '1 hour'
-            ORDER BY placed_at DESC LIMIT 1),
-        now() - interval '1 hour')
-"""
+OLDEST = compiled(
+    select(
+        in_seconds(func.now() - func.min(_placed_at)).label("oldest_seconds"),
+        func.count().label("orders"),
+    ).where(
+        or_(orders.c.status == "placed", orders.c.reason == "timed_out"),
+        _placed_at > func.coalesce(_confirmed_last.scalar_subquery(), _an_hour_ago),
+    )
+)

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prometheus_client.metrics_core import Metric
+from sqlalchemy import ColumnElement, Table, column, func, select
+from sqlalchemy.dialects.postgresql import JSONB
 
 from events.service import name_of
 from events.storage.database import Connection, Database
+from events.storage.sql import compiled, in_seconds
 from events.telemetry.metrics import LookUp, Values, backlog, gauge, refused
 from saga_tracker.dead_letters.dead_letter import DeadLetterKind
 from saga_tracker.projection import ENDED, State
@@ -19,36 +22,56 @@ from saga_tracker.reconciliation import comparisons
 from saga_tracker.scheduler.leader import HOLDER
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import SERVICES, STEPS
+from saga_tracker.tables import dead_letters, look_ups, outbox, sagas, stream_gaps
 
 MAX_DEAD_LETTERS = 10_000
 OPEN = [state.value for state in State if state not in ENDED]
 STEP_NAMES = sorted(f"{step.service}:{name_of(step.trigger)}" for step in STEPS)
 
+
+def _age(since: ColumnElement[Any]) -> ColumnElement[float]:
+    """For how many seconds the oldest has been there."""
+    return in_seconds(func.now() - func.min(since)).label("age")
+
+
+def _count(table: Table) -> ColumnElement[int]:
+    return select(func.count()).select_from(table).scalar_subquery()
+
+
+_wait = func.jsonb_array_elements(sagas.c.waits).table_valued(column("value", JSONB), name="wait")
+_waited = _wait.c.value
+_step = (_waited["service"].astext + ":" + _waited["because_of"].astext).label("step")
+_open_letters = (
+    select(dead_letters.c.service, dead_letters.c.kind)
+    .where(dead_letters.c.state == "open")
+    .limit(MAX_DEAD_LETTERS)
+    .subquery("open_letters")
+)
 _QUERIES = {
-    "states": b"""
-        SELECT state, count(*) AS sagas, extract(epoch FROM now() - min(since))::float8 AS age
-        FROM sagas WHERE ended_at IS NULL GROUP BY state
-    """,
-    "waits": b"""
-        SELECT (wait ->> 'service') || ':' || (wait ->> 'because_of') AS step, count(*) AS sagas,
-            extract(epoch FROM now() - min((wait ->> 'since')::timestamptz))::float8 AS age
-        FROM sagas, jsonb_array_elements(waits) AS wait WHERE ended_at IS NULL GROUP BY 1
-    """,
-    "dead_letters": b"""
-        SELECT service, kind, count(*) AS dead_letters FROM (
-            SELECT service, kind FROM dead_letters WHERE state = 'open' LIMIT %(max_letters)s) AS first
-        GROUP BY service, kind
-    """,
-    "outbox": b"""
-        SELECT count(*) AS waiting, extract(epoch FROM now() - min(entered_at))::float8 AS age,
-            count(due_at) AS refused
-        FROM outbox
-    """,
-    "gaps": b"""
-        SELECT (SELECT count(*) FROM stream_gaps) AS gaps, (SELECT count(*) FROM look_ups) AS sagas
-    """,
-    "lease": HOLDER,
-}
+    name: compiled(query)
+    for name, query in {
+        "states": select(sagas.c.state, func.count().label("sagas"), _age(sagas.c.since))
+        .where(sagas.c.ended_at.is_(None))
+        .group_by(sagas.c.state),
+        "waits": select(
+            _step,
+            func.count().label("sagas"),
+            _age(_waited["since"].astext.cast(sagas.c.since.type)),
+        )
+        .select_from(sagas, _wait)
+        .where(sagas.c.ended_at.is_(None))
+        .group_by("step"),
+        "dead_letters": select(*_open_letters.c, func.count().label("dead_letters")).group_by(
+            *_open_letters.c
+        ),
+        "outbox": select(
+            func.count().label("waiting"),
+            _age(outbox.c.entered_at),
+            func.count(outbox.c.due_at).label("refused"),
+        ),
+        "gaps": select(_count(stream_gaps).label("gaps"), _count(look_ups).label("sagas")),
+    }.items()
+} | {"lease": HOLDER}
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -68,9 +91,8 @@ class Overview:
         return await self._look_up.gauges()
 
     async def _read(self, connection: Connection) -> list[Metric]:
-        given = {"max_letters": MAX_DEAD_LETTERS}
         async with connection.pipeline():
-            cursors = {name: await connection.execute(query, given) for name, query in _QUERIES.items()}
+            cursors = {name: await connection.execute(query) for name, query in _QUERIES.items()}
             found: dict[str, Rows] = {name: await cursor.fetchall() for name, cursor in cursors.items()}
         settle_seconds = self._settings.reconciliation_settle_seconds
         _, differences = await comparisons.listed(connection, settle_seconds, None, 0)

@@ -10,6 +10,7 @@ from events.runtime.loops import Loops
 from events.runtime.process import collect_garbage_rarely, serve
 from events.runtime.settings import read_settings
 from events.storage.database import AWAY, Database
+from events.storage.sql import ALIVE
 from events.telemetry.log import configure_logging, log
 from events.telemetry.metrics import Values, broker_blocked, connections, gauge
 from saga_tracker import __doc__ as purpose
@@ -105,7 +106,7 @@ class Tracker:
         """What the tracker needs and whether it has it; how far it is behind, and what the broker refuses."""
         database = True
         try:
-            await self.database.rows(b"SELECT 1")
+            await self.database.rows(ALIVE)
         except AWAY:
             database = False
         refused = {"refused_messages": self.publisher.set_aside} if self.publisher.set_aside else {}

@@ -3,24 +3,20 @@
 from collections.abc import Callable
 from typing import Any, Union, cast
 
-from aio_pika import IncomingMessage
-from faststream.message import StreamMessage
-from faststream.middlewares import AckPolicy
 from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
 from faststream.rabbit.schemas import QueueType
 from faststream.rabbit.schemas.queue import QuorumQueueArgs
-from faststream.rabbit.subscriber.usecase import RabbitSubscriber
 from faststream.security import SASLPlaintext
 from yarl import URL
 
 from events.facts.base import Fact, SupersededFact, published_facts
 from events.messaging.connection import lasting_connection_url
+from events.messaging.subscriber import DirectSubscriber, Receive, subscribe_directly
 from events.messaging.topology import service_queue_arguments
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE, Service
 from events.strict_json import JSON_TYPE
 
-Receive = Callable[[IncomingMessage], None]
 FACTS = RabbitExchange(EXCHANGE, type=ExchangeType.TOPIC, durable=True, declare=False)
 # What the document says instead of where the broker is, which is not for everybody.
 BROKER_SOMEWHERE = "amqp://{broker}/"
@@ -68,13 +64,14 @@ class ServiceBroker(RabbitBroker):
         for fact in service.publishes:
             self._publishes(fact)
 
-    def _subscribe(self, service: Service, receive: Receive) -> RabbitSubscriber:
+    def _subscribe(self, service: Service, receive: Receive) -> DirectSubscriber:
         async def decide(fact: Any) -> None:
             """Decode, decide, commit with its batch, acknowledge."""
             receive(fact)
 
         decide.__annotations__["fact"] = Union[self.subscribes]  # noqa: UP007 - of a tuple
-        subscriber = self.subscriber(
+        subscriber = subscribe_directly(
+            self,
             RabbitQueue(
                 service.queue,
                 queue_type=QueueType.QUORUM,
@@ -83,11 +80,8 @@ class ServiceBroker(RabbitBroker):
                 arguments=cast(QuorumQueueArgs, service_queue_arguments(service)),
             ),
             FACTS,
-            channel=self.channel,
-            ack_policy=AckPolicy.MANUAL,
-            parser=_parse,
-            decoder=_decode,
-            no_reply=True,
+            self.channel,
+            receive,
             title=service.queue,
             description=f"Bound to {', '.join(service.binding_keys)}.",
         )
@@ -106,15 +100,6 @@ class ServiceBroker(RabbitBroker):
             description=fact.__doc__,
             schema=fact,
         )
-
-
-async def _parse(message: IncomingMessage) -> StreamMessage[IncomingMessage]:
-    """A message in FastStream's terms. What is in it is for the worker to read."""
-    return StreamMessage(raw_message=message, body=b"", message_id="", correlation_id="")
-
-
-async def _decode(message: StreamMessage[IncomingMessage]) -> IncomingMessage:
-    return message.raw_message
 
 
 def _with_old_versions(facts: tuple[type[Fact], ...]) -> tuple[type[Fact], ...]:

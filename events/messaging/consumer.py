@@ -9,13 +9,14 @@ from aio_pika import IncomingMessage
 from aio_pika.abc import AbstractRobustConnection
 from aio_pika.exceptions import ChannelInvalidStateError
 
-from events.messaging.broker import Receive, ServiceBroker
+from events.messaging.broker import ServiceBroker
 from events.messaging.connection import (
     BROKER_AWAY,
     CLOSE_TIMEOUT_SECONDS,
     closed_means_away,
     lost_means_away,
 )
+from events.messaging.subscriber import Receive
 from events.runtime.loops import promptly
 from events.runtime.settings import ServiceSettings
 from events.service import Service

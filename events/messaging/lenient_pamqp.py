@@ -27,8 +27,11 @@ _UNSIGNED_LONG_LONG = struct.Struct(">Q")
 _NESTED = (b"F", b"A")
 # AMQP 0-9-1 as RabbitMQ speaks it: how many bytes a value of each other type has. Strings tell their length.
 _STRINGS = (b"S", b"x")
+_STRING = ord("S")
 _BYTES = {b"t": 1, b"b": 1, b"B": 1, b"s": 2, b"u": 2, b"I": 4, b"i": 4, b"l": 8, b"L": 8, b"f": 4, b"d": 8}
 _BYTES |= {b"D": 5, b"T": 8, b"V": 0}
+
+_TOO_LONG = "a value is longer than what it is in"
 
 _strict_timestamp = decode.timestamp
 
@@ -84,11 +87,20 @@ class _Reader:
 
     def table(self, place: int, end: int, depth: int) -> dict[str, Any]:
         fields: dict[str, Any] = {}
+        data = self._data
         while place < end:
             begin = place + 1
-            place = begin + self._data[place]
-            name = _short(self._data[begin:place])
-            fields[name], place = self._value(place, end, depth)
+            place = begin + data[place]
+            name = _short(data[begin:place])
+            if data[place] == _STRING:
+                # What nearly all are, in every message: without a further call.
+                begin = place + 1 + _LENGTH.size
+                place = begin + _LENGTH.unpack_from(data, place + 1)[0]
+                if place > end:
+                    raise ValueError(_TOO_LONG)
+                fields[name] = _text(data[begin:place])
+            else:
+                fields[name], place = self._value(place, end, depth)
         return fields
 
     def array(self, place: int, end: int, depth: int) -> list[Any]:
@@ -108,7 +120,7 @@ class _Reader:
         else:
             stop = begin + _BYTES[kind]
         if stop > end:
-            raise ValueError("a value is longer than what it is in")
+            raise ValueError(_TOO_LONG)
         if kind not in _NESTED:
             return self._plain(kind, place, begin, stop), stop
         if depth >= MAX_DEPTH:
@@ -119,15 +131,18 @@ class _Reader:
 
     def _plain(self, kind: bytes, place: int, begin: int, stop: int) -> Any:
         if kind == b"S":
-            text = self._data[begin:stop]
-            try:
-                return text.decode()
-            except UnicodeDecodeError:
-                return text
+            return _text(self._data[begin:stop])
         if kind == b"T":
             at = timestamp(self._data[begin:stop])[1]
             return at if at is not None else _UNSIGNED_LONG_LONG.unpack_from(self._data, begin)[0]
         return decode.embedded_value(self._data[place:stop])[1]
+
+
+def _text(text: bytes) -> str | bytes:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text
 
 
 def _short(text: bytes) -> str:

@@ -13,11 +13,13 @@ from time import monotonic
 from typing import Any
 
 from prometheus_client.metrics_core import Metric
+from sqlalchemy import column, func, select, table
 
 from events.messaging.consumer import is_there
 from events.runtime.input import Entry
 from events.runtime.settings import ServiceSettings
 from events.storage.database import AWAY, Database, Locked
+from events.storage.sql import compiled
 from events.telemetry import metrics
 from events.telemetry.log import log
 from events.telemetry.metrics import gauge
@@ -31,16 +33,29 @@ MOMENT_SECONDS = 0.5
 
 # The session at the head of the queue. Of another role's, PostgreSQL says only who it is, unless this role
 # may see more (pg_read_all_stats).
-_BLOCKER = b"""
-    SELECT blocker.pid, blocker.usename AS role, blocker.application_name, blocker.state,
-        blocker.xact_start AS transaction_since
-    FROM pg_stat_activity AS waiting
-    CROSS JOIN LATERAL unnest(pg_blocking_pids(waiting.pid)) AS found (pid)
-    JOIN pg_stat_activity AS blocker ON blocker.pid = found.pid
-    WHERE waiting.datname = current_database() AND waiting.usename = current_user
-        AND waiting.wait_event_type = 'Lock'
-    ORDER BY blocker.wait_event_type = 'Lock' NULLS FIRST, blocker.xact_start LIMIT 1
-"""
+_SESSION = ("pid", "usename", "application_name", "state", "xact_start", "datname", "wait_event_type")
+_sessions = table("pg_stat_activity", *(column(name) for name in _SESSION))
+_waiting, _blocker = _sessions.alias("waiting"), _sessions.alias("blocker")
+_found = func.unnest(func.pg_blocking_pids(_waiting.c.pid)).table_valued("pid").render_derived(name="found")
+_waits_itself = _blocker.c.wait_event_type == "Lock"
+_BLOCKER = compiled(
+    select(
+        _blocker.c.pid,
+        _blocker.c.usename.label("role"),
+        _blocker.c.application_name,
+        _blocker.c.state,
+        _blocker.c.xact_start.label("transaction_since"),
+    )
+    .select_from(_waiting, _found, _blocker)
+    .where(
+        _waiting.c.datname == func.current_database(),
+        _waiting.c.usename == func.current_user(),
+        _waiting.c.wait_event_type == "Lock",
+        _blocker.c.pid == _found.c.pid,
+    )
+    .order_by(_waits_itself.nulls_first(), _blocker.c.xact_start)
+    .limit(1)
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -119,16 +120,27 @@ class Worker:
                 while self._waiting or self._asked or self._locked_out.due:
                     self._working = True
                     try:
+                        began = monotonic()
                         if self._waiting or self._asked:
                             await self._work(self._next_batch())
                         await self._try_again()
                     finally:
                         self._working = False
+                    await self._rest(monotonic() - began)
         finally:
             self._over = True
             for promised in self._promised:
                 if not promised.done():
                     promised.set_exception(TimeoutError("the service stops"))
+
+    async def _rest(self, worked_seconds: float) -> None:
+        """Let more arrive for the next batch, for as long as this one took: where all take long, many do.
+
+        A full batch does not wait. Who finds nothing waiting afterwards did not wait for long.
+        """
+        if len(self._waiting) + len(self._asked) < self._settings.batch_size:
+            rest_seconds = worked_seconds * self._settings.rest_share
+            await asyncio.sleep(min(rest_seconds, self._settings.rest_cap_seconds))
 
     async def _try_again(self) -> None:
         """One of those that met a lock, if it is time; once one got through, all of them."""

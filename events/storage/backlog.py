@@ -5,20 +5,37 @@ adopted, and it is what a person must know of. Both tables are empty most of the
 of the oldest, for it would cost every fact something, so no more than so many rows are looked at.
 """
 
+from typing import Any
+
 from prometheus_client.metrics_core import Metric
+from sqlalchemy import Column, ColumnElement, Select, func, literal, null, select, union_all
 
 from events.storage.database import Connection
+from events.storage.sql import compiled, in_seconds
+from events.storage.tables import calls, outbox
 from events.telemetry.metrics import backlog, refused
 
 MAX_ROWS = 10_000
-_READ = b"""
-    SELECT 'outbox' AS what, count(*) AS waiting, extract(epoch FROM now() - min(stated_at))::float8 AS age,
-        count(due_at) AS refused
-    FROM (SELECT stated_at, due_at FROM outbox LIMIT %(max_rows)s) AS first
-    UNION ALL
-    SELECT 'calls', count(*), extract(epoch FROM now() - min(asked_at))::float8, 0
-    FROM (SELECT asked_at FROM calls LIMIT %(max_rows)s) AS first
-"""
+
+
+def _backlog(
+    what: str, since: Column[Any], set_aside_until: ColumnElement[Any]
+) -> Select[str, int, float, int]:
+    first = select(since.label("since"), set_aside_until.label("until")).limit(MAX_ROWS).subquery("first")
+    return select(
+        literal(what).label("what"),
+        func.count().label("waiting"),
+        in_seconds(func.now() - func.min(first.c.since)).label("age"),
+        func.count(first.c.until).label("refused"),
+    )
+
+
+_READ = compiled(
+    union_all(
+        _backlog("outbox", outbox.c.stated_at, outbox.c.due_at),
+        _backlog("calls", calls.c.asked_at, null()),
+    )
+)
 
 
 async def read_backlogs(connection: Connection) -> list[Metric]:
@@ -26,7 +43,7 @@ async def read_backlogs(connection: Connection) -> list[Metric]:
 
     Of very many, the oldest may be missed by a little.
     """
-    cursor = await connection.execute(_READ, {"max_rows": MAX_ROWS})
+    cursor = await connection.execute(_READ)
     found = {row["what"]: row for row in await cursor.fetchall()}
     return [
         *backlog(

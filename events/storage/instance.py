@@ -11,14 +11,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import psycopg
-from sqlalchemy import ColumnElement, Table, bindparam, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Integer, Table, bindparam, func, select, update
 
 from events.runtime.settings import ServiceSettings
 from events.storage.database import AWAY, Database, connect_options
-from events.storage.sql import compiled
+from events.storage.sql import ALIVE, compiled
+from events.storage.tables import instance_ids
 from events.telemetry.log import log
 
 LOCK_CLASS = 20_411
+_DRAW = compiled(select(instance_ids.next_value().cast(Integer).label("number")))
+_LOCK = compiled(select(func.pg_advisory_lock(LOCK_CLASS, bindparam("number", type_=Integer))))
 
 
 class Adoption:
@@ -31,7 +34,7 @@ class Adoption:
         self.table = table.name
         me = bindparam("me", type_=table.c.owner.type)
         others = select(table.c.owner).where(table.c.owner != me).distinct().subquery("others")
-        is_dead = func.pg_try_advisory_xact_lock(literal_column(str(LOCK_CLASS)), others.c.owner)
+        is_dead = func.pg_try_advisory_xact_lock(LOCK_CLASS, others.c.owner)
         left = table.c.owner.in_(select(others.c.owner).where(is_dead))
         self.statement = compiled(update(table).values(owner=me, **(noting or {})).where(left, *only))
 
@@ -49,10 +52,10 @@ class Instance:
         """Draw a number and lock it. Raises one of AWAY."""
         self._connection = await self._connect()
         if self.number == 0:
-            cursor = await self._connection.execute("SELECT nextval('instance_ids')::int AS number")
+            cursor = await self._connection.execute(_DRAW)
             row = await cursor.fetchone()
             self.number = row["number"] if row else 0
-        await self._connection.execute("SELECT pg_advisory_lock(%s, %s)", (LOCK_CLASS, self.number))
+        await self._connection.execute(_LOCK, {"number": self.number})
 
     async def stay(self) -> None:
         """Keep the lock; after an outage take it again, for the rows in memory are still ours."""
@@ -62,7 +65,7 @@ class Instance:
                 if self._connection is None:
                     await self.enter()
                 else:
-                    await self._connection.execute("SELECT 1")
+                    await self._connection.execute(ALIVE)
             except AWAY:
                 await self.leave()
 

@@ -21,8 +21,13 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import tuple_row
 from sqlalchemy import (
+    BigInteger,
     Column,
+    ColumnElement,
+    Integer,
     Table,
+    Text,
+    bindparam,
     case,
     cast,
     column,
@@ -35,13 +40,14 @@ from sqlalchemy import (
     select,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import REGCLASS, insert
+from sqlalchemy.types import UserDefinedType
 
 from events.runtime.settings import ServiceSettings
 from events.storage.database import Connection, Database, in_words
 from events.storage.round_trip import RoundTrip, Rows, prepared
-from events.storage.sql import WAIT_BRIEFLY, array_of, compiled, setting
-from events.storage.tables import calls, outbox, tombstones
+from events.storage.sql import WAIT_BRIEFLY, array_of, compiled, days, is_in, setting
+from events.storage.tables import calls, inbox, outbox, tombstones
 from events.telemetry.log import log
 
 # --- Orders that ended long ago, whose state was deleted. Their tombstones know them when they come again
@@ -50,11 +56,7 @@ from events.telemetry.log import log
 # `order.created` that is replayed after a year would reserve, charge and ship a second time.
 
 
-_KNOWN = prepared(
-    select(tombstones.c.order_id).where(
-        tombstones.c.order_id == array_of("order_ids", tombstones.c.order_id).any_()
-    )
-)
+_KNOWN = prepared(select(tombstones.c.order_id).where(is_in(tombstones.c.order_id, "order_ids")))
 
 
 class Forgotten(Exception):
@@ -101,15 +103,14 @@ def _bury(table: Table, units: Column[Any] | None) -> Any:
     key = table.c.order_id
     done = (
         select(key)
-        .where(key == array_of("order_ids", key).any_())
-        .where(table.c.status == array_of("final", table.c.status).any_())
+        .where(is_in(key, "order_ids"), is_in(table.c.status, "final"))
         .where(*(not_(exists().where(other.c.order_id == key)) for other in (calls, outbox)))
         .order_by(key)
         .with_for_update(skip_locked=True)
         .cte("done")
     )
     nothing = cast(null(), tombstones.c.units.type)
-    kept = nothing if units is None else case((table.c.status == literal_column("'sold'"), units))
+    kept = nothing if units is None else case((table.c.status == "sold", units))
     gone = delete(table).where(key == done.c.order_id).returning(key, kept.label("units")).cte("gone")
     given = func.unnest(array_of("order_ids", key)).table_valued(column("order_id", key.type), name="given")
     given = given.render_derived()
@@ -129,15 +130,33 @@ PAGES_AT_ONCE = 64
 # Of the time a pass takes, so much is work. The rest is for those who receive facts.
 SHARE_OF_TIME = 0.05
 
-_PAGES = b"SELECT pg_relation_size(%(table)s::regclass) / current_setting('block_size')::int AS pages"
+_size = func.pg_relation_size(bindparam("table", type_=Text).cast(REGCLASS), type_=BigInteger)
+_PAGES = compiled(select((_size // func.current_setting("block_size").cast(Integer)).label("pages")))
 # Losing this in a crash of the server only means that the rows are forgotten later.
 _NO_FSYNC = compiled(setting("synchronous_commit", "off"))
-_FORGET = b"""
-    DELETE FROM inbox
-    WHERE ctid >= format('(%%s,0)', %(first)s::bigint)::tid AND ctid < format('(%%s,0)', %(end)s::bigint)::tid
-        AND heard_at < now() - make_interval(days => %(days)s)
-"""
-_FORGET_TOMBSTONES = _FORGET.replace(b"inbox", b"tombstones").replace(b"heard_at", b"forgotten_at")
+
+
+class _RowAddress(UserDefinedType[str]):
+    """Where a row is: its page, and its place there."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "tid"
+
+
+def _forget(table: Table, since: Column[Any]) -> bytes:
+    """The statement for those rows of some pages that are old: a scan of these alone."""
+    address: ColumnElement[str] = literal_column(f"{table.name}.ctid")
+    first, end = (
+        func.format("(%s,0)", bindparam(name, type_=BigInteger)).cast(_RowAddress())
+        for name in ("first", "end")
+    )
+    return compiled(delete(table).where(address >= first, address < end, since < func.now() - days("days")))
+
+
+_FORGET = _forget(inbox, inbox.c.heard_at)
+_FORGET_TOMBSTONES = _forget(tombstones, tombstones.c.forgotten_at)
 
 
 class Retention:

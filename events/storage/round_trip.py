@@ -34,6 +34,7 @@ from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import TypeEngine
 
 from events.storage.database import Session
+from events.storage.sql import with_constants
 
 _DIALECT = psycopg.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
@@ -50,7 +51,7 @@ class Prepared:
 
 def prepared(statement: ClauseElement) -> Prepared:
     """A statement of SQLAlchemy's. Raises TypeError for a parameter of a type that psycopg does not know."""
-    compiled: Any = statement.compile(dialect=_DIALECT)
+    compiled: Any = with_constants(statement).compile(dialect=_DIALECT)
     types = {name: parameter.type for parameter, name in compiled.bind_names.items()}
     names = tuple(compiled.positiontup or ())
     query = str(compiled).encode()

@@ -6,55 +6,88 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import insert
 
 from events.storage.database import Connection
+from events.storage.sql import as_arrays, compiled, is_in, rows_of, seconds
 from saga_tracker.causes.cause import Cause
+from saga_tracker.tables import causes, sagas
 
 # A message that failed and a lock are known to one instance alone: if another says nothing, that says little.
 INSTANCE_SECONDS = 30.0
 MAX_SWEPT = 5_000
 
-# Those first that are late next, then those that have waited longest; a few more than are asked for, for not
-# all of them wait for long.
-_WAITING = b"""
-    SELECT order_id, waits FROM (
-        (SELECT order_id, waits FROM sagas WHERE due_at IS NOT NULL ORDER BY due_at LIMIT %(row_limit)s)
-        UNION ALL
-        (SELECT order_id, waits FROM sagas WHERE ended_at IS NULL ORDER BY since LIMIT %(row_limit)s)
-    ) AS found WHERE jsonb_array_length(waits) > 0
-"""
-_NOW = b"SELECT clock_timestamp() AS now"
-_KEEP = b"""
-    INSERT INTO causes (order_id, service, because_of_id, cause)
-    SELECT * FROM unnest(
-        %(order_ids)b::uuid[], %(services)b::text[], %(because_of_ids)b::uuid[], %(causes)s::jsonb[])
-    ORDER BY 1, 2
-    ON CONFLICT (order_id, service) DO UPDATE
-    SET because_of_id = excluded.because_of_id, cause = excluded.cause, known_at = now()
-"""
-_DROP = b"""
-    DELETE FROM causes USING unnest(%(order_ids)b::uuid[], %(services)b::text[]) AS gone (order_id, service)
-    WHERE causes.order_id = gone.order_id AND causes.service = gone.service AND reason IS NULL
-      AND (cause ->> 'kind' NOT IN ('message', 'lock')
-        OR known_at < now() - make_interval(secs => %(instance_seconds)s))
-"""
-_OF = b"""
-    SELECT order_id, service, because_of_id, cause FROM causes WHERE order_id = ANY(%(order_ids)b)
-"""
-_SAY = b"""
-    INSERT INTO causes (order_id, service, because_of_id, cause, reason)
-    VALUES (%(order_id)s, %(service)s, %(because_of_id)s, '{}', %(reason)s)
-    ON CONFLICT (order_id, service) DO UPDATE SET reason = coalesce(causes.reason, excluded.reason)
-    RETURNING reason
-"""
-_SWEEP = b"""
-    DELETE FROM causes WHERE (order_id, service) IN (
-        SELECT order_id, service FROM causes
-        WHERE known_at < greatest(
-            now() - make_interval(secs => %(keep_seconds)s),
-            (SELECT known_at FROM causes ORDER BY known_at DESC OFFSET %(max_rows)s LIMIT 1))
-        ORDER BY known_at LIMIT %(row_limit)s FOR UPDATE SKIP LOCKED)
-"""
+_WAITS = func.jsonb_array_length(sagas.c.waits) > 0
+
+
+def _some(by: ColumnElement[Any], *criteria: ColumnElement[bool]) -> Select[Any]:
+    found = select(sagas.c.order_id, sagas.c.waits).where(_WAITS, *criteria).order_by(by)
+    return select(*found.limit(bindparam("row_limit")).subquery().c)
+
+
+# Those first that are late next, then those that have waited longest.
+_WAITING = compiled(
+    union_all(
+        _some(sagas.c.due_at, sagas.c.due_at.is_not(None)), _some(sagas.c.since, sagas.c.ended_at.is_(None))
+    )
+)
+_COLUMNS = [causes.c[name] for name in ("order_id", "service", "because_of_id", "cause")]
+_rows = rows_of(_COLUMNS)
+_entered = insert(causes).from_select(
+    [column.name for column in _COLUMNS], select(*_rows.c).order_by(_rows.c.order_id, _rows.c.service)
+)
+_KEEP = compiled(
+    _entered.on_conflict_do_update(
+        index_elements=[causes.c.order_id, causes.c.service],
+        set_={
+            "because_of_id": _entered.excluded.because_of_id,
+            "cause": _entered.excluded.cause,
+            "known_at": func.now(),
+        },
+    )
+)
+_KEY = [causes.c.order_id, causes.c.service]
+_old = causes.c.known_at < func.now() - seconds("instance_seconds")
+_DROP = compiled(
+    delete(causes).where(
+        tuple_(*_KEY).in_(select(*rows_of(_KEY).c)),
+        causes.c.reason.is_(None),
+        or_(causes.c.cause["kind"].astext.not_in(["message", "lock"]), _old),
+    )
+)
+_OF = compiled(select(*_COLUMNS).where(is_in(causes.c.order_id, "order_ids")))
+_said = insert(causes).values(
+    order_id=bindparam("order_id"),
+    service=bindparam("service"),
+    because_of_id=bindparam("because_of_id"),
+    cause=func.jsonb_build_object(),
+    reason=bindparam("reason"),
+)
+_SAY = compiled(
+    _said.on_conflict_do_update(
+        index_elements=_KEY, set_={"reason": func.coalesce(causes.c.reason, _said.excluded.reason)}
+    ).returning(causes.c.reason)
+)
+_newest = select(causes.c.known_at).order_by(causes.c.known_at.desc()).offset(bindparam("max_rows")).limit(1)
+_excess = (
+    select(*_KEY)
+    .where(causes.c.known_at < func.greatest(func.now() - seconds("keep_seconds"), _newest.scalar_subquery()))
+    .order_by(causes.c.known_at)
+    .limit(MAX_SWEPT)
+    .with_for_update(skip_locked=True)
+)
+_SWEEP = compiled(delete(causes).where(tuple_(*_KEY).in_(_excess)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +110,14 @@ async def keep(connection: Connection, found: Sequence[Found]) -> None:
     """Keep what was found, and forget what is over."""
     known = {(one.order_id, one.service): one for one in found}.values()
     if there := [one for one in known if one.cause is not None]:
-        await connection.execute(
-            _KEEP,
-            {
-                "order_ids": [one.order_id for one in there],
-                "services": [one.service for one in there],
-                "because_of_ids": [one.because_of_id for one in there],
-                "causes": [one.cause.model_dump_json() for one in there if one.cause],
-            },
-        )
-    if over := [one for one in known if one.cause is None]:
-        given = {"order_ids": [one.order_id for one in over], "services": [one.service for one in over]}
-        await connection.execute(_DROP, {**given, "instance_seconds": INSTANCE_SECONDS})
+        rows = [
+            (one.order_id, one.service, one.because_of_id, one.cause.model_dump(mode="json"))
+            for one in there
+            if one.cause is not None
+        ]
+        await connection.execute(_KEEP, as_arrays(_COLUMNS, rows))
+    if over := [(one.order_id, one.service) for one in known if one.cause is None]:
+        await connection.execute(_DROP, as_arrays(_KEY, over) | {"instance_seconds": INSTANCE_SECONDS})
 
 
 async def of_orders(connection: Connection, order_ids: Sequence[UUID]) -> dict[UUID, dict[str, Found]]:
@@ -114,7 +143,7 @@ async def reason_given(
 
 async def sweep(connection: Connection, keep_seconds: float, max_rows: int) -> int:
     """Forget what is old, or too much; says how many."""
-    given = {"keep_seconds": keep_seconds, "max_rows": max_rows, "row_limit": MAX_SWEPT}
+    given = {"keep_seconds": keep_seconds, "max_rows": max_rows}
     return (await connection.execute(_SWEEP, given)).rowcount
 
 

@@ -7,12 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    ColumnElement,
     LargeBinary,
     Select,
     bindparam,
     func,
-    literal_column,
     select,
     tuple_,
 )
@@ -50,7 +48,7 @@ _WHOLE_ONLY = ("routing_key", "properties", "body")
 _COLUMNS = [column for column in dead_letters.c if column.name not in _WHOLE_ONLY]
 _HERE = tuple_(dead_letters.c.arrived_at, dead_letters.c.letter_id)
 _NEWEST_FIRST = (dead_letters.c.arrived_at.desc(), dead_letters.c.letter_id.desc())
-_IS_OPEN: ColumnElement[bool] = dead_letters.c.state == literal_column(f"'{DeadLetterState.OPEN}'")
+_IS_OPEN = dead_letters.c.state == DeadLetterState.OPEN
 _GROUP = (dead_letters.c.service, dead_letters.c.reason, dead_letters.c.wire_name)
 _open_dead_letters = func.count().filter(_IS_OPEN)
 _GROUPS = compiled(
@@ -69,16 +67,14 @@ _ONE = compiled(
     select(
         *(column for column in dead_letters.c if column.name != "body"),
         func.octet_length(dead_letters.c.body).label("body_bytes"),
-        func.substring(
-            dead_letters.c.body, literal_column("1"), bindparam("max_bytes"), type_=LargeBinary
-        ).label("body"),
+        func.substring(dead_letters.c.body, 1, bindparam("max_bytes"), type_=LargeBinary).label("body"),
     ).where(dead_letters.c.letter_id == bindparam("letter_id"))
 )
 _CAME_BACK_AS = compiled(
     select(dead_letters.c.letter_id)
     .where(dead_letters.c.replay_of == bindparam("letter_id"))
     .order_by(dead_letters.c.arrived_at)
-    .limit(literal_column(str(MAX_CAME_BACK)))
+    .limit(MAX_CAME_BACK)
 )
 
 

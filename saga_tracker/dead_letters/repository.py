@@ -5,84 +5,125 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, bindparam, func, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Text,
+    and_,
+    bindparam,
+    column,
+    exists,
+    func,
+    literal,
+    not_,
+    select,
+    update,
+    values,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from events.messaging.topology import TRACKER
 from events.storage.database import Connection
-from events.storage.sql import WAIT_BRIEFLY, array_of, as_arrays, compiled, rows_of
-from saga_tracker.dead_letters.dead_letter import DeadLetter, DeadLetterState
+from events.storage.sql import WAIT_BRIEFLY, as_arrays, compiled, is_in, rows_of
+from saga_tracker.dead_letters.dead_letter import DeadLetter, DeadLetterKind, DeadLetterState
 from saga_tracker.http.manual_cases import ANSWERS
-from saga_tracker.tables import dead_letters
+from saga_tracker.tables import audit, dead_letters, saga_facts, sagas
 
 _COLUMNS = [dead_letters.c[name] for name in DeadLetter.__slots__]
 _row_of = attrgetter(*DeadLetter.__slots__)
-_OPEN: ColumnElement[str] = literal_column(f"'{DeadLetterState.OPEN}'")
+_IS_OPEN = dead_letters.c.state == DeadLetterState.OPEN
 _ENTER = compiled(
     insert(dead_letters)
-    .from_select([*(col.name for col in _COLUMNS), "state"], select(*rows_of(_COLUMNS).c, _OPEN))
+    .from_select(
+        [*(col.name for col in _COLUMNS), "state"],
+        select(*rows_of(_COLUMNS).c, literal(DeadLetterState.OPEN.value)),
+    )
     .on_conflict_do_nothing()
 )
 _TAKE = compiled(
     select(dead_letters)
-    .where(dead_letters.c.letter_id == array_of("letter_ids", dead_letters.c.letter_id).any_())
+    .where(is_in(dead_letters.c.letter_id, "letter_ids"))
     .order_by(dead_letters.c.letter_id)
     .with_for_update()
 )
 _MARK = compiled(
     update(dead_letters)
     .values(state=bindparam("new_state"), state_at=func.now())
-    .where(
-        dead_letters.c.letter_id == array_of("letter_ids", dead_letters.c.letter_id).any_(),
-        dead_letters.c.state == _OPEN,
-    )
+    .where(is_in(dead_letters.c.letter_id, "letter_ids"), _IS_OPEN)
 )
 # A case is over once the trail has the fact that was missing; a dead letter about it whose failure was
 # answered by way of the saga has been replayed. Both follow from tables that only grow, so a crash loses
 # neither.
-_CLOSE_RESOLVED = b"""
-    WITH answers AS (
-        SELECT * FROM unnest(%(failures)s::text[], %(answers)s::text[]) AS given (failure, answer)
-    ), over AS (
-        UPDATE dead_letters AS letter SET state = 'resolved', state_at = now()
-        WHERE letter.state = 'open' AND letter.kind = 'case' AND EXISTS (
-            SELECT FROM saga_facts AS failed
-            JOIN answers ON answers.failure = regexp_replace(failed.wire_name, '[.]v[0-9]+$', '')
-            JOIN saga_facts AS fact ON fact.order_id = failed.order_id
-                AND regexp_replace(fact.wire_name, '[.]v[0-9]+$', '') = answers.answer
-                AND fact.body ->> 'ending' IS NOT DISTINCT FROM failed.body ->> 'ending'
-            WHERE failed.order_id = letter.order_id AND failed.fact_id::text = lower(letter.message_id))
-        RETURNING letter_id, service, order_id
+_failed, _resolving = saga_facts.alias("failed"), saga_facts.alias("resolving")
+_endings = values(column("failure", Text), column("ending", Text), name="endings", literal_binds=True).data(
+    [(failure, ending) for failure, endings in ANSWERS.items() for ending in endings]
+)
+
+
+def _name(fact: FromClause) -> ColumnElement[str]:
+    """As `name_of` has it."""
+    return func.regexp_replace(fact.c.wire_name, "[.]v[0-9]+$", "")
+
+
+_is_open_case = and_(_IS_OPEN, dead_letters.c.kind == DeadLetterKind.CASE)
+_case_id = func.lower(dead_letters.c.message_id)
+_is_over = exists().where(
+    _failed.c.order_id == dead_letters.c.order_id,
+    _failed.c.fact_id.cast(Text) == _case_id,
+    _endings.c.failure == _name(_failed),
+    _resolving.c.order_id == _failed.c.order_id,
+    _endings.c.ending == _name(_resolving),
+    _resolving.c.body["ending"].astext.is_not_distinct_from(_failed.c.body["ending"].astext),
+)
+_over = (
+    update(dead_letters)
+    .values(state=DeadLetterState.RESOLVED.value, state_at=func.now())
+    .where(_is_open_case, _is_over)
+    .returning(dead_letters.c.service, dead_letters.c.order_id, dead_letters.c.letter_id)
+    .cte("over")
+)
+_CLOSE_RESOLVED = compiled(
+    insert(audit).from_select(
+        ["by", "action", *_over.c.keys()],
+        select(literal(TRACKER), literal("resolved"), *_over.c),
     )
-    INSERT INTO audit (by, action, service, order_id, letter_id)
-    SELECT %(tracker)s, 'resolved', service, order_id, letter_id FROM over
-"""
+)
 # What a service failed at several times is needed no more once its order has ended by another way, and waits
 # no more for that service. What it refused at once may be a forgery, and is a person's to see.
-_CLOSE_NOT_NEEDED = b"""
-    WITH over AS (
-        UPDATE dead_letters AS letter SET state = 'resolved', state_at = now()
-        FROM sagas
-        WHERE letter.state = 'open' AND letter.kind = 'unusable' AND letter.attempts > 1
-            AND sagas.order_id = letter.order_id AND sagas.ended_at IS NOT NULL
-            AND NOT sagas.waiting_for ? letter.service
-            AND EXISTS (
-                SELECT FROM saga_facts AS fact
-                WHERE fact.order_id = letter.order_id AND fact.fact_id::text = lower(letter.message_id))
-        RETURNING letter_id, letter.service, letter.order_id, sagas.state, sagas.reason
+_its_fact = exists().where(
+    saga_facts.c.order_id == dead_letters.c.order_id, saga_facts.c.fact_id.cast(Text) == _case_id
+)
+_not_needed = (
+    update(dead_letters)
+    .values(state=DeadLetterState.RESOLVED.value, state_at=func.now())
+    .where(
+        *(_IS_OPEN, dead_letters.c.kind == DeadLetterKind.UNUSABLE, dead_letters.c.attempts > 1),
+        *(sagas.c.order_id == dead_letters.c.order_id, sagas.c.ended_at.is_not(None)),
+        not_(sagas.c.waiting_for.has_key(dead_letters.c.service)),
+        _its_fact,
     )
-    INSERT INTO audit (by, action, note, service, order_id, letter_id)
-    SELECT %(tracker)s, 'resolved',
-        'its order ended without it: ' || state || coalesce(', ' || reason, ''), service, order_id, letter_id
-    FROM over
-"""
-_CLOSE_RETRIED = b"""
-    UPDATE dead_letters AS letter SET state = 'replayed', state_at = now()
-    FROM audit
-    WHERE letter.state = 'open' AND letter.kind = 'case' AND audit.order_id = letter.order_id
-        AND audit.action = 'retry_requested' AND audit.case_id::text = lower(letter.message_id)
-"""
-_PAIRS = [(failure, answer) for failure, answers in ANSWERS.items() for answer in answers]
+    .returning(
+        *(dead_letters.c.service, dead_letters.c.order_id, dead_letters.c.letter_id),
+        func.concat("its order ended without it: ", sagas.c.state, ", " + sagas.c.reason).label("note"),
+    )
+    .cte("not_needed")
+)
+_CLOSE_NOT_NEEDED = compiled(
+    insert(audit).from_select(
+        ["by", "action", *_not_needed.c.keys()],
+        select(literal(TRACKER), literal("resolved"), *_not_needed.c),
+    )
+)
+_CLOSE_RETRIED = compiled(
+    update(dead_letters)
+    .values(state=DeadLetterState.REPLAYED.value, state_at=func.now())
+    .where(
+        _is_open_case,
+        audit.c.order_id == dead_letters.c.order_id,
+        audit.c.action == "retry_requested",
+        audit.c.case_id.cast(Text) == _case_id,
+    )
+)
 
 
 async def enter(connection: Connection, dead_letters: Sequence[DeadLetter]) -> int:
@@ -119,9 +160,7 @@ async def close_cases(connection: Connection) -> int:
 
     Says how many.
     """
-    failures, answers = zip(*_PAIRS, strict=True)
-    given = {"failures": list(failures), "answers": list(answers), "tracker": TRACKER}
-    resolved = await connection.execute(_CLOSE_RESOLVED, given)
+    resolved = await connection.execute(_CLOSE_RESOLVED)
     retried = await connection.execute(_CLOSE_RETRIED)
-    not_needed = await connection.execute(_CLOSE_NOT_NEEDED, {"tracker": TRACKER})
+    not_needed = await connection.execute(_CLOSE_NOT_NEEDED)
     return resolved.rowcount + retried.rowcount + not_needed.rowcount

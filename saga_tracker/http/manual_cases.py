@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 
 from events.facts.base import Fact
 from events.facts.notification import CustomerNotified, NotificationFailed
@@ -37,6 +37,7 @@ _TIMELINE = compiled(
     .where(saga_facts.c.order_id == bindparam("order_id"))
     .order_by(FIRST_READ_AT, saga_facts.c.fact_id)
 )
+_NOW = compiled(select(func.now().label("now")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ async def settle(connection: Connection, case: ManualCase, *, by: str, note: str
 async def _result(connection: Connection, case: ManualCase, fact: Fact, entry: Entry) -> bool:
     if not await audit.enter(connection, [entry]):
         return False
-    cursor = await connection.execute("SELECT now() AS now")
+    cursor = await connection.execute(_NOW)
     row = await cursor.fetchone()
     assert row is not None
     published = outbox.publishing(

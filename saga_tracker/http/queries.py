@@ -12,22 +12,19 @@ from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
-    Double,
     Select,
     Text,
     bindparam,
     case,
-    cast,
-    extract,
     func,
-    literal_column,
+    literal,
     select,
     tuple_,
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from events.storage.database import Connection
-from events.storage.sql import compiled
+from events.storage.sql import compiled, in_seconds, seconds
 from saga_tracker.scheduler.leader import HOLDER
 from saga_tracker.tables import (
     FIRST_READ_AT,
@@ -42,6 +39,8 @@ from saga_tracker.tables import (
 
 RECENT_MINUTES = 10
 RECENT_ENDED = 1_000
+# Of the messages of one saga that were given up, the last are shown.
+MAX_LETTERS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +61,12 @@ class Place:
     order_id: UUID
 
 
-def _seconds(interval: ColumnElement[Any]) -> ColumnElement[float]:
-    return cast(extract("epoch", interval), Double)
-
-
 _now = func.now()
 # Facts that were reconstructed have no place in the stream.
 _reconstructed = (
-    select(literal_column("1"))
+    select(literal(1))
     .select_from(saga_facts)
-    .where(saga_facts.c.order_id == sagas.c.order_id, saga_facts.c.stream_offset < literal_column("0"))
+    .where(saga_facts.c.order_id == sagas.c.order_id, saga_facts.c.stream_offset < 0)
     .correlate(sagas)
     .exists()
     .label("reconstructed")
@@ -79,14 +74,14 @@ _reconstructed = (
 _COLUMNS = [
     _reconstructed,
     *(column for column in sagas.c if column.name not in ("waiting_for", "due_at")),
-    _seconds(_now - sagas.c.since).label("in_state_seconds"),
-    _seconds(func.coalesce(sagas.c.ended_at, _now) - sagas.c.started_at).label("duration_seconds"),
+    in_seconds(_now - sagas.c.since).label("in_state_seconds"),
+    in_seconds(func.coalesce(sagas.c.ended_at, _now) - sagas.c.started_at).label("duration_seconds"),
 ]
 _ONE = compiled(select(*_COLUMNS).where(sagas.c.order_id == bindparam("order_id")))
 # A payment token is good for nothing but paying: it is nobody's to see.
-_body = saga_facts.c.body.op("-")(literal_column("'payment_token'")).label("body")
+_body = saga_facts.c.body.op("-")(literal("payment_token")).label("body")
 # As the projection has it: an order began no later than anything else happened to it.
-_begins = func.starts_with(saga_facts.c.wire_name, literal_column("'order.created.'"))
+_begins = func.starts_with(saga_facts.c.wire_name, "order.created.")
 _read_at = case((_begins, func.min(FIRST_READ_AT).over()), else_=FIRST_READ_AT).label("read_at")
 _TIMELINE = compiled(
     select(
@@ -115,9 +110,9 @@ _LETTERS = compiled(
         *(dead_letters.c.letter_id, dead_letters.c.service, dead_letters.c.reason, dead_letters.c.wire_name),
         *(dead_letters.c.state, dead_letters.c.attempts, dead_letters.c.arrived_at),
     )
-    .where(dead_letters.c.order_id == bindparam("order_id"), dead_letters.c.kind != literal_column("'case'"))
+    .where(dead_letters.c.order_id == bindparam("order_id"), dead_letters.c.kind != "case")
     .order_by(dead_letters.c.arrived_at.desc())
-    .limit(literal_column("20"))
+    .limit(MAX_LETTERS)
 )
 
 
@@ -159,14 +154,13 @@ async def sagas_where(
     return await cursor.fetchall()
 
 
-_older_than = bindparam("older_than_seconds", type_=Double) * literal_column("interval '1 second'")
 _CRITERIA: dict[str, Sequence[ColumnElement[bool]]] = {
     "state": [sagas.c.state == bindparam("state")],
     "waiting_for": [
         sagas.c.ended_at.is_(None),
         sagas.c.waiting_for.op("?")(bindparam("waiting_for", type_=Text)),
     ],
-    "older_than_seconds": [sagas.c.since < _now - _older_than],
+    "older_than_seconds": [sagas.c.since < _now - seconds("older_than_seconds")],
 }
 
 
@@ -197,28 +191,28 @@ async def figures(connection: Connection) -> dict[str, list[dict[str, Any]]]:
 
 def _per_minute(instant: ColumnElement[Any]) -> Select[Any]:
     """How many per minute, in the recent minutes in which there were any."""
-    recent: ColumnElement[timedelta] = literal_column(f"interval '{RECENT_MINUTES} minutes'")
-    minute = func.date_trunc(literal_column("'minute'"), instant).label("minute")
+    minute = func.date_trunc("minute", instant).label("minute")
+    earliest = func.date_trunc("minute", _now) - timedelta(minutes=RECENT_MINUTES)
     return (
         select(minute, func.count().label("sagas"))
-        .where(instant > func.date_trunc(literal_column("'minute'"), _now) - recent)
-        .group_by(literal_column("1"))
-        .order_by(literal_column("1"))
+        .where(instant > earliest)
+        .group_by("minute")
+        .order_by("minute")
     )
 
 
 def _durations() -> Select[Any]:
     """How long the sagas took that ended last, by how they ended."""
     last = (
-        select(sagas.c.state, _seconds(sagas.c.ended_at - sagas.c.started_at).label("seconds"))
+        select(sagas.c.state, in_seconds(sagas.c.ended_at - sagas.c.started_at).label("seconds"))
         .where(sagas.c.ended_at.is_not(None))
         .order_by(sagas.c.ended_at.desc())
-        .limit(literal_column(str(RECENT_ENDED)))
+        .limit(RECENT_ENDED)
         .subquery()
     )
-    shares = {"p50": "0.5", "p99": "0.99"}
+    shares = {"p50": 0.5, "p99": 0.99}
     percentiles = [
-        func.percentile_cont(literal_column(share)).within_group(last.c.seconds).label(f"{name}_seconds")
+        func.percentile_cont(share).within_group(last.c.seconds).label(f"{name}_seconds")
         for name, share in shares.items()
     ]
     return select(last.c.state, func.count().label("sagas"), *percentiles).group_by(last.c.state)
@@ -235,14 +229,14 @@ _FIGURES = {
         "oldest_waiting": select(*_COLUMNS)
         .where(sagas.c.ended_at.is_(None))
         .order_by(sagas.c.since, sagas.c.order_id)
-        .limit(literal_column("1")),
+        .limit(1),
         "started": _per_minute(sagas.c.started_at),
         "ended": _per_minute(sagas.c.ended_at),
         "durations": _durations(),
-        "gaps": select(*stream_gaps.c).order_by(stream_gaps.c.gap_id.desc()).limit(literal_column("5")),
+        "gaps": select(*stream_gaps.c).order_by(stream_gaps.c.gap_id.desc()).limit(5),
         "position": select(
             stream_position.c.stream_offset,
-            _seconds(_now - stream_position.c.moved_at).label("moved_seconds_ago"),
+            in_seconds(_now - stream_position.c.moved_at).label("moved_seconds_ago"),
             select(func.count()).select_from(unreadable_messages).scalar_subquery().label("unreadable"),
         ),
     }.items()

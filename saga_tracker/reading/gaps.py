@@ -3,59 +3,117 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any
 from uuid import UUID
 
 import psycopg
-from psycopg.sql import SQL, Identifier
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    DateTime,
+    FromClause,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    not_,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from events.storage.database import Connection, connect_options
+from events.storage.sql import array_of, compiled, seconds
 from saga_tracker.reading.recorder import derive_anew
 from saga_tracker.settings import RebuildSettings
-from saga_tracker.tables import saga_facts
+from saga_tracker.tables import (
+    FIRST_READ_AT,
+    look_ups,
+    saga_facts,
+    sagas,
+    stream_gaps,
+    stream_position,
+    unreadable_messages,
+)
 
 # --- Keeps, through a rebuild, what the stream no longer has: the facts of sagas that it cannot tell again
 #
 # They come from the view as everybody else still sees it: over a connection of its own, from which nothing
-# is
-# deleted before the rebuild commits. So nothing is copied that the stream has, and nothing is held in
+# is deleted before the rebuild commits. So nothing is copied that the stream has, and nothing is held in
 # memory.
 
 
 ORDERS_AT_ONCE = 500
 
+_IDS = ("order_id", "fact_id")
+_FOR_THE_TRANSACTION: dict[str, Any] = {"prefixes": ["TEMPORARY"], "postgresql_on_commit": "DROP"}
+_temporary = MetaData()
+facts_before = Table(
+    "facts_before",
+    _temporary,
+    *(Column(name, Uuid) for name in _IDS),
+    Column("read_at", DateTime(timezone=True)),
+    **_FOR_THE_TRANSACTION,
+)
+missing = Table("missing", _temporary, *(Column(name, Uuid) for name in _IDS), **_FOR_THE_TRANSACTION)
+wanted = Table("wanted", _temporary, *(Column(name, Uuid) for name in _IDS), prefixes=["TEMPORARY"])
+
 REMEMBER_FACTS = (
-    b"""
-    CREATE TEMPORARY TABLE facts_before ON COMMIT DROP AS
-    SELECT order_id, fact_id, coalesce(read_at, stated_at) AS read_at FROM saga_facts
-    """,
-    b"CREATE INDEX ON facts_before (fact_id, order_id)",
+    compiled(CreateTable(facts_before)),
+    compiled(
+        insert(facts_before).from_select(
+            facts_before.c.keys(), select(saga_facts.c.order_id, saga_facts.c.fact_id, FIRST_READ_AT)
+        )
+    ),
+    compiled(CreateIndex(Index("facts_before_by_id", facts_before.c.fact_id, facts_before.c.order_id))),
     b"ANALYZE facts_before",
 )
+
+
+def _same_fact(one: FromClause, other: FromClause) -> ColumnElement[bool]:
+    return and_(*(one.c[name] == other.c[name] for name in _IDS))
+
+
+_CREATE_MISSING = compiled(CreateTable(missing))
 # What is refused today, in favour of another fact, is not missing.
-_FIND_MISSING = """
-    CREATE TEMPORARY TABLE missing ON COMMIT DROP AS
-    SELECT order_id, fact_id FROM facts_before AS before
-    WHERE NOT EXISTS (
-        SELECT FROM saga_facts AS now WHERE (now.order_id, now.fact_id) = (before.order_id, before.fact_id))
-    AND NOT EXISTS (
-        SELECT FROM unreadable_messages AS refused
-        WHERE refused.message_id = before.fact_id::text
-        AND refused.reason IN ('reused_message_id', 'contradicts'))
-"""
-_INDEX_MISSING = "CREATE INDEX ON missing (order_id)"
-_WANTED = "CREATE TEMPORARY TABLE wanted (order_id uuid, fact_id uuid)"
-_OLD: LiteralString = """
-    COPY (
-        SELECT {columns} FROM saga_facts AS fact JOIN wanted USING (order_id, fact_id)
-        WHERE NOT {ended_only} OR EXISTS (
-            SELECT FROM sagas WHERE sagas.order_id = fact.order_id AND ended_at IS NOT NULL)
-    ) TO STDOUT
-"""
-_ORDERS = """
-    SELECT DISTINCT missing.order_id FROM missing JOIN saga_facts USING (order_id, fact_id)
-    WHERE %(after)s::uuid IS NULL OR missing.order_id > %(after)s ORDER BY 1 LIMIT %(row_limit)s
-"""
+_FIND_MISSING = compiled(
+    insert(missing).from_select(
+        _IDS,
+        select(*(facts_before.c[name] for name in _IDS)).where(
+            not_(exists().where(_same_fact(saga_facts, facts_before))),
+            not_(
+                exists().where(
+                    unreadable_messages.c.message_id == facts_before.c.fact_id.cast(Text),
+                    unreadable_messages.c.reason.in_(["reused_message_id", "contradicts"]),
+                )
+            ),
+        ),
+    )
+)
+_INDEX_MISSING = compiled(CreateIndex(Index("missing_by_order", missing.c.order_id)))
+_CREATE_WANTED = compiled(CreateTable(wanted))
+_OLD = select(*saga_facts.c).where(_same_fact(saga_facts, wanted))
+_ended = exists().where(sagas.c.order_id == saga_facts.c.order_id, sagas.c.ended_at.is_not(None))
+_COPY_OLD = b"COPY (%b) TO STDOUT" % compiled(_OLD)
+_COPY_OLD_OF_ENDED = b"COPY (%b) TO STDOUT" % compiled(_OLD.where(_ended))
+_COPY_INTO_FACTS = f"COPY saga_facts ({', '.join(saga_facts.c.keys())}) FROM STDIN".encode()
+_after = bindparam("after", type_=Uuid)
+_ORDERS = compiled(
+    select(missing.c.order_id)
+    .distinct()
+    .where(_same_fact(missing, saga_facts), or_(_after.is_(None), missing.c.order_id > _after))
+    .order_by(missing.c.order_id)
+    .limit(bindparam("row_limit"))
+)
 
 
 async def keep_missing(connection: Connection, settings: RebuildSettings, *, ended_only: bool) -> int:
@@ -63,6 +121,7 @@ async def keep_missing(connection: Connection, settings: RebuildSettings, *, end
 
     The transaction has deleted the view, read the stream, and made a table of what there was at first.
     """
+    await connection.execute(_CREATE_MISSING)
     found = await connection.execute(_FIND_MISSING)
     if not found.rowcount:
         return 0
@@ -71,17 +130,15 @@ async def keep_missing(connection: Connection, settings: RebuildSettings, *, end
         settings.database_url, autocommit=True, **connect_options(settings, "tracker rebuild, kept")
     )
     async with old:
-        await old.execute(_WANTED)
-        await _copy(connection, "COPY missing TO STDOUT", old, "COPY wanted FROM STDIN")
-        columns = SQL(", ").join(Identifier(column.name) for column in saga_facts.c)
-        source = SQL(_OLD).format(columns=columns, ended_only=SQL("true" if ended_only else "false"))
-        into = SQL("COPY saga_facts ({}) FROM STDIN").format(columns)
-        kept = await _copy(old, source, connection, into)
+        await old.execute(_CREATE_WANTED)
+        await _copy(connection, b"COPY missing TO STDOUT", old, b"COPY wanted FROM STDIN")
+        source = _COPY_OLD_OF_ENDED if ended_only else _COPY_OLD
+        kept = await _copy(old, source, connection, _COPY_INTO_FACTS)
     await _show(connection, settings)
     return kept
 
 
-async def _copy(source: Connection, query: Any, target: Connection, into: Any) -> int:
+async def _copy(source: Connection, query: bytes, target: Connection, into: bytes) -> int:
     """Copy rows from one connection to another; says how many."""
     async with source.cursor() as giving, target.cursor() as taking:
         async with giving.copy(query) as given, taking.copy(into) as taken:
@@ -105,27 +162,47 @@ async def _show(connection: Connection, settings: RebuildSettings) -> None:
 TRUNCATED = "the stream had deleted them"
 MADE_ANEW = "the stream was made anew"
 
-# Whoever waits for something may wait for what was missed.
-_NOTE = b"""
-    WITH gap AS (
-        INSERT INTO stream_gaps (why, after_offset, before_offset, after_at, before_at)
-        SELECT %(why)s, %(after)s, %(before)s, CASE WHEN %(after)s >= 0 THEN moved_at END, now()
-        FROM stream_position RETURNING gap_id
-    ), under_way AS (
-        INSERT INTO look_ups (order_id, waited_for_until)
-        SELECT order_id, now() + make_interval(secs => %(patience)s) FROM sagas WHERE ended_at IS NULL
-        ORDER BY order_id
-        ON CONFLICT (order_id) DO UPDATE
-        SET due_at = now(), proved = NULL, waited_for_until = excluded.waited_for_until RETURNING order_id
+_after_offset = bindparam("after", type_=BigInteger)
+_before_offset = bindparam("before", type_=BigInteger)
+_NOTE = compiled(
+    insert(stream_gaps).from_select(
+        ["why", "after_offset", "before_offset", "after_at", "before_at"],
+        select(
+            bindparam("why", type_=Text),
+            _after_offset,
+            _before_offset,
+            case((_after_offset >= 0, stream_position.c.moved_at)),
+            func.now(),
+        ),
     )
-    SELECT count(*) AS sagas FROM under_way
-"""
-_ASK = b"""
-    INSERT INTO look_ups (order_id) SELECT DISTINCT unnest(%(order_ids)s::uuid[]) ORDER BY 1
-    ON CONFLICT DO NOTHING
-"""
-_PASS = b"UPDATE stream_position SET stream_offset = %(before)s - 1, message_id = NULL, moved_at = now()"
-_LAST = b"SELECT * FROM stream_gaps ORDER BY gap_id DESC LIMIT %(row_limit)s"
+)
+_ask_of_all = insert(look_ups).from_select(
+    ["order_id", "waited_for_until"],
+    select(sagas.c.order_id, func.now() + seconds("patience"))
+    .where(sagas.c.ended_at.is_(None))
+    .order_by(sagas.c.order_id),
+)
+# Whoever waits for something may wait for what was missed.
+_ASK_OF_ALL = compiled(
+    _ask_of_all.on_conflict_do_update(
+        index_elements=["order_id"],
+        set_={
+            "due_at": func.now(),
+            "proved": None,
+            "waited_for_until": _ask_of_all.excluded.waited_for_until,
+        },
+    )
+)
+_ordered = func.unnest(array_of("order_ids", look_ups.c.order_id)).label("order_id")
+_ASK = compiled(
+    insert(look_ups)
+    .from_select(["order_id"], select(_ordered).distinct().order_by("order_id"))
+    .on_conflict_do_nothing()
+)
+_PASS = compiled(
+    update(stream_position).values(stream_offset=_before_offset - 1, message_id=None, moved_at=func.now())
+)
+_LAST = compiled(select(*stream_gaps.c).order_by(stream_gaps.c.gap_id.desc()).limit(bindparam("row_limit")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +223,8 @@ async def note(connection: Connection, why: str, after: int, before: int, patien
 
     For so many seconds these have no deadlines. The caller holds the writer's lock.
     """
-    cursor = await connection.execute(
-        _NOTE, {"why": why, "after": after, "before": before, "patience": patience_seconds}
-    )
-    row: dict[str, Any] | None = await cursor.fetchone()
-    return int(row["sagas"]) if row else 0
+    await connection.execute(_NOTE, {"why": why, "after": after, "before": before})
+    return (await connection.execute(_ASK_OF_ALL, {"patience": patience_seconds})).rowcount
 
 
 async def ask(connection: Connection, order_ids: Sequence[UUID]) -> None:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import psycopg
+from sqlalchemy import select
 
 from events.messaging.connection import BROKER_AWAY
 from events.storage.database import AWAY, Connection, connect_options
+from events.storage.sql import as_arrays, compiled, rows_of
 from events.telemetry.log import Outage, log
 from saga_tracker.reading import gaps, repository
-from saga_tracker.reading.gaps import REMEMBER_FACTS, keep_missing
+from saga_tracker.reading.gaps import REMEMBER_FACTS, facts_before, keep_missing
 from saga_tracker.reading.recorder import Key, Recorder
 from saga_tracker.reading.repository import AnotherWrites, Position
 from saga_tracker.reading.stream import Arrived, Subscription, offset_of, read_batch, storable
@@ -72,11 +74,9 @@ async def rebuild(settings: RebuildSettings, *, forget_missing: bool) -> Rebuilt
     return rebuilt
 
 
-_FIRST_READ = b"""
-    SELECT order_id, fact_id, before.read_at FROM facts_before AS before
-    JOIN unnest(%(order_ids)s::uuid[], %(fact_ids)s::uuid[]) AS wanted (order_id, fact_id)
-    USING (order_id, fact_id)
-"""
+_KEY = [facts_before.c.order_id, facts_before.c.fact_id]
+_read = rows_of(_KEY)
+_FIRST_READ = compiled(select(*facts_before.c).where(*(column == _read.c[column.name] for column in _KEY)))
 
 
 async def _become_writer(connection: Connection, settings: RebuildSettings) -> Position:
@@ -92,8 +92,7 @@ async def _become_writer(connection: Connection, settings: RebuildSettings) -> P
 
 async def _first_read(connection: Connection, keys: Sequence[Key]) -> Mapping[Key, datetime]:
     """When the facts were read that the view had before: a rebuild counts from the same."""
-    order_ids, fact_ids = [key[0] for key in keys], [key[1] for key in keys]
-    cursor = await connection.execute(_FIRST_READ, {"order_ids": order_ids, "fact_ids": fact_ids})
+    cursor = await connection.execute(_FIRST_READ, as_arrays(_KEY, keys))
     return {(row["order_id"], row["fact_id"]): row["read_at"] for row in await cursor.fetchall()}
 
 

@@ -14,10 +14,7 @@ from sqlalchemy import (
     Table,
     delete,
     func,
-    literal_column,
-    null,
     select,
-    text,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
@@ -76,12 +73,12 @@ class ReadAnew(Exception):
 
 
 CLOCK = compiled(select(func.clock_timestamp().label("now")))
-_LOCK = b"SELECT pg_advisory_xact_lock(%(lock)s)"
+_LOCK = compiled(select(func.pg_advisory_xact_lock(WRITER_LOCK)))
 _POSITION = compiled(
     select(stream_position.c.stream_offset, stream_position.c.message_id, stream_position.c.reading)
 )
 _READ_ANEW = compiled(
-    update(stream_position).values(stream_offset=text("-1"), message_id=null(), reading=text("reading + 1"))
+    update(stream_position).values(stream_offset=-1, message_id=None, reading=stream_position.c.reading + 1)
 )
 _CLEAR = [compiled(delete(table)) for table in (sagas, saga_facts, unreadable_messages)]
 
@@ -98,7 +95,8 @@ _row_shown = itemgetter(*sagas.c.keys())
 
 
 def _field(field: str) -> ColumnElement[str]:
-    return saga_facts.c.body.op("->>")(literal_column(f"'{field}'"))
+    value: ColumnElement[str] = saga_facts.c.body[field].astext
+    return value
 
 
 # As `heard_of` has it of a fact that has just been read.
@@ -123,7 +121,7 @@ _begun = (
     select(func.jsonb_object_agg(saga_facts.c.fact_id, saga_facts.c.order_id))
     .where(
         saga_facts.c.fact_id == array_of("begun_ids", saga_facts.c.fact_id).any_(),
-        func.starts_with(saga_facts.c.wire_name, literal_column("'order.created.'")),
+        func.starts_with(saga_facts.c.wire_name, "order.created."),
     )
     .scalar_subquery()
     .label("begun")
@@ -173,7 +171,7 @@ async def lock_and_read(
     try:
         async with connection.pipeline():
             await connection.execute(WAIT_BRIEFLY)
-            await connection.execute(_LOCK, {"lock": WRITER_LOCK})
+            await connection.execute(_LOCK)
             facts = await facts_of(connection, order_ids)
     except errors.LockNotAvailable:
         raise AnotherWrites from None

@@ -1,22 +1,24 @@
 """Reads the stream of all facts, from any message on.
 
-By aio-pika itself: after a reconnect FastStream's consumer would begin where it once began, not where the
-view stands now.
+By aiormq's channel, beneath aio-pika's: after a reconnect FastStream's consumer would begin where it once
+began, not where the view stands now, and aio-pika makes of each message what may be acknowledged and
+copied, which takes longer than to read it.
 """
 
 import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPChannelError, ChannelNotFoundEntity
-from opentelemetry.instrumentation.utils import suppress_instrumentation
+from aiormq.abc import AbstractChannel as Beneath
+from aiormq.abc import ConsumerCallback, DeliveredMessage
 
 from events.facts.base import content_of
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
@@ -36,10 +38,40 @@ MAX_DETAIL_CHARACTERS = 2_000
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
+class StreamMessage:
+    """What is read of a message, by the names that aio-pika has for it."""
+
+    __slots__ = (
+        "app_id",
+        "body",
+        "content_type",
+        "delivery_tag",
+        "exchange",
+        "headers",
+        "message_id",
+        "routing_key",
+        "timestamp",
+        "type",
+    )
+
+    def __init__(self, delivered: DeliveredMessage) -> None:
+        properties = delivered.header.properties
+        self.delivery_tag: int = delivered.delivery_tag or 0
+        self.exchange = delivered.exchange
+        self.routing_key = delivered.routing_key
+        self.message_id: str | None = properties.message_id or None
+        self.type: str | None = properties.message_type or None
+        self.app_id: str | None = properties.app_id or None
+        self.timestamp: datetime | None = properties.timestamp
+        self.content_type: str | None = properties.content_type
+        self.headers: Mapping[str, Any] = properties.headers or {}
+        self.body = delivered.body
+
+
 class Arrived(NamedTuple):
     """A message, and when it arrived on this process's steady clock."""
 
-    message: AbstractIncomingMessage
+    message: StreamMessage
     at_seconds: float
 
 
@@ -54,7 +86,7 @@ class Subscription:
         self._settings = settings
         self._first_offset = first_offset
         self._arrived: deque[Arrived] = deque()
-        self._taken: AbstractIncomingMessage | None = None
+        self._taken: StreamMessage | None = None
         self._received = self._passed_on = self._settled = 0
         self._settle_every = max(1, settings.prefetch // 4)
         self._wake = asyncio.Event()
@@ -62,6 +94,7 @@ class Subscription:
         self._stack = AsyncExitStack()
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
+        self._beneath: Beneath | None = None
         self._asking: AbstractChannel | None = None
 
     async def __aenter__(self) -> Self:
@@ -76,7 +109,7 @@ class Subscription:
         with contextlib.suppress(*BROKER_AWAY), closed_means_away():
             await promptly(self._stack.aclose(), self._settings.connect_timeout_seconds)
 
-    async def peek(self) -> AbstractIncomingMessage:
+    async def peek(self) -> StreamMessage:
         """The next message, once it has arrived; it stays there. Raises ConnectionError when none will."""
         while not self._arrived:
             if self._broken is not None:
@@ -101,12 +134,12 @@ class Subscription:
         look into the stream.
         """
         unsettled = self._passed_on - self._settled
-        if self._broken is not None or self._taken is None:
+        if self._broken is not None or self._taken is None or self._beneath is None:
             return
         if unsettled >= self._settle_every:
             self._settled = self._passed_on
             with closed_means_away(), lost_means_away():
-                await self._taken.ack(multiple=True)
+                await self._beneath.basic_ack(self._taken.delivery_tag, multiple=True)
 
     async def known_end(self) -> int | None:
         """An offset near the stream's end: of the first message in its last chunk. None if it is empty.
@@ -124,12 +157,12 @@ class Subscription:
             raise ConnectionError("not connected")
         found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-        async def note(message: AbstractIncomingMessage) -> None:
+        async def note(delivered: DeliveredMessage) -> None:
             if not found.done():
-                found.set_result(offset_of(message))
+                found.set_result(offset_of(StreamMessage(delivered)))
 
         limit_seconds = self._settings.connect_timeout_seconds
-        with closed_means_away(), lost_means_away(), suppress_instrumentation():
+        with closed_means_away(), lost_means_away():
             channel = self._connection.channel(publisher_confirms=False)
             await promptly(channel.initialize(), limit_seconds)
             try:
@@ -149,7 +182,7 @@ class Subscription:
             raise ConnectionError("not connected")
         found: dict[str, int] = {}
         for queue in queues:
-            with closed_means_away(), lost_means_away(), suppress_instrumentation():
+            with closed_means_away(), lost_means_away():
                 # A question that the broker does not like ends its channel.
                 if self._asking is None or self._asking.is_closed:
                     self._asking = self._connection.channel(publisher_confirms=False)
@@ -188,24 +221,22 @@ class Subscription:
 
     async def _consume(self) -> None:
         async with AsyncExitStack() as stack:
-            # Reading it is no step of any order: no spans for what comes over this channel.
-            with suppress_instrumentation():
-                connection = await stack.enter_async_context(
-                    connected(self._settings, "tracker stream", self._settings.connect_timeout_seconds)
-                )
-                channel = connection.channel(publisher_confirms=False)
-                await channel.initialize()
+            connection = await stack.enter_async_context(
+                connected(self._settings, "tracker stream", self._settings.connect_timeout_seconds)
+            )
+            channel = connection.channel(publisher_confirms=False)
+            await channel.initialize()
             channel.close_callbacks.add(self._closed)
             beneath = await channel.get_underlay_channel()
             beneath.on_consumer_cancel_callbacks.add(self._closed)
             begin = "first" if self._first_offset is None else self._first_offset
             await _consume(channel, self._settings.prefetch, begin, self._receive)
-            self._connection, self._channel = connection, channel
+            self._connection, self._channel, self._beneath = connection, channel, beneath
             self._stack = stack.pop_all()
 
-    async def _receive(self, message: AbstractIncomingMessage) -> None:
+    async def _receive(self, delivered: DeliveredMessage) -> None:
         self._received += 1
-        self._arrived.append(Arrived(message, time.monotonic()))
+        self._arrived.append(Arrived(StreamMessage(delivered), time.monotonic()))
         self._wake.set()
 
     def _closed(self, *_: Any) -> None:
@@ -220,14 +251,14 @@ async def _consume(
     channel: AbstractChannel,
     prefetch: int,
     begin: int | str,
-    receive: Callable[[AbstractIncomingMessage], Awaitable[None]],
+    receive: ConsumerCallback,
 ) -> None:
     await channel.set_qos(prefetch_count=prefetch)
-    queue = await channel.get_queue(STREAM, ensure=False)
-    await queue.consume(receive, arguments={"x-stream-offset": begin})
+    beneath = await channel.get_underlay_channel()
+    await beneath.basic_consume(STREAM, receive, arguments={"x-stream-offset": begin})
 
 
-def offset_of(message: AbstractIncomingMessage) -> int:
+def offset_of(message: StreamMessage) -> int:
     """Where in the stream a message stands."""
     return _offset_in(message.headers)
 
@@ -256,7 +287,7 @@ def read_batch(arrived: Iterable[Arrived], max_bytes: int) -> ReadBatch:
     return ReadBatch(offset_of(message), storable(message.message_id), facts, unreadable)
 
 
-def unreadable_of(message: AbstractIncomingMessage, reason: str, detail: str) -> UnreadableMessage:
+def unreadable_of(message: StreamMessage, reason: str, detail: str) -> UnreadableMessage:
     """A message that tells of no saga, as it is recorded."""
     return UnreadableMessage(
         stream_offset=offset_of(message),
@@ -268,7 +299,7 @@ def unreadable_of(message: AbstractIncomingMessage, reason: str, detail: str) ->
     )
 
 
-def _fact_of(message: AbstractIncomingMessage, at_seconds: float, max_bytes: int) -> ReadFact:
+def _fact_of(message: StreamMessage, at_seconds: float, max_bytes: int) -> ReadFact:
     envelope = decode(message, original_routing_key(message), max_bytes)
     fact, published_at = envelope.fact, stated_at(message)
     dated = published_at is not None and _EARLIEST < published_at < _LATEST

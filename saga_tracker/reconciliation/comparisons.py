@@ -13,109 +13,172 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import (
+    ColumnElement,
+    Text,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    literal_column,
+    not_,
+    or_,
+    select,
+    union,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
+
 from events.storage.database import Connection
+from events.storage.sql import array_of, as_arrays, compiled, is_among, is_in, rows_of, seconds
 from events.telemetry.log import log
 from saga_tracker.consistency.rules import COMPARED, Difference
 from saga_tracker.consistency.snapshot import Awaited, Movement, Party, SeenSaga
 from saga_tracker.projection import State
+from saga_tracker.tables import comparisons, differences, ledger_entries, saga_facts, sagas, tombstones
 
 MAX_TEXT_CHARACTERS = 500
 COMPARED_STATES = frozenset(state.value for state in COMPARED)
 
+_ORDER_ID = comparisons.c.order_id
+_AT_ONCE: ColumnElement[datetime] = literal_column("'-infinity'")
+_given = array_of("order_ids", _ORDER_ID)
 # The caller has `order_ids` in their order, so that no two transactions can deadlock.
-COMPARE_LATER = b"""
-    INSERT INTO comparisons (order_id) SELECT unnest(%(order_ids)b::uuid[])
-    ON CONFLICT (order_id) DO UPDATE SET waiting_since = now()
-"""
+COMPARE_LATER = compiled(
+    insert(comparisons)
+    .from_select(["order_id"], select(func.unnest(_given)))
+    .on_conflict_do_update(index_elements=["order_id"], set_={"waiting_since": func.now()})
+)
 # Orders whose money moved after their end, or which nobody else has spoken of.
-COMPARE_MOVED = b"""
-    INSERT INTO comparisons (order_id)
-    SELECT moved.order_id
-    FROM (SELECT DISTINCT unnest(%(order_ids)b::uuid[]) AS order_id ORDER BY 1) AS moved
-    LEFT JOIN sagas ON sagas.order_id = moved.order_id
-    WHERE (sagas.order_id IS NULL OR sagas.ended_at IS NOT NULL OR sagas.state = 'NEEDS_MANUAL')
-      AND NOT EXISTS (SELECT FROM tombstones WHERE tombstones.order_id = moved.order_id)
-    ON CONFLICT DO NOTHING
-"""
-# Arrays, as what is only selected within IN may be selected several times, and other rows each time: then
-# all that wait would be taken, limit or not.
-_TAKE = b"""
-    UPDATE comparisons SET waiting_since = now() + make_interval(secs => %(hold_seconds)s)
-    WHERE order_id = ANY(ARRAY(
-        SELECT order_id FROM comparisons
-        WHERE waiting_since <= now() - make_interval(secs => %(settle_seconds)s)
-        ORDER BY waiting_since LIMIT %(row_limit)s FOR UPDATE SKIP LOCKED))
-    RETURNING order_id, waiting_since
-"""
-_HURRY = b"""
-    UPDATE comparisons SET waiting_since = '-infinity' WHERE order_id = ANY(ARRAY(
-        SELECT order_id FROM comparisons ORDER BY waiting_since LIMIT %(row_limit)s FOR UPDATE SKIP LOCKED))
-"""
-_COMPARE_AGAIN = b"""
-    INSERT INTO comparisons (order_id, waiting_since)
-    SELECT order_id, '-infinity' FROM (
-        (SELECT order_id FROM sagas WHERE ended_at IS NOT NULL ORDER BY ended_at DESC LIMIT %(row_limit)s)
-        UNION SELECT order_id FROM differences) AS again
-    ON CONFLICT DO NOTHING
-"""
-_SAGAS = b"SELECT order_id, state, waits FROM sagas WHERE order_id = ANY(%(order_ids)b)"
-_RETOLD = b"""
-    SELECT DISTINCT order_id FROM saga_facts
-    WHERE order_id = ANY(%(order_ids)b) AND wire_name LIKE 'saga.retry_requested.%%'
-      AND body ->> 'service' = 'notification'
-"""
-_LEDGER = b"""
-    SELECT order_id, kind, amount_minor, currency FROM ledger_entries WHERE order_id = ANY(%(order_ids)b)
-"""
+_moved = select(func.unnest(_given).label("order_id")).distinct().order_by("order_id").subquery("moved")
+COMPARE_MOVED = compiled(
+    insert(comparisons)
+    .from_select(
+        ["order_id"],
+        select(_moved.c.order_id)
+        .select_from(_moved.outerjoin(sagas, sagas.c.order_id == _moved.c.order_id))
+        .where(
+            or_(
+                sagas.c.order_id.is_(None),
+                sagas.c.ended_at.is_not(None),
+                sagas.c.state == State.NEEDS_MANUAL.value,
+            ),
+            not_(exists().where(tombstones.c.order_id == _moved.c.order_id)),
+        ),
+    )
+    .on_conflict_do_nothing()
+)
+
+
+def _longest_waiting(*criteria: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether it is one of those that wait for longest and are nobody's now."""
+    first = select(_ORDER_ID).where(*criteria).order_by(comparisons.c.waiting_since)
+    return is_among(_ORDER_ID, first.limit(bindparam("row_limit")).with_for_update(skip_locked=True))
+
+
+_TAKE = compiled(
+    update(comparisons)
+    .values(waiting_since=func.now() + seconds("hold_seconds"))
+    .where(_longest_waiting(comparisons.c.waiting_since <= func.now() - seconds("settle_seconds")))
+    .returning(_ORDER_ID, comparisons.c.waiting_since)
+)
+_HURRY = compiled(update(comparisons).values(waiting_since=_AT_ONCE).where(_longest_waiting()))
+_ended_last = (
+    select(sagas.c.order_id)
+    .where(sagas.c.ended_at.is_not(None))
+    .order_by(sagas.c.ended_at.desc())
+    .limit(bindparam("row_limit"))
+)
+_doubtful = union(_ended_last, select(differences.c.order_id)).subquery("doubtful")
+_COMPARE_AGAIN = compiled(
+    insert(comparisons)
+    .from_select(["order_id", "waiting_since"], select(_doubtful.c.order_id, _AT_ONCE))
+    .on_conflict_do_nothing()
+)
+_SAGAS = compiled(
+    select(sagas.c.order_id, sagas.c.state, sagas.c.waits).where(is_in(sagas.c.order_id, "order_ids"))
+)
+_RETOLD = compiled(
+    select(saga_facts.c.order_id)
+    .distinct()
+    .where(
+        is_in(saga_facts.c.order_id, "order_ids"),
+        saga_facts.c.wire_name.like("saga.retry_requested.%"),
+        saga_facts.c.body["service"].astext == "notification",
+    )
+)
+_MOVEMENT = [ledger_entries.c[name] for name in ("order_id", "kind", "amount_minor", "currency")]
+_LEDGER = compiled(select(*_MOVEMENT).where(is_in(ledger_entries.c.order_id, "order_ids")))
+
+_settled = seconds("settle_seconds")
+_lasts = differences.c.last_seen_at - differences.c.first_seen_at
+_KEY = [differences.c.order_id, differences.c.service, differences.c.about]
 # Seen already, but not for long enough until now.
-_SUSPECTED = b"""
-    SELECT order_id, service, about FROM differences
-    WHERE order_id = ANY(%(order_ids)b)
-      AND last_seen_at - first_seen_at < make_interval(secs => %(settle_seconds)s)
-      AND now() - first_seen_at >= make_interval(secs => %(settle_seconds)s)
-"""
-_ENTER_DIFFERENCES = b"""
-    INSERT INTO differences (order_id, service, about, expected, found)
-    SELECT * FROM unnest(
-        %(order_ids)b::uuid[], %(services)b::text[], %(abouts)b::text[], %(expected)b::text[],
-        %(found)b::text[])
-    ON CONFLICT (order_id, service, about)
-    DO UPDATE SET expected = excluded.expected, found = excluded.found, last_seen_at = now()
-"""
+_SUSPECTED = compiled(
+    select(*_KEY).where(
+        is_in(differences.c.order_id, "order_ids"),
+        _lasts < _settled,
+        func.now() - differences.c.first_seen_at >= _settled,
+    )
+)
+_FOUND = [*_KEY, differences.c.expected, differences.c.found]
+_enter = insert(differences).from_select([col.name for col in _FOUND], select(*rows_of(_FOUND).c))
+_ENTER_DIFFERENCES = compiled(
+    _enter.on_conflict_do_update(
+        index_elements=_KEY,
+        set_={
+            "expected": _enter.excluded.expected,
+            "found": _enter.excluded.found,
+            "last_seen_at": func.now(),
+        },
+    )
+)
 # Those that were found again bear the time of this transaction.
-_FORGET_DIFFERENCES = b"""
-    DELETE FROM differences
-    WHERE order_id = ANY(%(order_ids)b) AND service = ANY(%(services)b) AND last_seen_at < now()
-"""
+_FORGET_DIFFERENCES = compiled(
+    delete(differences).where(
+        is_in(differences.c.order_id, "order_ids"),
+        is_in(differences.c.service, "services"),
+        differences.c.last_seen_at < func.now(),
+    )
+)
+# Of those that were taken, where nothing new was read meanwhile.
+_still_taken = _ORDER_ID.in_(
+    select(_ORDER_ID)
+    .where(
+        is_in(_ORDER_ID, "order_ids"),
+        comparisons.c.waiting_since == bindparam("token", type_=comparisons.c.waiting_since.type),
+    )
+    .with_for_update(skip_locked=True)
+)
+_differs = differences.c.order_id == _ORDER_ID
 # What was found for the first time is looked at again as soon as it has lasted long enough to count.
-_AGAIN = b"""
-    UPDATE comparisons SET waiting_since = CASE
-        WHEN EXISTS (
-            SELECT FROM differences WHERE differences.order_id = comparisons.order_id
-            AND last_seen_at - first_seen_at < make_interval(secs => %(settle_seconds)s))
-        THEN now() ELSE now() + make_interval(secs => %(recheck_seconds)s) END
-    WHERE order_id IN (
-        SELECT order_id FROM comparisons
-        WHERE order_id = ANY(%(order_ids)b) AND waiting_since = %(token)s FOR UPDATE SKIP LOCKED)
-      AND (order_id = ANY(%(again)b)
-        OR EXISTS (SELECT FROM differences WHERE differences.order_id = comparisons.order_id))
-"""
-_DONE = b"""
-    DELETE FROM comparisons WHERE order_id IN (
-        SELECT order_id FROM comparisons
-        WHERE order_id = ANY(%(order_ids)b) AND waiting_since = %(token)s FOR UPDATE SKIP LOCKED)
-"""
-_LASTED = "last_seen_at - first_seen_at >= make_interval(secs => %(settle_seconds)s)"
-_LISTED = f"""
-    SELECT * FROM differences
-    WHERE {_LASTED} AND (%(service)s::text IS NULL OR service = %(service)s)
-    ORDER BY first_seen_at, order_id, service, about LIMIT %(row_limit)s
-""".encode()  # noqa: S608 - no input in it
-_COUNTS = f"""
-    SELECT count(*) FILTER (WHERE {_LASTED}) AS listed, count(*) FILTER (WHERE NOT {_LASTED}) AS unsettled,
-        (SELECT count(*) FROM comparisons) AS waiting
-    FROM differences
-""".encode()  # noqa: S608 - no input in it
+_AGAIN = compiled(
+    update(comparisons)
+    .values(
+        waiting_since=case(
+            (exists().where(_differs, _lasts < _settled), func.now()),
+            else_=func.now() + seconds("recheck_seconds"),
+        )
+    )
+    .where(_still_taken, or_(is_in(_ORDER_ID, "again"), exists().where(_differs)))
+)
+_DONE = compiled(delete(comparisons).where(_still_taken))
+_LASTED = _lasts >= _settled
+_party = bindparam("service", type_=Text)
+_LISTED = compiled(
+    select(*differences.c)
+    .where(_LASTED, or_(_party.is_(None), differences.c.service == _party))
+    .order_by(differences.c.first_seen_at, *_KEY)
+    .limit(bindparam("row_limit"))
+)
+_COUNTS = compiled(
+    select(
+        func.count().filter(_LASTED).label("listed"),
+        func.count().filter(not_(_LASTED)).label("unsettled"),
+        select(func.count()).select_from(comparisons).scalar_subquery().label("waiting"),
+    ).select_from(differences)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +261,7 @@ async def settle(connection: Connection, taken: Taken, outcome: Outcome, pace: P
     suspected: set[tuple[UUID, str, str]] = set()
     if outcome.found:
         columns = _arrays(outcome.found)
-        given = {"order_ids": columns["order_ids"], "settle_seconds": pace.settle_seconds}
+        given = {"order_ids": columns["order_id"], "settle_seconds": pace.settle_seconds}
         rows = await (await connection.execute(_SUSPECTED, given)).fetchall()
         suspected = {(row["order_id"], row["service"], row["about"]) for row in rows}
         await connection.execute(_ENTER_DIFFERENCES, columns)
@@ -235,10 +298,10 @@ def _storable(text: str) -> str:
 
 def _arrays(found: Sequence[Difference]) -> dict[str, list[Any]]:
     once_each = {(each.order_id, each.party, each.about): each for each in found}.values()
-    return {
-        "order_ids": [each.order_id for each in once_each],
-        "services": [each.party for each in once_each],
-        "abouts": [each.about for each in once_each],
-        "expected": [_storable(each.expected) for each in once_each],
-        "found": [_storable(each.found) for each in once_each],
-    }
+    return as_arrays(
+        _FOUND,
+        [
+            (each.order_id, each.party, each.about, _storable(each.expected), _storable(each.found))
+            for each in once_each
+        ],
+    )

@@ -4,23 +4,37 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import bindparam, delete, exists, not_, select, update
+from sqlalchemy.dialects.postgresql import insert
+
 from events.storage.database import Connection, Database
+from events.storage.sql import as_arrays, compiled, rows_of
 from events.telemetry.log import log
 from saga_tracker.reading import repository
 from saga_tracker.reconciliation.comparisons import COMPARE_MOVED
 from saga_tracker.reconciliation.parties import Entry, Parties
+from saga_tracker.tables import ledger_entries, ledger_position, tombstones
 
-_POSITION = b"SELECT entry_id, entry FROM ledger_position"
-_MOVE = b"UPDATE ledger_position SET entry_id = %(entry_id)s, entry = %(entry)s"
-_ENTER = b"""
-    INSERT INTO ledger_entries (entry_id, order_id, kind, amount_minor, currency)
-    SELECT * FROM unnest(
-        %(entry_ids)b::bigint[], %(order_ids)b::uuid[], %(kinds)b::text[], %(amounts_minor)b::bigint[],
-        %(currencies)b::text[]) AS moved (entry_id, order_id, kind, amount_minor, currency)
-    WHERE NOT EXISTS (SELECT FROM tombstones WHERE tombstones.order_id = moved.order_id)
-    ON CONFLICT DO NOTHING
-"""
-_FORGET = b"DELETE FROM ledger_entries"
+_POSITION = compiled(select(ledger_position.c.entry_id, ledger_position.c.entry))
+_MOVE = compiled(
+    update(ledger_position).values(
+        {
+            name: bindparam(f"last_{name}", type_=ledger_position.c[name].type)
+            for name in ("entry_id", "entry")
+        }
+    )
+)
+_COLUMNS = list(ledger_entries.c)
+_moved = rows_of(_COLUMNS)
+_ENTER = compiled(
+    insert(ledger_entries)
+    .from_select(
+        [column.name for column in _COLUMNS],
+        select(*_moved.c).where(not_(exists().where(tombstones.c.order_id == _moved.c.order_id))),
+    )
+    .on_conflict_do_nothing()
+)
+_FORGET = compiled(delete(ledger_entries))
 
 
 class LedgerFollower:
@@ -59,28 +73,25 @@ class LedgerFollower:
         of_orders = [
             (entry, order_id) for entry in entries if (order_id := order_of(entry.reference)) is not None
         ]
-        order_ids = [order_id for _, order_id in of_orders]
-        columns: dict[str, list[Any]] = {
-            "entry_ids": [entry.id for entry, _ in of_orders],
-            "order_ids": order_ids,
-            "kinds": [entry.kind for entry, _ in of_orders],
-            "amounts_minor": [entry.amount_minor for entry, _ in of_orders],
-            "currencies": [entry.currency for entry, _ in of_orders],
-        }
+        rows = [
+            (entry.id, order_id, entry.kind, entry.amount_minor, entry.currency)
+            for entry, order_id in of_orders
+        ]
+        last = entries[-1]
         async with self._database.transaction() as connection:
             await repository.lock(connection)
             await _execute_all(
                 connection,
-                (_ENTER, columns),
-                (COMPARE_MOVED, {"order_ids": order_ids}),
-                (_MOVE, {"entry_id": entries[-1].id, "entry": text_of(entries[-1])}),
+                (_ENTER, as_arrays(_COLUMNS, rows)),
+                (COMPARE_MOVED, {"order_ids": [order_id for _, order_id in of_orders]}),
+                (_MOVE, {"last_entry_id": last.id, "last_entry": text_of(last)}),
             )
 
     async def _begin_anew(self, after: int) -> None:
         """What was read is of a ledger that is no more, for example of a provider that was set up anew."""
         log.warning("ledger_was_made_anew", read_up_to=after)
         async with self._database.transaction() as connection:
-            await _execute_all(connection, (_FORGET, {}), (_MOVE, {"entry_id": 0, "entry": None}))
+            await _execute_all(connection, (_FORGET, {}), (_MOVE, {"last_entry_id": 0, "last_entry": None}))
 
 
 async def _execute_all(connection: Connection, *statements: tuple[bytes, dict[str, Any]]) -> None:

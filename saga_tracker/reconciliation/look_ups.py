@@ -6,14 +6,18 @@ counts was proved twice, some time apart, and not read meanwhile.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid5
 
 from psycopg.types.json import Jsonb
+from sqlalchemy import bindparam, delete, exists, func, literal, not_, select, true, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from events.facts import published_facts
 from events.service import name_of
 from events.storage.database import Connection, Database
+from events.storage.sql import as_arrays, compiled, is_among, is_in, rows_of, seconds
 from events.telemetry.log import log
 from saga_tracker.consistency.snapshot import PROVIDER, ServiceState
 from saga_tracker.consistency.statuses import Proof, proofs
@@ -22,41 +26,65 @@ from saga_tracker.reading import repository
 from saga_tracker.reading.recorder import derive_anew
 from saga_tracker.reconciliation.parties import Parties
 from saga_tracker.settings import TrackerSettings
+from saga_tracker.tables import look_ups, saga_facts, sagas, stream_gaps, stream_position
 
 REASON = "reconstructed from what the services say"
 # Beyond the time everybody asked may take.
 HOLD_MARGIN_SECONDS = 10.0
 
-_TAKE = b"""
-    UPDATE look_ups SET due_at = now() + make_interval(secs => %(hold_seconds)s)
-    WHERE order_id = ANY(ARRAY(
-        SELECT order_id FROM look_ups WHERE due_at <= now() ORDER BY due_at LIMIT %(row_limit)s
-        FOR UPDATE SKIP LOCKED))
-    RETURNING order_id, proved
-"""
+_due_first = (
+    select(look_ups.c.order_id)
+    .where(look_ups.c.due_at <= func.now())
+    .order_by(look_ups.c.due_at)
+    .limit(bindparam("row_limit"))
+    .with_for_update(skip_locked=True)
+)
+_TAKE = compiled(
+    update(look_ups)
+    .values(due_at=func.now() + seconds("hold_seconds"))
+    .where(is_among(look_ups.c.order_id, _due_first))
+    .returning(look_ups.c.order_id, look_ups.c.proved)
+)
+_a_day_ago = func.now() - timedelta(days=1)
 # Those that began in a gap: what is read of them begins in the middle.
-_BEGAN_UNREAD = b"""
-    INSERT INTO look_ups (order_id, waited_for_until)
-    SELECT order_id, now() + make_interval(secs => %(patience)s) FROM sagas
-    WHERE ended_at IS NULL
-        AND EXISTS (SELECT FROM stream_gaps WHERE before_at > now() - make_interval(days => 1))
-        AND NOT EXISTS (SELECT FROM saga_facts AS fact WHERE fact.order_id = sagas.order_id
-            AND starts_with(fact.wire_name, 'order.created.'))
-    ORDER BY order_id ON CONFLICT DO NOTHING
-"""
-_AGAIN = b"""
-    UPDATE look_ups SET proved = %(proved)s, due_at = now() + make_interval(secs => %(seconds)s)
-    WHERE order_id = %(order_id)s
-"""
-_DONE = b"DELETE FROM look_ups WHERE order_id = ANY(%(order_ids)s::uuid[])"
+_BEGAN_UNREAD = compiled(
+    insert(look_ups)
+    .from_select(
+        ["order_id", "waited_for_until"],
+        select(sagas.c.order_id, func.now() + seconds("patience"))
+        .where(
+            sagas.c.ended_at.is_(None),
+            exists().where(stream_gaps.c.before_at > _a_day_ago),
+            not_(
+                exists().where(
+                    saga_facts.c.order_id == sagas.c.order_id,
+                    func.starts_with(saga_facts.c.wire_name, "order.created."),
+                )
+            ),
+        )
+        .order_by(sagas.c.order_id),
+    )
+    .on_conflict_do_nothing()
+)
+_AGAIN = compiled(
+    update(look_ups)
+    .values(proved=bindparam("proved_now", type_=JSONB), due_at=func.now() + seconds("seconds"))
+    .where(look_ups.c.order_id == bindparam("id"))
+)
+_DONE = compiled(delete(look_ups).where(is_in(look_ups.c.order_id, "order_ids")))
+_PROVED = [saga_facts.c[name] for name in ("order_id", "fact_id", "wire_name", "stated_by", "body")]
+_given = rows_of(_PROVED)
 # Never read from the stream, so without an offset.
-_ENTER = b"""
-    INSERT INTO saga_facts (order_id, fact_id, wire_name, stated_by, stated_at, dated, stream_offset, body)
-    VALUES (%(order_id)s, %(fact_id)s, %(wire_name)s, %(stated_by)s, now(), true, -1, %(body)s)
-    ON CONFLICT DO NOTHING
-"""
+_ENTER = compiled(
+    insert(saga_facts)
+    .from_select(
+        [*_given.c.keys(), "stated_at", "dated", "stream_offset"],
+        select(*_given.c, func.now(), true(), literal(-1)),
+    )
+    .on_conflict_do_nothing()
+)
 # What readers remember of sagas between batches does not hold any more: they begin again where they are.
-_READERS_FORGET = b"UPDATE stream_position SET reading = reading + 1"
+_READERS_FORGET = compiled(update(stream_position).values(reading=stream_position.c.reading + 1))
 _WIRE_NAMES = {name_of(wire_name): wire_name for wire_name in sorted(published_facts())}
 
 
@@ -125,10 +153,10 @@ class LookUps:
         self, connection: Connection, order_id: UUID, missed: Sequence[Proof], *, complete: bool
     ) -> None:
         settings = self._settings
-        seconds = (
+        pause_seconds = (
             settings.reconciliation_settle_seconds if complete else settings.reconciliation_recheck_seconds
         )
-        given = {"order_id": order_id, "seconds": seconds, "proved": Jsonb(missed)}
+        given = {"id": order_id, "seconds": pause_seconds, "proved_now": Jsonb(missed)}
         await connection.execute(_AGAIN, given)
 
 
@@ -137,15 +165,11 @@ def _missed(proved: Sequence[Proof], known: Collection[str]) -> list[Proof]:
 
 
 async def _enter(connection: Connection, order_id: UUID, proved: Sequence[Proof]) -> None:
+    rows = []
     for proof in proved:
         body = {"order_id": str(order_id), "reason": REASON}
         if proof.ending is not None:
             body["ending"] = proof.ending
-        given = {
-            "order_id": order_id,
-            "fact_id": uuid5(order_id, f"reconstructed:{proof.fact}"),
-            "wire_name": _WIRE_NAMES[proof.fact],
-            "stated_by": proof.fact.partition(".")[0],
-            "body": Jsonb(body),
-        }
-        await connection.execute(_ENTER, given)
+        fact_id = uuid5(order_id, f"reconstructed:{proof.fact}")
+        rows.append((order_id, fact_id, _WIRE_NAMES[proof.fact], proof.fact.partition(".")[0], body))
+    await connection.execute(_ENTER, as_arrays(_PROVED, rows))

@@ -7,21 +7,28 @@ not in the view is compared like any other order, so it is listed once it has la
 import asyncio
 from uuid import UUID
 
+from sqlalchemy import bindparam, exists, func, literal, select
+
 from events.storage.database import Connection, Database
+from events.storage.sql import compiled, rows_of
 from saga_tracker.reconciliation.comparisons import COMPARE_LATER
 from saga_tracker.reconciliation.parties import NoAnswer, Parties
 from saga_tracker.steps import SERVICES
+from saga_tracker.tables import comparisons, differences, sagas, tombstones
 
-_UNSEEN = b"""
-    SELECT known.order_id FROM unnest(%(order_ids)b::uuid[]) AS known (order_id)
-    WHERE NOT EXISTS (SELECT FROM sagas WHERE sagas.order_id = known.order_id)
-      AND NOT EXISTS (SELECT FROM tombstones WHERE tombstones.order_id = known.order_id)
-      AND NOT EXISTS (SELECT FROM comparisons WHERE comparisons.order_id = known.order_id)
-    ORDER BY 1
-"""
-_LISTED = b"""
-    SELECT count(*) AS listed FROM (SELECT FROM differences WHERE about = 'saga' LIMIT %(most)s) AS found
-"""
+_known = rows_of([sagas.c.order_id])
+_UNSEEN = compiled(
+    select(_known.c.order_id)
+    .where(
+        *(
+            ~exists().where(table.c.order_id == _known.c.order_id)
+            for table in (sagas, tombstones, comparisons)
+        )
+    )
+    .order_by(_known.c.order_id)
+)
+_some = select(literal(1)).where(differences.c.about == "saga").limit(bindparam("most")).subquery()
+_LISTED = compiled(select(func.count().label("listed")).select_from(_some))
 
 
 class Unseen:
@@ -57,7 +64,7 @@ class Unseen:
 
 
 async def _compare(connection: Connection, known: list[UUID]) -> int:
-    rows = await (await connection.execute(_UNSEEN, {"order_ids": known})).fetchall()
+    rows = await (await connection.execute(_UNSEEN, {"order_id": known})).fetchall()
     unseen = [row["order_id"] for row in rows]
     if unseen:
         await connection.execute(COMPARE_LATER, {"order_ids": unseen})

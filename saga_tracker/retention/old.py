@@ -11,17 +11,48 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    not_,
+    or_,
+    select,
+    true,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import aggregate_order_by, array, insert
+
 from events.storage.database import Connection
+from events.storage.sql import as_arrays, compiled, days, is_in, rows_of
 from saga_tracker.reading import repository
 from saga_tracker.retention.rules import Kind
+from saga_tracker.tables import (
+    audit,
+    comparisons,
+    dead_letters,
+    differences,
+    ledger_entries,
+    outbox,
+    saga_facts,
+    sagas,
+    tombstones,
+    undated_facts,
+    unreadable_messages,
+)
 
 # --- Writes what is about to be deleted to files, a line of JSON each, safe on disk before it goes
 #
 # A file a day, kind and host. After a crash between the writing and the deleting, the same lines come a
-# second
-# time; one that a crash cut off is followed by a line of its own. So a reader skips a line that is no JSON,
-# and
-# takes the last of several of one id.
+# second time; one that a crash cut off is followed by a line of its own. So a reader skips a line that is no
+# JSON, and takes the last of several of one id.
 
 
 # Whoever may read the database may read these, and nobody else.
@@ -88,79 +119,131 @@ class Old(Protocol):
         """Delete those that are as they were read; says how many. May raise AnotherWrites."""
 
 
-_OLD_SAGAS = b"""
-    SELECT order_id, ended_at, fact_count,
-        NOT EXISTS (SELECT FROM dead_letters AS letter
-            WHERE letter.order_id = sagas.order_id AND letter.state = 'open')
-        AND NOT EXISTS (SELECT FROM differences WHERE differences.order_id = sagas.order_id)
-        AND order_id NOT IN (SELECT order_id FROM outbox) AS may_go
-    FROM sagas
-    WHERE ended_at < now() - make_interval(days => %(days)s)
-        AND (%(after_at)s::timestamptz IS NULL OR ended_at >= %(after_at)s
-            AND (ended_at, order_id) > (%(after_at)s, %(after_id)s))
-    ORDER BY ended_at, order_id LIMIT %(row_limit)s
-"""
-_SAGA_LINES = b"""
-    SELECT (to_jsonb(sagas) - 'due_at' - 'waiting_for' || jsonb_build_object(
-        'facts', (
-            SELECT jsonb_agg(to_jsonb(fact) - 'order_id' - 'content'
-                || jsonb_build_object('body', fact.body - 'payment_token') ORDER BY fact.stated_at)
-            FROM saga_facts AS fact WHERE fact.order_id = sagas.order_id),
-        'ledger_entries', (
-            SELECT coalesce(jsonb_agg(to_jsonb(entry) - 'order_id' ORDER BY entry.entry_id), '[]')
-            FROM ledger_entries AS entry WHERE entry.order_id = sagas.order_id)))::text AS line
-    FROM sagas WHERE order_id = ANY(%(order_ids)s::uuid[]) ORDER BY ended_at, order_id
-"""
-_BURY = b"""
-    WITH gone AS (
-        DELETE FROM sagas USING unnest(%(order_ids)s::uuid[], %(fact_counts)s::int[]) AS given (id, facts)
-        WHERE order_id = given.id AND fact_count = given.facts AND ended_at IS NOT NULL
-        RETURNING order_id, state, ended_at)
-    INSERT INTO tombstones (order_id, state, ended_at) SELECT order_id, state, ended_at FROM gone
-    ON CONFLICT (order_id) DO UPDATE SET forgotten_at = now() RETURNING order_id
-"""
-_OF_ORDERS = [
-    f"DELETE FROM {table} WHERE order_id = ANY(%(order_ids)s::uuid[])".encode()  # noqa: S608 - no input in it
-    for table in ("saga_facts", "undated_facts", "comparisons", "ledger_entries")
-]
-_OLD_DEAD_LETTERS = b"""
-    SELECT letter_id, true AS may_go FROM dead_letters
-    WHERE state <> 'open' AND state_at < now() - make_interval(days => %(days)s)
-    ORDER BY state_at LIMIT %(row_limit)s
-"""
-_DEAD_LETTER_LINES = b"""
-    SELECT (to_jsonb(letter) || jsonb_build_object('body', encode(body, 'base64')))::text AS line
-    FROM dead_letters AS letter WHERE letter_id = ANY(%(letter_ids)s::uuid[]) ORDER BY state_at
-"""
-_DELETE_DEAD_LETTERS = b"""
-    DELETE FROM dead_letters WHERE letter_id = ANY(%(letter_ids)s::uuid[]) AND state <> 'open'
-"""
-_OLD_AUDIT = b"""
-    SELECT entry_id,
-        NOT EXISTS (SELECT FROM sagas WHERE sagas.order_id = audit.order_id AND sagas.ended_at IS NULL)
-        AND NOT EXISTS (SELECT FROM dead_letters AS letter
-            WHERE letter.letter_id = audit.letter_id AND letter.state = 'open') AS may_go
-    FROM audit
-    WHERE entry_id > %(after_id)s AND at < now() - make_interval(days => %(days)s)
-    ORDER BY entry_id LIMIT %(row_limit)s
-"""
-_AUDIT_LINES = b"""
-    SELECT to_jsonb(audit)::text AS line FROM audit
-    WHERE entry_id = ANY(%(entry_ids)s::bigint[]) ORDER BY entry_id
-"""
-_DELETE_AUDIT = b"DELETE FROM audit WHERE entry_id = ANY(%(entry_ids)s::bigint[])"
+def _older(since: ColumnElement[datetime]) -> ColumnElement[bool]:
+    return since < func.now() - days("days")
 
+
+def _row(table: Table, *left_out: str) -> ColumnElement[Any]:
+    """A row as JSON, but for these columns."""
+    return _without(func.to_jsonb(table.table_valued()), *left_out)
+
+
+def _without(document: ColumnElement[Any], *names: str) -> ColumnElement[Any]:
+    return document.op("-")(array(names)) if names else document
+
+
+def _with(document: ColumnElement[Any], **more: ColumnElement[Any]) -> ColumnElement[Any]:
+    pairs = [part for name, value in more.items() for part in (name, value)]
+    return document.op("||")(func.jsonb_build_object(*pairs))
+
+
+def _lines_of(document: ColumnElement[Any], key: Column[Any], *order: Column[Any]) -> bytes:
+    """The statement for the rows of some keys, a line of JSON each."""
+    line = document.cast(Text).label("line")
+    return compiled(select(line).where(is_in(key, "keys")).order_by(*order))
+
+
+_after_at = bindparam("after_at", type_=sagas.c.ended_at.type)
+_after_id = bindparam("after_id", type_=sagas.c.order_id.type)
+_OPEN = dead_letters.c.state == "open"
+_CLOSED = dead_letters.c.state != "open"
+_is_free = and_(
+    not_(exists().where(dead_letters.c.order_id == sagas.c.order_id, _OPEN)),
+    not_(exists().where(differences.c.order_id == sagas.c.order_id)),
+    sagas.c.order_id.not_in(select(outbox.c.order_id)),
+)
+_OLD_SAGAS = compiled(
+    select(sagas.c.order_id, sagas.c.ended_at, sagas.c.fact_count, _is_free.label("may_go"))
+    .where(
+        _older(sagas.c.ended_at),
+        or_(
+            _after_at.is_(None),
+            and_(
+                sagas.c.ended_at >= _after_at,
+                tuple_(sagas.c.ended_at, sagas.c.order_id) > tuple_(_after_at, _after_id),
+            ),
+        ),
+    )
+    .order_by(sagas.c.ended_at, sagas.c.order_id)
+    .limit(bindparam("row_limit"))
+)
+_fact = _with(_row(saga_facts, "order_id", "content"), body=_without(saga_facts.c.body, "payment_token"))
+_facts = select(func.jsonb_agg(aggregate_order_by(_fact, saga_facts.c.stated_at))).where(
+    saga_facts.c.order_id == sagas.c.order_id
+)
+_entry = _row(ledger_entries, "order_id")
+_entries = select(
+    func.coalesce(
+        func.jsonb_agg(aggregate_order_by(_entry, ledger_entries.c.entry_id)), literal_column("'[]'")
+    )
+).where(ledger_entries.c.order_id == sagas.c.order_id)
+_SAGA_LINES = _lines_of(
+    _with(
+        _row(sagas, "due_at", "waiting_for"),
+        facts=_facts.scalar_subquery(),
+        ledger_entries=_entries.scalar_subquery(),
+    ),
+    sagas.c.order_id,
+    sagas.c.ended_at,
+    sagas.c.order_id,
+)
+_AS_READ = [sagas.c.order_id, sagas.c.fact_count]
+_read = rows_of(_AS_READ)
+_gone = (
+    delete(sagas)
+    .where(
+        sagas.c.order_id == _read.c.order_id,
+        sagas.c.fact_count == _read.c.fact_count,
+        sagas.c.ended_at.is_not(None),
+    )
+    .returning(sagas.c.order_id, sagas.c.state, sagas.c.ended_at)
+    .cte("gone")
+)
+_BURY = compiled(
+    insert(tombstones)
+    .from_select(_gone.c.keys(), select(*_gone.c))
+    .on_conflict_do_update(index_elements=["order_id"], set_={"forgotten_at": func.now()})
+    .returning(tombstones.c.order_id)
+)
+_OF_ORDERS = [
+    compiled(delete(table).where(is_in(table.c.order_id, "order_ids")))
+    for table in (saga_facts, undated_facts, comparisons, ledger_entries)
+]
+_OLD_DEAD_LETTERS = compiled(
+    select(dead_letters.c.letter_id, true().label("may_go"))
+    .where(_CLOSED, _older(dead_letters.c.state_at))
+    .order_by(dead_letters.c.state_at)
+    .limit(bindparam("row_limit"))
+)
+_DEAD_LETTER_LINES = _lines_of(
+    _with(_row(dead_letters), body=func.encode(dead_letters.c.body, "base64")),
+    dead_letters.c.letter_id,
+    dead_letters.c.state_at,
+)
+_DELETE_DEAD_LETTERS = compiled(delete(dead_letters).where(is_in(dead_letters.c.letter_id, "keys"), _CLOSED))
+_concerns_nothing_open = and_(
+    not_(exists().where(sagas.c.order_id == audit.c.order_id, sagas.c.ended_at.is_(None))),
+    not_(exists().where(dead_letters.c.letter_id == audit.c.letter_id, _OPEN)),
+)
+_OLD_AUDIT = compiled(
+    select(audit.c.entry_id, _concerns_nothing_open.label("may_go"))
+    .where(audit.c.entry_id > bindparam("after_id", type_=audit.c.entry_id.type), _older(audit.c.at))
+    .order_by(audit.c.entry_id)
+    .limit(bindparam("row_limit"))
+)
+_AUDIT_LINES = _lines_of(_row(audit), audit.c.entry_id, audit.c.entry_id)
+_DELETE_AUDIT = compiled(delete(audit).where(is_in(audit.c.entry_id, "keys")))
+
+_offset = unreadable_messages.c.stream_offset
 # In the stream's order, so the oldest are the first.
-_OLD_UNREADABLE = b"""
-    SELECT stream_offset, true AS may_go FROM unreadable_messages
-    WHERE stream_offset > %(after)s AND read_at < now() - make_interval(days => %(days)s)
-    ORDER BY stream_offset LIMIT %(row_limit)s
-"""
-_UNREADABLE_LINES = b"""
-    SELECT to_jsonb(message)::text AS line FROM unreadable_messages AS message
-    WHERE stream_offset = ANY(%(offsets)s::bigint[]) ORDER BY stream_offset
-"""
-_DELETE_UNREADABLE = b"DELETE FROM unreadable_messages WHERE stream_offset = ANY(%(offsets)s::bigint[])"
+_OLD_UNREADABLE = compiled(
+    select(_offset, true().label("may_go"))
+    .where(_offset > bindparam("after", type_=_offset.type), _older(unreadable_messages.c.read_at))
+    .order_by(_offset)
+    .limit(bindparam("row_limit"))
+)
+_UNREADABLE_LINES = _lines_of(_row(unreadable_messages), _offset, _offset)
+_DELETE_UNREADABLE = compiled(delete(unreadable_messages).where(is_in(_offset, "keys")))
 
 
 class OldSagas:
@@ -174,15 +257,15 @@ class OldSagas:
         return _page(await (await connection.execute(_OLD_SAGAS, given)).fetchall(), limit)
 
     async def lines(self, connection: Connection, rows: Sequence[Row]) -> list[str]:
-        return await _lines(connection, _SAGA_LINES, order_ids=_all(rows, "order_id"))
+        return await _lines(connection, _SAGA_LINES, _all(rows, "order_id"))
 
     async def delete(self, connection: Connection, rows: Sequence[Row]) -> int:
         # A fact that is being entered of one of these orders would else find its saga half gone.
         await repository.lock(connection)
-        given = {"order_ids": _all(rows, "order_id"), "fact_counts": _all(rows, "fact_count")}
+        given = as_arrays(_AS_READ, [(row["order_id"], row["fact_count"]) for row in rows])
         gone = await (await connection.execute(_BURY, given)).fetchall()
-        for delete in _OF_ORDERS:
-            await connection.execute(delete, {"order_ids": _all(gone, "order_id")})
+        for statement in _OF_ORDERS:
+            await connection.execute(statement, {"order_ids": _all(gone, "order_id")})
         return len(gone)
 
 
@@ -196,12 +279,10 @@ class OldDeadLetters:
         return _page(await (await connection.execute(_OLD_DEAD_LETTERS, given)).fetchall(), limit)
 
     async def lines(self, connection: Connection, rows: Sequence[Row]) -> list[str]:
-        return await _lines(connection, _DEAD_LETTER_LINES, letter_ids=_all(rows, "letter_id"))
+        return await _lines(connection, _DEAD_LETTER_LINES, _all(rows, "letter_id"))
 
     async def delete(self, connection: Connection, rows: Sequence[Row]) -> int:
-        return (
-            await connection.execute(_DELETE_DEAD_LETTERS, {"letter_ids": _all(rows, "letter_id")})
-        ).rowcount
+        return (await connection.execute(_DELETE_DEAD_LETTERS, {"keys": _all(rows, "letter_id")})).rowcount
 
 
 class OldUnreadable:
@@ -214,12 +295,10 @@ class OldUnreadable:
         return _page(await (await connection.execute(_OLD_UNREADABLE, given)).fetchall(), limit)
 
     async def lines(self, connection: Connection, rows: Sequence[Row]) -> list[str]:
-        return await _lines(connection, _UNREADABLE_LINES, offsets=_all(rows, "stream_offset"))
+        return await _lines(connection, _UNREADABLE_LINES, _all(rows, "stream_offset"))
 
     async def delete(self, connection: Connection, rows: Sequence[Row]) -> int:
-        return (
-            await connection.execute(_DELETE_UNREADABLE, {"offsets": _all(rows, "stream_offset")})
-        ).rowcount
+        return (await connection.execute(_DELETE_UNREADABLE, {"keys": _all(rows, "stream_offset")})).rowcount
 
 
 class OldAudit:
@@ -232,10 +311,10 @@ class OldAudit:
         return _page(await (await connection.execute(_OLD_AUDIT, given)).fetchall(), limit)
 
     async def lines(self, connection: Connection, rows: Sequence[Row]) -> list[str]:
-        return await _lines(connection, _AUDIT_LINES, entry_ids=_all(rows, "entry_id"))
+        return await _lines(connection, _AUDIT_LINES, _all(rows, "entry_id"))
 
     async def delete(self, connection: Connection, rows: Sequence[Row]) -> int:
-        return (await connection.execute(_DELETE_AUDIT, {"entry_ids": _all(rows, "entry_id")})).rowcount
+        return (await connection.execute(_DELETE_AUDIT, {"keys": _all(rows, "entry_id")})).rowcount
 
 
 OLD: tuple[Old, ...] = (OldSagas(), OldDeadLetters(), OldUnreadable(), OldAudit())
@@ -246,8 +325,8 @@ def _page(found: Sequence[Row], limit: int) -> Page:
     return Page(rows, found[-1] if found else None, len(found) == limit)
 
 
-async def _lines(connection: Connection, query: bytes, **given: Any) -> list[str]:
-    return [row["line"] for row in await (await connection.execute(query, given)).fetchall()]
+async def _lines(connection: Connection, query: bytes, keys: Sequence[Any]) -> list[str]:
+    return [row["line"] for row in await (await connection.execute(query, {"keys": keys})).fetchall()]
 
 
 def _all(rows: Sequence[Row], name: str) -> list[Any]:

@@ -15,8 +15,10 @@ from uuid import UUID
 
 import psycopg
 from prometheus_client import Counter as Total
+from sqlalchemy import Boolean, bindparam, delete, func, not_, or_, select, tuple_, update
 
 from events.storage.database import AWAY, CONTENTION, Database, in_words
+from events.storage.sql import compiled, days, is_among, is_in
 from events.telemetry.log import log
 from events.telemetry.metrics import REGISTRY
 from saga_tracker.reading.repository import AnotherWrites
@@ -24,28 +26,34 @@ from saga_tracker.reconciliation.parties import NoAnswer, Parties
 from saga_tracker.retention.old import OLD, Export, Old, Page, Row
 from saga_tracker.retention.rules import Kind
 from saga_tracker.settings import TrackerSettings
+from saga_tracker.tables import tombstones
 
 # --- Has the services delete what they keep of orders whose saga was deleted, once that is old enough, too
 #
 # Only the tracker knows that an order ended: payment, for one, does not learn whether what it captured was
-# ever
-# confirmed. Each service still keeps what it is itself not done with.
+# ever confirmed. Each service still keeps what it is itself not done with.
 
 
-_WITH_STATES = b"""
-    SELECT order_id, ended_at FROM tombstones
-    WHERE NOT states_forgotten AND ended_at < now() - make_interval(days => %(days)s)
-        AND (%(after_at)s::timestamptz IS NULL OR (ended_at, order_id) > (%(after_at)s, %(after_id)s::uuid))
-    ORDER BY ended_at, order_id LIMIT %(row_limit)s
-"""
-_NOTE = b"UPDATE tombstones SET states_forgotten = true WHERE order_id = ANY(%(order_ids)s::uuid[])"
+_order_id, _ended_at = tombstones.c.order_id, tombstones.c.ended_at
+_after_at = bindparam("after_at", type_=_ended_at.type)
+_after_id = bindparam("after_id", type_=_order_id.type)
+_WITH_STATES = compiled(
+    select(_order_id, _ended_at)
+    .where(
+        not_(tombstones.c.states_forgotten),
+        _ended_at < func.now() - days("days"),
+        or_(_after_at.is_(None), tuple_(_ended_at, _order_id) > tuple_(_after_at, _after_id)),
+    )
+    .order_by(_ended_at, _order_id)
+    .limit(bindparam("row_limit"))
+)
+_NOTE = compiled(update(tombstones).values(states_forgotten=True).where(is_in(_order_id, "order_ids")))
 # Those that the services still know go last: the tombstone is all that leads there.
-_CRUMBLE = b"""
-    DELETE FROM tombstones WHERE order_id = ANY(ARRAY(
-        SELECT order_id FROM tombstones
-        WHERE forgotten_at < now() - make_interval(days => %(days)s) AND (states_forgotten OR NOT %(wait)s)
-        LIMIT %(row_limit)s))
-"""
+_old = select(_order_id).where(
+    tombstones.c.forgotten_at < func.now() - days("days"),
+    or_(tombstones.c.states_forgotten, not_(bindparam("wait", type_=Boolean))),
+)
+_CRUMBLE = compiled(delete(tombstones).where(is_among(_order_id, _old.limit(bindparam("row_limit")))))
 
 
 async def forget_states(

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Text, cast, func, literal_column, select, tuple_
+from sqlalchemy import Text, cast, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 
 from events.facts.base import Fact
@@ -22,12 +22,10 @@ from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import KNOWING_THE_ORDER, SUBSCRIBED
 from saga_tracker.tables import outbox, saga_facts
 
-# --- What the tracker publishes, by way of a table: entered by the transaction that causes it, sent after
-# that
+# --- What the tracker publishes, by way of a table: entered by the transaction that causes it, sent later
 #
 # Several trackers may publish the same row, and one tracker a row twice. Whoever enters a message derives
-# its
-# id from what caused it, so for those who receive it, it is the same message.
+# its id from what caused it, so for those who receive it, it is the same message.
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +120,7 @@ _BEGINNINGS = compiled(
     select(*_AS_READ)
     .where(
         saga_facts.c.order_id == array_of("order_ids", saga_facts.c.order_id).any_(),
-        func.starts_with(saga_facts.c.wire_name, literal_column("'order.created.'")),
+        func.starts_with(saga_facts.c.wire_name, "order.created."),
     )
     .order_by(saga_facts.c.stream_offset.desc())
 )

@@ -12,6 +12,7 @@ from tests.runtime.toy.decide import Bump
 from tests.runtime.toy.facts import Bumped
 
 PROMPT_SECONDS = 0.5
+LONG_SECONDS = 0.5
 
 
 async def test_a_fact_takes_effect_and_what_it_leads_to_is_published(stage: Stage) -> None:
@@ -43,6 +44,26 @@ async def test_what_arrived_during_a_commit_is_one_transaction(stage: Stage) -> 
         await stage.say(Bumped(order_id=held))
         await eventually(stage.blocked)
         await stage.say(*(Bumped(order_id=order) for order in orders))
+        await eventually(lambda: stage.waiting_in_queue_is(0))
+    await eventually(lambda: len(stage.published(*orders)) == len(orders))
+    written = await stage.rows(
+        "SELECT DISTINCT xmin::text FROM tallies WHERE order_id = ANY(%(ids)s)", ids=orders
+    )
+    assert len(written) == 1
+
+
+async def test_what_arrives_one_by_one_after_a_long_commit_is_one_transaction(stage: Stage) -> None:
+    await stage.start(rest_share=8, rest_cap_seconds=5, lock_wait_seconds=5)
+    held, orders = uuid4(), [uuid4() for _ in range(5)]
+    await stage.say(Bumped(order_id=held))
+    await eventually(lambda: stage.published(held))
+    async with stage.holding(held):
+        await stage.say(Bumped(order_id=held))
+        await eventually(stage.blocked)
+        began = time.monotonic()
+        await eventually(lambda: time.monotonic() - began > LONG_SECONDS)
+    for order in orders:
+        await stage.say(Bumped(order_id=order))
         await eventually(lambda: stage.waiting_in_queue_is(0))
     await eventually(lambda: len(stage.published(*orders)) == len(orders))
     written = await stage.rows(

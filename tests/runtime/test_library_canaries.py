@@ -1,6 +1,7 @@
 """What is leaned on of libraries beyond what they promise. A test that fails is named after what has changed.
 
-One file does so: events/messaging/lenient_pamqp.py. Of FastStream, what is documented and matters most.
+Two files do so: events/messaging/lenient_pamqp.py, and events/messaging/subscriber.py, which is built on the
+base of FastStream's own subscribers. Of FastStream beside that, what is documented and matters most.
 """
 
 import struct
@@ -14,11 +15,13 @@ from uuid import uuid4
 import aio_pika
 import pytest
 from aio_pika import IncomingMessage
+from faststream._internal.endpoint.subscriber import SubscriberUsecase
 from faststream.message import StreamMessage
 from faststream.middlewares import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker, RabbitExchange, RabbitQueue
 from faststream.rabbit.schemas import QueueType
 from faststream.rabbit.subscriber.usecase import RabbitSubscriber
+from faststream.specification import AsyncAPI
 from packaging.requirements import Requirement
 from pamqp import decode, frame
 from pamqp.commands import Basic
@@ -26,6 +29,7 @@ from pamqp.header import ContentHeader
 
 from compose.local.state import CHECKOUT
 from events.messaging import lenient_pamqp
+from events.messaging.subscriber import DirectSubscriber, Receive, subscribe_directly
 from tests import raw_amqp
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
@@ -183,3 +187,56 @@ async def test_faststream_gives_back_what_was_not_acknowledged(stage: Stage) -> 
     finally:
         await broker.stop()
     await eventually(lambda: stage.waiting_in_queue_is(len(sent)))
+
+
+def test_faststream_starts_the_subscriber_of_our_own_as_it_does_its_own() -> None:
+    """What it calls, and that both say the same of themselves."""
+    assert {"start", "stop", "consume"} <= vars(RabbitSubscriber).keys() | vars(SubscriberUsecase).keys()
+    described = []
+    for direct in (False, True):
+        broker = RabbitBroker("amqp://nowhere/", logger=None, apply_types=False)
+        subscriber = direct_subscriber_of(broker, lambda _: None) if direct else subscriber_of(broker)
+
+        @subscriber
+        async def receive(fact: Bumped) -> None:
+            """Whatever."""
+
+        assert broker.subscribers == [subscriber]
+        described.append(AsyncAPI(broker).to_specification().to_jsonable())
+    assert described[0] == described[1]
+
+
+async def test_faststream_runs_the_subscriber_of_our_own(stage: Stage) -> None:
+    """What arrives is handed on in order, unacknowledged, and nothing any more once it stops."""
+    sent = five_messages()
+    await stage.publish(*sent)
+    await eventually(lambda: stage.waiting_in_queue_is(len(sent)))
+    arrived: list[IncomingMessage] = []
+    broker = RabbitBroker(stage.broker_url, logger=None, apply_types=False)
+    subscriber = direct_subscriber_of(broker, arrived.append)
+
+    @subscriber
+    async def receive(message: Any) -> None:
+        raise AssertionError("nobody calls this")
+
+    await broker.start()
+    try:
+        await eventually(lambda: len(arrived) == len(sent))
+        running = subscriber.running
+        assert [one.message_id for one in arrived] == [one.message_id for one in sent]
+        assert not any(one.processed for one in arrived)
+        await arrived[-1].ack(multiple=True)
+        await subscriber.stop()
+        assert (running, subscriber.running) == (True, False)
+        await stage.publish(*five_messages())
+        await eventually(lambda: stage.waiting_in_queue_is(len(sent)))
+        assert len(arrived) == len(sent)
+    finally:
+        await broker.stop()
+
+
+def direct_subscriber_of(broker: RabbitBroker, receive: Receive) -> DirectSubscriber:
+    queue = RabbitQueue(TOY.queue, queue_type=QueueType.QUORUM, durable=True, declare=False)
+    exchange = RabbitExchange("facts", declare=False)
+    channel = Channel(prefetch_count=10, publisher_confirms=False)
+    return subscribe_directly(broker, queue, exchange, channel, receive)

@@ -72,9 +72,20 @@ def test_json_lines_can_be_read_by_machines() -> None:
     script = (
         "from events.telemetry.log import configure_logging, log; import logging;"
         "configure_logging('toy', 'json', 'INFO');"
-        "log.info('heard', order_id='7'); logging.getLogger('uvicorn.error').error('no %s', 'luck')"
+        "log.info('received', order_id='7'); logging.getLogger('uvicorn.error').error('no %s', 'luck')"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
     assert [line["event"] for line in lines] == ["received", "no luck"]
     assert all({"timestamp", "level", "process"} <= line.keys() for line in lines)
+
+
+def test_what_json_cannot_say_is_written_all_the_same() -> None:
+    script = (
+        "from events.telemetry.log import configure_logging, log;"
+        "configure_logging('toy', 'json', 'INFO');"
+        "log.info('received', half='\\ud800', thing=object(), raw=b'\\xff'); log.debug('too much')"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    (line,) = ended.stderr.splitlines()
+    assert json.loads(line)["half"] == "\ud800"

@@ -1,6 +1,8 @@
 """Statements as psycopg executes them: values arrive as they are, errors are told, sessions stay of use."""
 
+import re
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -10,9 +12,13 @@ from sqlalchemy import (
     ARRAY,
     Column,
     Float,
+    Text,
     bindparam,
+    column,
     func,
+    literal,
     literal_column,
+    null,
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -21,7 +27,7 @@ from sqlalchemy.types import TypeEngine
 from events.facts.base import Line
 from events.runtime.settings import ProcessSettings
 from events.storage.database import Connection, Database
-from events.storage.sql import as_arrays, compiled, rows_of, setting, unsynced
+from events.storage.sql import array_of, as_arrays, compiled, days, rows_of, seconds, setting, unsynced
 from tests.runtime.test_round_trip import VALUES
 from tests.servers import Servers
 
@@ -70,6 +76,27 @@ async def test_models_become_json(database: Database) -> None:
         assert await ask(connection, compiled(select(*rows_of(columns).c)), **given) == [
             ([line.model_dump()],)
         ]
+
+
+async def test_constants_are_part_of_the_text(database: Database) -> None:
+    given = column("given", Text)
+    statement = compiled(
+        select(literal("it's 5 %").label("text"), literal(7).label("number"), null().label("nothing"))
+        .select_from(func.unnest(array_of("texts", given)).table_valued(given, name="rows").render_derived())
+        .where(given.like("a%"), given != "%(b)s")
+        .limit(1)
+    )
+    assert set(re.findall(rb"%\((\w+)\)", statement.replace(b"%%", b""))) == {b"texts"}
+    assert await database.rows(statement, texts=["b", "ab", "ac"]) == [
+        {"text": "it's 5 %", "number": 7, "nothing": None}
+    ]
+
+
+async def test_intervals(database: Database) -> None:
+    statement = compiled(select(days("days").label("days"), seconds("seconds").label("seconds")))
+    assert await database.rows(statement, days=90, seconds=2.5) == [
+        {"days": timedelta(days=90), "seconds": timedelta(seconds=2.5)}
+    ]
 
 
 async def test_a_setting_holds_for_its_transaction(database: Database) -> None:

@@ -9,7 +9,6 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from aio_pika import IncomingMessage
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
@@ -22,7 +21,7 @@ from saga_tracker.reading import repository
 from saga_tracker.reading.batch import ReadBatch
 from saga_tracker.reading.recorder import FirstRead, Key, Recorded, Recorder
 from saga_tracker.reading.repository import ReadAnew
-from saga_tracker.reading.stream import Arrived, read_batch
+from saga_tracker.reading.stream import Arrived, StreamMessage, read_batch
 from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Watch
 
@@ -65,12 +64,12 @@ def batch_of(first_offset: int, facts: Iterable[Envelope]) -> ReadBatch:
     return read_batch(arrived, MAX_MESSAGE_BYTES)
 
 
-def delivery_of(offset: int, fact: Envelope) -> IncomingMessage:
+def delivery_of(offset: int, fact: Envelope) -> StreamMessage:
     message = encode(fact)
     message.headers["x-stream-offset"] = offset
     delivery = Basic.Deliver("reader", offset, False, EXCHANGE, fact.fact.wire_name)
     header = ContentHeader(0, len(message.body), message.properties)
-    return IncomingMessage(DeliveredMessage(delivery, header, message.body, cast(AbstractChannel, None)))
+    return StreamMessage(DeliveredMessage(delivery, header, message.body, cast(AbstractChannel, None)))
 
 
 async def shown(watch: Watch, order_id: UUID) -> tuple[str, int]:
