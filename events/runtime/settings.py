@@ -157,8 +157,10 @@ class ServiceSettings(ProcessSettings):
 
     batch_size: int = Field(default=200, gt=0)
     # After a batch, this share of the time that it took passes before the next one. So where batches take
-    # long they become larger and fewer, and where they take a millisecond nobody waits.
+    # long they become larger and fewer, and where they take a millisecond nobody waits. No rest is longer
+    # than the second setting: a batch that waited for a lock or for the database says nothing of the next.
     rest_share: float = Field(default=1.0, ge=0, le=10)
+    rest_cap_seconds: float = Field(default=0.05, ge=0, le=10)
     prefetch: int = Field(default=400, gt=0)
     max_pending_commands: int = Field(default=2_000, gt=0)
     command_timeout_seconds: float = Field(default=8.0, gt=0)

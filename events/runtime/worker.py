@@ -100,13 +100,13 @@ class Worker:
         self._promised.add(done)
         done.add_done_callback(self._promised.discard)
         item = Input("command", command.order_id, command, uuid4(), traceparent, done)
-        return await self._compare(item, done, self._asked)
+        return await self._enqueue(item, done, self._asked)
 
     async def learn(self, row: CallRow, outcome: Outcome) -> None:
         """Commit the outcome of a call. Raises what `decide` raises."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         item = Input("outcome", row.order_id, outcome, row.call_id, row.traceparent, done)
-        await self._compare(item, done, self._waiting)
+        await self._enqueue(item, done, self._waiting)
 
     async def run(self) -> None:
         """Work for ever. At the end, whoever waits for a command learns that it was not answered in time."""
@@ -137,7 +137,8 @@ class Worker:
         A full batch does not wait. Who finds nothing waiting afterwards did not wait for long.
         """
         if len(self._waiting) + len(self._asked) < self._settings.batch_size:
-            await asyncio.sleep(worked_seconds * self._settings.rest_share)
+            rest_seconds = worked_seconds * self._settings.rest_share
+            await asyncio.sleep(min(rest_seconds, self._settings.rest_cap_seconds))
 
     async def _try_again(self) -> None:
         """One of those that met a lock, if it is time; once one got through, all of them."""
@@ -192,7 +193,7 @@ class Worker:
         """
         return message.user_id == self._user and message.app_id == self._service
 
-    async def _compare(self, item: Input, done: "asyncio.Future[Any]", queue: deque[Entry]) -> Any:
+    async def _enqueue(self, item: Input, done: "asyncio.Future[Any]", queue: deque[Entry]) -> Any:
         queue.append(Entry(item=item))
         self._wake.set()
         return await asyncio.shield(done)

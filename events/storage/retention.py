@@ -51,7 +51,7 @@ from events.storage.tables import calls, inbox, outbox, tombstones
 from events.telemetry.log import log
 from events.telemetry.redaction import in_words
 
-# --- Orders that ended long ago, whose state was deleted. Their tombstones know them when they come again
+# Orders that ended long ago, whose state was deleted. Their tombstones know them when they come again.
 #
 # The inbox has forgotten their facts by then, and so has the state that knew them: without a tombstone, an
 # `order.created` that is replayed after a year would reserve, charge and ship a second time.

@@ -53,7 +53,7 @@ async def test_what_arrived_during_a_commit_is_one_transaction(stage: Stage) -> 
 
 
 async def test_what_arrives_one_by_one_after_a_long_commit_is_one_transaction(stage: Stage) -> None:
-    await stage.start(rest_share=8, lock_wait_seconds=5)
+    await stage.start(rest_share=8, rest_cap_seconds=5, lock_wait_seconds=5)
     held, orders = uuid4(), [uuid4() for _ in range(5)]
     await stage.say(Bumped(order_id=held))
     await eventually(lambda: stage.published(held))
