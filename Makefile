@@ -27,7 +27,7 @@ LINTED := compose docs events $(wildcard *_svc) saga_tracker tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: FORCE help demo up status env down logs check map bench bench-compare bench-tracing drills drill new-service test jaeger lint clean
+.PHONY: FORCE help demo up status env token down logs check map bench bench-compare bench-tracing drills drill new-service test jaeger lint clean
 .PHONY: compose-up compose-down compose-demo compose-check
 
 help: ## list these commands
@@ -44,6 +44,9 @@ status: $(READY) ## show what runs and where (URLS=1: with passwords)
 
 env: $(READY) ## print the addresses of the running system for a shell: eval "$(make env)"
 	@$(COMPOSE) env
+
+token: $(READY) ## make a token for NAME with a ROLE (client, viewer, operator, approver, admin), print it this once
+	@$(COMPOSE) token $(NAME) $(or $(ROLE),viewer)
 
 down: $(READY) ## stop the system, keep its data
 	@$(COMPOSE) down

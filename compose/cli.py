@@ -1,5 +1,6 @@
 """The command line: `python -m compose COMMAND`, or `make COMMAND`."""
 
+import getpass
 import os
 import shlex
 import sys
@@ -16,12 +17,15 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from compose.local.addresses import LOCAL_NAME
 from compose.local.commands import Progress, RigError, ending_in_order
 from compose.local.components import NAME_SERVICE, POSTGRES, RABBITMQ
 from compose.local.rig import LocalRig
 from compose.local.state import CHECKOUT, DEFAULT_STATE_DIR
 from compose.local.supervise import supervise, up_supervised
 from compose.local.supervisor import ComponentStatus
+from events.http.tokens import NAMED_ROLES
+from events.http.tokens import main as main_of_tokens
 
 STATE_DIR_VARIABLE = "MURMURATION_STATE_DIR"
 SUPERVISE = "supervise"
@@ -64,6 +68,8 @@ def up(context: typer.Context) -> None:
     else:
         console.print("everything is running already")
     console.print(status_table(rig.status()))
+    link = rig.addresses.sign_in_link(getpass.getuser())
+    console.print(f"the board, signed in once, within 15 minutes: {link}", soft_wrap=True, markup=False)
     hint = "logs: make logs NAME=order   URLs with passwords: make status URLS=1   stop: make down"
     console.print(hint, soft_wrap=True)
 
@@ -186,9 +192,23 @@ def env(context: typer.Context) -> None:
         raise RigError("nothing is running: make up starts it")
     where = rig.addresses
     found = {f"{spec.name.upper()}_URL": where.http(spec.name) for spec in rig.blueprint.processes}
-    found |= {"ADMIN_TOKEN": where.admin_token, "BROKER_URL": where.broker_url(PUBLISHER)}
+    found |= {"TOKEN": where.token, "ADMIN_TOKEN": where.admin_token}
+    found |= {"BROKER_URL": where.broker_url(PUBLISHER)}
     for name, value in found.items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+
+
+@app.command()
+def token(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Whose it is.")],
+    role: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMED_ROLES)}.")],
+    file: Annotated[Path | None, typer.Option(help="Where to keep its hash; this system's own file.")] = None,
+) -> None:
+    """Make a named token, and print it this once. It is good at once, as long as its line is in the file."""
+    path = file or rig_of(context).addresses.tokens_file
+    if main_of_tokens([str(path), name, role]):
+        raise typer.Exit(1)
 
 
 @app.command("map")
@@ -287,7 +307,8 @@ def print_urls(rig: LocalRig) -> None:
     found = {f"{POSTGRES} (administrator)": where.postgres_admin_url}
     found |= {f"database {name}": where.database_url(name) for name in where.database_passwords}
     found |= {f"{RABBITMQ} as {user}": where.broker_url(user) for user in rig.blueprint.broker_users}
-    for label, url in (found | {"admin token": where.admin_token}).items():
+    found |= {f"token of {LOCAL_NAME}": where.token, "admin token": where.admin_token}
+    for label, url in found.items():
         console.print(f"{label:<26}{url}", soft_wrap=True, markup=False)
 
 

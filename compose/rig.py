@@ -19,7 +19,11 @@ class Whereabouts(Protocol):
 
     @property
     def admin_token(self) -> str:
-        """What opens the endpoints that are closed to others."""
+        """What the processes show each other, and what sets the sandbox's faults."""
+
+    @property
+    def token(self) -> str:
+        """A token with a name, which may do everything: whoever acts has one."""
 
     def database_url(self, name: str) -> str:
         """A database, for the role of its name."""

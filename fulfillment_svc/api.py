@@ -7,10 +7,11 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from events.http.application import Running
+from events.http.authentication import VIEWER
 from events.http.problems import Problem
 from fulfillment_svc.repository import SHIPMENTS
 
-router = APIRouter(prefix="/shipments", tags=["shipments"])
+router = APIRouter(prefix="/shipments", tags=["shipments"], dependencies=[VIEWER])
 
 
 class ShipmentView(BaseModel):

@@ -9,7 +9,8 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
 from events.facts.base import Sku, WholeNumber
-from events.http.application import Admin, Running
+from events.http.application import Running
+from events.http.authentication import STOCK, VIEWER
 from events.http.limits import InDigits, StrictRoute
 from events.http.problems import Problem
 from events.storage.sql import compiled
@@ -68,7 +69,7 @@ _LIST = compiled(
 
 @router.put(
     "/{sku}",
-    dependencies=[Admin],
+    dependencies=[STOCK],
     responses={409: {"description": "More units than that are reserved or sold"}},
 )
 async def put(sku: Annotated[Sku, Path()], wanted: StockRequest, runtime: Running) -> StockView:
@@ -80,7 +81,7 @@ async def put(sku: Annotated[Sku, Path()], wanted: StockRequest, runtime: Runnin
     return StockView(**rows[0])
 
 
-@router.get("")
+@router.get("", dependencies=[VIEWER])
 async def see(
     runtime: Running,
     after: Annotated[str, Query(max_length=64)] = "",

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from events.facts.base import Line, Lines, OrderCurrency, Token
 from events.facts.money import DECIMALS
 from events.http.application import Running
+from events.http.authentication import OWN_ORDER, Client, Identity
 from events.http.limits import StrictRoute
 from events.http.problems import FORGOTTEN, Problem
 from order_svc.decide import CancelOrder, Order, PlaceOrder
@@ -17,7 +18,8 @@ from order_svc.repository import ORDERS
 
 router = APIRouter(prefix="/orders", tags=["orders"], route_class=StrictRoute)
 
-# The order of an Idempotency-Key has an id derived from it, so the same key always means the same order.
+# The order of an Idempotency-Key has an id derived from it, so the same key always means the same order:
+# of the same client, where clients are known.
 _BY_KEY = UUID("5c2c1d1e-6f0e-4f0a-9a55-0f3f4f9b8c10")
 
 IdempotencyKey = Annotated[
@@ -30,6 +32,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 UNKNOWN = {"description": "No such order is known here"}
+Asker = Annotated[Identity, OWN_ORDER]
 TraceParent = Annotated[str | None, Header(include_in_schema=False)]
 
 
@@ -79,6 +82,7 @@ class OrderView(BaseModel):
 )
 async def place(
     wanted: OrderRequest,
+    who: Client,
     runtime: Running,
     response: Response,
     idempotency_key: IdempotencyKey = None,
@@ -86,24 +90,24 @@ async def place(
 ) -> OrderView:
     """Accept an order: from the answer on it is durable and will end, one way or the other.
 
-    Without an Idempotency-Key every request is an order of its own. The same key with another body: 422.
+    Without an Idempotency-Key every request is an order of its own. The same key with another body: 422. Of
+    clients with tokens each has keys of its own, and sees and cancels its own orders alone.
     """
     runtime.admit()
     fingerprint = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()
-    order_id = uuid4() if idempotency_key is None else uuid5(_BY_KEY, idempotency_key)
-    command = PlaceOrder(order_id=order_id, fingerprint=fingerprint, **dict(wanted))
+    order_id = uuid4() if idempotency_key is None else _id_of(who.client, idempotency_key)
+    command = PlaceOrder(order_id=order_id, fingerprint=fingerprint, client=who.client, **dict(wanted))
     order: Order = await runtime.ask(command, traceparent)
     if order.fingerprint != fingerprint:
-        raise Problem(422, "this Idempotency-Key was used for another order", order_id=str(order_id))
+        raise Problem(422, "this Idempotency-Key was used for another order")
     response.headers["Location"] = f"/orders/{order_id}"
     return OrderView.model_validate(order)
 
 
 @router.get("/{order_id}", responses={404: UNKNOWN})
-async def see(order_id: UUID, runtime: Running) -> OrderView:
+async def see(order_id: UUID, who: Asker, runtime: Running) -> OrderView:
     """How an order stands, as far as order_svc knows; the tracker tells the whole story."""
-    order = await runtime.database.read(lambda connection: ORDERS.read(connection, order_id))
-    return OrderView.model_validate(_known(order, order_id))
+    return OrderView.model_validate(await _read(order_id, who, runtime))
 
 
 @router.post(
@@ -115,8 +119,10 @@ async def see(order_id: UUID, runtime: Running) -> OrderView:
         410: FORGOTTEN,
     },
 )
-async def cancel(order_id: UUID, runtime: Running, traceparent: TraceParent = None) -> OrderView:
+async def cancel(order_id: UUID, who: Client, runtime: Running, traceparent: TraceParent = None) -> OrderView:
     """Withdraw an order that is not confirmed yet; what was done for it is undone. Repeating is harmless."""
+    if who.sees_own_orders_alone:
+        await _read(order_id, who, runtime)
     found: Order | None = await runtime.ask(CancelOrder(order_id=order_id), traceparent)
     if found is not None and found.status == "early_undone":
         why = "all that was done for this order is undone already; its order.created has not been heard here"
@@ -125,6 +131,18 @@ async def cancel(order_id: UUID, runtime: Running, traceparent: TraceParent = No
     if order.status == "confirmed":
         raise Problem(409, "the order is confirmed; it can no longer be cancelled", order_id=str(order_id))
     return OrderView.model_validate(order)
+
+
+def _id_of(client: str | None, key: str) -> UUID:
+    return uuid5(_BY_KEY if client is None else uuid5(_BY_KEY, client), key)
+
+
+async def _read(order_id: UUID, who: Identity, runtime: Running) -> Order:
+    """To a client, another's order is one that nobody knows: who placed it never changes."""
+    order = await runtime.database.read(lambda connection: ORDERS.read(connection, order_id))
+    if order is not None and who.sees_own_orders_alone and order.client != who.name:
+        order = None
+    return _known(order, order_id)
 
 
 def _known(order: Order | None, order_id: UUID) -> Order:

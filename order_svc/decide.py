@@ -29,13 +29,17 @@ Publishes = OrderCreated | OrderConfirmed | OrderWithdrawn | OrderCancelled
 
 
 class PlaceOrder(Command):
-    """A customer's POST. `fingerprint` identifies its body, to tell a retry from a different order."""
+    """A customer's POST. `fingerprint` identifies its body, to tell a retry from a different order.
+
+    `client` is who placed it, where that is known.
+    """
 
     customer: Token
     currency: Currency
     payment_token: Token
     lines: Lines
     fingerprint: str
+    client: str | None = None
 
 
 class CancelOrder(Command):
@@ -48,7 +52,8 @@ class Order:
 
     One that is withdrawn or cancelled without having begun here is a tombstone: `customer` may be known from
     `saga.timed_out`. Only an older release leaves an order `early_timed_out`, instead of withdrawing it.
-    `content` is that of the `order.created` it began with; None of an order of an older release.
+    `content` is that of the `order.created` it began with; None of an order of an older release. `client` is
+    who placed it over HTTP, where that is known: no other client's token sees it.
     """
 
     order_id: UUID
@@ -68,6 +73,7 @@ class Order:
     reason: str | None = None
     fingerprint: str | None = None
     content: int | None = None
+    client: str | None = None
 
     @property
     def begun(self) -> bool:
@@ -114,6 +120,7 @@ def place(order: Order | None, wanted: PlaceOrder | OrderCreated) -> Decided:
         amount_minor=created.amount_minor,
         fingerprint=wanted.fingerprint if isinstance(wanted, PlaceOrder) else None,
         content=content,
+        client=wanted.client if isinstance(wanted, PlaceOrder) else None,
     )
     answer = catch_up(placed, order)
     return answer if created is wanted else replace(answer, facts=(created, *answer.facts))

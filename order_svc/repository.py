@@ -36,6 +36,7 @@ orders = Table(
     Column("reason", Text),
     Column("fingerprint", Text),
     Column("content", BigInteger),
+    Column("client", Text),
     Column("placed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
     CheckConstraint(

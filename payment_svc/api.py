@@ -3,10 +3,11 @@
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from events.facts.base import Note, Person
-from events.http.application import Admin, Running
+from events.facts.base import Note
+from events.http.application import Running
+from events.http.authentication import VIEWER, Approver, SignedAct
 from events.http.limits import StrictRoute
 from events.http.problems import FORGOTTEN, Problem
 from events.runtime.service_runtime import ServiceRuntime
@@ -32,16 +33,13 @@ class PaymentView(BaseModel):
     settled_by: str | None
 
 
-class HoldDecision(BaseModel):
-    """Who decides about a held payment, and why."""
+class HoldDecision(SignedAct):
+    """Why a held payment is decided about so."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    by: Person
     note: Note
 
 
-@router.get("/{order_id}", responses={404: UNKNOWN})
+@router.get("/{order_id}", dependencies=[VIEWER], responses={404: UNKNOWN})
 async def see(order_id: UUID, runtime: Running) -> PaymentView:
     """How an order's payment stands."""
     payment = await runtime.database.read(lambda connection: PAYMENTS.read(connection, order_id))
@@ -51,23 +49,21 @@ async def see(order_id: UUID, runtime: Running) -> PaymentView:
 @router.post(
     "/{order_id}/approve",
     status_code=202,
-    dependencies=[Admin],
     responses={404: UNKNOWN, 409: NOT_HELD, 410: FORGOTTEN},
 )
-async def approve(order_id: UUID, decision: HoldDecision, runtime: Running) -> PaymentView:
+async def approve(order_id: UUID, decision: HoldDecision, who: Approver, runtime: Running) -> PaymentView:
     """Let a held payment go ahead. Repeating is harmless; one decided otherwise is refused (409)."""
-    return await _settle_hold(runtime, Approve(order_id=order_id, by=decision.by, note=decision.note))
+    return await _settle_hold(runtime, Approve(order_id=order_id, by=who.name, note=decision.note))
 
 
 @router.post(
     "/{order_id}/reject",
     status_code=202,
-    dependencies=[Admin],
     responses={404: UNKNOWN, 409: NOT_HELD, 410: FORGOTTEN},
 )
-async def reject(order_id: UUID, decision: HoldDecision, runtime: Running) -> PaymentView:
+async def reject(order_id: UUID, decision: HoldDecision, who: Approver, runtime: Running) -> PaymentView:
     """Refuse a held payment; the order is then cancelled."""
-    return await _settle_hold(runtime, Reject(order_id=order_id, by=decision.by, note=decision.note))
+    return await _settle_hold(runtime, Reject(order_id=order_id, by=who.name, note=decision.note))
 
 
 async def _settle_hold(runtime: ServiceRuntime, command: Approve | Reject) -> PaymentView:

@@ -14,6 +14,7 @@ from events.storage.sql import ALIVE
 from events.telemetry.log import configure_logging, log
 from events.telemetry.metrics import Values, broker_blocked, connections, gauge
 from saga_tracker import __doc__ as purpose
+from saga_tracker import sign_in
 from saga_tracker.availability import Availability
 from saga_tracker.board import pages
 from saga_tracker.causes.asking import Asking
@@ -41,7 +42,14 @@ WATCHER, RETENTION, CAUSES = "watcher", "retention", "causes"
 # Loops that are not told of by themselves: that the lag is measured is part of reading, and so on; and nobody
 # waits for what is old to be deleted.
 NOT_NOTIFIED_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION, CAUSES)
-ROUTERS = [api.router, manual_api.router, dead_letters_api.router, reconciliation_api.router, pages.router]
+ROUTERS = [
+    api.router,
+    manual_api.router,
+    dead_letters_api.router,
+    reconciliation_api.router,
+    pages.router,
+    sign_in.router,
+]
 
 
 class Tracker:

@@ -7,15 +7,18 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveFloat,
+    SecretStr,
     StringConstraints,
     field_validator,
     model_validator,
 )
 from pydantic_settings import NoDecode
 
+from events.http.sessions import SessionSettings
+from events.http.tokens import NAMED_ROLES, Role
 from events.outbound.http_party import HttpUrl
 from events.runtime.definition import installed_services
-from events.runtime.settings import FromJson, ProcessSettings
+from events.runtime.settings import FromJson
 from events.service import name_of
 from saga_tracker.deadlines import Rules
 from saga_tracker.retention.rules import Keep
@@ -28,7 +31,7 @@ STEP_DEADLINES_SECONDS = {service.name: service.step_deadline_seconds for servic
 SERVICE_PATIENCE_SECONDS = {service.name: service.patience_seconds for service in installed_services()}
 
 
-class TrackerSettings(ProcessSettings):
+class TrackerSettings(SessionSettings):
     """Where things are, and the bounds of reading the stream."""
 
     batch_size: int = Field(default=1_000, gt=0)
@@ -120,6 +123,21 @@ class TrackerSettings(ProcessSettings):
     # Of the time a pass takes, so much is work.
     retention_share_of_time: float = Field(default=0.1, gt=0, le=1)
 
+    # Sign-in by OpenID Connect: the issuer, what it knows this system as, and where people reach this one.
+    oidc_issuer: HttpUrl | None = None
+    oidc_client_id: str | None = None
+    oidc_client_secret: SecretStr | None = None
+    oidc_scopes: str = "openid profile email"
+    public_url: HttpUrl | None = None
+    # Which claim names a person, and which one their roles or groups, with what each is here:
+    # {"shop-ops": "operator"}. A name with dots leads into a claim: realm_access.roles.
+    oidc_name_claim: str = "email"
+    oidc_role_claim: str = "roles"
+    oidc_roles: Annotated[dict[str, Role], NoDecode, FromJson] = Field(default_factory=dict)
+    # Whether settling takes two people, and for how long the first one's proposal stands.
+    second_approver: bool = False
+    proposal_seconds: int = Field(default=3_600, gt=0)
+
     # Where a person sees Jaeger's pages, for links to them.
     jaeger_url: HttpUrl | None = None
 
@@ -166,6 +184,13 @@ class TrackerSettings(ProcessSettings):
             raise ValueError(f"no service is named {unknown[0]!r}")
         return SERVICE_PATIENCE_SECONDS | given
 
+    @field_validator("oidc_roles")
+    @classmethod
+    def _of_people(cls, given: dict[str, Role]) -> dict[str, Role]:
+        if unknown := sorted(set(given.values()) - set(NAMED_ROLES)):
+            raise ValueError(f"{unknown[0]} is nobody's role")
+        return given
+
     @field_validator("service_urls")
     @classmethod
     def _of_known_services(cls, given: dict[str, str]) -> dict[str, str]:
@@ -177,6 +202,12 @@ class TrackerSettings(ProcessSettings):
     def service_url(self, name: str) -> str | None:
         """Where this service answers HTTP, if that is known."""
         return self.service_urls.get(name) or (self.services_url and self.services_url.format(service=name))
+
+    @model_validator(mode="after")
+    def _all_of_openid(self) -> Self:
+        if self.oidc_issuer and not (self.oidc_client_id and self.oidc_client_secret and self.oidc_roles):
+            raise ValueError("OIDC_ISSUER takes OIDC_CLIENT_ID, OIDC_CLIENT_SECRET and OIDC_ROLES")
+        return self
 
     @model_validator(mode="after")
     def _kept_together(self) -> Self:

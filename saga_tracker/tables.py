@@ -194,6 +194,9 @@ audit = Table(
     Column("entry_id", BigInteger, Identity(always=True), primary_key=True),
     Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("by", Text, nullable=False),
+    # In which role, and how that was known; NULL of what is older than these columns.
+    Column("role", Text),
+    Column("signed_in_by", Text),
     Column("action", Text, nullable=False),
     Column("note", Text),
     Column("service", Text),
@@ -205,6 +208,24 @@ audit = Table(
     Index("audit_by_order", "order_id", "entry_id"),
     Index("audit_by_letter", "letter_id", "entry_id"),
     comment="Who did what about dead letters and manual cases, and when. Kept by a rebuild.",
+)
+
+proposals = Table(
+    "proposals",
+    metadata,
+    Column("action", Text, primary_key=True),
+    Column("order_id", Uuid, primary_key=True),
+    Column("by", Text, nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    comment="Acts that wait for a second person. Kept by a rebuild.",
+)
+
+used_links = Table(
+    "used_links",
+    metadata,
+    Column("once", Text, primary_key=True),
+    Column("used_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    comment="Sign-in links that were used, until they are too old to be used again. Kept by a rebuild.",
 )
 
 comparisons = Table(

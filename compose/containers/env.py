@@ -11,11 +11,15 @@ import re
 import secrets
 import sys
 from collections.abc import Iterable
+from datetime import date
+from hashlib import sha256
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1]
 ENV_FILE = FOLDER / ".env"
-SECRET_BYTES = 24
+SECRET_BYTES = 32
+# A named token of whoever uses the containers, and what the processes are told of all tokens: their hashes.
+TOKEN, TOKENS = "TOKEN", "TOKENS"
 
 FILES = (FOLDER / "compose.yaml", FOLDER / "cluster.yaml")
 # What a compose file demands without a default, `${NAME:?why}`, is a secret.
@@ -59,7 +63,7 @@ def write_missing(path: Path, secrets_wanted: Iterable[str] | None = None) -> li
             path.read_text() if path.exists() else "# Secrets of the containers: keep them to yourself.\n"
         )
         before += "" if before.endswith("\n") or not before else "\n"
-        added = "".join(f"{name}={secrets.token_hex(SECRET_BYTES)}\n" for name in missing)
+        added = "".join(_drawn(name) for name in missing)
         replacement = path.with_name(f"{path.name}.new")
         replacement.unlink(missing_ok=True)
         descriptor = os.open(replacement, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -67,6 +71,15 @@ def write_missing(path: Path, secrets_wanted: Iterable[str] | None = None) -> li
             file.write(before + added)
         replacement.replace(path)
     return missing
+
+
+def _drawn(name: str) -> str:
+    value = secrets.token_hex(SECRET_BYTES)
+    if name != TOKENS:
+        return f"{name}={value}\n"
+    # As events/http/tokens.py reads it.
+    entry = f"local,admin,{date.today().isoformat()},{sha256(value.encode()).hexdigest()}"  # noqa: DTZ011
+    return f"{TOKEN}={value}\n{TOKENS}={entry}\n"
 
 
 def main(arguments: list[str] | None = None) -> int:

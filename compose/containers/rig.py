@@ -9,7 +9,7 @@ import psycopg
 
 from compose.containers import engine
 from compose.containers.engine import Container
-from compose.containers.env import broker_variable, database_variable, read_env
+from compose.containers.env import TOKEN, broker_variable, database_variable, read_env
 from compose.containers.stack import Stack
 from compose.local.commands import RigError, uninterrupted
 from compose.local.components import POSTGRES, RABBITMQ, what_readyz_lacks
@@ -59,6 +59,10 @@ class ContainerAddresses:
     @property
     def admin_token(self) -> str:
         return self._secret("ADMIN_TOKEN")
+
+    @property
+    def token(self) -> str:
+        return self._secret(TOKEN)
 
     def database_url(self, name: str) -> str:
         """A database, for the role of its name."""

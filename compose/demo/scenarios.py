@@ -9,7 +9,6 @@ from events.messaging.topology import RETRY_DELAYS_SECONDS
 
 AUTHORISING_TIMEOUT_SECONDS = 10
 ABOVE_THE_LIMIT_MINOR = 1_080_000
-PERSON = "ada"
 _DELAYS = ", ".join(map(str, RETRY_DELAYS_SECONDS[:-1])) + f" and {RETRY_DELAYS_SECONDS[-1]}"
 
 
@@ -83,7 +82,7 @@ async def _above_the_limit(stage: Stage, run: str) -> UUID:
 
 
 async def _approve(stage: Stage, order_id: UUID) -> None:
-    await stage.shop.approve(order_id, PERSON, "a customer of ten years")
+    await stage.shop.approve(order_id, "a customer of ten years")
 
 
 async def _never_refunded(stage: Stage, run: str) -> UUID:
@@ -93,7 +92,7 @@ async def _never_refunded(stage: Stage, run: str) -> UUID:
 
 
 async def _settle(stage: Stage, order_id: UUID) -> None:
-    await stage.shop.settle(order_id, PERSON, "paid back by bank transfer")
+    await stage.shop.settle(order_id, "paid back by bank transfer")
 
 
 async def _while_inventory_is_frozen(stage: Stage, run: str) -> UUID:
@@ -148,7 +147,7 @@ async def _read_the_dead_letter(stage: Stage, order_id: UUID) -> str:
 async def _fix_and_replay(stage: Stage, order_id: UUID) -> None:
     await stage.sabotage.deploy_the_fix()
     for dead_letter in await stage.shop.dead_letters(order_id):
-        await stage.shop.replay(dead_letter["letter_id"], PERSON, "the constraint is gone")
+        await stage.shop.replay(dead_letter["letter_id"], "the constraint is gone")
 
 
 SCENARIOS = (

@@ -46,12 +46,13 @@ class Shop:
     def __init__(self, where: Whereabouts, session: aiohttp.ClientSession) -> None:
         # Asked anew each time: of several replicas, another one may be the one to ask.
         self._where = where
-        self._admin_token = where.admin_token
+        self._token, self._admin_token = where.token, where.admin_token
         self._session = session
 
     async def stock(self, sku: str, units: int) -> Answer:
-        """Have so many units of a SKU in all."""
-        return await self.ask("inventory", "PUT", f"/stock/{sku}", body={"stocked": units}, admin=True)
+        """Have so many units of a SKU in all, as a warehouse's system would."""
+        headers = {"Authorization": f"Bearer {self._admin_token}"}
+        return await self.ask("inventory", "PUT", f"/stock/{sku}", body={"stocked": units}, headers=headers)
 
     async def place(self, customer: str, payment_token: str, *items: Item, key: str | None = None) -> UUID:
         """Place an order; a repeat under the same key places no second one."""
@@ -83,17 +84,17 @@ class Shop:
         """Withdraw an order that is not confirmed yet."""
         return await self.ask("order", "POST", f"/orders/{order_id}/cancel")
 
-    async def approve(self, order_id: UUID, by: str, note: str) -> Answer:
+    async def approve(self, order_id: UUID, note: str) -> Answer:
         """Let a held payment go ahead."""
-        return await self._decide("payment", f"/payments/{order_id}/approve", by, note)
+        return await self.ask("payment", "POST", f"/payments/{order_id}/approve", body={"note": note})
 
-    async def settle(self, order_id: UUID, by: str, note: str) -> Answer:
+    async def settle(self, order_id: UUID, note: str) -> Answer:
         """Say that a person has done outside what a service could not do."""
-        return await self._decide("tracker", f"/sagas/{order_id}/settle", by, note)
+        return await self.ask("tracker", "POST", f"/sagas/{order_id}/settle", body={"note": note})
 
-    async def replay(self, letter_id: str, by: str, note: str) -> Answer:
+    async def replay(self, letter_id: str, note: str) -> Answer:
         """Send a dead letter to its service once more."""
-        return await self._decide("tracker", f"/dead-letters/{letter_id}/replay", by, note)
+        return await self.ask("tracker", "POST", f"/dead-letters/{letter_id}/replay", body={"note": note})
 
     async def dead_letters(self, order_id: UUID) -> list[Answer]:
         """What services could not handle of this order, and what they could not do for it."""
@@ -121,12 +122,9 @@ class Shop:
         *,
         body: object = None,
         headers: Mapping[str, str] | None = None,
-        admin: bool = False,
     ) -> Answer:
-        """The JSON answer of one request; as `admin`, with the bearer token that opens what is closed."""
-        headers = dict(headers or {})
-        if admin:
-            headers["Authorization"] = f"Bearer {self._admin_token}"
+        """The JSON answer of one request, with this system's own token unless `headers` have another."""
+        headers = {"Authorization": f"Bearer {self._token}", **(headers or {})}
         try:
             async with self._session.request(
                 method, self._where.http(service) + path, json=body, headers=headers
@@ -137,10 +135,6 @@ class Shop:
         if response.status >= 400:
             raise Refused(response.status, answer, response.headers.get("Retry-After", ""))
         return answer
-
-    async def _decide(self, service: str, path: str, by: str, note: str) -> Answer:
-        """What a person decides, with who and why."""
-        return await self.ask(service, "POST", path, body={"by": by, "note": note}, admin=True)
 
     async def _found(self, service: str, path: str) -> Answer | None:
         try:

@@ -207,6 +207,10 @@ class AnyOfThem:
     def admin_token(self) -> str:
         return self._latest().admin_token
 
+    @property
+    def token(self) -> str:
+        return self._latest().token
+
     def database_url(self, name: str) -> str:
         return self._latest().database_url(name)
 

@@ -169,6 +169,9 @@ SETTINGS_PREFIX = "MURMURATION_"
 SETTINGS = {
     "MURMURATION_RECONCILIATION_SETTLE_SECONDS": "2",
     "MURMURATION_RECONCILIATION_RECHECK_SECONDS": "2",
+    # Orders come from everywhere, and so does who looks at them: nobody else gets there.
+    "MURMURATION_AUTH": "open",
+    "MURMURATION_ORDERS": "internal",
 }
 
 

@@ -26,11 +26,18 @@ from compose.local.postgres import PrivatePostgres
 from compose.local.provision import ADMIN_USER, SANDBOX, Blueprint, url_of
 from compose.local.rabbitmq import MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES_VARIABLE, PrivateRabbit, RabbitPorts
 from compose.local.state import Places, RigState
+from events.http.sessions import Links, session_key
+from events.messaging.topology import TRACKER
 
 POSTGRES_VARIABLE = f"{PREFIX}POSTGRES_URL"
 RABBITMQ_VARIABLE = f"{PREFIX}RABBITMQ_URL"
 # Known to the rig alone: administrators' URLs are none of a service's business.
 KEPT_FROM_PROCESSES = frozenset({POSTGRES_VARIABLE, RABBITMQ_VARIABLE})
+
+# Whose token a rig has of its own.
+LOCAL_NAME = "local"
+# Who gets to a process here is on this machine; unless the environment says otherwise.
+_ON_LOOPBACK = {f"{PREFIX}AUTH": "open", f"{PREFIX}ORDERS": "internal", f"{PREFIX}SIGN_IN_LINK": "true"}
 
 
 def given_servers(environment: Mapping[str, str]) -> dict[str, str]:
@@ -110,6 +117,21 @@ class Addresses:
         return self.state.secret("admin-token")
 
     @property
+    def token(self) -> str:
+        """Of whoever uses this rig, by the name of LOCAL_NAME."""
+        return self.state.secret("token")
+
+    def sign_in_link(self, name: str) -> str:
+        """Where whoever opens it first, and soon, is signed in by this name."""
+        token = Links(session_key(self.admin_token)).make(name)
+        return f"{self.http(TRACKER)}/sign-in/link?token={token}"
+
+    @property
+    def tokens_file(self) -> Path:
+        """The named tokens, by their hashes; `make token` adds to it."""
+        return self.places.state_dir / "tokens"
+
+    @property
     def sandbox_ledger(self) -> Path:
         return self.places.state_dir / "sandbox.sqlite3"
 
@@ -126,6 +148,7 @@ class Addresses:
             f"{PREFIX}HTTP_HOST": LOOPBACK,
             f"{PREFIX}HTTP_PORT": str(port),
             f"{PREFIX}ADMIN_TOKEN": self.admin_token,
+            f"{PREFIX}TOKENS_FILE": str(self.tokens_file),
             "PYTHONUNBUFFERED": "1",
         }
         if spec.has_database:
@@ -142,7 +165,7 @@ class Addresses:
             variables[f"{PREFIX}SERVICE_URLS"] = json.dumps(urls)
             # As the release before has them.
             variables |= {f"{PREFIX}{asked.upper()}_URL": url for asked, url in urls.items()}
-        environment = self.inherited_environment() | variables | dict(extra or {})
+        environment = _ON_LOOPBACK | self.inherited_environment() | variables | dict(extra or {})
         log = self.places.logs / f"{full_name}.log"
         return ServiceProcess(full_name, spec.package, port, environment, log)
 
@@ -190,5 +213,5 @@ class Addresses:
         for spec in self.blueprint.processes:
             self.state.port(spec.name)
         self.state.port(SMTP_PORT)
-        _ = self.database_passwords, self.broker_passwords, self.admin_token
+        _ = self.database_passwords, self.broker_passwords, self.admin_token, self.token
         _ = self.postgres, self.rabbitmq

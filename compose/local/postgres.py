@@ -42,6 +42,11 @@ SETTINGS = {
     "shared_buffers": "256MB",
     "checkpoint_timeout": "15min",
     "max_wal_size": "4GB",
+    # Errors by what they are: neither the row, nor the statement with what was in it.
+    "log_error_verbosity": "terse",
+    "log_min_error_statement": "panic",
+    "log_parameter_max_length_on_error": "0",
+    "log_parameter_max_length": "0",
     "jit": "off",  # Compiling costs more than our short statements take.
 }
 

@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from compose.local import provision, rabbitmq
+from compose.local import addresses, provision, rabbitmq
 from compose.local.addresses import Addresses, given_servers
 from compose.local.commands import Progress, RigError, uninterrupted
 from compose.local.components import NAME_SERVICE, POSTGRES, RABBITMQ, SERVERS, Component, instance_name
@@ -25,6 +25,7 @@ from compose.local.state import (
 )
 from compose.local.supervisor import ComponentStatus, Interrupted, Supervisor, status_of
 from compose.local.system_packages import NotProvided, provide
+from events.http import tokens
 
 MAX_INSTANCES = 9
 
@@ -266,6 +267,7 @@ class LocalRig:
             current = self._current(state)
             where = Addresses(current, prepared, self.blueprint, self._environment, self._preload)
             where.assign_all()
+            _enter_own_token(where)
             if not state.any_running():
                 state.move_taken_ports()
             yield where
@@ -353,3 +355,14 @@ class LocalRig:
     def _stop_by_full_name(self, name: str) -> None:
         with self.changing() as where:
             self._supervisor.stop(where.components([name]))
+
+
+def _enter_own_token(where: Addresses) -> None:
+    """Also where somebody deleted the file: what this rig remembers is good."""
+    entry = tokens.named(addresses.LOCAL_NAME, tokens.Role.ADMIN, where.token)
+    try:
+        known = tokens.entries_in(where.tokens_file.read_text()) if where.tokens_file.exists() else []
+        if entry.hash not in {each.hash for each in known}:
+            tokens.add(where.tokens_file, [entry])
+    except (OSError, tokens.BadEntry) as error:
+        raise RigError(f"{where.tokens_file} cannot be used: {error}") from error

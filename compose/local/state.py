@@ -116,7 +116,7 @@ def _make_own_folder(folder: Path, mode: int) -> None:
 
 
 FORMAT_VERSION = 1
-SECRET_BYTES = 24
+SECRET_BYTES = 32
 
 
 @dataclass(slots=True)

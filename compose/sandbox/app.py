@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_core import to_json
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -34,6 +34,7 @@ from compose.sandbox.ledger import Ledger
 from compose.sandbox.operations import Delays, Desk, FaultRule, Faults, Operation
 from compose.sandbox.sinks import MailServer, MailSink, Push, PushSink, mail_as_json
 from events.http.limits import WithoutNul
+from events.runtime.settings import FromEnvironment
 from events.telemetry.log import log
 from events.telemetry.metrics import MeasuredRequests, measured_loop, page
 
@@ -44,7 +45,7 @@ MAX_ROW_ID = 2**63 - 1
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class SandboxSettings(BaseSettings):
+class SandboxSettings(FromEnvironment):
     """Every knob and bound of the sandbox; `MURMURATION_<NAME>` in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="MURMURATION_", extra="ignore")

@@ -1,6 +1,5 @@
-"""The HTTP side of a process: its application, its health, and the admin's token."""
+"""The HTTP side of a process: its application, and its health."""
 
-import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -9,7 +8,6 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from opentelemetry.trace import SpanKind
 from prometheus_client.metrics_core import Metric
@@ -19,9 +17,11 @@ from sqlalchemy import bindparam, select
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from events.http.authentication import MACHINE, PUBLIC, VIEWER, Authentication, roles_of
 from events.http.documents import DOCS, REDOC, DocumentsPolicy, document
 from events.http.limits import BoundedBody, BoundedRequests, InDigits, StrictRoute, WithoutNul
-from events.http.problems import Problem, answer_with_problems
+from events.http.problems import answer_with_problems
+from events.http.sessions import SessionSettings, add_sessions
 from events.runtime.service_runtime import ServiceRuntime
 from events.runtime.settings import ProcessSettings
 from events.storage.repository import Repository
@@ -52,7 +52,8 @@ def create_app(
 ) -> FastAPI:
     """An app whose lifespan is that of `runnable`; handlers find it as `request.app.state.runtime`.
 
-    Raises TypeError for a route that would take a body without the checks of StrictRoute.
+    Raises TypeError for a route that would take a body without the checks of StrictRoute, and for one that
+    does not say whom it is for.
     """
 
     @asynccontextmanager
@@ -76,6 +77,9 @@ def create_app(
     )
     app.state.runtime = runnable
     app.state.settings = settings
+    app.state.authentication = Authentication(settings)
+    if isinstance(settings, SessionSettings):
+        add_sessions(app, settings)
     app.add_middleware(DocumentsPolicy)
     app.add_middleware(BoundedBody, max_bytes=settings.max_request_bytes)
     app.add_middleware(WithoutNul)
@@ -84,20 +88,22 @@ def create_app(
     app.add_middleware(TracedRequests)
     # What is asked most comes first: routes are tried in turn.
     for router in (*routers, _health):
-        _check_bodies(router)
+        _check(router)
         app.include_router(router)
     answer_with_problems(app)
     document(app)
     return app
 
 
-def _check_bodies(router: APIRouter) -> None:
+def _check(router: APIRouter) -> None:
     for route in router.routes:
         if isinstance(route, APIRoute) and route.body_field and not isinstance(route, StrictRoute):
             raise TypeError(f"{route.path} takes a body: its router needs route_class=StrictRoute")
+        if isinstance(route, APIRoute) and roles_of(route) is None:
+            raise TypeError(f"{route.path} does not say whom it is for: see events.http.authentication")
 
 
-_health = APIRouter(tags=["health"])
+_health = APIRouter(tags=["health"], dependencies=[PUBLIC])
 
 
 @_health.get("/healthz")
@@ -122,24 +128,6 @@ async def ready(request: Request, response: Response) -> dict[str, Any]:
 async def numbers(request: Request) -> Response:
     """What this process counts and measures, for Prometheus."""
     return page(await request.app.state.runtime.gauges())
-
-
-_bearer = HTTPBearer(auto_error=False, description="MURMURATION_ADMIN_TOKEN")
-
-
-async def admin(
-    request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> None:
-    """Let only the bearer of the admin token in. With no token configured nobody gets in."""
-    token = request.app.state.settings.admin_token
-    if token is None or not token.get_secret_value():
-        raise Problem(403, "admin endpoints are closed: MURMURATION_ADMIN_TOKEN is not set")
-    expected = token.get_secret_value().encode()
-    if given is None or not hmac.compare_digest(given.credentials.encode(), expected):
-        raise Problem(401, "a bearer token is required", headers={"WWW-Authenticate": "Bearer"})
-
-
-Admin = Depends(admin)
 
 
 async def _running(request: Request) -> ServiceRuntime:
@@ -207,19 +195,19 @@ def states_router(repository: Repository) -> APIRouter:
         .limit(bindparam("row_limit"))
     )
 
-    @router.get("/states")
+    @router.get("/states", dependencies=[VIEWER])
     async def states(order_id: OrderIds, runtime: Running) -> Response:
         """The states of these orders by order id, without personal data; unknown orders are left out."""
         found = await runtime.database.read(lambda connection: repository.read_many(connection, order_id))
         return Response(to_json({"states": found}), media_type="application/json")
 
-    @router.get("/states/orders")
+    @router.get("/states/orders", dependencies=[VIEWER])
     async def orders(runtime: Running, after: UUID | None = None, limit: OrdersLimit = MAX_PAGE) -> Response:
         """Which orders it has states of, by their ids: those after this one. For whoever looks for others."""
         found = await runtime.database.rows(page_of_orders, after=after or FIRST, row_limit=limit)
         return Response(to_json({"order_ids": [row["order_id"] for row in found]}), media_type=JSON_TYPE)
 
-    @router.post("/states/forget", dependencies=[Admin])
+    @router.post("/states/forget", dependencies=[MACHINE])
     async def forget(wanted: OrdersToForget, runtime: Running) -> Response:
         """Delete the states of orders that ended long ago, as the tracker asks once their time is over.
 

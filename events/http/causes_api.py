@@ -18,6 +18,7 @@ from sqlalchemy import bindparam, select
 
 from events.decision import Call
 from events.http.application import Running
+from events.http.authentication import VIEWER
 from events.http.limits import StrictRoute
 from events.outbound.circuit import BREAKERS
 from events.outbound.dispatcher import schedules_of
@@ -63,7 +64,7 @@ class OrderCauses(BaseModel):
 router = APIRouter(tags=["states"], route_class=StrictRoute)
 
 
-@router.get("/causes")
+@router.get("/causes", dependencies=[VIEWER])
 async def causes(runtime: Running, order_id: OrderIds = []) -> OrderCauses:  # noqa: B006 - it is read only
     """Why these orders have not been answered, as far as it is known here; no secret, customer or amount."""
     found: dict[UUID, list[Cause]] = {}

@@ -28,8 +28,8 @@ _TO_A_BODY = {
     415: "The body is not `application/json`.",
 }
 _WITHOUT_TOKEN = {
-    401: "The bearer token is missing, or another.",
-    403: "No token is set for this service, so nobody may do this.",
+    401: "The bearer token is missing, or nobody's.",
+    403: "The role of who asks is none of those, nor above them; or no token is set for this service.",
 }
 
 

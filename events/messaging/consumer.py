@@ -22,7 +22,7 @@ from events.runtime.settings import ServiceSettings
 from events.service import Service
 from events.telemetry.log import Outage
 
-# --- Acknowledges messages with as few frames as possible, and never one that is not done with
+# Acknowledges messages with as few frames as possible, and never one that is not done with.
 
 
 class Delivered(Protocol):

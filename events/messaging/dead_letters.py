@@ -35,6 +35,7 @@ from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE
 from events.telemetry import metrics
 from events.telemetry.log import log
+from events.telemetry.redaction import named
 from events.telemetry.tracing import Work, trace_id, work
 
 MAX_DETAIL_CHARACTERS = 2_000
@@ -160,7 +161,7 @@ class DeadLetterPublisher:
             unforeseen = next(
                 (why for why in reasons if not isinstance(why, (*BROKER_AWAY, DeliveryError))), None
             )
-            why = str(unforeseen or reasons[0]) or repr(reasons[0])
+            why = named(unforeseen or reasons[0])
             log.warning("failures_not_sent", count=len(reasons), why=why, exc_info=unforeseen)
         if sent:
             crash_point("before_ack")

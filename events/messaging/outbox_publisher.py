@@ -17,6 +17,7 @@ from events.runtime.crash import crash_point
 from events.runtime.settings import ProcessSettings
 from events.storage.outbox import OutboxTable, RowT
 from events.telemetry.log import Outage, log
+from events.telemetry.redaction import in_words
 
 
 class OutboxPublisher(Generic[RowT]):
@@ -182,7 +183,7 @@ class OutboxPublisher(Generic[RowT]):
             crash_point("after_publish")
 
     def _report(self, row: RowT, error: Exception) -> str:
-        why = str(error) or type(error).__name__
+        why = in_words(error) or type(error).__name__
         unforeseen = None if isinstance(error, Refused | AMQPChannelError) else error
         log.error(
             _event_of(error, again=row.key in self._probes),

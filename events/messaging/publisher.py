@@ -20,6 +20,7 @@ from events.runtime.settings import ProcessSettings
 from events.service import EXCHANGE, STREAM
 from events.storage.outbox import OutgoingMessage
 from events.telemetry import metrics
+from events.telemetry.redaction import in_words
 from events.telemetry.tracing import in_trace_of, is_tracing
 
 
@@ -86,12 +87,12 @@ class PublishingChannels:
                         wait=False,
                     )
         except PublishError as error:
-            raise Unroutable(str(error)) from error
+            raise Unroutable(in_words(error)) from error
         except DeliveryError as error:
-            raise Refused(str(error)) from error
+            raise Refused(in_words(error)) from error
         except (TypeError, ValueError, OverflowError, struct.error) as error:
             # What pamqp raises for what AMQP cannot carry; nothing of it was sent.
-            raise Refused(f"not to be encoded: {error}") from error
+            raise Refused(f"not to be encoded: {in_words(error)}") from error
         metrics.publish_confirmed(message.wire_name, began)
 
     async def _publish_traced(self, channel: AbstractChannel, message: OutgoingMessage) -> None:

@@ -30,6 +30,7 @@ from events.storage.sql import array_of, compiled
 from events.storage.tables import calls as calls_table
 from events.telemetry import metrics
 from events.telemetry.log import log, story
+from events.telemetry.redaction import named
 from events.telemetry.tracing import Attributes, Work, trace_id, work
 
 CallT_contra = TypeVar("CallT_contra", bound=Call, contravariant=True)
@@ -267,7 +268,7 @@ class CallDispatcher:
             call = self._kinds[row.name].model_validate(row.request)
         except (KeyError, ValidationError) as error:
             # Another release of this service asked for it: it is for a replica that understands it.
-            log.warning("call_not_understood", call=row.name, order_id=str(row.order_id), why=repr(error))
+            log.warning("call_not_understood", call=row.name, order_id=str(row.order_id), why=named(error))
             await self._left.leave(row.call_id, maybe_done=row.maybe_done)
             return
         began = time.perf_counter()

@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI, Request
 
 from events.http import causes_api
 from events.http.application import Runnable, create_app, states_router
+from events.http.authentication import VIEWER
 from events.messaging.asyncapi import asyncapi_document
 from events.runtime.definition import ServiceDefinition
 from events.runtime.loops import EXIT_CODE, Loops, exit_within
@@ -104,7 +105,7 @@ def uvicorn_server(app: FastAPI, settings: ProcessSettings) -> uvicorn.Server:
 
 
 def _asyncapi_router(runtime: ServiceRuntime) -> APIRouter:
-    router = APIRouter(tags=["documents"])
+    router = APIRouter(tags=["documents"], dependencies=[VIEWER])
     document = asyncapi_document(runtime.broker)
 
     @router.get("/asyncapi.json")

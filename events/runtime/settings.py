@@ -1,12 +1,24 @@
 """What a process reads from its environment: where things are, and the bound of everything bounded."""
 
 import json
+import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from events.http.tokens import entries_in
 from events.telemetry.log import LINES_PER_SECOND
 
 ENV_PREFIX = "MURMURATION_"
@@ -23,13 +35,63 @@ def _decoded(value: Any) -> Any:
         raise ValueError("is not JSON") from None
 
 
+def _usable(entries: str) -> str:
+    entries_in(entries)
+    return entries
+
+
 # For a field whose variable holds JSON. (Left to itself, pydantic-settings would not say which variable.)
 FromJson = BeforeValidator(_decoded)
 HostAndPort = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+:[0-9]{1,5}$")]
 
 
-class ProcessSettings(BaseSettings):
-    """Common to every process. Each field is the environment variable MURMURATION_<FIELD>."""
+class NotRead(ValueError):
+    """A setting that is given in two ways, or by a file that cannot be read."""
+
+
+class _Files(PydanticBaseSettingsSource):
+    """What the file says that MURMURATION_<FIELD>_FILE names: so no secret has to be in the environment."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Raises NotRead."""
+        variable = ENV_PREFIX + field_name.upper()
+        path = os.environ.get(f"{variable}_FILE")
+        # Of these the field says where a file is, and it is read by whoever uses it.
+        if not path or f"{field_name}_file" in self.settings_cls.model_fields:
+            return None, field_name, False
+        if os.environ.get(variable):
+            raise NotRead(f"{variable}: {variable}_FILE is set as well; leave out one of them")
+        try:
+            return Path(path).read_text().rstrip("\r\n"), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            raise NotRead(f"{variable}_FILE: {getattr(error, 'strerror', None) or 'it is no text'}") from None
+
+    def __call__(self) -> dict[str, Any]:
+        found = {
+            name: self.get_field_value(field, name)[0]
+            for name, field in self.settings_cls.model_fields.items()
+        }
+        return {name: value for name, value in found.items() if value}
+
+
+class FromEnvironment(BaseSettings):
+    """Each field is the environment variable MURMURATION_<FIELD>, or the file MURMURATION_<FIELD>_FILE."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """As pydantic-settings documents it."""
+        return init_settings, _Files(settings_cls), env_settings
+
+
+class ProcessSettings(FromEnvironment):
+    """Common to every process."""
 
     # Compose files can leave a variable empty, but not out.
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, env_ignore_empty=True)
@@ -40,7 +102,16 @@ class ProcessSettings(BaseSettings):
     database_url: str
     http_host: str = "127.0.0.1"
     http_port: int
+    # What the processes of the system show each other. A person's act takes a token with a name.
     admin_token: SecretStr | None = None
+    # Named tokens, by their hashes: entries with spaces between them, and a file that is read again when it
+    # changes (events/http/tokens.py).
+    tokens: Annotated[str, AfterValidator(_usable)] = ""
+    tokens_file: Path | None = None
+    # Who may read what holds no personal data: whoever gets here, or viewers.
+    auth: Literal["open", "required"] = "required"
+    # Who may place and cancel orders: whoever gets here (all are inside), or who has a client's token.
+    orders: Literal["internal", "clients"] = "clients"
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     # Of the kind that comes once for every order; what is above it is counted. At DEBUG there is no bound.
@@ -169,4 +240,7 @@ def read_settings(kind: type[SettingsT]) -> SettingsT:
             field, *inner = map(str, problem["loc"])
             what = ": ".join([ENV_PREFIX + field.upper(), *inner, problem["msg"]])
             print(f"configuration: {what}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
+    except NotRead as error:
+        print(f"configuration: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None

@@ -28,11 +28,12 @@ from events.runtime.input import Entry, Input
 from events.runtime.locks import LockedOut
 from events.runtime.settings import ServiceSettings
 from events.service import REDRIVE_EXCHANGE, Service
-from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, Locked, in_words
+from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, Locked
 from events.storage.repository import AppearedMeanwhile, StateNotUnderstood
 from events.storage.retention import Forgotten
 from events.telemetry import metrics
 from events.telemetry.log import log, story
+from events.telemetry.redaction import in_words, named
 from events.telemetry.tracing import BatchTrace, trace_id
 
 MAX_CONTENTION_RETRIES = 5
@@ -102,13 +103,13 @@ class Worker:
         self._promised.add(done)
         done.add_done_callback(self._promised.discard)
         item = Input("command", command.order_id, command, uuid4(), traceparent, done)
-        return await self._compare(item, done, self._asked)
+        return await self._enqueue(item, done, self._asked)
 
     async def learn(self, row: CallRow, outcome: Outcome) -> None:
         """Commit the outcome of a call. Raises what `decide` raises."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         item = Input("outcome", row.order_id, outcome, row.call_id, row.traceparent, done)
-        await self._compare(item, done, self._waiting)
+        await self._enqueue(item, done, self._waiting)
 
     async def run(self) -> None:
         """Work for ever. At the end, whoever waits for a command learns that it was not answered in time."""
@@ -195,7 +196,7 @@ class Worker:
         """
         return message.user_id == self._user and message.app_id == self._service
 
-    async def _compare(self, item: Input, done: "asyncio.Future[Any]", queue: deque[Entry]) -> Any:
+    async def _enqueue(self, item: Input, done: "asyncio.Future[Any]", queue: deque[Entry]) -> Any:
         queue.append(Entry(item=item))
         self._wake.set()
         return await asyncio.shield(done)
@@ -208,7 +209,7 @@ class Worker:
             entered = self._enter(entries, trace, failures)
             entry_of = {id(item): entry for item, entry in entered}
             for item, why in await self._commit([item for item, _ in entered]):
-                trace.fail(item, f"{type(why).__name__}: {in_words(why)}")
+                trace.fail(item, named(why))
                 entry = entry_of[id(item)]
                 if isinstance(why, Locked) and item.kind != "command":
                     locked.append(entry)
@@ -241,7 +242,7 @@ class Worker:
                     received = read(entry.message, self._subscribes_to, self._max_bytes)
                     entered.append((trace.enter(received, entry.message), entry))
                 except Unreadable as error:
-                    failures.append(Failure(entry.message, error.reason, str(error), for_good=True))
+                    failures.append(Failure(entry.message, error.reason, in_words(error), for_good=True))
                 except Exception as error:  # noqa: BLE001 - one message must not end the service for all
                     failures.append(_unforeseen(entry.message, error))
         return entered
@@ -322,16 +323,16 @@ def _not_handled(item: Input, why: Exception) -> None:
         order_id=str(item.order_id),
         trace_id=trace_id(item.traceparent),
         payload=type(item.payload).__name__,
-        why=f"{type(why).__name__}: {in_words(why)}",
+        why=named(why),
     )
 
 
 def _failure(message: IncomingMessage, why: Exception) -> Failure:
     """What was not committed comes again later, unless that cannot change anything."""
     if isinstance(why, Contradiction):
-        return Failure(message, why.reason, str(why), for_good=True)
+        return Failure(message, why.reason, in_words(why), for_good=True)
     if isinstance(why, StateNotUnderstood):
-        return Failure(message, "not_understood", str(why), for_good=False, for_others=True)
+        return Failure(message, "not_understood", in_words(why), for_good=False, for_others=True)
     if isinstance(why, NotNeeded):
         reason, detail = why_it_failed(message)
         return Failure(
@@ -358,7 +359,7 @@ def _report(committed: Committed) -> None:
 def _unforeseen(message: IncomingMessage, error: Exception) -> Failure:
     """A message that nobody can read for a reason that nobody thought of: a mistake in the program."""
     log.error("message_broke_reading", message_id=message.message_id, wire_name=message.type, exc_info=error)
-    return Failure(message, type(error).__name__, str(error), for_good=True)
+    return Failure(message, type(error).__name__, in_words(error), for_good=True)
 
 
 def read(message: IncomingMessage, subscribes_to: tuple[type[Fact], ...], max_bytes: int) -> Input:

@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from events.runtime.loops import promptly
 from events.runtime.settings import ProcessSettings
 from events.telemetry.log import Outage
+from events.telemetry.redaction import in_words
 
 Connection = psycopg.AsyncConnection[DictRow]
 T = TypeVar("T")
@@ -85,12 +86,6 @@ def spares_the_row(error: Exception) -> bool:
     """Whether it is about the database as a whole, or its schema, and not about what was to be written."""
     kinds = (psycopg.ProgrammingError, *AWAY, *CONTENTION)
     return isinstance(error, kinds) and not isinstance(error, BEYOND_LIMITS)
-
-
-def in_words(error: Exception) -> str:
-    """What an error says, without the row that PostgreSQL shows with it: not everybody may see it."""
-    shown = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return shown or str(error)
 
 
 class Database:

@@ -37,7 +37,7 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from events.storage.database import Database
 from events.storage.sql import as_arrays, compiled, rows_of, setting, unsynced
 
-# --- The statements by which an outbox is read and written, compiled for one table
+# The statements by which an outbox is read and written, compiled for one table.
 
 
 _ZERO: ColumnElement[int] = literal_column("0")

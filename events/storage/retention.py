@@ -44,13 +44,14 @@ from sqlalchemy.dialects.postgresql import REGCLASS, insert
 from sqlalchemy.types import UserDefinedType
 
 from events.runtime.settings import ServiceSettings
-from events.storage.database import Connection, Database, in_words
+from events.storage.database import Connection, Database
 from events.storage.round_trip import RoundTrip, Rows, prepared
 from events.storage.sql import WAIT_BRIEFLY, array_of, compiled, days, is_in, setting
 from events.storage.tables import calls, inbox, outbox, tombstones
 from events.telemetry.log import log
+from events.telemetry.redaction import in_words
 
-# --- Orders that ended long ago, whose state was deleted. Their tombstones know them when they come again
+# Orders that ended long ago, whose state was deleted. Their tombstones know them when they come again.
 #
 # The inbox has forgotten their facts by then, and so has the state that knew them: without a tombstone, an
 # `order.created` that is replayed after a year would reserve, charge and ship a second time.

@@ -5,10 +5,13 @@ import logging
 import sys
 import time
 from collections.abc import MutableMapping
+from types import TracebackType
 from typing import Any
 
 import structlog
 from pydantic_core import to_json
+
+from events.telemetry.redaction import in_words, redact_line, traceback_of
 
 # In a process, of the kind that comes once for every order. It is meant for reading, not for load.
 LINES_PER_SECOND = 50
@@ -25,10 +28,11 @@ def configure_logging(
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        structlog.processors.ExceptionRenderer(lambda failed: traceback_of(failed[1])),
     ]
     written: list[Any] = [
         _time_first,
+        redact_line,
         structlog.processors.JSONRenderer(_json)
         if log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
@@ -63,6 +67,13 @@ def configure_logging(
     for quiet in ("uvicorn", "uvicorn.error", "alembic", "httpx"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(process=process)
+    sys.excepthook = _log_uncaught
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    log.critical("process_failed", exc_info=error)
 
 
 def _json(line: MutableMapping[str, Any], **_: Any) -> str:
@@ -126,7 +137,7 @@ class Outage:
         """Note a failed attempt; only the first of an outage is logged."""
         if self._since is None:
             self._since = time.monotonic()
-            log.warning("outage_began", of=self.what, why=str(why).strip() or type(why).__name__)
+            log.warning("outage_began", of=self.what, why=in_words(why) or type(why).__name__)
 
     def ended(self) -> None:
         """Note a success; logged only when it ends an outage."""

@@ -42,6 +42,7 @@ from events.runtime.input import Input
 from events.service import EXCHANGE
 from events.telemetry import tracing
 from events.telemetry.log import Outage
+from events.telemetry.redaction import in_words, redacted
 
 # The W3C trace context of an order, from its first request through every fact and call.
 
@@ -186,7 +187,7 @@ class Work:
     def fail(self, why: str) -> None:
         """It did not work out; the span is an error."""
         if self._span is not None:
-            self._span.set_status(StatusCode.ERROR, why)
+            self._span.set_status(StatusCode.ERROR, redacted(why))
 
     def end(self) -> None:
         if self._span is not None:
@@ -208,8 +209,8 @@ class Work:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if kind is not None:
-            self.fail(str(error) or kind.__name__)
+        if error is not None:
+            self.fail(in_words(error) or type(error).__name__)
         self.end()
 
 

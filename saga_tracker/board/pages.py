@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from events.http.authentication import VIEWER
 from saga_tracker.dead_letters import api as dead_letters_api
 from saga_tracker.dead_letters import queries as dead_letter_queries
 from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
@@ -29,9 +30,9 @@ MAX_OF_ORDER = 50
 REFRESH_SECONDS = 5
 READ_LATE_SECONDS = 5
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=[VIEWER])
 
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
     "Cache-Control": "no-store",
 }
@@ -99,7 +100,7 @@ async def dead_letters(
 
 def home_page(stats: Stats, page: SagaPage, chosen: State | None, *, refresh: bool = True) -> str:
     """Figures about all sagas, then some of them."""
-    return _rendered(
+    return rendered(
         "home",
         title=f"Sagas {chosen.value}" if chosen else "Sagas",
         refresh=refresh,
@@ -118,7 +119,7 @@ def saga_page(
     base_url: str,
 ) -> str:
     """A saga; its dead letters, what was done about it and what can be done, where there is any of it."""
-    return _rendered(
+    return rendered(
         "saga",
         title=f"Saga {saga.order_id}",
         refresh=saga.state not in ENDED,
@@ -143,13 +144,13 @@ def dead_letters_page(
     acts: list[str] = []
     if page.dead_letters and chosen is DeadLetterState.OPEN:
         dead_letter = page.dead_letters[0]
-        group = {"by": "you", "service": dead_letter.service, "reason": dead_letter.reason}
+        group = {"service": dead_letter.service, "reason": dead_letter.reason}
         acts = [
             _curl(base_url, f"dead-letters/{dead_letter.letter_id}", None),
             *_acts_on_dead_letter(dead_letter, base_url),
             _curl(base_url, "dead-letters/replay", group),
         ]
-    return _rendered(
+    return rendered(
         "dead_letters",
         title="Dead letters",
         refresh=refresh,
@@ -176,7 +177,7 @@ def _bars(facts: Sequence[FactView]) -> Iterator[tuple[FactView, float, float]]:
 def _acts_on_saga(saga: SagaView, dead_letters: Sequence[DeadLetterView], base_url: str) -> list[str]:
     acts: list[str] = []
     if saga.state is State.NEEDS_MANUAL:
-        act = {"by": "you", "note": "why"}
+        act = {"note": "why"}
         acts = [_curl(base_url, f"sagas/{saga.order_id}/{verb}", act) for verb in ("redrive", "settle")]
     by_saga = bool(acts)
     for dead_letter in dead_letters:
@@ -189,13 +190,13 @@ def _acts_on_saga(saga: SagaView, dead_letters: Sequence[DeadLetterView], base_u
 
 
 def _acts_on_dead_letter(dead_letter: DeadLetterView, base_url: str) -> list[str]:
-    path, act = f"dead-letters/{dead_letter.letter_id}", {"by": "you", "note": "why"}
+    path, act = f"dead-letters/{dead_letter.letter_id}", {"note": "why"}
     return [_curl(base_url, f"{path}/{verb}", act) for verb in ("replay", "discard")]
 
 
 def _curl(base_url: str, path: str, body: Mapping[str, str] | None) -> str:
     """A command line; the token comes from its environment."""
-    words = ["curl", '-H "Authorization: Bearer $MURMURATION_ADMIN_TOKEN"']
+    words = ["curl", '-H "Authorization: Bearer $TOKEN"']
     if body is not None:
         words += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(json.dumps(body))}"]
     return " ".join([*words, shlex.quote(base_url + path)])
@@ -236,9 +237,10 @@ def _environment() -> Environment:
 _TEMPLATES = _environment()
 
 
-def _rendered(template: str, **shown: Any) -> str:
+def rendered(template: str, **shown: Any) -> str:
+    """A page of the templates beside this file."""
     return _TEMPLATES.get_template(f"{template}.html.jinja").render(shown)
 
 
 def _answer(page: str) -> HTMLResponse:
-    return HTMLResponse(page, headers=_HEADERS)
+    return HTMLResponse(page, headers=HEADERS)

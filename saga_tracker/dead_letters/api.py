@@ -1,11 +1,11 @@
-"""Dead letters over HTTP. Anybody may see them, but not what is in them; acting takes the admin's token."""
+"""Dead letters over HTTP. Viewers see them; what is in them, and to act, is for operators."""
 
 from typing import Annotated, Protocol
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from events.http.application import Admin
+from events.http.authentication import OPERATOR, VIEWER, Identity, Operator
 from events.http.limits import InDigits, StrictRoute
 from events.http.problems import RETRY_AFTER_SECONDS, Problem
 from events.storage.database import CONTENTION, Connection, Database
@@ -67,7 +67,7 @@ Reason = Annotated[str | None, Query(max_length=MAX_REASON_CHARACTERS)]
 WireName = Annotated[str | None, Query(max_length=MAX_NAME_CHARACTERS)]
 
 
-@router.get("")
+@router.get("", dependencies=[VIEWER])
 async def find(
     tracker: Tracker,
     service: ServiceName = None,
@@ -90,7 +90,7 @@ async def find(
     return DeadLetterPage(dead_letters=dead_letters, next_cursor=next_cursor)
 
 
-@router.get("/groups")
+@router.get("/groups", dependencies=[VIEWER])
 async def groups(tracker: Tracker) -> Groups:
     """How many dead letters there are of each service, reason and fact."""
     async with tracker.database.transaction() as connection:
@@ -98,7 +98,7 @@ async def groups(tracker: Tracker) -> Groups:
     return Groups(groups=[GroupView(**row) for row in rows])
 
 
-@router.get("/{letter_id}", dependencies=[Admin], responses={404: UNKNOWN})
+@router.get("/{letter_id}", dependencies=[OPERATOR], responses={404: UNKNOWN})
 async def see(letter_id: UUID, tracker: Tracker) -> WholeDeadLetter:
     """One dead letter with the message in it, its headers and its history."""
     async with tracker.database.transaction() as connection:
@@ -109,14 +109,14 @@ async def see(letter_id: UUID, tracker: Tracker) -> WholeDeadLetter:
     return views.whole_dead_letter(*found, entries)
 
 
-@router.post("/replay", dependencies=[Admin])
-async def replay_some(selection: Selection, tracker: Tracker) -> ReplayOutcome:
+@router.post("/replay")
+async def replay_some(selection: Selection, who: Operator, tracker: Tracker) -> ReplayOutcome:
     """Replay dead letters by their ids, or the open ones of a group, the first to arrive first."""
     if selection.ids is not None:
         if selection.service or selection.reason or selection.wire_name:
             raise Problem(422, "give either ids, or a service and a reason")
         letter_ids = list(dict.fromkeys(selection.ids))
-        done = await _replay(tracker, letter_ids, selection)
+        done = await _replay(tracker, letter_ids, who, selection)
         missing = set(letter_ids).difference(done.replayed, done.skipped)
         return _outcome(done, sorted(missing), 0)
     if selection.service is None or selection.reason is None:
@@ -126,19 +126,19 @@ async def replay_some(selection: Selection, tracker: Tracker) -> ReplayOutcome:
     most = tracker.settings.replay_dead_letters
     async with tracker.database.transaction() as connection:
         letter_ids = await queries.open_dead_letter_ids(connection, wanted, most)
-    done = await _replay(tracker, letter_ids, selection)
+    done = await _replay(tracker, letter_ids, who, selection)
     async with tracker.database.transaction() as connection:
         remaining = await queries.count_open(connection, wanted)
     return _outcome(done, [], remaining)
 
 
-@router.post("/{letter_id}/replay", dependencies=[Admin], responses={404: UNKNOWN, 409: NOT_OPEN})
-async def replay_one(letter_id: UUID, act: Act, tracker: Tracker) -> DeadLetterView:
+@router.post("/{letter_id}/replay", responses={404: UNKNOWN, 409: NOT_OPEN})
+async def replay_one(letter_id: UUID, act: Act, who: Operator, tracker: Tracker) -> DeadLetterView:
     """Send a dead letter's message to its service again, or have the service try again what it is a case of.
 
     One that was replayed or discarded before is refused (409).
     """
-    done = await _replay(tracker, [letter_id], act)
+    done = await _replay(tracker, [letter_id], who, act)
     async with tracker.database.transaction() as connection:
         dead_letter = await _read(connection, letter_id)
         if done.replayed:
@@ -150,8 +150,8 @@ async def replay_one(letter_id: UUID, act: Act, tracker: Tracker) -> DeadLetterV
         raise _not_open(dead_letter)
 
 
-@router.post("/{letter_id}/discard", dependencies=[Admin], responses={404: UNKNOWN, 409: NOT_OPEN})
-async def discard(letter_id: UUID, act: NotedAct, tracker: Tracker) -> DeadLetterView:
+@router.post("/{letter_id}/discard", responses={404: UNKNOWN, 409: NOT_OPEN})
+async def discard(letter_id: UUID, act: NotedAct, who: Operator, tracker: Tracker) -> DeadLetterView:
     """Nothing is to be done about a dead letter. It is kept; one that is not open is refused (409)."""
     try:
         async with tracker.database.transaction() as connection:
@@ -160,7 +160,8 @@ async def discard(letter_id: UUID, act: NotedAct, tracker: Tracker) -> DeadLette
             dead_letter = await _read(connection, letter_id)
             if dead_letter.state is not DeadLetterState.OPEN:
                 raise _not_open(dead_letter)
-            entry = Entry(act.by, "discarded", act.note, dead_letter.service, dead_letter.order_id, letter_id)
+            about = dead_letter.service, dead_letter.order_id, letter_id
+            entry = Entry.of(who, "discarded", act.note, *about)
             await audit.enter(connection, [entry])
             await repository.mark(connection, [letter_id], DeadLetterState.DISCARDED)
             return await _read(connection, letter_id)
@@ -168,10 +169,10 @@ async def discard(letter_id: UUID, act: NotedAct, tracker: Tracker) -> DeadLette
         raise _busy() from None
 
 
-async def _replay(tracker: Desk, letter_ids: list[UUID], act: Act) -> Replayed:
+async def _replay(tracker: Desk, letter_ids: list[UUID], who: Identity, act: Act) -> Replayed:
     done = Replayed()
     try:
-        await replay(tracker.settings, tracker.database, letter_ids, by=act.by, note=act.note, done=done)
+        await replay(tracker.settings, tracker.database, letter_ids, who=who, note=act.note, done=done)
     except NotSent as error:
         raise _later(f"the broker did not confirm: {error}", done) from error
     except CONTENTION:

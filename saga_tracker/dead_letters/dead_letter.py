@@ -21,6 +21,7 @@ from aiormq.abc import DeliveredMessage
 from events.messaging.envelope import Envelope, Unreadable, decode
 from events.messaging.retries import DEAD_ROUTING_KEY, ROUTING_KEY
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE, REDRIVE_EXCHANGE
+from events.telemetry.redaction import in_words
 from saga_tracker.dead_letters.properties import as_text, properties_of
 from saga_tracker.reading.stream import storable
 
@@ -118,7 +119,7 @@ def bare_dead_letter(delivered: DeliveredMessage, service: str, why: BaseExcepti
         **_raw(delivered, service, ""),
         kind=DeadLetterKind.STRAY.value,
         reason=_bounded(type(why).__name__, MAX_REASON_CHARACTERS),
-        detail=_bounded(str(why), MAX_DETAIL_CHARACTERS),
+        detail=_bounded(in_words(why), MAX_DETAIL_CHARACTERS),
         first_at=None,
         last_at=None,
         attempts=None,

@@ -26,6 +26,7 @@ from events.runtime.loops import promptly
 from events.service import PARKED_QUEUE
 from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, spares_the_row
 from events.telemetry.log import Outage, log
+from events.telemetry.redaction import named
 from saga_tracker.dead_letters import repository
 from saga_tracker.dead_letters.dead_letter import DeadLetter, bare_dead_letter, read_dead_letter
 from saga_tracker.dead_letters.parked import as_before_parking, service_of
@@ -225,7 +226,7 @@ class Ingest:
             if read is not _read:
                 log.error("dead_letter_set_aside", service=batch[0].service, exc_info=error)
                 return _Stored(0, batch)
-            log.error("unreadable_dead_letter", service=batch[0].service, why=repr(error))
+            log.error("unreadable_dead_letter", service=batch[0].service, why=named(error))
             why = error
         return await self._save(
             batch, lambda arrival: bare_dead_letter(arrival.delivered, arrival.service, why)

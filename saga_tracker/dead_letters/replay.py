@@ -23,11 +23,13 @@ import aio_pika
 from aio_pika.abc import AbstractExchange
 from aio_pika.exceptions import DeliveryError
 
+from events.http.authentication import Identity
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connection_url, lost_means_away
 from events.messaging.topology import TRACKER
 from events.runtime.loops import promptly
 from events.service import REDRIVE_EXCHANGE, name_of
 from events.storage.database import Connection, Database
+from events.telemetry.redaction import in_words
 from saga_tracker.dead_letters import repository
 from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
 from saga_tracker.dead_letters.original import fact_in, for_view, original_of
@@ -61,7 +63,7 @@ async def replay(
     database: Database,
     letter_ids: Sequence[UUID],
     *,
-    by: str,
+    who: Identity,
     note: str | None,
     done: Replayed,
 ) -> None:
@@ -73,20 +75,22 @@ async def replay(
         for begin in range(0, len(letter_ids), settings.replay_batch_size):
             batch = letter_ids[begin : begin + settings.replay_batch_size]
             async with database.transaction() as connection:
-                some = await _replay_batch(connection, sender, batch, by=by, note=note)
+                some = await _replay_batch(connection, sender, batch, who=who, note=note)
             done.replayed += some.replayed
             done.skipped += some.skipped
 
 
 async def _replay_batch(
-    connection: Connection, sender: "_Sender", letter_ids: Sequence[UUID], *, by: str, note: str | None
+    connection: Connection, sender: "_Sender", letter_ids: Sequence[UUID], *, who: Identity, note: str | None
 ) -> Replayed:
     dead_letters = await repository.take(connection, letter_ids)
     still_open = [dead_letter for dead_letter in dead_letters if dead_letter["state"] == DeadLetterState.OPEN]
     messages = [dead_letter for dead_letter in still_open if dead_letter["kind"] != DeadLetterKind.CASE]
     await sender.send(await _publications(connection, messages))
     entries = [
-        Entry(by, "replayed", note, dead_letter["service"], dead_letter["order_id"], dead_letter["letter_id"])
+        Entry.of(
+            who, "replayed", note, dead_letter["service"], dead_letter["order_id"], dead_letter["letter_id"]
+        )
         for dead_letter in messages
     ]
     await audit.enter(connection, entries)
@@ -94,7 +98,7 @@ async def _replay_batch(
         dead_letter
         for dead_letter in still_open
         if dead_letter["kind"] == DeadLetterKind.CASE
-        and await _ask_owner(connection, dead_letter, by=by, note=note)
+        and await _ask_owner(connection, dead_letter, who=who, note=note)
     ]
     replayed = [dead_letter["letter_id"] for dead_letter in (*messages, *asked)]
     await repository.mark(connection, replayed, DeadLetterState.REPLAYED)
@@ -132,7 +136,7 @@ def _waves(publications: Sequence[Publication]) -> Iterable[list[Publication]]:
 
 
 async def _ask_owner(
-    connection: Connection, dead_letter: Mapping[str, Any], *, by: str, note: str | None
+    connection: Connection, dead_letter: Mapping[str, Any], *, who: Identity, note: str | None
 ) -> bool:
     traceparent = from_text(dead_letter["properties"])["headers"].get("traceparent")
     case = ManualCase(
@@ -143,7 +147,7 @@ async def _ask_owner(
         traceparent=traceparent if isinstance(traceparent, str) else None,
     )
     note = note or f"dead letter {dead_letter['letter_id']} replayed"
-    return await cases.ask_again(connection, case, by=by, note=note, letter_id=dead_letter["letter_id"])
+    return await cases.ask_again(connection, case, who=who, note=note, letter_id=dead_letter["letter_id"])
 
 
 class _Sender:
@@ -174,7 +178,7 @@ class _Sender:
             with lost_means_away(), closed_means_away():
                 await promptly(self._send(publications), self._settings.replay_timeout_seconds)
         except (*BROKER_AWAY, DeliveryError) as error:
-            raise NotSent(str(error) or type(error).__name__) from error
+            raise NotSent(in_words(error) or type(error).__name__) from error
 
     async def _send(self, publications: Sequence[Publication]) -> None:
         exchange = self._exchange or await self._connect()

@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from events.facts.base import Note, Person
+from events.facts.base import Note
+from events.http.authentication import SignedAct
 from saga_tracker.dead_letters.dead_letter import (
     MAX_NAME_CHARACTERS,
     MAX_REASON_CHARACTERS,
@@ -23,21 +24,15 @@ MAX_SHOWN_BYTES = 1_000_000
 MAX_SELECTED = 1_000
 
 
-class Act(BaseModel):
-    """Who does it and, if they say so, why."""
+class Act(SignedAct):
+    """If they say so, why."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    by: Person
     note: Note | None = None
 
 
-class NotedAct(BaseModel):
-    """Who does it, and why."""
+class NotedAct(SignedAct):
+    """Why it is done."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    by: Person
     note: Note
 
 
@@ -101,11 +96,16 @@ class Groups(BaseModel):
 
 
 class AuditView(BaseModel):
-    """One act: who did what, when, and why. `case_id` is the failure that it answered."""
+    """One act: who did what, when, and why. `case_id` is the failure that it answered.
+
+    `role` and `signed_in_by` are those of who did it at that time; null of what is older.
+    """
 
     entry_id: int
     at: datetime
     by: str
+    role: str | None
+    signed_in_by: str | None
     action: str
     note: str | None
     service: str | None

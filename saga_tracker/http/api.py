@@ -5,6 +5,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 
+from events.http.authentication import VIEWER
 from events.http.limits import InDigits
 from events.http.problems import Problem
 from events.service import name_of
@@ -37,7 +38,7 @@ AWAITED = sorted(
     {step.service for step in STEPS} | {name_of(kind) for step in STEPS for kind in step.results}
 )
 
-router = APIRouter(tags=["sagas"])
+router = APIRouter(tags=["sagas"], dependencies=[VIEWER])
 
 
 class ViewServer(Protocol):

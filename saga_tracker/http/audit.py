@@ -3,17 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import UUID
 
 from sqlalchemy import Select, bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 
+from events.http.authentication import Identity
+from events.http.tokens import Role
 from events.storage.database import Connection
 from events.storage.sql import array_of, as_arrays, compiled, rows_of
 from saga_tracker.tables import audit
 
-Action = Literal["replayed", "discarded", "retry_requested", "settled", "sent_again", "resolved"]
+Action = Literal[
+    "replayed", "discarded", "retry_requested", "settlement_proposed", "settled", "sent_again", "resolved"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +25,19 @@ class Entry:
     """One act. `case_id` is the fact by which a service failed, when the act is the answer to it."""
 
     by: str
+    role: Role
+    signed_in_by: str
     action: Action
     note: str | None = None
     service: str | None = None
     order_id: UUID | None = None
     letter_id: UUID | None = None
     case_id: UUID | None = None
+
+    @classmethod
+    def of(cls, who: Identity, action: Action, *about: Any) -> Self:
+        """What somebody did, about the fields that follow."""
+        return cls(who.name, who.role, who.signed_in_by, action, *about)
 
 
 _COLUMNS = [audit.c[name] for name in Entry.__slots__]

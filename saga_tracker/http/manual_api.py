@@ -1,13 +1,14 @@
-"""What a person does about a saga that needs one, and what was done: with the admin's token, and audited."""
+"""What a person does about a saga that needs one, and what was done: audited, with who and in which role."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
-from events.http.application import Admin
+from events.http.authentication import VIEWER, Approver, Identity, Operator
 from events.http.limits import InDigits, StrictRoute
 from events.http.problems import Problem
 from events.storage.database import Connection
@@ -18,6 +19,7 @@ from saga_tracker.http import audit, queries
 from saga_tracker.http import manual_cases as cases
 from saga_tracker.http.audit import Entry
 from saga_tracker.http.manual_cases import ManualCase
+from saga_tracker.http.proposals import second
 from saga_tracker.projection import State
 from saga_tracker.scheduler import redrive
 from saga_tracker.scheduler import redrive as outbox
@@ -50,20 +52,29 @@ class RedriveOutcome(BaseModel):
     sent_again: list[AskedService]
 
 
+class ProposalView(BaseModel):
+    """What was proposed, and waits for a second person until then."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    by: str
+    expires_at: datetime
+
+
 class ResolveOutcome(BaseModel):
-    """Who was told that a person has settled what failed."""
+    """Who was told that a person has settled what failed; nobody yet, where that takes a second person."""
 
     order_id: UUID
     settled: list[AskedService]
+    proposed: ProposalView | None = None
 
 
 @router.post(
     "/sagas/{order_id}/redrive",
     status_code=202,
-    dependencies=[Admin],
     responses={404: UNKNOWN, 409: NOTHING_TO_DO},
 )
-async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> RedriveOutcome:
+async def redrive_saga(order_id: UUID, act: NotedAct, who: Operator, tracker: Tracker) -> RedriveOutcome:
     """Have whoever failed for good try again, and send whoever is overdue its fact once more.
 
     Refused (409) when the saga needs nobody, or when its failures have been answered already.
@@ -71,9 +82,9 @@ async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> Redri
     async with tracker.database.transaction() as connection:
         saga = await _needing_a_person(connection, order_id)
         failed = await cases.unanswered(connection, order_id)
-        asked = [case for case in failed if await cases.ask_again(connection, case, by=act.by, note=act.note)]
+        asked = [case for case in failed if await cases.ask_again(connection, case, who=who, note=act.note)]
         await repository.mark_replayed_cases(connection)
-        sent = await _send_again(connection, order_id, saga["waits"], act)
+        sent = await _send_again(connection, order_id, saga["waits"], who, act.note)
         if not asked and not sent:
             raise _nothing_to_do(order_id, saga, "redriven")
     tracker.publisher.look_in_table()
@@ -83,25 +94,31 @@ async def redrive_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> Redri
 @router.post(
     "/sagas/{order_id}/settle",
     status_code=202,
-    dependencies=[Admin],
     responses={404: UNKNOWN, 409: NOTHING_TO_DO},
 )
-async def settle_saga(order_id: UUID, act: NotedAct, tracker: Tracker) -> ResolveOutcome:
+async def settle_saga(order_id: UUID, act: NotedAct, who: Approver, tracker: Tracker) -> ResolveOutcome:
     """What failed for good was done outside: its service publishes it, with the name of who settled it.
 
+    Where two people have to agree, the first one proposes it, and the same request by another one settles it.
     Refused (409) when nothing failed, when that has been answered already, or when it is merely overdue.
     """
     async with tracker.database.transaction() as connection:
         saga = await _needing_a_person(connection, order_id)
         failed = await cases.unanswered(connection, order_id)
-        settled = [case for case in failed if await cases.settle(connection, case, by=act.by, note=act.note)]
+        if failed and tracker.settings.second_approver:
+            seconds = tracker.settings.proposal_seconds
+            waits = await second(connection, "settlement_proposed", order_id, who, act.note, seconds)
+            if waits is not None:
+                proposed = ProposalView.model_validate(waits)
+                return ResolveOutcome(order_id=order_id, settled=[], proposed=proposed)
+        settled = [case for case in failed if await cases.settle(connection, case, who=who, note=act.note)]
         if not settled:
             raise _nothing_to_do(order_id, saga, "settled")
     tracker.publisher.look_in_table()
     return ResolveOutcome(order_id=order_id, settled=_asked(settled))
 
 
-@router.get("/audit")
+@router.get("/audit", dependencies=[VIEWER])
 async def entries(
     tracker: Tracker, order_id: UUID | None = None, limit: Limit = 50, before: Before = None
 ) -> AuditPage:
@@ -128,7 +145,7 @@ async def _needing_a_person(connection: Connection, order_id: UUID) -> dict[str,
 
 
 async def _send_again(
-    connection: Connection, order_id: UUID, waits: Sequence[Mapping[str, Any]], act: NotedAct
+    connection: Connection, order_id: UUID, waits: Sequence[Mapping[str, Any]], who: Identity, note: str
 ) -> list[AskedService]:
     """The fact that whoever is overdue has to answer, to that service alone."""
     sent: list[AskedService] = []
@@ -139,7 +156,7 @@ async def _send_again(
         if not messages:
             continue
         await outbox.enter(connection, messages)
-        await audit.enter(connection, [Entry(act.by, "sent_again", act.note, wait["service"], order_id)])
+        await audit.enter(connection, [Entry.of(who, "sent_again", note, wait["service"], order_id)])
         sent.append(
             AskedService(service=wait["service"], fact=wait["because_of"], fact_id=messages[-1].message_id)
         )

@@ -15,6 +15,7 @@ from sqlalchemy import bindparam, func, select
 from events.facts.base import Fact
 from events.facts.notification import CustomerNotified, NotificationFailed
 from events.facts.saga import RetryRequested, Settled
+from events.http.authentication import Identity
 from events.service import name_of
 from events.storage.database import Connection
 from events.storage.sql import compiled
@@ -72,18 +73,18 @@ def cases_in(order_id: UUID, timeline: Sequence[Mapping[str, Any]]) -> list[Manu
 
 
 async def ask_again(
-    connection: Connection, case: ManualCase, *, by: str, note: str, letter_id: UUID | None = None
+    connection: Connection, case: ManualCase, *, who: Identity, note: str, letter_id: UUID | None = None
 ) -> bool:
     """Have the service try again once this is committed; False if the case has been answered already."""
-    fact = RetryRequested(order_id=case.order_id, service=case.service, by=by, note=note)
-    entry = Entry(by, "retry_requested", note, case.service, case.order_id, letter_id, case.fact_id)
+    fact = RetryRequested(order_id=case.order_id, service=case.service, by=who.name, note=note)
+    entry = Entry.of(who, "retry_requested", note, case.service, case.order_id, letter_id, case.fact_id)
     return await _result(connection, case, fact, entry)
 
 
-async def settle(connection: Connection, case: ManualCase, *, by: str, note: str) -> bool:
+async def settle(connection: Connection, case: ManualCase, *, who: Identity, note: str) -> bool:
     """Have the service state what was missing, once this is committed; False if the case has its answer."""
-    fact = Settled(order_id=case.order_id, service=case.service, by=by, note=note)
-    entry = Entry(by, "settled", note, case.service, case.order_id, None, case.fact_id)
+    fact = Settled(order_id=case.order_id, service=case.service, by=who.name, note=note)
+    entry = Entry.of(who, "settled", note, case.service, case.order_id, None, case.fact_id)
     return await _result(connection, case, fact, entry)
 
 

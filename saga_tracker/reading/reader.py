@@ -14,6 +14,7 @@ from events.messaging.connection import BROKER_AWAY, lost_means_away
 from events.runtime.loops import promptly
 from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Connection, Database, spares_the_row
 from events.telemetry.log import Outage, log
+from events.telemetry.redaction import in_words, named
 from saga_tracker import metrics
 from saga_tracker.availability import Availability
 from saga_tracker.reading import gaps, repository
@@ -236,8 +237,8 @@ class Reader:
                 await self._record(messages[:middle], reading)
                 await self._record(messages[middle:], reading)
                 return
-            log.error("unstorable_fact", stream_offset=batch.last_offset, why=repr(error))
-            refused = unreadable_of(messages[0].message, type(error).__name__, str(error))
+            log.error("unstorable_fact", stream_offset=batch.last_offset, why=named(error))
+            refused = unreadable_of(messages[0].message, type(error).__name__, in_words(error))
             batch = ReadBatch(batch.last_offset, batch.last_message_id, unreadable=[refused])
             recorded = await self._commit(batch, reading)
         self._note(recorded)

@@ -16,6 +16,7 @@ from events.messaging.connection import BROKER_AWAY
 from events.storage.database import AWAY, Connection, connect_options
 from events.storage.sql import as_arrays, compiled, rows_of
 from events.telemetry.log import Outage, log
+from events.telemetry.redaction import in_words
 from saga_tracker.reading import gaps, repository
 from saga_tracker.reading.gaps import REMEMBER_FACTS, facts_before, keep_missing
 from saga_tracker.reading.recorder import Key, Recorder
@@ -70,7 +71,7 @@ async def rebuild(settings: RebuildSettings, *, forget_missing: bool) -> Rebuilt
             await reading.note_gap()
             log.info("committing", messages=rebuilt.messages, facts_kept=rebuilt.kept)
     except AWAY as error:
-        raise RebuildFailed(f"the database is away, the view is as it was: {error}") from error
+        raise RebuildFailed(f"the database is away, the view is as it was: {in_words(error)}") from error
     return rebuilt
 
 

@@ -28,6 +28,7 @@ from events.messaging.lenient_pamqp import SHORT_STRING_BYTES
 from events.messaging.retries import original_routing_key
 from events.runtime.loops import promptly
 from events.service import STREAM, name_of
+from events.telemetry.redaction import in_words
 from events.telemetry.tracing import trace_id
 from saga_tracker.projection import SagaFact
 from saga_tracker.reading.batch import ReadBatch, ReadFact, UnreadableMessage
@@ -279,9 +280,9 @@ def read_batch(arrived: Iterable[Arrived], max_bytes: int) -> ReadBatch:
         try:
             facts.append(_fact_of(message, at_seconds, max_bytes))
         except Unreadable as error:
-            unreadable.append(unreadable_of(message, error.reason, str(error)))
+            unreadable.append(unreadable_of(message, error.reason, in_words(error)))
         except Exception as error:  # noqa: BLE001 - no message may keep the ones behind it from being read
-            unreadable.append(unreadable_of(message, type(error).__name__, str(error)))
+            unreadable.append(unreadable_of(message, type(error).__name__, in_words(error)))
     if message is None:
         raise ValueError("a batch has at least one message")
     return ReadBatch(offset_of(message), storable(message.message_id), facts, unreadable)

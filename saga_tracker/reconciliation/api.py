@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from events.http.application import Admin
+from events.http.authentication import STOCK, VIEWER
 from events.http.limits import InDigits
 from events.storage.database import Database
 from saga_tracker.consistency.snapshot import PARTIES, Party
@@ -97,7 +97,7 @@ class Reconciliation(BaseModel):
     last_round: RoundView | None
 
 
-@router.get("")
+@router.get("", dependencies=[VIEWER])
 async def see(tracker: Tracker, service: KnownParty | None = None, limit: Limit = 50) -> Reconciliation:
     """Where the view, the services' answers and the provider's ledger do not agree. Nothing fixes that."""
     settle_seconds = tracker.settings.reconciliation_settle_seconds
@@ -113,7 +113,7 @@ async def see(tracker: Tracker, service: KnownParty | None = None, limit: Limit 
     )
 
 
-@router.post("/run", dependencies=[Admin])
+@router.post("/run", dependencies=[STOCK])
 async def run(tracker: Tracker, service: KnownParty | None = None, limit: Limit = 50) -> Reconciliation:
     """Compare now: what waits, what did not fit, and once more the sagas that ended last."""
     await tracker.reconciler.run_now()

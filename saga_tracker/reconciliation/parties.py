@@ -1,7 +1,7 @@
 """Asks the services what they know of many orders, and the provider for the next page of its ledger."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -15,12 +15,14 @@ from yarl import URL
 
 from events.runtime.settings import ENV_PREFIX
 from events.telemetry.log import Outage
+from events.telemetry.redaction import in_words
 from saga_tracker.consistency.snapshot import PARTIES, PROVIDER, Party, ServiceState
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import SERVICES
 
 MAX_ANSWER_BYTES = 1_048_576
 MAX_TEXT = 100
+_NO_HEADERS: Mapping[str, str] = {}
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 # What PostgreSQL can keep.
@@ -115,7 +117,7 @@ class Parties:
         self._timeout = ClientTimeout(total=settings.reconciliation_timeout_seconds)
         token = settings.admin_token
         bearer = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
-        self._credentials = {"Content-Type": "application/json", **bearer}
+        self._credentials = bearer
         self._http: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -152,7 +154,7 @@ class Parties:
         """
         place = f"after={after}&" if after else ""
         url = f"{self._lines[service].url}/states/orders?{place}limit={limit}"
-        return (await self._request(url, _Orders, None)).order_ids
+        return (await self._request(url, _Orders, None, self._credentials)).order_ids
 
     async def states_of(self, order_ids: Sequence[UUID]) -> dict[str, dict[UUID, ServiceState]]:
         """What each service that answers knows of these orders, all asked at once."""
@@ -165,7 +167,7 @@ class Parties:
     async def _states(self, service: str, order_ids: Sequence[UUID]) -> dict[UUID, ServiceState] | None:
         query = "&".join(f"order_id={order_id}" for order_id in order_ids)
         try:
-            reply = await self._get(service, f"/states?{query}", _States)
+            reply = await self._get(service, f"/states?{query}", _States, headers=self._credentials)
         except NoAnswer:
             return None
         return reply.states
@@ -179,8 +181,9 @@ class Parties:
         if not services:
             raise NoAnswer("no service has a URL")
         body = to_json({"order_ids": order_ids})
+        headers = {"Content-Type": "application/json", **self._credentials}
         answers = await asyncio.gather(
-            *(self._get(service, "/states/forget", _ForgottenStates, body) for service in services)
+            *(self._get(service, "/states/forget", _ForgottenStates, body, headers) for service in services)
         )
         return frozenset.intersection(*(answer.forgotten for answer in answers))
 
@@ -188,19 +191,28 @@ class Parties:
         """Entries of the provider's ledger whose ids are above `after`. Raises NoAnswer."""
         return await self._get(PROVIDER, f"?after={after}&limit={limit}", LedgerPage)
 
-    async def _get(self, party: Party, what: str, kind: type[ModelT], body: bytes | None = None) -> ModelT:
+    async def _get(
+        self,
+        party: Party,
+        what: str,
+        kind: type[ModelT],
+        body: bytes | None = None,
+        headers: Mapping[str, str] = _NO_HEADERS,
+    ) -> ModelT:
         line = self._lines[party]
         try:
-            answer = await self._request(f"{line.url}{what}", kind, body)
+            answer = await self._request(f"{line.url}{what}", kind, body, headers)
         except NoAnswer as error:
             line.was_silent(error)
             raise
         line.answered()
         return answer
 
-    async def _request(self, url: str, kind: type[ModelT], body: bytes | None) -> ModelT:
+    async def _request(
+        self, url: str, kind: type[ModelT], body: bytes | None, headers: Mapping[str, str]
+    ) -> ModelT:
         assert self._http is not None, "not entered"
-        method, headers = ("GET", {}) if body is None else ("POST", self._credentials)
+        method = "GET" if body is None else "POST"
         try:
             async with self._http.request(
                 method, URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
@@ -218,4 +230,4 @@ class Parties:
         except TimeoutError:
             raise NoAnswer("it does not answer in time") from None
         except (ClientError, ConnectionError) as error:
-            raise NoAnswer(str(error) or type(error).__name__) from None
+            raise NoAnswer(in_words(error) or type(error).__name__) from None

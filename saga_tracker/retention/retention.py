@@ -17,10 +17,11 @@ import psycopg
 from prometheus_client import Counter as Total
 from sqlalchemy import Boolean, bindparam, delete, func, not_, or_, select, tuple_, update
 
-from events.storage.database import AWAY, CONTENTION, Database, in_words
+from events.storage.database import AWAY, CONTENTION, Database
 from events.storage.sql import compiled, days, is_among, is_in
 from events.telemetry.log import log
 from events.telemetry.metrics import REGISTRY
+from events.telemetry.redaction import in_words
 from saga_tracker.reading.repository import AnotherWrites
 from saga_tracker.reconciliation.parties import NoAnswer, Parties
 from saga_tracker.retention.old import OLD, Export, Old, Page, Row
@@ -143,8 +144,7 @@ class Retention:
                 continue
             except (psycopg.Error, OSError, NoAnswer) as error:
                 FAILURES.labels(kind).inc()
-                why = in_words(error) if isinstance(error, psycopg.Error) else str(error)
-                log.error("retention_failed", kind=kind, why=why)
+                log.error("retention_failed", kind=kind, why=in_words(error))
                 return forgotten
             FORGOTTEN.labels(kind).inc(gone)
             forgotten += gone

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from events.storage.database import AWAY, Database
 from events.telemetry.log import log
+from events.telemetry.redaction import in_words
 from saga_tracker.availability import Availability, Outage
 from saga_tracker.reading import repository
 from saga_tracker.reading.reader import Reader
@@ -104,7 +105,7 @@ async def _readiness_of(http: ClientSession, url: str | None) -> _Reported:
     except TimeoutError:
         return _Reported("it does not answer in time")
     except (ClientError, ConnectionError) as error:
-        return _Reported((str(error) or type(error).__name__)[:MAX_REASON_CHARACTERS])
+        return _Reported((in_words(error) or type(error).__name__)[:MAX_REASON_CHARACTERS])
 
 
 def _read(status: int, body: bytes) -> _Reported:

@@ -1,6 +1,6 @@
-"""What changes something beyond a customer's own order needs the admin's token, in every process.
+"""Every door of every process says which roles it is for, and lets nobody else in.
 
-An endpoint that nobody listed as open has to be closed: a new one fails here until it is guarded, or listed.
+An endpoint that is not in the table fails here: whoever adds one says in it whom the endpoint is for.
 """
 
 import runpy
@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from pydantic import SecretStr
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -20,16 +21,57 @@ from compose.local.provision import SANDBOX
 from compose.sandbox.app import Sandbox, SandboxSettings
 from compose.system import PROCESSES
 from events.http.application import create_app
+from events.http.authentication import roles_of
+from events.http.tokens import NAMED_ROLES, Role, named
 from events.runtime import process
 from events.runtime.settings import ProcessSettings
 from saga_tracker.service import ROUTERS
 
-TOKEN = "the-admins"
+TOKEN = "the-machines"
+NAMED: dict[Role, str] = {role: f"a-token-of-the-{role}" for role in NAMED_ROLES}
+BEARERS: Mapping[Role, str] = NAMED | {Role.MACHINE: TOKEN}
 ORDER = "00000000-0000-4000-8000-000000000001"
 MAX_BYTES = 10_000
 HARMLESS = {"GET", "HEAD", "OPTIONS"}
-# A customer's own doing. Their order id is what they know and others do not.
-CUSTOMERS = {("order", "POST", "/orders"), ("order", "POST", "/orders/{order_id}/cancel")}
+SERVICE_PROCESSES = [spec for spec in PROCESSES if spec.name not in ("tracker", SANDBOX)]
+CLIENTS, VIEWERS, MACHINES = ("client",), ("viewer", "machine"), ("machine",)
+OPERATORS, APPROVERS = ("operator",), ("approver",)
+OWN = ("viewer", "client", "machine")
+STOCK = ("operator", "machine")
+# Of all services the same: how they are, and the documents of what they take.
+PUBLIC = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+ROLES = {
+    ("order", "POST", "/orders"): CLIENTS,
+    ("order", "GET", "/orders/{order_id}"): OWN,
+    ("order", "POST", "/orders/{order_id}/cancel"): CLIENTS,
+    ("inventory", "PUT", "/stock/{sku}"): STOCK,
+    ("inventory", "GET", "/stock"): VIEWERS,
+    ("payment", "GET", "/payments/{order_id}"): VIEWERS,
+    ("payment", "POST", "/payments/{order_id}/approve"): APPROVERS,
+    ("payment", "POST", "/payments/{order_id}/reject"): APPROVERS,
+    ("fulfillment", "GET", "/shipments/{order_id}"): VIEWERS,
+    **{(spec.name, "GET", "/asyncapi.json"): VIEWERS for spec in SERVICE_PROCESSES},
+    **{(spec.name, "GET", "/states"): VIEWERS for spec in SERVICE_PROCESSES},
+    **{(spec.name, "POST", "/states/forget"): MACHINES for spec in SERVICE_PROCESSES},
+    ("tracker", "GET", "/sagas"): VIEWERS,
+    ("tracker", "GET", "/sagas/{order_id}"): VIEWERS,
+    ("tracker", "POST", "/sagas/{order_id}/redrive"): OPERATORS,
+    ("tracker", "POST", "/sagas/{order_id}/settle"): APPROVERS,
+    ("tracker", "GET", "/stats"): VIEWERS,
+    ("tracker", "GET", "/audit"): VIEWERS,
+    ("tracker", "GET", "/dead-letters"): VIEWERS,
+    ("tracker", "GET", "/dead-letters/groups"): VIEWERS,
+    ("tracker", "GET", "/dead-letters/{letter_id}"): OPERATORS,
+    ("tracker", "POST", "/dead-letters/replay"): OPERATORS,
+    ("tracker", "POST", "/dead-letters/{letter_id}/replay"): OPERATORS,
+    ("tracker", "POST", "/dead-letters/{letter_id}/discard"): OPERATORS,
+    ("tracker", "GET", "/reconciliation"): VIEWERS,
+    ("tracker", "POST", "/reconciliation/run"): STOCK,
+    ("tracker", "GET", "/"): VIEWERS,
+    ("tracker", "GET", "/ui/sagas"): VIEWERS,
+    ("tracker", "GET", "/ui/sagas/{order_id}"): VIEWERS,
+    ("tracker", "GET", "/ui/dead-letters"): VIEWERS,
+}
 # The sandbox plays parties outside the system, whose own doors are not ours to guard; its faults are.
 OUTSIDE = {
     (SANDBOX, "POST", path)
@@ -39,7 +81,7 @@ OUTSIDE = {
         "/push/messages",
     )
 }
-ADMINS_TO_READ = {("tracker", "GET", "/dead-letters/{letter_id}")}
+SANDBOX_ADMINS = {(SANDBOX, "PUT", "/faults"), (SANDBOX, "DELETE", "/faults")}
 SETTINGS = {
     "BROKER_URL": "amqp://nobody@127.0.0.1:1/",
     "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",
@@ -71,6 +113,9 @@ def app_of(name: str, package: str, token: str | None, folder: Path) -> Any:
     environment = {f"MURMURATION_{setting}": value for setting, value in SETTINGS.items()}
     if token is not None:
         environment["MURMURATION_ADMIN_TOKEN"] = token
+    if token:
+        entries = (str(named(f"the-{role}", role, bearer)) for role, bearer in NAMED.items())
+        environment["MURMURATION_TOKENS"] = " ".join(entries)
     with mock.patch.dict("os.environ", environment):
         if name == SANDBOX:
             return Sandbox(SandboxSettings(sandbox_ledger=folder / f"{token}.sqlite3")).app()
@@ -164,45 +209,59 @@ async def knock(app: Any, door: Door, token: str | None = None, length: int | No
 
 
 def closed(doors: list[Door]) -> list[Door]:
-    changing = [door for door in doors if door.method not in HARMLESS and door not in CUSTOMERS | OUTSIDE]
-    return [*changing, *(door for door in doors if door in ADMINS_TO_READ)]
+    """Of the sandbox, which is outside, its faults; of every other process whatever is not for everybody."""
+    return [door for door in doors if door in SANDBOX_ADMINS or is_ours(door)]
 
 
-def test_the_walk_sees_every_door(doors: list[Door]) -> None:
-    """Of every process, and those that must not be overlooked."""
-    assert {door.process for door in doors} == {spec.name for spec in PROCESSES}
-    known = {
-        ("inventory", "PUT", "/stock/{sku}"),
-        ("payment", "POST", "/payments/{order_id}/approve"),
-        ("payment", "POST", "/payments/{order_id}/reject"),
-        ("tracker", "POST", "/dead-letters/replay"),
-        ("tracker", "POST", "/sagas/{order_id}/settle"),
-        ("tracker", "POST", "/reconciliation/run"),
-        (SANDBOX, "PUT", "/faults"),
-        (SANDBOX, "DELETE", "/faults"),
+def is_ours(door: Door) -> bool:
+    public = door.path in PUBLIC or door.path.startswith("/static-offline-docs")
+    to_sign_in = door.path.startswith(("/sign-in", "/sign-out"))
+    return door.process != SANDBOX and door.method != "HEAD" and not public and not to_sign_in
+
+
+def wants(door: Door) -> tuple[str, ...]:
+    return MACHINES if door in SANDBOX_ADMINS else ROLES[door]
+
+
+def test_every_door_is_in_the_table_and_for_whom_it_says(
+    apps: Mapping[tuple[str, str | None], Any], doors: list[Door]
+) -> None:
+    found = {
+        Door(name, method, prefix + route.path): tuple(roles_of(route) or ())
+        for (name, token), app in apps.items()
+        if token == TOKEN and name != SANDBOX
+        for prefix, route in api_routes_of(app.routes)
+        for method in route.methods or ()
     }
-    assert known <= set(closed(doors))
-    listed = CUSTOMERS | OUTSIDE | ADMINS_TO_READ
-    assert not listed - set(doors), "a door that is listed is no more"
+    assert {door: roles for door, roles in found.items() if is_ours(door)} == ROLES
+    assert {door.process for door in doors} == {spec.name for spec in PROCESSES}
+    assert {door for door in doors if is_ours(door)} == ROLES.keys(), "a route that is none of FastAPI's"
+    assert not (OUTSIDE | SANDBOX_ADMINS) - set(doors), "a door that is listed is no more"
     assert len([door for door in doors if door.process == "tracker"]) >= sum(len(r.routes) for r in ROUTERS)
 
 
-async def test_an_unguarded_door_is_noticed() -> None:
+def api_routes_of(routes: Iterable[Any], prefix: str = "") -> Iterator[tuple[str, APIRoute]]:
+    for route in routes:
+        if hasattr(route, "original_router"):
+            yield from api_routes_of(route.original_router.routes, prefix + route.include_context.prefix)
+        elif isinstance(route, APIRoute):
+            yield prefix, route
+
+
+def test_a_door_that_does_not_say_whom_it_is_for_is_noticed() -> None:
     router = APIRouter(prefix="/stock")
 
     @router.delete("/{sku}")
     async def forget(sku: str) -> dict[str, str]:
-        """Somebody forgot the token."""
+        """Somebody forgot the roles."""
         return {"forgotten": sku}
 
     settings = ProcessSettings(broker_url="", database_url="", http_port=1, admin_token=SecretStr(TOKEN))
-    app = create_app("careless", "", settings, mock.Mock(), [router])
-    [door] = closed(list(doors_of("careless", app.routes)))
-    assert door == ("careless", "DELETE", "/stock/{sku}")
-    assert (await knock(app, door)).status == 200
+    with pytest.raises(TypeError, match="does not say whom it is for"):
+        create_app("careless", "", settings, mock.Mock(), [router])
 
 
-async def test_nobody_gets_in_without_the_token(
+async def test_nobody_gets_in_without_a_token(
     apps: Mapping[tuple[str, str | None], Any], doors: list[Door]
 ) -> None:
     found = {}
@@ -212,6 +271,32 @@ async def test_nobody_gets_in_without_the_token(
     open_doors = {door: answers for door, answers in found.items() if {a.status for a in answers} != {401}}
     assert not open_doors, open_doors
     assert all(answer.headers["www-authenticate"] == "Bearer" for each in found.values() for answer in each)
+
+
+@pytest.mark.parametrize("role", NAMED_ROLES)
+async def test_every_door_refuses_the_roles_that_it_is_not_for(
+    apps: Mapping[tuple[str, str | None], Any], doors: list[Door], role: Role
+) -> None:
+    ours = [door for door in doors if is_ours(door)]
+    refused = {door for door in ours if (await knock_as(apps, door, role)).status == 403}
+    assert refused == {door for door in ours if not any(role.covers(Role(each)) for each in wants(door))}
+
+
+async def test_the_machines_token_is_nobodys_in_an_act(
+    apps: Mapping[tuple[str, str | None], Any], doors: list[Door]
+) -> None:
+    ours = [door for door in doors if is_ours(door)]
+    refused = {door for door in ours if (await knock_as(apps, door, Role.MACHINE)).status == 403}
+    assert refused == {door for door in ours if "machine" not in wants(door)}
+    assert {
+        ("payment", "POST", "/payments/{order_id}/approve"),
+        ("tracker", "POST", "/dead-letters/replay"),
+    } < refused
+
+
+async def knock_as(apps: Mapping[tuple[str, str | None], Any], door: Door, role: Role) -> Answer:
+    """Whoever gets in finds nothing started, which is an answer too."""
+    return await knock(apps[door.process, TOKEN], door, BEARERS[role])
 
 
 @pytest.mark.parametrize("token", [None, ""], ids=["no token", "an empty token"])

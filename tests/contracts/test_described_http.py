@@ -16,6 +16,7 @@ from aiohttp import ClientError, ClientSession
 from compose.local.components import READY_TIMEOUT_SECONDS
 from compose.local.provision import SANDBOX
 from compose.system import PROCESSES, SERVICES
+from events.http.tokens import named
 from events.messaging.topology import declare
 from events.runtime.settings import ENV_PREFIX
 from tests.runtime.eventually import eventually
@@ -74,7 +75,8 @@ async def urls(
 
 async def _started(package: str, given: Mapping[str, str], log: Path) -> Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    variables = {**OUTSIDE, **given, "ADMIN_TOKEN": TOKEN}
+    tokens = str(named("grace", "admin", TOKEN))
+    variables = {**OUTSIDE, **given, "TOKENS": tokens, "AUTH": "required", "ORDERS": "clients"}
     environment |= {ENV_PREFIX + name: value for name, value in variables.items()}
     with log.open("wb") as output:
         return await asyncio.create_subprocess_exec(

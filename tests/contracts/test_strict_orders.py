@@ -59,7 +59,9 @@ FAULTY: dict[str, tuple[str, str, str]] = {
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
     """order_svc as far as it looks at a request: nothing is behind it."""
-    settings = ServiceSettings(broker_url="amqp://nowhere", database_url="postgresql://", http_port=1)
+    settings = ServiceSettings(
+        broker_url="amqp://nowhere", database_url="postgresql://", http_port=1, orders="internal"
+    )
     return create_app("order_svc", "", settings, mock.Mock(), [router])
 
 

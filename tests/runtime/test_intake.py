@@ -128,7 +128,9 @@ async def started(servers: Servers) -> AsyncIterator[Any]:
 
         async def start(**changes: Any) -> Orders:
             urls = {"broker_url": broker.url(broker_url), "database_url": database_url, "http_port": 0}
-            settings = ServiceSettings(**{**urls, **QUICK, "intake_few_orders": FEW, **changes})
+            settings = ServiceSettings(
+                **{**urls, **QUICK, "intake_few_orders": FEW, "orders": "internal", **changes}
+            )
             host = ServiceRuntime(SERVICE, settings)
             server = uvicorn_server(create_app("order_svc", "", settings, host, [api.router]), settings)
             serving = asyncio.create_task(server.serve(), name="serve")

@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
+from compose.sandbox.app import SandboxSettings
 from events.runtime.settings import ENV_PREFIX, ServiceSettings, read_settings
 from fulfillment_svc.gateway import FulfillmentSettings
 from notification_svc.gateway import NotificationSettings
@@ -130,6 +133,70 @@ def test_a_token_does_not_show_up_in_a_printout(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(ENV_PREFIX + name, good)
     monkeypatch.setenv(ENV_PREFIX + "ADMIN_TOKEN", "let-me-in")
     assert "let-me-in" not in repr(read_settings(ServiceSettings))
+
+
+SECRET_SETTINGS = [
+    (ServiceSettings, "ADMIN_TOKEN"),
+    (ServiceSettings, "BROKER_URL"),
+    (ServiceSettings, "DATABASE_URL"),
+    (TrackerSettings, "PROVIDER_LEDGER_URL"),
+    (ProviderSettings, "PROVIDER_URL"),
+    (ProviderSettings, "PROVIDER_TOKEN"),
+    (FulfillmentSettings, "CARRIER_TOKEN"),
+    (FulfillmentSettings, "DIRECTORY_TOKEN"),
+    (NotificationSettings, "PUSH_TOKEN"),
+    (NotificationSettings, "SMTP_PASSWORD"),
+    (SandboxSettings, "ADMIN_TOKEN"),
+]
+GATEWAYS = dict.fromkeys(("PROVIDER_URL", "CARRIER_URL", "DIRECTORY_URL", "PUSH_URL"), "http://127.0.0.1:1/")
+
+
+@pytest.mark.parametrize(("kind", "name"), SECRET_SETTINGS)
+def test_a_secret_may_be_in_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: type[BaseSettings],
+    name: str,
+) -> None:
+    every = {
+        **GOOD,
+        **GATEWAYS,
+        "SMTP_URL": "smtp://127.0.0.1:1",
+        "SMTP_USERNAME": "mail",
+        "SMTP_PASSWORD": "x",
+    }
+    for other, good in every.items():
+        if other != name:
+            monkeypatch.setenv(ENV_PREFIX + other, good)
+    monkeypatch.delenv(ENV_PREFIX + name, raising=False)
+    secret = tmp_path / "secret"
+    secret.write_text("http://of:the-file@127.0.0.1/\n")
+    monkeypatch.setenv(f"{ENV_PREFIX}{name}_FILE", str(secret))
+    found = getattr(read_settings(kind), name.lower())
+    told = found.get_secret_value() if isinstance(found, SecretStr) else found
+    assert told == "http://of:the-file@127.0.0.1/"
+
+    monkeypatch.setenv(ENV_PREFIX + name, "http://of:the-variable@127.0.0.1/")
+    with pytest.raises(SystemExit, match="2"):
+        read_settings(kind)
+    variable = ENV_PREFIX + name
+    complaint = f"configuration: {variable}: {variable}_FILE is set as well; leave out one of them\n"
+    assert capsys.readouterr().err == complaint
+
+    monkeypatch.delenv(variable)
+    secret.unlink()
+    with pytest.raises(SystemExit, match="2"):
+        read_settings(kind)
+    assert capsys.readouterr().err == f"configuration: {variable}_FILE: No such file or directory\n"
+
+
+def test_an_empty_file_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, good in GOOD.items():
+        monkeypatch.setenv(ENV_PREFIX + name, good)
+    (tmp_path / "empty").write_text("\n")
+    monkeypatch.setenv(f"{ENV_PREFIX}ADMIN_TOKEN_FILE", str(tmp_path / "empty"))
+    assert read_settings(ServiceSettings).admin_token is None
 
 
 def test_a_process_exits_with_code_2_and_no_traceback() -> None:

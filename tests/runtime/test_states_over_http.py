@@ -111,7 +111,9 @@ class _Open:
 async def app_on(
     database_url: str, store: Repository, token: SecretStr | None = None
 ) -> AsyncIterator[tuple[FastAPI, Database]]:
-    settings = ProcessSettings(broker_url="", database_url=database_url, http_port=0, admin_token=token)
+    settings = ProcessSettings(
+        broker_url="", database_url=database_url, http_port=0, admin_token=token, auth="open"
+    )
     database = Database(settings, "states")
     await database.open()
     try:

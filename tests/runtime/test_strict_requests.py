@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from yarl import URL
 
 from events.http.application import create_app
+from events.http.authentication import PUBLIC
 from events.http.limits import StrictRoute
 from events.runtime.settings import ServiceSettings
 from tests.runtime.eventually import eventually
@@ -222,7 +223,8 @@ def test_a_route_that_would_take_a_body_without_these_checks_is_noticed() -> Non
         """Somebody forgot the route class."""
 
     settings = ServiceSettings(broker_url="amqp://nowhere", database_url="postgresql://", http_port=1)
-    careless, careful = APIRouter(), APIRouter(route_class=StrictRoute)
+    careless = APIRouter(dependencies=[PUBLIC])
+    careful = APIRouter(dependencies=[PUBLIC], route_class=StrictRoute)
     careless.post("/orders")(place)
     careful.post("/orders")(place)
     create_app("careful", "", settings, mock.Mock(), [careful])

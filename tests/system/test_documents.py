@@ -106,7 +106,7 @@ async def test_what_a_person_does_is_understood(system: System) -> None:
         to_nobody = re.sub(r"ORDER_ID|LETTER_ID|[0-9a-f-]{36}", str(uuid4()), path)
         act = json.loads(body.replace('"NAME"', '"payment"'))
         with suppress_not_found():
-            await system.shop.ask(process.lower(), "POST", to_nobody, body=act, admin=True)
+            await system.shop.ask(process.lower(), "POST", to_nobody, body=act)
 
 
 async def test_the_databases_understand_their_sql(system: System) -> None:

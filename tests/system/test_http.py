@@ -65,10 +65,10 @@ PROBLEMS: dict[str, list[tuple[str, str, Any, int, str]]] = {
     "payment": [
         ("GET", f"/payments/{UNKNOWN}", None, 404, UNKNOWN),
         ("GET", "/payments/x", None, 422, "order_id"),
-        ("POST", f"/payments/{UNKNOWN}/approve", {"by": "eve", "note": "mine"}, 401, "bearer"),
-        ("POST", f"/payments/{UNKNOWN}/approve", {"by": "e\0", "note": "mine"}, 422, "U+0000"),
-        ("POST", f"/payments/{UNKNOWN}/reject", {"by": "eve", "note": "\0"}, 422, "U+0000"),
-        ("POST", f"/payments/{UNKNOWN}/reject", {"by": "eve", "note": "mine"}, 401, "bearer"),
+        ("POST", f"/payments/{UNKNOWN}/approve", {"note": "mine"}, 401, "bearer"),
+        ("POST", f"/payments/{UNKNOWN}/approve", {"note": "mine", "by": "e"}, 422, "leave out `by`"),
+        ("POST", f"/payments/{UNKNOWN}/reject", {"note": "\0"}, 422, "U+0000"),
+        ("POST", f"/payments/{UNKNOWN}/reject", {"note": "mine"}, 401, "bearer"),
     ],
     "fulfillment": [
         ("GET", f"/shipments/{UNKNOWN}", None, 404, UNKNOWN),
@@ -83,7 +83,7 @@ PROBLEMS: dict[str, list[tuple[str, str, Any, int, str]]] = {
         ("GET", "/sagas?state=LOST", None, 422, "state"),
         ("GET", "/sagas?waiting_for=%00", None, 422, "U+0000"),
         ("GET", "/?cursor=%00", None, 422, "U+0000"),
-        ("POST", f"/sagas/{UNKNOWN}/settle", {"by": "eve", "note": "\0"}, 422, "U+0000"),
+        ("POST", f"/sagas/{UNKNOWN}/settle", {"note": "\0"}, 422, "U+0000"),
         ("GET", "/sagas?waiting_for=godot", None, 422, "godot"),
         ("GET", "/sagas?cursor=here", None, 422, "cursor"),
         ("GET", "/sagas?limit=100000", None, 422, "limit"),
@@ -100,8 +100,8 @@ async def test_a_bad_request_gets_a_problem_that_says_why(
     system: System, service: str, method: str, path: str, body: object, status: int, word: str
 ) -> None:
     url = system.rig.addresses.http(service) + path
-    # With the token, unless the problem is that it is missing.
-    token = "" if status == 401 else f"Bearer {system.rig.addresses.admin_token}"
+    # With a token, unless the problem is that it is missing.
+    token = "" if status == 401 else f"Bearer {system.rig.addresses.token}"
     headers = {"Authorization": token}
     async with (
         aiohttp.ClientSession(headers=headers) as session,
@@ -162,10 +162,10 @@ async def test_a_placed_order_is_seen_by_everybody(system: System) -> None:
     shipment = await ask("fulfillment", "GET", f"/shipments/{order_id}")
     assert shipment["status"] == "dispatched"
     assert shipment["shipment_id"]
-    stock = await ask("inventory", "PUT", f"/stock/{sku}", body={"stocked": 9}, admin=True)
+    stock = await ask("inventory", "PUT", f"/stock/{sku}", body={"stocked": 9})
     assert stock == {"sku": sku, "available": 6, "reserved": 0, "sold": 3, "stocked": 9}
     with pytest.raises(Refused, match="409"):
-        await ask("inventory", "PUT", f"/stock/{sku}", body={"stocked": 2}, admin=True)
+        await ask("inventory", "PUT", f"/stock/{sku}", body={"stocked": 2})
 
 
 async def test_a_post_says_where_its_order_is(system: System) -> None:
@@ -221,15 +221,18 @@ async def test_a_large_payment_waits_for_a_person(
             "payment",
             "POST",
             f"/payments/{order_id}/{decision}",
-            body={"by": "ada", "note": "known customer"},
+            body={"note": "known customer"},
             headers={"Authorization": f"Bearer {token}"},
         )
 
-    token = system.rig.addresses.admin_token
+    where = system.rig.addresses
+    token = where.token
     with pytest.raises(Refused, match="401"):
         await decide(decision, "guessed")
-    assert (await decide(decision, token))["decided_by"] == "ada"
-    assert (await decide(decision, token))["decided_by"] == "ada"
+    with pytest.raises(Refused, match="403: this takes the role approver"):
+        await decide(decision, where.admin_token)
+    assert (await decide(decision, token))["decided_by"] == "local"
+    assert (await decide(decision, token))["decided_by"] == "local"
     with pytest.raises(Refused, match="409"):
         await decide("reject" if decision == "approve" else "approve", token)
     books = await system.settle({order_id: end})

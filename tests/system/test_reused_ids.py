@@ -56,7 +56,7 @@ async def dead_letters_of(system: System, order_id: UUID, reason: str) -> list[d
 
 async def replay(system: System, dead_letters: list[dict[str, Any]]) -> None:
     for dead_letter in dead_letters:
-        await system.shop.replay(dead_letter["letter_id"], "grace", "it is an order of its own")
+        await system.shop.replay(dead_letter["letter_id"], "it is an order of its own")
 
 
 async def same_after_a_rebuild(system: System, *order_ids: UUID) -> None:

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import aio_pika
 from fastapi import FastAPI
 
+from events.http.tokens import named
 from events.messaging.envelope import Envelope, encode
 from events.service import DEAD_LETTER_EXCHANGE
 from tests.runtime.eventually import eventually
@@ -15,7 +16,9 @@ from tests.tracker.watch import Watch, get
 
 FIRST_AT = datetime(2026, 11, 28, 6, 0, tzinfo=UTC)
 LAST_AT = FIRST_AT + timedelta(seconds=31)
-TOKEN = "letmein"  # a test's own
+# A test's own, of anna and of ben.
+TOKEN, BENS = "letmein", "mee-too"
+TOKENS = f"{named('anna', 'admin', TOKEN)} {named('ben', 'operator', BENS)}"
 
 
 def reason_of(

@@ -13,7 +13,6 @@ import aio_pika
 import pytest
 from fastapi import FastAPI
 from pamqp.commands import Basic
-from pydantic import SecretStr
 
 from events.facts.payment import PaymentRefundFailed
 from events.runtime.settings import MAX_MESSAGE_BYTES
@@ -24,6 +23,7 @@ from tests.tracker.dead_letters import (
     FIRST_AT,
     LAST_AT,
     TOKEN,
+    TOKENS,
     dead_letters,
     fail,
     give_up,
@@ -41,7 +41,7 @@ Logged = list[MutableMapping[str, Any]]
 @pytest.fixture
 async def app(watch: Watch) -> FastAPI:
     """The HTTP side of a running tracker."""
-    return watch.app(await watch.start(admin_token=SecretStr(TOKEN)))
+    return watch.app(await watch.start(tokens=TOKENS))
 
 
 def instant(text: str) -> datetime:

@@ -6,7 +6,6 @@ from uuid import UUID, uuid4
 
 import pytest
 from fastapi import FastAPI
-from pydantic import SecretStr
 
 from events.messaging.envelope import decode
 from events.messaging.lenient_pamqp import MAX_DEPTH
@@ -14,11 +13,11 @@ from events.service import DEAD_LETTER_EXCHANGE
 from saga_tracker.dead_letters.properties import as_text, from_text
 from tests import raw_amqp
 from tests.runtime.eventually import eventually
-from tests.tracker.dead_letters import TOKEN, give_up, reason_of, sees_dead_letters, unusable
+from tests.tracker.dead_letters import TOKEN, TOKENS, give_up, reason_of, sees_dead_letters, unusable
 from tests.tracker.facts import envelopes
 from tests.tracker.watch import Watch, get, post
 
-ANNA = {"by": "anna", "note": "in order otherwise"}
+ANNA = {"note": "in order otherwise"}
 # As an earlier release could store them.
 EARLIER_DEPTH = 300
 
@@ -26,7 +25,7 @@ EARLIER_DEPTH = 300
 @pytest.fixture
 async def app(watch: Watch) -> FastAPI:
     """The HTTP side of a running tracker."""
-    return watch.app(await watch.start(admin_token=SecretStr(TOKEN)))
+    return watch.app(await watch.start(tokens=TOKENS))
 
 
 async def headers_shown(app: FastAPI, letter_id: str) -> dict[str, Any]:

@@ -12,20 +12,19 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
 
 from events.facts.order import OrderCreated
 from events.service import DEAD_LETTER_EXCHANGE, EXCHANGE
 from tests import raw_amqp
 from tests.hostile_messages import Hostile, hostile, texts
 from tests.runtime.eventually import eventually
-from tests.tracker.dead_letters import TOKEN, dead_letters
+from tests.tracker.dead_letters import TOKEN, TOKENS, dead_letters
 from tests.tracker.facts import facts_of
 from tests.tracker.watch import Watch, get, post
 
 Logged = list[MutableMapping[str, Any]]
 CREATED = OrderCreated.wire_name
-ANNA = {"by": "anna", "note": "looked at it"}
+ANNA = {"note": "looked at it"}
 # Each example is a run of messages. No shrinking: the broker is a slow oracle.
 MESSAGES, EXAMPLES = 12, 5
 generated = settings(
@@ -45,7 +44,7 @@ Sent = list[tuple[Hostile, bytes | None]]
 @pytest.fixture
 async def app(watch: Watch) -> FastAPI:
     """The HTTP side of a running tracker."""
-    return watch.app(await watch.start(admin_token=SecretStr(TOKEN)))
+    return watch.app(await watch.start(tokens=TOKENS))
 
 
 def runs(*, decimals: bool) -> st.SearchStrategy[Sent]:

@@ -11,7 +11,6 @@ from uuid import uuid4
 import pytest
 from aio_pika import Message
 from aio_pika.abc import AbstractExchange
-from pydantic import SecretStr
 
 from events.messaging import topology
 from events.service import DEAD_LETTER_EXCHANGE, PARKED_QUEUE
@@ -20,6 +19,7 @@ from tests.runtime.eventually import eventually
 from tests.servers import Servers
 from tests.tracker.dead_letters import (
     TOKEN,
+    TOKENS,
     dead_letters,
     fail,
     give_up,
@@ -131,7 +131,7 @@ async def comes_to_rest(watch: Watch, count: int) -> bool:
 async def test_what_was_never_stored_before_is_shown_as_if_nobody_had_parked_it(watch: Watch) -> None:
     await one_of_each_kind(watch)
     await give_back_until_parked(watch, 3)
-    app = watch.app(await watch.start(admin_token=SecretStr(TOKEN)))
+    app = watch.app(await watch.start(tokens=TOKENS))
     found = await sees_dead_letters(app, 3)
     assert of_each_kind(found).keys() == {"unusable", "case", "undelivered"}
     for dead_letter in found:

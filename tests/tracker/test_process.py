@@ -37,6 +37,7 @@ def run_modules(watch: Watch, *arguments: str, **environment: str) -> "subproces
             **os.environ,
             "MURMURATION_BROKER_URL": watch.broker_url,
             "MURMURATION_DATABASE_URL": watch.database_url,
+            "MURMURATION_AUTH": "open",
             **environment,
         },
         stderr=subprocess.PIPE,

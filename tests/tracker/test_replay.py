@@ -10,23 +10,31 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 from fastapi import FastAPI
-from pydantic import SecretStr
 
 from events.facts.saga import RetryRequested
 from events.messaging.envelope import decode
 from events.messaging.retries import original_routing_key
 from events.service import REDRIVE_EXCHANGE
 from tests.runtime.eventually import eventually
-from tests.tracker.dead_letters import TOKEN, fail, give_up, let_broker_give_up, sees_dead_letters, unusable
+from tests.tracker.dead_letters import (
+    BENS,
+    TOKEN,
+    TOKENS,
+    fail,
+    give_up,
+    let_broker_give_up,
+    sees_dead_letters,
+    unusable,
+)
 from tests.tracker.watch import FIVE, Answer, Watch, get, post
 
-ANNA = {"by": "anna", "note": "fixed the parser"}
+ANNA = {"note": "fixed the parser"}
 
 
 @pytest.fixture
 async def app(watch: Watch) -> FastAPI:
     """The HTTP side of a running tracker."""
-    return watch.app(await watch.start(admin_token=SecretStr(TOKEN), sweep_seconds=0.2))
+    return watch.app(await watch.start(tokens=TOKENS, sweep_seconds=0.2))
 
 
 async def act(app: FastAPI, path: str, body: Any = ANNA) -> Answer:
@@ -187,20 +195,21 @@ async def test_acts_and_what_is_in_a_letter_are_the_admins(watch: Watch, app: Fa
 
 
 BAD_ACTS: tuple[tuple[str, Any], ...] = (
-    ("/dead-letters/{id}/replay", {}),
-    ("/dead-letters/{id}/replay", {"by": ""}),
-    ("/dead-letters/{id}/replay", {"by": "a\x00b"}),
-    ("/dead-letters/{id}/replay", {"by": "anna", "why": "typo"}),
-    ("/dead-letters/{id}/discard", {"by": "anna"}),
-    ("/dead-letters/{id}/discard", {"by": "anna", "note": "x" * 1_001}),
-    ("/dead-letters/replay", {"by": "anna"}),
-    ("/dead-letters/replay", {"by": "anna", "ids": []}),
-    ("/dead-letters/replay", {"by": "anna", "ids": [str(uuid4())] * 1_001}),
-    ("/dead-letters/replay", {"by": "anna", "ids": [str(uuid4())], "service": "payment"}),
-    ("/dead-letters/replay", {"by": "anna", "service": "payment"}),
-    ("/dead-letters/replay", {"by": "anna", "service": "toy", "reason": "bad_body"}),
-    ("/sagas/{id}/redrive", {"by": "anna"}),
-    ("/sagas/{id}/settle", {"note": "x"}),
+    ("/dead-letters/{id}/replay", {"by": "anna"}),
+    ("/dead-letters/{id}/discard", {"by": "eve", "note": "typed"}),
+    ("/sagas/{id}/settle", {"by": "anna", "note": "typed"}),
+    ("/dead-letters/{id}/replay", {"note": "a\x00b"}),
+    ("/dead-letters/{id}/replay", {"why": "typo"}),
+    ("/dead-letters/{id}/discard", {}),
+    ("/dead-letters/{id}/discard", {"note": "x" * 1_001}),
+    ("/dead-letters/replay", {}),
+    ("/dead-letters/replay", {"ids": []}),
+    ("/dead-letters/replay", {"ids": [str(uuid4())] * 1_001}),
+    ("/dead-letters/replay", {"ids": [str(uuid4())], "service": "payment"}),
+    ("/dead-letters/replay", {"service": "payment"}),
+    ("/dead-letters/replay", {"service": "toy", "reason": "bad_body"}),
+    ("/sagas/{id}/redrive", {}),
+    ("/sagas/{id}/settle", {}),
 )
 
 
@@ -216,7 +225,7 @@ async def test_an_act_that_is_not_well_formed_is_refused(app: FastAPI) -> None:
 async def test_an_act_on_a_letter_that_does_not_exist_finds_nothing(app: FastAPI) -> None:
     for verb in ("replay", "discard"):
         assert (await act(app, f"/dead-letters/{uuid4()}/{verb}")).status == 404
-    answer = await act(app, "/dead-letters/replay", {"by": "anna", "ids": [str(uuid4())]})
+    answer = await act(app, "/dead-letters/replay", {"ids": [str(uuid4())]})
     assert (answer.json()["replayed"], len(answer.json()["missing"])) == (0, 1)
 
 
@@ -267,7 +276,7 @@ async def test_replaying_twice_has_no_second_effect(watch: Watch, app: FastAPI, 
     again = await act(app, path)
     assert (again.status, again.json()["state"]) == (409, "replayed")
     assert again.json()["detail"].startswith("the letter is not open: replayed at ")
-    both = {"by": "anna", "ids": found}
+    both = {"ids": found}
     assert (await act(app, "/dead-letters/replay", both)).json() == {
         "replayed": 1,
         "skipped": 1,
@@ -292,12 +301,12 @@ async def test_of_many_who_replay_at_once_one_does(watch: Watch, app: FastAPI, e
 
 async def test_a_group_is_replayed_in_parts(watch: Watch, ears: Ears) -> None:
     limits = {"replay_dead_letters": 5, "replay_batch_size": 2}
-    app = watch.app(await watch.start(admin_token=SecretStr(TOKEN), **limits))
+    app = watch.app(await watch.start(tokens=TOKENS, **limits))
     await give_up(watch, *(unusable() for _ in range(7)))
     await give_up(watch, unusable(), why="KeyError")
     await give_up(watch, unusable(), service="fulfillment")
     await sees_dead_letters(app, 9)
-    group = {"by": "anna", "service": "payment", "reason": "bad_body"}
+    group = {"service": "payment", "reason": "bad_body"}
     outcomes = [(await act(app, "/dead-letters/replay", group)).json() for _ in range(3)]
     assert [(each["replayed"], each["remaining"]) for each in outcomes] == [(5, 2), (2, 0), (0, 0)]
     for _ in range(7):
@@ -309,9 +318,7 @@ async def test_a_group_is_replayed_in_parts(watch: Watch, ears: Ears) -> None:
 async def test_a_letter_is_marked_only_when_the_broker_has_confirmed(watch: Watch, ears: Ears) -> None:
     proxy = await watch.proxy_broker()
     app = watch.app(
-        await watch.start(
-            broker_url=proxy.url(watch.broker_url), admin_token=SecretStr(TOKEN), replay_timeout_seconds=1.0
-        )
+        await watch.start(broker_url=proxy.url(watch.broker_url), tokens=TOKENS, replay_timeout_seconds=1.0)
     )
     await give_up(watch, unusable())
     (dead_letter,) = await sees_dead_letters(app, 1)
@@ -361,8 +368,8 @@ async def test_every_act_is_in_the_audit(watch: Watch, app: FastAPI, ears: Ears)
     before = datetime.now(UTC)
     await give_up(watch, unusable(order), unusable(order))
     one, other = ids(await sees_dead_letters(app, 2))
-    await act(app, f"/dead-letters/{one}/replay", {"by": "anna"})
-    await act(app, f"/dead-letters/{other}/discard", {"by": "ben", "note": "a test order"})
+    await act(app, f"/dead-letters/{one}/replay", {})
+    await post(app, f"/dead-letters/{other}/discard", {"note": "a test order"}, token=BENS)
     entries = (await get(app, f"/audit?order_id={order}")).json()["entries"]
     shown = [
         (each["by"], each["action"], each["note"], each["letter_id"], each["service"]) for each in entries
@@ -389,7 +396,7 @@ async def test_replaying_a_case_asks_its_owner_to_try_again(watch: Watch, app: F
     message = await eventually(lambda: facts_named.get(fail=False))
     assert message is not None
     asked = decode(message, message.routing_key)
-    assert asked.fact == RetryRequested(order_id=order, service="payment", **ANNA)
+    assert asked.fact == RetryRequested(order_id=order, service="payment", by="anna", **ANNA)
     assert asked.fact_id == uuid5(failed.fact_id, "retry_requested")
     assert asked.causation_id == failed.fact_id
     assert asked.traceparent == failed.traceparent

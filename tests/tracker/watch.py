@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, LiteralString
 from uuid import UUID
@@ -34,6 +34,7 @@ QUICK: dict[str, Any] = {
     "lag_probe_seconds": 0.2,
     "stream_answer_seconds": 2.0,
     "connect_timeout_seconds": 2.0,
+    "auth": "open",
     # Nobody is late, unless a test is about that.
     "step_deadline_seconds": dict.fromkeys(FIVE, 3_600),
     "saga_deadline_seconds": 3_600,
@@ -264,25 +265,33 @@ async def post(app: FastAPI, path: str, body: Any = None, *, token: str | None =
 
 
 async def ask(
-    app: FastAPI, method: str, path: str, content: bytes = b"", *, token: str | None = None
+    app: FastAPI,
+    method: str,
+    path: str,
+    content: bytes = b"",
+    *,
+    token: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Answer:
     """A request and its answer."""
     path, _, query = path.partition("?")
     status = 0
-    headers: dict[str, str] = {}
+    answered: dict[str, str] = {}
     body = b""
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": content, "more_body": False}
 
     async def send(message: Any) -> None:
-        nonlocal status, headers, body
+        nonlocal status, answered, body
         if message["type"] == "http.response.start":
             status = message["status"]
-            headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            answered = {name.decode(): value.decode() for name, value in message["headers"]}
         body += message.get("body", b"")
 
-    given = [(b"content-type", b"application/json")] if content else []
+    given = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    if content:
+        given.append((b"content-type", b"application/json"))
     if token is not None:
         given.append((b"authorization", f"Bearer {token}".encode()))
     scope = {
@@ -300,4 +309,4 @@ async def ask(
         "server": ("127.0.0.1", 80),
     }
     await app(scope, receive, send)
-    return Answer(status, headers, body)
+    return Answer(status, answered, body)
