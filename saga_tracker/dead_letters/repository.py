@@ -110,8 +110,8 @@ _not_needed = (
 )
 _CLOSE_NOT_NEEDED = compiled(
     insert(audit).from_select(
-        ["by", "action", *_not_needed.c.keys()],
-        select(literal(TRACKER), literal("resolved"), *_not_needed.c),
+        ["by", "role", "signed_in_by", "action", *_not_needed.c.keys()],
+        select(*map(literal, (TRACKER, "machine", "itself", "resolved")), *_not_needed.c),
     )
 )
 _CLOSE_RETRIED = compiled(

@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 
 import pytest
 from fastapi import FastAPI
-from pydantic import SecretStr
 
 from events.facts.payment import PaymentDeclined
 from events.messaging.envelope import encode
@@ -16,7 +15,7 @@ from events.service import DEAD_LETTER_EXCHANGE
 from saga_tracker.causes.acts import Waiting, act_about
 from saga_tracker.causes.cause import Cause, in_words, late
 from tests.runtime.eventually import eventually
-from tests.tracker.dead_letters import TOKEN, reason_of
+from tests.tracker.dead_letters import TOKEN, TOKENS, reason_of
 from tests.tracker.facts import envelopes
 from tests.tracker.watch import Watch, get
 
@@ -146,7 +145,7 @@ def test_a_reason_is_never_too_long_for_a_fact() -> None:
 
 
 async def test_what_people_decide_at_a_service_is_in_the_audit_once(watch: Watch) -> None:
-    tracker = await watch.start(admin_token=SecretStr(TOKEN))
+    tracker = await watch.start(tokens=TOKENS)
     approved, rejected, declined = uuid4(), uuid4(), uuid4()
     await watch.say(*envelopes("created reserved held approved", approved))
     *before, refusal = envelopes("created reserved held declined", rejected)
@@ -170,7 +169,7 @@ async def test_what_people_decide_at_a_service_is_in_the_audit_once(watch: Watch
     assert (await entries(approved), await entries(rejected), await entries(declined)) == (*told, [])
     await watch.stop(tracker)
     await watch.rebuild()
-    apps.append(watch.app(await watch.start(admin_token=SecretStr(TOKEN))))
+    apps.append(watch.app(await watch.start(tokens=TOKENS)))
     assert (await entries(approved), await entries(rejected)) == told
 
 
@@ -191,7 +190,7 @@ async def stands(app: FastAPI, order: UUID) -> bool:
 async def test_a_letter_is_resolved_when_its_order_has_ended_without_it(
     watch: Watch, end: str, attempts: int, state: str
 ) -> None:
-    app = watch.app(await watch.start(close_cases_seconds=0.1, admin_token=SecretStr(TOKEN)))
+    app = watch.app(await watch.start(close_cases_seconds=0.1, tokens=TOKENS))
     order = uuid4()
     facts = envelopes(end, order)
     dead = encode(facts[1])

@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-revision = "tracker_0015"
-down_revision = "tracker_0013"
+revision = "tracker_0017"
+down_revision = "tracker_0016"
 branch_labels = None
 
 
