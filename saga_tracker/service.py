@@ -18,6 +18,7 @@ from saga_tracker import sign_in
 from saga_tracker.availability import Availability
 from saga_tracker.board import acts, letters, overviews, pages, render, selections
 from saga_tracker.board.live import Board
+from saga_tracker.causes.asking import Asking
 from saga_tracker.dead_letters import api as dead_letters_api
 from saga_tracker.dead_letters.ingest import Ingest
 from saga_tracker.dead_letters.selections import SelectionRunner
@@ -39,11 +40,11 @@ NAME = "saga_tracker"
 PREPARE_THRESHOLD = 5
 LAG = "lag"
 SWEEP, FORGET = "publisher_sweep", "publisher_forget"
-WATCHER, RETENTION = "watcher", "retention"
+WATCHER, RETENTION, CAUSES = "watcher", "retention", "causes"
 BOARD, SELECTIONS = "board", "selections"
 # Loops that are not told of by themselves: that the lag is measured is part of reading, and so on; and nobody
 # waits for what is old to be deleted.
-NOT_NOTIFIED_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION, BOARD, SELECTIONS)
+NOT_NOTIFIED_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION, CAUSES, BOARD, SELECTIONS)
 PAGES = [
     pages.router,
     selections.router,
@@ -76,6 +77,7 @@ class Tracker:
         self.scheduler = DeadlineScheduler(
             settings, self.database, self.reader, self.publisher, self.availability
         )
+        self.asking = Asking(settings, self.database, self.availability)
         self._overview = Overview(settings, self.database, self.reader.progress, self.scheduler.name)
         self._retention = Retention(settings, self.database)
         self._selections = SelectionRunner(settings, self.database, self.publisher)
@@ -106,6 +108,7 @@ class Tracker:
                 RETENTION: self._retention.run,
                 BOARD: self.board.run,
                 SELECTIONS: self._selections.run,
+                CAUSES: self.asking.run,
             }
         )
         log.info("started")

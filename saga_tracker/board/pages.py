@@ -24,6 +24,7 @@ from saga_tracker.board.health import circuits, incidents
 from saga_tracker.board.live import HEALTH, Board
 from saga_tracker.board.queries import LAST_MINUTES
 from saga_tracker.board.render import PageRoute, answer, rendered
+from saga_tracker.causes.asking import Asking
 from saga_tracker.dead_letters import queries as dead_letter_queries
 from saga_tracker.dead_letters.queries import DeadLetterFilter
 from saga_tracker.dead_letters.views import AuditView, DeadLetterView
@@ -63,6 +64,9 @@ class Runtime(Protocol):
 
     @property
     def availability(self) -> Availability: ...
+
+    @property
+    def asking(self) -> Asking: ...
 
     @property
     def board(self) -> Board: ...

@@ -6,8 +6,8 @@ The release before works as it did. Each index covers few rows: one fact an orde
 import sqlalchemy as sa
 from alembic import op
 
-revision = "tracker_0017"
-down_revision = "tracker_0016"
+revision = "tracker_0018"
+down_revision = "tracker_0017"
 branch_labels = None
 
 _BEGAN = sa.text("starts_with(wire_name, 'order.created.')")
