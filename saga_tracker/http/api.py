@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal, Protocol
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
+from pydantic_core import PydanticCustomError
 
 from events.http.authentication import VIEWER
 from events.http.limits import InDigits
@@ -71,7 +72,17 @@ Age = Annotated[float | None, Query(ge=0, le=MAX_AGE_SECONDS, allow_inf_nan=Fals
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits]
 Awaited = Annotated[str | None, Query(json_schema_extra={"enum": AWAITED})]
 Reason = Annotated[str | None, Query(max_length=300, description="Why it failed, exactly.")]
-Instant = Annotated[AwareDatetime | None, Query(description="When they entered their state.")]
+
+
+def _with_a_date(value: Any) -> Any:
+    if isinstance(value, str) and "-" not in value[1:]:
+        raise PydanticCustomError("datetime_parsing", "Input should be a date and a time, not a number")
+    return value
+
+
+Instant = Annotated[
+    AwareDatetime | None, Query(description="When they entered their state."), BeforeValidator(_with_a_date)
+]
 Named = Annotated[str | None, Query(max_length=64)]
 Beginning = Annotated[
     str | None,
