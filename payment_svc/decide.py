@@ -366,7 +366,13 @@ def be_captured(payment: Payment) -> Decided:
 
 
 def decline(payment: Payment, reason: str) -> Decided:
-    declined = PaymentDeclined(order_id=payment.order_id, reason=reason)
+    person = payment if reason == APPROVAL_REJECTED else None
+    declined = PaymentDeclined(
+        order_id=payment.order_id,
+        reason=reason,
+        by=person.decided_by if person else None,
+        note=person.decision_note if person else None,
+    )
     return Decision(replace(payment, status="declined", reason=reason), facts=(declined,))
 
 

@@ -17,6 +17,7 @@ from saga_tracker import __doc__ as purpose
 from saga_tracker import sign_in
 from saga_tracker.availability import Availability
 from saga_tracker.board import pages
+from saga_tracker.causes.asking import Asking
 from saga_tracker.dead_letters import api as dead_letters_api
 from saga_tracker.dead_letters.ingest import Ingest
 from saga_tracker.http import api, manual_api
@@ -37,10 +38,10 @@ NAME = "saga_tracker"
 PREPARE_THRESHOLD = 5
 LAG = "lag"
 SWEEP, FORGET = "publisher_sweep", "publisher_forget"
-WATCHER, RETENTION = "watcher", "retention"
+WATCHER, RETENTION, CAUSES = "watcher", "retention", "causes"
 # Loops that are not told of by themselves: that the lag is measured is part of reading, and so on; and nobody
 # waits for what is old to be deleted.
-NOT_NOTIFIED_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION)
+NOT_NOTIFIED_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION, CAUSES)
 ROUTERS = [
     api.router,
     manual_api.router,
@@ -70,6 +71,7 @@ class Tracker:
         self.scheduler = DeadlineScheduler(
             settings, self.database, self.reader, self.publisher, self.availability
         )
+        self.asking = Asking(settings, self.database, self.availability)
         self._overview = Overview(settings, self.database, self.reader.progress, self.scheduler.name)
         self._retention = Retention(settings, self.database)
         self.loops = Loops()
@@ -96,6 +98,7 @@ class Tracker:
                 "cases": self._ingest.close_cases,
                 "reconciler": self.reconciler.run,
                 RETENTION: self._retention.run,
+                CAUSES: self.asking.run,
             }
         )
         log.info("started")

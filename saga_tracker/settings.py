@@ -82,6 +82,17 @@ class TrackerSettings(SessionSettings):
     # `deadline_revisit_seconds`, for a silent one is looked at so often.
     service_settled_seconds: float = Field(default=15.0, gt=0)
 
+    # Why sagas wait is asked of their services: of those that have waited for so long, so often, at most so
+    # many at a time, those first that are late next; and when somebody looks at one, if it was not just now.
+    cause_after_seconds: float = Field(default=1.0, ge=0)
+    cause_watch_seconds: float = Field(default=1.5, gt=0)
+    cause_timeout_seconds: float = Field(default=1.0, gt=0)
+    cause_cache_seconds: float = Field(default=1.0, ge=0)
+    cause_orders: int = Field(default=150, gt=0, le=200)
+    # How many are kept, and for how long.
+    cause_rows: int = Field(default=50_000, gt=0)
+    cause_keep_seconds: float = Field(default=86_400.0, gt=0)
+
     # By how much a date in a message must be impossible to be shown as doubtful. Nothing is reckoned with it.
     clock_doubt_seconds: float = Field(default=30.0, gt=0)
 
@@ -144,6 +155,10 @@ class TrackerSettings(SessionSettings):
     # So many orders fit into a URL that every server takes.
     reconciliation_batch_size: int = Field(default=150, gt=0, le=200)
     reconciliation_batches: int = Field(default=50, gt=0)
+    # Of how many orders each service is asked in a round whether the tracker ever saw them (0: of none); and
+    # with how many that it did not see it looks for no more.
+    reconciliation_walk_orders: int = Field(default=1_000, ge=0, le=1_000)
+    reconciliation_unseen_orders: int = Field(default=1_000, gt=0)
     # How many of the sagas that ended last are compared once more when a person asks for it.
     reconciliation_recent: int = Field(default=1_000, ge=0, le=10_000)
     reconciliation_timeout_seconds: float = Field(default=5.0, gt=0)
@@ -183,6 +198,12 @@ class TrackerSettings(SessionSettings):
         if unknown:
             raise ValueError(f"no service is named {unknown[0]!r}")
         return given
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """What it shows to the services: that it is one of the machines."""
+        token = self.admin_token
+        return {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
 
     def service_url(self, name: str) -> str | None:
         """Where this service answers HTTP, if that is known."""

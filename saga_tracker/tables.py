@@ -173,6 +173,21 @@ dead_letters = Table(
     comment="What services could not use, and cases for a person. Kept by a rebuild.",
 )
 
+causes = Table(
+    "causes",
+    metadata,
+    Column("order_id", Uuid, primary_key=True),
+    Column("service", Text, primary_key=True),
+    # The fact since which the service is waited for.
+    Column("because_of_id", Uuid, nullable=False),
+    Column("cause", JSONB, nullable=False),
+    Column("known_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # What was published of it when the order timed out: who publishes that again says the same.
+    Column("reason", Text),
+    Index("causes_by_age", "known_at"),
+    comment="Why sagas wait, as their services said last. Not from the stream; old ones are deleted.",
+)
+
 audit = Table(
     "audit",
     metadata,
@@ -187,7 +202,8 @@ audit = Table(
     Column("service", Text),
     Column("order_id", Uuid),
     Column("letter_id", Uuid),
-    # The fact by which a service said that it failed: it is answered once, by a retry or a settlement.
+    # The fact by which a service said that it failed: it is answered once, by a retry or a settlement. Or the
+    # fact that tells of what a person decided at a service.
     Column("case_id", Uuid, unique=True),
     Index("audit_by_order", "order_id", "entry_id"),
     Index("audit_by_letter", "letter_id", "entry_id"),

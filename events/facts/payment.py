@@ -32,9 +32,11 @@ class PaymentCaptured(Fact, wire="payment.captured.v1"):
 
 
 class PaymentDeclined(Fact, wire="payment.declined.v1"):
-    """The customer was not charged, nor ever will be for this order."""
+    """The customer was not charged, nor ever will be; `by` whom it was rejected, if by a person."""
 
     reason: Reason
+    by: Person | None = None
+    note: Note | None = None
 
 
 class PaymentRefunded(Fact, wire="payment.refunded.v2"):

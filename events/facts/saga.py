@@ -20,11 +20,13 @@ class SagaRedriven(Fact, wire="saga.redriven.v1"):
 class SagaTimedOut(Fact, wire="saga.timed_out.v2"):
     """A step of this order is late for good; order_svc, which owns its fate, decides what follows.
 
-    `customer` is whose order it is, as far as is known: order_svc may not know of it.
+    `customer` is whose order it is, as far as is known: order_svc may not know of it. `reason`: who was late,
+    and why, as far as that is known.
     """
 
     waiting_for: Reason
     customer: Token | None = None
+    reason: Reason | None = None
 
 
 class SagaTimedOutV1(SupersededFact, wire="saga.timed_out.v1"):

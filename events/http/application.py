@@ -13,17 +13,20 @@ from opentelemetry.trace import SpanKind
 from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
+from sqlalchemy import bindparam, select
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from events.http.authentication import MACHINE, PUBLIC, VIEWER, Authentication, roles_of
 from events.http.documents import DOCS, REDOC, DocumentsPolicy, document
-from events.http.limits import BoundedBody, BoundedRequests, StrictRoute, WithoutNul
+from events.http.limits import BoundedBody, BoundedRequests, InDigits, StrictRoute, WithoutNul
 from events.http.problems import answer_with_problems
 from events.http.sessions import SessionSettings, add_sessions
 from events.runtime.service_runtime import ServiceRuntime
 from events.runtime.settings import ProcessSettings
 from events.storage.repository import Repository
+from events.storage.sql import compiled
+from events.strict_json import JSON_TYPE
 from events.telemetry.metrics import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.telemetry.tracing import Attributes, is_tracing, work
 
@@ -164,10 +167,15 @@ class TracedRequests:
 # `/states`: what a service knows of many orders at once, for whoever compares it; and to forget it.
 
 MAX_ORDERS = 200
+MAX_PAGE = 1_000
+FIRST = UUID(int=0)
 
 OrderIds = Annotated[
     list[UUID], Query(min_length=1, max_length=MAX_ORDERS, description="Repeated, once for each order.")
 ]
+
+
+OrdersLimit = Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits]
 
 
 class OrdersToForget(BaseModel):
@@ -179,12 +187,25 @@ class OrdersToForget(BaseModel):
 def states_router(repository: Repository) -> APIRouter:
     """The route of a service whose states are in `repository`."""
     router = APIRouter(tags=["states"], route_class=StrictRoute)
+    order_ids = repository.table.c.order_id
+    page_of_orders = compiled(
+        select(order_ids)
+        .where(order_ids > bindparam("after", type_=order_ids.type))
+        .order_by(order_ids)
+        .limit(bindparam("row_limit"))
+    )
 
     @router.get("/states", dependencies=[VIEWER])
     async def states(order_id: OrderIds, runtime: Running) -> Response:
         """The states of these orders by order id, without personal data; unknown orders are left out."""
         found = await runtime.database.read(lambda connection: repository.read_many(connection, order_id))
         return Response(to_json({"states": found}), media_type="application/json")
+
+    @router.get("/states/orders", dependencies=[MACHINE])
+    async def orders(runtime: Running, after: UUID | None = None, limit: OrdersLimit = MAX_PAGE) -> Response:
+        """Which orders it has states of, by their ids: those after this one. For whoever looks for others."""
+        found = await runtime.database.rows(page_of_orders, after=after or FIRST, row_limit=limit)
+        return Response(to_json({"order_ids": [row["order_id"] for row in found]}), media_type=JSON_TYPE)
 
     @router.post("/states/forget", dependencies=[MACHINE])
     async def forget(wanted: OrdersToForget, runtime: Running) -> Response:

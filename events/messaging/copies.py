@@ -8,7 +8,15 @@ from aio_pika.abc import AbstractMessage
 from pamqp.encode import encode_table_value, field_table
 
 from events.messaging.lenient_pamqp import SHORT_STRING_BYTES
-from events.messaging.retries import ATTEMPTS, FIRST_AT, HANDED_BACK, LOCK_WAITS, ROUTING_KEY
+from events.messaging.retries import (
+    ATTEMPTS,
+    DETAIL,
+    FIRST_AT,
+    HANDED_BACK,
+    LOCK_WAITS,
+    REASON,
+    ROUTING_KEY,
+)
 
 # What pamqp has of a header that it cannot write is shown up to here.
 MAX_SHOWN_CHARACTERS = 2_000
@@ -21,7 +29,7 @@ CUT = "headers_cut"
 # Those of a retry are in the dead letter under its own names. The others are the broker's: addresses for
 # copies, which it would send once more, and its notes about deliveries. One such note, which anybody can
 # forge, has it believe that the message goes round in a circle, and hold it in `retry.<n>` for ever.
-_OF_RETRIES = (ATTEMPTS, FIRST_AT, ROUTING_KEY, HANDED_BACK, LOCK_WAITS)
+_OF_RETRIES = (ATTEMPTS, FIRST_AT, ROUTING_KEY, HANDED_BACK, LOCK_WAITS, REASON, DETAIL)
 _NOT_KEPT = (*_OF_RETRIES, "CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count")
 _NOT_KEPT_PREFIXES = ("x-first-death-", "x-last-death-")
 

@@ -8,7 +8,7 @@ until the broker has confirmed its copy, while those behind it are handled and a
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
 
@@ -19,8 +19,17 @@ from aio_pika.exceptions import DeliveryError
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
 from events.messaging.consumer import is_there
 from events.messaging.copies import bare_copy_of, copy_of
-from events.messaging.retries import DEAD_ROUTING_KEY, History, history_after, of_retry, pause_of
-from events.messaging.topology import retry_exchange
+from events.messaging.envelope import uuid_in
+from events.messaging.retries import (
+    DEAD_ROUTING_KEY,
+    MAX_ATTEMPTS,
+    History,
+    history_after,
+    of_retry,
+    pause_of,
+)
+from events.messaging.topology import RETRY_DELAYS_SECONDS, retry_exchange
+from events.runtime.causes import Cause, Causes
 from events.runtime.crash import crash_point
 from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE
@@ -39,7 +48,8 @@ class Failure:
     """A message that failed: a short `reason` code, a `detail` for a person, whether it will fail again.
 
     `for_others`: a replica of another release can handle it, so it comes again until one has it. `locked`: it
-    only waits for a lock, was not at fault, and comes again for as often as it takes.
+    only waits for a lock, was not at fault, and comes again for as often as it takes. `words`: the reason as
+    anybody may read it.
     """
 
     message: IncomingMessage
@@ -48,6 +58,7 @@ class Failure:
     for_good: bool
     for_others: bool = False
     locked: bool = False
+    words: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,12 +80,14 @@ class DeadLetterPublisher:
         self,
         settings: ServiceSettings,
         service: str,
+        causes: Causes,
         *,
         acknowledge: Callable[[Sequence[IncomingMessage]], Awaitable[None]],
         handle_again: Callable[[IncomingMessage], None],
     ) -> None:
         self._settings = settings
         self._service = service
+        self._causes = causes
         self._acknowledge = acknowledge
         self._handle_again = handle_again
         self._refusals = 0
@@ -170,7 +183,7 @@ class DeadLetterPublisher:
         if delay is None:
             exchange, headers = DEAD_LETTER_EXCHANGE, self._of_dead_letter(failure, history, now)
         else:
-            exchange, headers = retry_exchange(delay), of_retry(history)
+            exchange, headers = retry_exchange(delay), of_retry(history, failure.reason, _detail(failure))
         where = await channel.get_exchange(exchange, ensure=False)
         with self._span_of(failure, exchange) as span, span.current(), lost_means_away():
             try:
@@ -182,13 +195,34 @@ class DeadLetterPublisher:
                 log.error("copy_without_properties", exc_info=error, fact_id=failure.message.message_id)
                 await where.publish(bare_copy_of(failure.message, headers), self._service, mandatory=True)
         metrics.message_failed(failure.reason, dead=exchange == DEAD_LETTER_EXCHANGE)
+        self._note_cause(failure, history, delay, now)
         self._report(failure, history, exchange)
+
+    def _note_cause(self, failure: Failure, history: History, delay: int | None, now: datetime) -> None:
+        """Why its order waits; of one that is a dead letter, that says it."""
+        order_id = uuid_in(failure.message.headers.get("order_id") or failure.message.correlation_id)
+        if order_id is None:
+            return
+        if delay is None:
+            self._causes.moved_on([order_id])
+            return
+        self._causes.note(
+            order_id,
+            Cause(
+                "lock" if failure.locked else "message",
+                failure.message.type or history.routing_key,
+                now,
+                attempt=history.attempts,
+                of=None if failure.locked or failure.for_others else MAX_ATTEMPTS,
+                error=None if failure.locked else failure.words or failure.reason,
+                next_attempt_at=now + timedelta(seconds=RETRY_DELAYS_SECONDS[delay - 1]),
+            ),
+        )
 
     def _of_dead_letter(self, failure: Failure, history: History, now: datetime) -> dict[str, Any]:
         return {
             "dead_letter_reason": failure.reason,
-            # What no encoding knows must not keep the dead letter from being sent.
-            "dead_letter_detail": failure.detail[:MAX_DETAIL_CHARACTERS].encode(errors="replace").decode(),
+            "dead_letter_detail": _detail(failure),
             "dead_letter_service": self._service,
             "dead_letter_attempts": history.attempts,
             "dead_letter_first_at": history.first_at,
@@ -231,6 +265,11 @@ class DeadLetterPublisher:
             log.error("dead_letter", **fields)
         else:
             log.warning("retry_later", through=exchange, **fields)
+
+
+def _detail(failure: Failure) -> str:
+    """As much as is kept of it. What no encoding knows must not keep the message from being sent."""
+    return failure.detail[:MAX_DETAIL_CHARACTERS].encode(errors="replace").decode()
 
 
 def _some_of(due: Sequence[_Held]) -> list[_Held]:

@@ -18,6 +18,8 @@ TIMES_THROUGH_EACH_DELAY = 5
 
 ATTEMPTS, FIRST_AT, ROUTING_KEY = "retry_attempts", "retry_first_at", "retry_routing_key"
 HANDED_BACK, LOCK_WAITS = "retry_handed_back", "retry_lock_waits"
+# Why it failed last: a short code, and words for a person.
+REASON, DETAIL = "retry_reason", "retry_detail"
 DEAD_ROUTING_KEY = "dead_letter_routing_key"
 
 
@@ -98,8 +100,19 @@ def history_after(
     )
 
 
-def of_retry(history: History) -> dict[str, Any]:
-    """The headers that carry a history to the next attempt."""
+def why_it_failed(message: Routed) -> tuple[str, str]:
+    """Why this service failed at it last: a code and words, as it wrote them itself."""
+    headers = message.headers if message.exchange == REDRIVE_EXCHANGE else {}
+    reason, detail = (
+        value if isinstance(value := headers.get(name), str) else "" for name in (REASON, DETAIL)
+    )
+    return reason or "failed_before", detail
+
+
+def of_retry(history: History, reason: str, detail: str) -> dict[str, Any]:
+    """The headers that carry a history to the next attempt, with why the last one failed."""
     known = {ATTEMPTS: history.attempts, FIRST_AT: history.first_at, ROUTING_KEY: history.routing_key}
     further = {HANDED_BACK: history.handed_back, LOCK_WAITS: history.lock_waits}
-    return known | {name: count for name, count in further.items() if count}
+    return (
+        known | {REASON: reason, DETAIL: detail} | {name: count for name, count in further.items() if count}
+    )

@@ -103,14 +103,19 @@ class Request:
     with any other error than CallFailed does not count: that is a mistake of ours, not of the party.
     """
 
-    __slots__ = ("_permit", "_settle", "_withdraw", "alive")
+    __slots__ = ("_note_error", "_permit", "_settle", "_withdraw", "alive")
 
     def __init__(
-        self, permit: int, settle: Callable[[int, bool], None], withdraw: Callable[[int], None]
+        self,
+        permit: int,
+        settle: Callable[[int, bool], None],
+        withdraw: Callable[[int], None],
+        note_error: Callable[[str], None],
     ) -> None:
         self._permit = permit
         self._settle = settle
         self._withdraw = withdraw
+        self._note_error = note_error
         self.alive = False
 
     def __enter__(self) -> Self:
@@ -122,11 +127,20 @@ class Request:
         if isinstance(error, Exception) and not isinstance(error, CallFailed):
             self._withdraw(self._permit)
         else:
+            if error is not None:
+                self._note_error(error.reason if isinstance(error, CallFailed) else "timeout")
             self._settle(self._permit, self.alive)
 
 
+# By party, as metrics have them: one process speaks to a party of a name in one way.
+BREAKERS: dict[str, "CircuitBreaker"] = {}
+
+
 class CircuitBreaker:
-    """Guards one party's requests, and says once when its circuit opens and once when it closes."""
+    """Guards one party's requests, and says once when its circuit opens and once when it closes.
+
+    `last_error` is what failed last, for whoever is turned away and wants to know why.
+    """
 
     def __init__(self, party: str, settings: ServiceSettings) -> None:
         self._party = party
@@ -138,7 +152,13 @@ class CircuitBreaker:
             probes=settings.circuit_probes,
         )
         self._opened_at: float | None = None
+        self.last_error: str | None = None
+        BREAKERS[party] = self
         metrics.circuit_is(party, is_open=False)
+
+    @property
+    def state(self) -> CircuitState:
+        return self._circuit.state
 
     def request(self) -> Request:
         """For the `with` around one request. Raises CallFailed when none may go out: nothing was sent."""
@@ -146,7 +166,10 @@ class CircuitBreaker:
         if permit is None:
             wait_seconds = self._circuit.wait_seconds()
             raise CallFailed(f"{self._party}_circuit_open", maybe_done=False, wait_seconds=wait_seconds)
-        return Request(permit, self._settle, self._circuit.withdraw)
+        return Request(permit, self._settle, self._circuit.withdraw, self._note_error)
+
+    def _note_error(self, reason: str) -> None:
+        self.last_error = reason
 
     def _settle(self, permit: int, alive: bool) -> None:
         self._circuit.settle(permit, alive=alive)

@@ -19,6 +19,7 @@ from sqlalchemy import Boolean, bindparam, func, not_, or_, select, update
 
 from events.decision import Call, GaveUp, Outcome, RetryPolicy
 from events.outbound.left_calls import LeftCalls
+from events.runtime.causes import error_words
 from events.runtime.crash import crash_point
 from events.runtime.settings import ServiceSettings
 from events.service import Service
@@ -29,7 +30,7 @@ from events.storage.sql import array_of, compiled
 from events.storage.tables import calls as calls_table
 from events.telemetry import metrics
 from events.telemetry.log import log, story
-from events.telemetry.redaction import in_words, named
+from events.telemetry.redaction import named
 from events.telemetry.tracing import Attributes, Work, trace_id, work
 
 CallT_contra = TypeVar("CallT_contra", bound=Call, contravariant=True)
@@ -287,12 +288,12 @@ class CallDispatcher:
         except StateNotUnderstood:
             # Another release has taken the order further; a replica of that one learns the outcome.
             await self._left.leave(row.call_id, maybe_done=True)
-        except Locked as error:
+        except Locked:
             # Not the call's fault: it is looked up once more, and that counts as no attempt.
-            not_yet = CallFailed(f"outcome not accepted: {in_words(error)}", maybe_done=True)
+            not_yet = CallFailed("outcome_not_accepted: Locked", maybe_done=True)
             await self._postpone(replace(row, attempts=row.attempts - 1), not_yet, self._schedules["message"])
         except Exception as error:  # noqa: BLE001 - whatever decide or the store raised: try again later
-            not_accepted = CallFailed(f"outcome not accepted: {named(error)}", maybe_done=True)
+            not_accepted = CallFailed(f"outcome_not_accepted: {error_words(error)}", maybe_done=True)
             await self._postpone(row, not_accepted, self._schedules[call.retry_policy])
 
     def _span_of(self, row: CallRow) -> Work:

@@ -36,11 +36,16 @@ from events.storage.tables import calls, outbox
 from events.telemetry import metrics
 
 
+class NotNeeded(Exception):
+    """What failed before has no effect now: its order has gone on without it. Why it failed is still told."""
+
+
 @dataclass(slots=True)
 class Committed:
     """What a batch left behind: rows for the relay and the caller, and what it decided of each input.
 
-    `refused`: facts that took no effect, for what is known under their ids is something else.
+    `refused`: facts that took no effect, for what is known under their ids is something else, or for they
+    failed until their order no longer needed them.
     """
 
     outbox: list[OutboxRow] = field(default_factory=list)
@@ -149,7 +154,10 @@ class Batch:
                 if item.kind == "command":
                     committed.refused.append((item, Forgotten(item.order_id)))
                 continue
-            decision = self._service.decide(unit_of_work.state_of(item), item.payload)
+            state = unit_of_work.state_of(item)
+            decision = self._service.decide(state, item.payload)
+            if item.failures and not decision.facts and not decision.calls and decision.state == state:
+                committed.refused.append((item, NotNeeded()))
             unit_of_work.keep(item, decision.state)
             committed.outbox += [
                 self._outbox_row(item, index, fact, now) for index, fact in enumerate(decision.facts)

@@ -15,7 +15,7 @@ class Input:
     A fact counts once by its id; an outcome while its call's row is there; a command always. `causation_id`
     is the fact's, the call's or the command's id. `done` receives the order's state once it is committed.
     `again`: it came by way of the tracker, as that keeps it: perhaps of an older release, which knows fewer
-    fields.
+    fields. `failures`: how often this service has failed at it.
     """
 
     kind: Literal["fact", "outcome", "command"]
@@ -25,6 +25,7 @@ class Input:
     traceparent: str | None
     done: "asyncio.Future[Any] | None" = field(default=None, compare=False)
     again: bool = False
+    failures: int = 0
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ import uvicorn
 import uvloop
 from fastapi import APIRouter, FastAPI, Request
 
+from events.http import causes_api
 from events.http.application import Runnable, create_app, states_router
 from events.http.authentication import VIEWER
 from events.messaging.asyncapi import asyncapi_document
@@ -49,7 +50,8 @@ def run_service(definition: ServiceDefinition) -> None:
     """Run one service until SIGTERM or SIGINT."""
     settings = read_settings(definition.settings)
     runtime = ServiceRuntime(definition, settings)
-    routers = [*definition.routers, states_router(definition.repository), _asyncapi_router(runtime)]
+    states = states_router(definition.repository)
+    routers = [*definition.routers, states, causes_api.router, _asyncapi_router(runtime)]
     serve(definition.package, _purpose(definition), settings, runtime, routers)
 
 

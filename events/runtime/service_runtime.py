@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client.metrics_core import Metric
@@ -15,6 +16,7 @@ from events.messaging.dead_letters import DeadLetterPublisher
 from events.messaging.relay import relay_of
 from events.outbound.dispatcher import CallDispatcher, Gateway
 from events.runtime.batch import Batch, Committed
+from events.runtime.causes import Cause, Causes
 from events.runtime.definition import ServiceDefinition
 from events.runtime.locks import LockedOut
 from events.runtime.loops import Loop, Loops
@@ -39,10 +41,12 @@ class ServiceRuntime:
         self.database = Database(settings, service.name, {**BY_KEY, "lock_timeout": lock_wait})
         self._gateway = service.gateway(settings) if service.gateway is not None else None
         self._instance = Instance(settings, service.name)
+        self.causes = Causes(settings.cause_memory)
         self._relay = relay_of(settings, self.database, self._instance, service.name)
         self._dead_letters = DeadLetterPublisher(
             settings,
             service.name,
+            self.causes,
             acknowledge=lambda messages: self._consumer.acknowledge(messages),
             handle_again=lambda message: self._worker.receive(message),
         )
@@ -53,6 +57,7 @@ class ServiceRuntime:
             Batch(service, service.repository, self.database, self._instance, settings.lock_probe_seconds),
             service,
             self._locked_out,
+            self.causes,
             pass_on=self._pass_on,
             look_in_tables=self._look_in_tables,
             acknowledge=lambda messages: self._consumer.acknowledge(messages),
@@ -125,6 +130,24 @@ class ServiceRuntime:
             "consumer": await self._consumer.working(),
             "runtime": bool(running := self.loops.running) and all(running.values()),
         }
+
+    @property
+    def lock_session(self) -> str | None:
+        """The session that holds the lock that some orders wait for, if that is known."""
+        locked = self._locked_out.detail.get("locked")
+        return str(locked["session"]) if locked else None
+
+    def causes_for_all(self) -> list[Cause]:
+        """Why no order goes on here now: broker or database are away, or the broker lets nobody publish."""
+        found: list[Cause] = []
+        now = datetime.now(UTC)
+        if self.database.outage.ongoing:
+            found.append(Cause("database", "any transaction", now, party="database", error="away"))
+        if not self._relay.connected:
+            found.append(Cause("broker", "publishing", now, party="broker", error="away"))
+        elif self._relay.blocked:
+            found.append(Cause("broker", "publishing", now, party="broker", error="blocked"))
+        return found
 
     @property
     def _publishes(self) -> bool:

@@ -165,6 +165,8 @@ class ServiceSettings(ProcessSettings):
     max_pending_commands: int = Field(default=2_000, gt=0)
     command_timeout_seconds: float = Field(default=8.0, gt=0)
     max_outbox_backlog: int = Field(default=50_000, gt=0)
+    # Of so many orders it is kept in memory why they wait: messages that failed, and locks.
+    cause_memory: int = Field(default=2_000, gt=0)
 
     # New orders are refused while the oldest that is under way was placed longer ago than this, and more than
     # a few are; 0: never. Less than what the tracker gives a whole order, so that who is let in has a chance,

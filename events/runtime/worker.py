@@ -19,9 +19,10 @@ from events.facts import Fact
 from events.messaging.connection import broker_user
 from events.messaging.dead_letters import Failure
 from events.messaging.envelope import Unreadable, decode
-from events.messaging.retries import original_routing_key
+from events.messaging.retries import attempts_before, original_routing_key, why_it_failed
 from events.outbound.dispatcher import CallRow
-from events.runtime.batch import Batch, Committed
+from events.runtime.batch import Batch, Committed, NotNeeded
+from events.runtime.causes import Causes, error_words
 from events.runtime.crash import crash_point
 from events.runtime.input import Entry, Input
 from events.runtime.locks import LockedOut
@@ -53,6 +54,7 @@ class Worker:
         batch: Batch,
         service: Service,
         locked_out: LockedOut,
+        causes: Causes,
         *,
         pass_on: Callable[[Committed], None],
         look_in_tables: Callable[[], None],
@@ -67,6 +69,7 @@ class Worker:
         self._subscribes_to = service.subscribes_to
         self._max_bytes = settings.max_message_bytes
         self._locked_out = locked_out
+        self._causes = causes
         self._pass_on = pass_on
         self._look_in_tables = look_in_tables
         self._acknowledge = acknowledge
@@ -210,6 +213,7 @@ class Worker:
                 entry = entry_of[id(item)]
                 if isinstance(why, Locked) and item.kind != "command":
                     locked.append(entry)
+                    self._causes.locked_out(item.order_id, item.name)
                 elif entry.message is not None:
                     failures.append(_failure(entry.message, why))
                 else:
@@ -276,6 +280,7 @@ class Worker:
                     self._look_in_tables()
                 self._pass_on(committed)
                 self._answer(inputs, committed)
+                self._causes.moved_on(item.order_id for item, _ in committed.decided)
                 # After what this leads to is on its way.
                 asyncio.get_running_loop().call_soon(_report, committed)
                 return committed.refused
@@ -328,7 +333,12 @@ def _failure(message: IncomingMessage, why: Exception) -> Failure:
         return Failure(message, why.reason, in_words(why), for_good=True)
     if isinstance(why, StateNotUnderstood):
         return Failure(message, "not_understood", in_words(why), for_good=False, for_others=True)
-    return Failure(message, type(why).__name__, in_words(why), for_good=False)
+    if isinstance(why, NotNeeded):
+        reason, detail = why_it_failed(message)
+        return Failure(
+            message, reason, f"{detail}; since then its order has gone on without it", for_good=True
+        )
+    return Failure(message, type(why).__name__, in_words(why), for_good=False, words=error_words(why))
 
 
 def _report(committed: Committed) -> None:
@@ -364,4 +374,5 @@ def read(message: IncomingMessage, subscribes_to: tuple[type[Fact], ...], max_by
         envelope.fact_id,
         envelope.traceparent,
         again=message.exchange == REDRIVE_EXCHANGE,
+        failures=attempts_before(message),
     )

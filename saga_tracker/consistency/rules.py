@@ -13,6 +13,7 @@ from itertools import chain
 from uuid import UUID
 
 from saga_tracker.consistency.snapshot import (
+    NOT_THERE,
     NOTHING,
     PROVIDER,
     Books,
@@ -292,7 +293,10 @@ _STANDS_STILL = {
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What was expected of a party, and what was found. `about`: status, ending, amount, money, movements."""
+    """What was expected of a party, and what was found.
+
+    `about`: status, ending, amount, money, movements, saga.
+    """
 
     order_id: UUID
     party: Party
@@ -316,7 +320,9 @@ def differences(order_id: UUID, book: Books) -> Iterator[Difference]:
     if saga is not None and saga.state not in COMPARED:
         return
     found = _of_money(book, saga)
-    if saga is not None:
+    if saga is None:
+        found = chain(_of_unseen(book), found)
+    else:
         of_states = _of_manual_case(book, saga) if saga.state == State.NEEDS_MANUAL else _of_ended(book, saga)
         found = chain(of_states, _of_amount(book), found)
     for party, about, expected, what in found:
@@ -355,6 +361,13 @@ def _of_manual_case(book: Books, saga: SeenSaga) -> Iterator[Found]:
             )
         elif stands_still is not None and found != stands_still:
             yield service, "status", stands_still, found
+
+
+def _of_unseen(book: Books) -> Iterator[Found]:
+    """Who has an order that ended, or was placed, has published facts of it: none was ever read."""
+    for service, known in book.states.items():
+        if known.status != NOT_THERE:
+            yield service, "saga", "none: no fact of this order was ever read", known.status
 
 
 def _of_amount(book: Books) -> Iterator[Found]:

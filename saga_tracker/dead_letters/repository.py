@@ -15,6 +15,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    not_,
     select,
     update,
     values,
@@ -26,7 +27,7 @@ from events.storage.database import Connection
 from events.storage.sql import WAIT_BRIEFLY, as_arrays, compiled, is_in, rows_of
 from saga_tracker.dead_letters.dead_letter import DeadLetter, DeadLetterKind, DeadLetterState
 from saga_tracker.http.manual_cases import ANSWERS
-from saga_tracker.tables import audit, dead_letters, saga_facts
+from saga_tracker.tables import audit, dead_letters, saga_facts, sagas
 
 _COLUMNS = [dead_letters.c[name] for name in DeadLetter.__slots__]
 _row_of = attrgetter(*DeadLetter.__slots__)
@@ -87,6 +88,32 @@ _CLOSE_RESOLVED = compiled(
         select(*map(literal, (TRACKER, "machine", "itself", "resolved")), *_over.c),
     )
 )
+# What a service failed at several times is needed no more once its order has ended by another way, and waits
+# no more for that service. What it refused at once may be a forgery, and is a person's to see.
+_its_fact = exists().where(
+    saga_facts.c.order_id == dead_letters.c.order_id, saga_facts.c.fact_id.cast(Text) == _case_id
+)
+_not_needed = (
+    update(dead_letters)
+    .values(state=DeadLetterState.RESOLVED.value, state_at=func.now())
+    .where(
+        *(_IS_OPEN, dead_letters.c.kind == DeadLetterKind.UNUSABLE, dead_letters.c.attempts > 1),
+        *(sagas.c.order_id == dead_letters.c.order_id, sagas.c.ended_at.is_not(None)),
+        not_(sagas.c.waiting_for.has_key(dead_letters.c.service)),
+        _its_fact,
+    )
+    .returning(
+        *(dead_letters.c.service, dead_letters.c.order_id, dead_letters.c.letter_id),
+        func.concat("its order ended without it: ", sagas.c.state, ", " + sagas.c.reason).label("note"),
+    )
+    .cte("not_needed")
+)
+_CLOSE_NOT_NEEDED = compiled(
+    insert(audit).from_select(
+        ["by", "role", "signed_in_by", "action", *_not_needed.c.keys()],
+        select(*map(literal, (TRACKER, "machine", "itself", "resolved")), *_not_needed.c),
+    )
+)
 _CLOSE_RETRIED = compiled(
     update(dead_letters)
     .values(state=DeadLetterState.REPLAYED.value, state_at=func.now())
@@ -129,7 +156,11 @@ async def mark_replayed_cases(connection: Connection) -> None:
 
 
 async def close_cases(connection: Connection) -> int:
-    """Close the open dead letters of cases that are over or were answered; says how many."""
+    """Close the open dead letters of cases that are over or were answered, and of what is needed no more.
+
+    Says how many.
+    """
     resolved = await connection.execute(_CLOSE_RESOLVED)
     retried = await connection.execute(_CLOSE_RETRIED)
-    return resolved.rowcount + retried.rowcount
+    not_needed = await connection.execute(_CLOSE_NOT_NEEDED)
+    return resolved.rowcount + retried.rowcount + not_needed.rowcount

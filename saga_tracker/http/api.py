@@ -11,6 +11,9 @@ from events.http.problems import Problem
 from events.service import name_of
 from events.storage.database import Connection, Database
 from saga_tracker.availability import Availability
+from saga_tracker.causes import repository as kept_causes
+from saga_tracker.causes.asking import Asking
+from saga_tracker.causes.repository import Found
 from saga_tracker.http import queries, views
 from saga_tracker.http.queries import Place, SagaFilter
 from saga_tracker.http.views import (
@@ -53,6 +56,9 @@ class ViewServer(Protocol):
     @property
     def availability(self) -> Availability: ...
 
+    @property
+    def asking(self) -> Asking: ...
+
 
 def _view_server(request: Request) -> ViewServer:
     server: ViewServer = request.app.state.runtime
@@ -76,7 +82,7 @@ Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they en
 async def see(order_id: UUID, tracker: Tracker) -> SagaWithTimeline:
     """Where an order stands, since when, what it waits for and from whom, and the trail of its facts."""
 
-    async def look(connection: Connection) -> tuple[Any, Any]:
+    async def look(connection: Connection) -> tuple[queries.Saga | None, Any]:
         found = await queries.saga_of(connection, order_id)
         return found, await queries.tombstone_of(connection, order_id) if found is None else None
 
@@ -91,8 +97,11 @@ async def see(order_id: UUID, tracker: Tracker) -> SagaWithTimeline:
         )
     if found is None:
         raise Problem(404, f"no fact of order {order_id} has been read", order_id=str(order_id))
-    saga, timeline = found
-    return views.saga_with_timeline(saga, timeline, tracker.settings, tracker.availability)
+    causes = {one.service: one for one in await tracker.asking.look(order_id, found.row["waits"])}
+    saga = views.with_causes(found.row, causes, found.letters)
+    return views.saga_with_timeline(
+        saga, found.timeline, found.letters, tracker.settings, tracker.availability
+    )
 
 
 @router.get("/sagas")
@@ -118,10 +127,14 @@ async def find(
         oldest_first=sort == "oldest",
     )
     after = Place(*place_in(cursor)) if cursor else None
-    rows = await tracker.database.read(
-        lambda connection: queries.sagas_where(connection, wanted, after, limit + 1)
-    )
-    sagas = [SagaView(**row) for row in rows[:limit]]
+
+    async def look(connection: Connection) -> tuple[list[dict[str, Any]], dict[UUID, dict[str, Found]]]:
+        rows = await queries.sagas_where(connection, wanted, after, limit + 1)
+        waiting = [row["order_id"] for row in rows if row["waits"]]
+        return rows, await kept_causes.of_orders(connection, waiting)
+
+    rows, kept = await tracker.database.read(look)
+    sagas = [SagaView(**views.with_causes(row, kept.get(row["order_id"], {}))) for row in rows[:limit]]
     last = sagas[-1] if len(rows) > limit else None
     return SagaPage(sagas=sagas, next_cursor=cursor_after(last.since, last.order_id) if last else None)
 

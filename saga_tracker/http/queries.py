@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
@@ -28,6 +28,7 @@ from events.storage.sql import compiled, in_seconds, seconds
 from saga_tracker.scheduler.leader import HOLDER
 from saga_tracker.tables import (
     FIRST_READ_AT,
+    dead_letters,
     saga_facts,
     sagas,
     stream_gaps,
@@ -38,6 +39,8 @@ from saga_tracker.tables import (
 
 RECENT_MINUTES = 10
 RECENT_ENDED = 1_000
+# Of the messages of one saga that were given up, the last are shown.
+MAX_LETTERS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +105,34 @@ _TOMBSTONE = compiled(
 )
 
 
-async def saga_of(
-    connection: Connection, order_id: UUID
-) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-    """One saga and its trail in the order of their reading, or None for an order nobody spoke of."""
+_LETTERS = compiled(
+    select(
+        *(dead_letters.c.letter_id, dead_letters.c.service, dead_letters.c.reason, dead_letters.c.wire_name),
+        *(dead_letters.c.state, dead_letters.c.attempts, dead_letters.c.arrived_at),
+    )
+    .where(dead_letters.c.order_id == bindparam("order_id"), dead_letters.c.kind != "case")
+    .order_by(dead_letters.c.arrived_at.desc())
+    .limit(MAX_LETTERS)
+)
+
+
+class Saga(NamedTuple):
+    """One saga, its trail in the order of their reading, and the messages of it that were given up."""
+
+    row: dict[str, Any]
+    timeline: list[dict[str, Any]]
+    letters: list[dict[str, Any]]
+
+
+async def saga_of(connection: Connection, order_id: UUID) -> Saga | None:
+    """One saga, or None for an order nobody spoke of."""
     async with connection.pipeline():
         found = await connection.execute(_ONE, {"order_id": order_id})
         timeline = await connection.execute(_TIMELINE, {"order_id": order_id})
+        letters = await connection.execute(_LETTERS, {"order_id": order_id})
         saga = await found.fetchone()
-        facts = await timeline.fetchall()
-    return None if saga is None else (saga, facts)
+        facts, given_up = await timeline.fetchall(), await letters.fetchall()
+    return None if saga is None else Saga(saga, facts, given_up)
 
 
 async def tombstone_of(connection: Connection, order_id: UUID) -> dict[str, Any] | None:

@@ -13,6 +13,9 @@ from pydantic import BaseModel
 from events.http.problems import Problem
 from events.service import name_of
 from saga_tracker.availability import Availability
+from saga_tracker.causes.acts import Waiting, act_about
+from saga_tracker.causes.cause import DEAD_LETTER, Cause
+from saga_tracker.causes.repository import Found
 from saga_tracker.projection import State
 from saga_tracker.reading.reader import Progress
 from saga_tracker.settings import TrackerSettings
@@ -51,7 +54,8 @@ class WaitView(BaseModel):
     `due_at`: when the tracker does something about it. `redriven_at`: when it sent the service the fact
     before it once more. `overdue_at`: when it gave up that the service will answer by itself.
     `service_down`: the service cannot work, so its time stands still. `service_locked`: some of its orders,
-    this one perhaps, wait for a lock.
+    this one perhaps, wait for a lock. `cause`: why the service has not answered, as it said when it was asked
+    last; `act`: what a person can do about it.
     """
 
     service: str
@@ -65,6 +69,8 @@ class WaitView(BaseModel):
     overdue_at: datetime | None = None
     service_down: "OutageView | None" = None
     service_locked: "LockView | None" = None
+    cause: Cause | None = None
+    act: str | None = None
 
 
 class OutageView(BaseModel):
@@ -132,10 +138,24 @@ class FactView(BaseModel):
     body: dict[str, Any]
 
 
+class DeadLetterOfSaga(BaseModel):
+    """A message that a service could not handle for a saga, and what has become of that."""
+
+    letter_id: UUID
+    service: str
+    reason: str
+    wire_name: str | None
+    state: str
+
+
 class SagaWithTimeline(SagaView):
-    """A saga and every fact of it, in the order in which they were read, and where to see its trace."""
+    """A saga and every fact of it, in the order in which they were read, and where to see its trace.
+
+    `dead_letters`: the last messages of it that a service gave up, whatever has become of them.
+    """
 
     trace_url: str | None
+    dead_letters: list[DeadLetterOfSaga]
     facts: list[FactView]
 
 
@@ -197,6 +217,7 @@ class Stats(BaseModel):
 def saga_with_timeline(
     saga: Mapping[str, Any],
     timeline: Sequence[Mapping[str, Any]],
+    letters: Sequence[Mapping[str, Any]],
     settings: TrackerSettings,
     availability: Availability,
 ) -> SagaWithTimeline:
@@ -209,7 +230,52 @@ def saga_with_timeline(
         wait | {"service_down": _outage(wait, availability), "service_locked": _lock(wait, availability)}
         for wait in saga["waits"]
     ]
-    return SagaWithTimeline(**{**saga, "waits": waits}, trace_url=trace_url, facts=facts)
+    dead_letters = [DeadLetterOfSaga(**letter) for letter in letters]
+    return SagaWithTimeline(
+        **{**saga, "waits": waits}, trace_url=trace_url, dead_letters=dead_letters, facts=facts
+    )
+
+
+def with_causes(
+    saga: Mapping[str, Any], causes: Mapping[str, Found], letters: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """A row of the view, each wait with why it lasts, by service, and with what to do about it."""
+    return {**saga, "waits": [_with_cause(saga["order_id"], wait, causes, letters) for wait in saga["waits"]]}
+
+
+def _with_cause(
+    order_id: UUID,
+    wait: Mapping[str, Any],
+    causes: Mapping[str, Found],
+    letters: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    found = causes.get(wait["service"])
+    cause = found.cause if found and found.because_of_id == UUID(str(wait["because_of_id"])) else None
+    letter = next(
+        (one for one in letters if one["service"] == wait["service"] and one["state"] == "open"), None
+    )
+    if letter is not None and not wait["person"]:
+        cause = _given_up(letter)
+    waiting = Waiting(
+        order_id, wait["service"], wait["because_of"], wait["person"], wait.get("overdue_at") is not None
+    )
+    act = act_about(waiting, cause) if cause is not None or wait["person"] else None
+    return {**wait, "cause": cause, "act": act}
+
+
+def _given_up(letter: Mapping[str, Any]) -> Cause:
+    """That a service gave up a message of an order, which is a dead letter."""
+    return Cause(
+        kind=DEAD_LETTER,
+        what=letter["wire_name"] or "a message",
+        attempt=letter["attempts"] or 0,
+        of=letter["attempts"],
+        code=letter["reason"],
+        error=letter["reason"],
+        letter_id=letter["letter_id"],
+        since=letter["arrived_at"],
+        known_at=letter["arrived_at"],
+    )
 
 
 def _outage(wait: Mapping[str, Any], availability: Availability) -> OutageView | None:

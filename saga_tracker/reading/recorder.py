@@ -16,7 +16,7 @@ from events.storage.database import Connection
 from events.storage.sql import as_arrays, compiled, rows_of
 from saga_tracker.deadlines import Rules, due
 from saga_tracker.projection import Saga, SagaFact, project
-from saga_tracker.reading import repository
+from saga_tracker.reading import decisions, repository
 from saga_tracker.reading.batch import ReadBatch, ReadFact, begun_ids, sort_out
 from saga_tracker.reading.repository import Position, ReadAnew
 from saga_tracker.reconciliation.comparisons import COMPARE_LATER, COMPARED_STATES
@@ -159,6 +159,7 @@ class Recorder:
         async with connection.pipeline():
             if facts:
                 await connection.execute(_ENTER_FACTS, _arrays(facts))
+                await decisions.enter(connection, facts)
             await _show(connection, recorded.sagas, self._rules)
             if recorded.batch.unreadable:
                 rows = map(_unreadable, recorded.batch.unreadable)

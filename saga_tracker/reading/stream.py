@@ -337,7 +337,7 @@ def _saga_fact(
         name=name_of(envelope.fact.wire_name),
         read_at=read_at,
         stated_at=published_at,
-        reason=storable(fields.get("reason", fields.get("waiting_for"))),
+        reason=storable(fields.get("reason") or fields.get("waiting_for")),
         ending=fields.get("ending"),
         trace_id=trace,
         service=fields.get("service"),

@@ -38,6 +38,10 @@ class _States(BaseModel):
     states: dict[UUID, ServiceState]
 
 
+class _Orders(BaseModel):
+    order_ids: list[UUID]
+
+
 class _ForgottenStates(BaseModel):
     forgotten: frozenset[UUID]
 
@@ -111,9 +115,7 @@ class Parties:
         urls[PROVIDER] = settings.provider_ledger_url
         self._lines = {party: _Line(party, urls[party]) for party in PARTIES}
         self._timeout = ClientTimeout(total=settings.reconciliation_timeout_seconds)
-        token = settings.admin_token
-        bearer = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
-        self._credentials = bearer
+        self._credentials = settings.credentials
         self._http: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -142,6 +144,15 @@ class Parties:
         """Ask everybody again, also those who did not answer: until now, each of them was waited for once."""
         for line in self._lines.values():
             line.rests = False
+
+    async def orders_of(self, service: str, after: UUID | None, limit: int) -> list[UUID]:
+        """The orders that a service keeps, by their ids: those after this one.
+
+        Raises NoAnswer, which says nothing of the service: it may be of a release that cannot tell.
+        """
+        place = f"after={after}&" if after else ""
+        url = f"{self._lines[service].url}/states/orders?{place}limit={limit}"
+        return (await self._request(url, _Orders, None, self._credentials)).order_ids
 
     async def states_of(self, order_ids: Sequence[UUID]) -> dict[str, dict[UUID, ServiceState]]:
         """What each service that answers knows of these orders, all asked at once."""

@@ -24,6 +24,7 @@ from saga_tracker.reconciliation.comparisons import Outcome, Pace, Taken
 from saga_tracker.reconciliation.ledger import LedgerFollower
 from saga_tracker.reconciliation.look_ups import LookUps
 from saga_tracker.reconciliation.parties import NoAnswer, Parties
+from saga_tracker.reconciliation.unseen import Unseen
 from saga_tracker.settings import TrackerSettings
 
 # Beyond the time everybody asked may take: then whoever took these orders to compare them is gone.
@@ -63,6 +64,9 @@ class Reconciler:
         )
         self._pace = Pace(settings.reconciliation_settle_seconds, settings.reconciliation_recheck_seconds)
         self._look_ups = LookUps(settings, database, self.parties)
+        self._unseen = Unseen(
+            database, self.parties, settings.reconciliation_walk_orders, settings.reconciliation_unseen_orders
+        )
         self._one_at_a_time = asyncio.Lock()
         self._failure = Outage("reconciliation")
 
@@ -111,6 +115,7 @@ class Reconciler:
             except AnotherWrites as error:
                 self.last_round = Round(at, 0, str(error))
                 return
+            await self._unseen.look()
             for _ in range(self._settings.reconciliation_batches):
                 if await self._look_ups.some() < self._settings.reconciliation_batch_size:
                     break

@@ -10,7 +10,7 @@ Of several trackers one acts at a time: the one that holds the leader's lease.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 from uuid import UUID, uuid5
@@ -26,6 +26,8 @@ from events.storage.sql import compiled
 from events.telemetry.log import Outage, log
 from events.telemetry.tracing import trace_id, work
 from saga_tracker.availability import Availability
+from saga_tracker.causes import repository as causes
+from saga_tracker.causes.cause import late as why_late
 from saga_tracker.deadlines import OWNER, Act, Due, due
 from saga_tracker.projection import Saga
 from saga_tracker.reading import gaps, repository
@@ -66,10 +68,11 @@ class _Moment:
 
 @dataclass(frozen=True, slots=True)
 class _Late:
-    """A deadline that has passed."""
+    """A deadline that has passed. `reason`: who is late and why, of an order that times out."""
 
     order_id: UUID
     due: Due
+    reason: str | None = None
 
     @property
     def because_of(self) -> Key:
@@ -195,10 +198,16 @@ class DeadlineScheduler:
                 facts = await redrive.facts_at(connection, [one.because_of for one in late])
                 acted = [(one, facts[one.because_of]) for one in late]
                 begun = await redrive.beginnings(connection, [one.order_id for one in late if one.of_owner])
+                reasons = await self._reasons(connection, late)
                 messages = [
                     message
                     for one, trigger in acted
-                    for message in _traced(one, trigger, begun.get(one.order_id), at.now)
+                    for message in _traced(
+                        replace(one, reason=reasons.get(one.order_id)),
+                        trigger,
+                        begun.get(one.order_id),
+                        at.now,
+                    )
                 ]
                 await outbox.enter(connection, messages)
                 await gaps.ask(connection, [one.order_id for one in late if one.perhaps_done])
@@ -214,6 +223,20 @@ class DeadlineScheduler:
         for order_id in self._aside.keys() & set(order_ids):
             del self._aside[order_id]
         return acted
+
+    async def _reasons(self, connection: Connection, late: Sequence[_Late]) -> dict[UUID, str]:
+        """Why orders time out: what their services said last, or what was published of it before."""
+        over = {one.order_id: one for one in late if one.due.act is Act.TIME_OUT}
+        kept = await causes.of_orders(connection, list(over))
+        reasons: dict[UUID, str] = {}
+        for order_id, one in sorted(over.items()):
+            wait = one.due.wait
+            known = kept[order_id].get(wait.service)
+            cause = known.cause if known and known.because_of_id == wait.because_of_id else None
+            reasons[order_id] = await causes.reason_given(
+                connection, order_id, wait.service, wait.because_of_id, why_late(wait.service, cause)
+            )
+        return reasons
 
     async def _set_aside(
         self, connection: Connection, order_id: UUID, clock: datetime, error: Exception
@@ -309,7 +332,9 @@ def _messages(
             ]
         case Act.TIME_OUT:
             customer = redrive.customer_of(beginning)
-            fact = SagaTimedOut(order_id=late.order_id, waiting_for=wait.facts[0], customer=customer)
+            fact = SagaTimedOut(
+                order_id=late.order_id, waiting_for=wait.facts[0], customer=customer, reason=late.reason
+            )
             # Once for an order, whatever else is late of it.
             return [_publishing(fact, trigger, uuid5(late.order_id, "timed_out"), now)]
         case Act.CALL_OVERDUE:

@@ -65,6 +65,33 @@ CASES = {
             'murmuration_sagas_open{job="tracker",state="COMPENSATING"}': "9x30",
         },
     ),
+    "SagasTimeOut": Case(
+        {
+            'murmuration_saga_facts_total{job="tracker",fact="saga.timed_out",instance="1"}': "0x5 0+1x30",
+            'murmuration_saga_facts_total{job="tracker",fact="saga.timed_out",instance="2"}': "0x5 0+2x30",
+            'murmuration_saga_facts_total{job="tracker",fact="order.created",instance="1"}': "0+50x40",
+        },
+        {
+            'murmuration_saga_facts_total{job="tracker",fact="saga.timed_out"}': "0x5 1x30",
+            'murmuration_saga_facts_total{job="tracker",fact="order.created"}': "0+50x40",
+        },
+        labels={"severity": "page"},
+        after_minutes=14,
+        not_before_minutes=6,
+    ),
+    "SagasCancelled": Case(
+        {
+            'murmuration_saga_seconds_count{job="tracker",end="CANCELLED"}': "0x5 0+50x60",
+            'murmuration_saga_seconds_count{job="tracker",end="COMPLETED"}': "0+50x70",
+        },
+        {
+            'murmuration_saga_seconds_count{job="tracker",end="CANCELLED"}': "0+10x70",
+            'murmuration_saga_seconds_count{job="tracker",end="COMPLETED"}': "0+50x70",
+        },
+        labels={"severity": "ticket"},
+        after_minutes=25,
+        not_before_minutes=8,
+    ),
     "SagasDiffer": Case(
         {'murmuration_reconciliation_differences{job="tracker"}': "2x30"},
         {'murmuration_reconciliation_differences{job="tracker"}': "0x30"},
@@ -202,6 +229,19 @@ CASES = {
         labels={"party": "provider"},
         after_minutes=7,
         not_before_minutes=4,
+    ),
+    "MessagesRetried": Case(
+        {
+            'murmuration_retries_total{job="payment",reason="CheckViolation",instance="1"}': "0x5 0+2x30",
+            'murmuration_retries_total{job="payment",reason="CheckViolation",instance="2"}': "0x5 0+2x30",
+        },
+        {
+            'murmuration_retries_total{job="payment",reason="CheckViolation"}': "0x5 3x30",
+            'murmuration_retries_total{job="inventory",reason="Locked"}': "0+20x30",
+        },
+        labels={"job": "payment"},
+        after_minutes=14,
+        not_before_minutes=6,
     ),
     "DeadLetters": Case(
         {

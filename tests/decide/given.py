@@ -59,8 +59,10 @@ def stock_released(reason: str) -> inventory.StockReleased:
     return inventory.StockReleased(order_id=ORDER, reason=reason)
 
 
-def payment_declined(reason: str = "card_declined") -> payment.PaymentDeclined:
-    return payment.PaymentDeclined(order_id=ORDER, reason=reason)
+def payment_declined(
+    reason: str = "card_declined", by: str | None = None, note: str | None = None
+) -> payment.PaymentDeclined:
+    return payment.PaymentDeclined(order_id=ORDER, reason=reason, by=by, note=note)
 
 
 def payment_refunded(
@@ -156,7 +158,12 @@ SHIPMENT_REJECTED = shipment_rejected()
 SHIPMENT_CANCELLED = shipment_cancelled()
 SHIPMENT_DISPATCHED = shipment_dispatched()
 SAGA_REDRIVEN = saga.SagaRedriven(order_id=ORDER, service="payment", redriven_id=UUID(int=2))
-SAGA_TIMED_OUT = saga.SagaTimedOut(order_id=ORDER, waiting_for="payment.captured", customer=CUSTOMER)
+SAGA_TIMED_OUT = saga.SagaTimedOut(
+    order_id=ORDER,
+    waiting_for="payment.captured",
+    customer=CUSTOMER,
+    reason="payment late: provider did not answer in time, 4 attempts",
+)
 SAGA_OVERDUE = saga.SagaOverdue(
     order_id=ORDER, service="payment", because_of_id=UUID(int=2), waiting_for="payment.refunded"
 )

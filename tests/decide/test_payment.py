@@ -149,7 +149,7 @@ APPROVING = rows(
             decision_note="too much",
             reason="approval_rejected",
         ),
-        payment_declined("approval_rejected"),
+        payment_declined("approval_rejected", by=PERSON, note="too much"),
     ),
     given(HELD)
     .when(APPROVAL_EXPIRED)

@@ -77,6 +77,8 @@ class Others:
             "reconciliation_timeout_seconds": 2.0,
             "reconciliation_batch_size": 4,
             "ledger_page_size": 3,
+            # Others know of orders before a test publishes them.
+            "reconciliation_walk_orders": 0,
         }
 
     def forget(self, service: str, order_ids: list[UUID]) -> list[UUID]:
@@ -98,6 +100,12 @@ class Others:
             rest = [entry for entry in self.entries if entry["id"] > after]
             page = rest[:limit]
             return 200, {"entries": page, "next_after": page[-1]["id"] if len(rest) > limit else None}
+        if url.path.endswith("/causes"):
+            return 404, {"detail": "a service of before says nothing of that"}
+        if url.path.endswith("/states/orders"):
+            begin = UUID(asked.get("after", [str(UUID(int=0))])[0])
+            known_here = [str(one) for one in sorted(self.states[party]) if one > begin]
+            return 200, {"order_ids": known_here[: int(asked["limit"][0])]}
         order_ids = [UUID(order_id) for order_id in asked["order_id"]]
         self.asked[party] += len(order_ids)
         self.most_at_once = max(self.most_at_once, len(order_ids))

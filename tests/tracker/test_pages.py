@@ -28,7 +28,8 @@ def test_the_list_of_sagas_escapes_every_string(chosen: State | None) -> None:
     assert "<script" not in text
     assert SCRIPT not in text
     # Why there is a gap, why the saga failed; whom it waits for, for what, what is down and what is locked.
-    assert text.count(ESCAPED) == 1 + 1 + 3 * 2 + 1 + 3
+    # Of each wait also its cause: error, what, party and circuit; and the act.
+    assert text.count(ESCAPED) == 1 + 1 + 3 * 2 + 1 + 3 + 3 * 5
 
 
 @pytest.mark.parametrize("state", State)

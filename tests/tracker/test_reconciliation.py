@@ -115,6 +115,25 @@ async def test_what_was_only_on_its_way_is_never_listed(watch: Watch, others: Ot
     assert await watch.rows("SELECT FROM differences") == []
 
 
+async def test_orders_that_were_never_seen_are_listed_until_they_are(watch: Watch, others: Others) -> None:
+    """Page by page, of every service; those that ended and were forgotten are not."""
+    seen, *unseen = (uuid4() for _ in range(8))
+    forgotten = uuid4()
+    tracker = await watch.start(**{**others.settings("provider"), "reconciliation_walk_orders": 3})
+    await complete(watch, seen)
+    await watch.rows(
+        "INSERT INTO tombstones (order_id, state, ended_at) VALUES (%(id)s, 'COMPLETED', now())", id=forgotten
+    )
+    others.completed(seen)
+    for order in (*unseen, forgotten):
+        others.states["order"][order] = {"status": "placed"}
+    await finds(watch, tracker, *((order, "order", "saga", "placed") for order in unseen))
+    for order in unseen:
+        others.completed(order)
+    await complete(watch, *unseen)
+    await finds(watch, tracker)
+
+
 async def test_who_does_not_answer_is_no_difference_and_is_compared_later(
     watch: Watch, others: Others
 ) -> None:

@@ -123,7 +123,11 @@ async def test_who_is_late_for_good_makes_the_saga_time_out_once(watch: Watch) -
     assert [message.routing_key for message in sent] == ["inventory", "order", "order"]
     # With what it takes to answer that: the order, which it may never have received.
     timed_out = SagaTimedOut(
-        order_id=order, waiting_for="inventory.stock_reserved", customer=created.fact.customer
+        order_id=order,
+        waiting_for="inventory.stock_reserved",
+        customer=created.fact.customer,
+        # No service has a URL here.
+        reason="inventory late: nobody knows why",
     )
     sent_again = [decode(message, None).fact for message in sent[1:]]
     assert sorted(sent_again, key=lambda fact: fact.wire_name) == [created.fact, timed_out]
