@@ -16,10 +16,12 @@ from events.telemetry.metrics import Values, broker_blocked, connections, gauge
 from saga_tracker import __doc__ as purpose
 from saga_tracker import sign_in
 from saga_tracker.availability import Availability
-from saga_tracker.board import pages
+from saga_tracker.board import acts, letters, overviews, pages, render, selections
+from saga_tracker.board.live import Board
 from saga_tracker.causes.asking import Asking
 from saga_tracker.dead_letters import api as dead_letters_api
 from saga_tracker.dead_letters.ingest import Ingest
+from saga_tracker.dead_letters.selections import SelectionRunner
 from saga_tracker.http import api, manual_api
 from saga_tracker.overview import Overview
 from saga_tracker.reading.reader import Progress, Reader
@@ -39,17 +41,21 @@ PREPARE_THRESHOLD = 5
 LAG = "lag"
 SWEEP, FORGET = "publisher_sweep", "publisher_forget"
 WATCHER, RETENTION, CAUSES = "watcher", "retention", "causes"
+BOARD, SELECTIONS = "board", "selections"
 # Loops that are not told of by themselves: that the lag is measured is part of reading, and so on; and nobody
 # waits for what is old to be deleted.
-NOT_NOTIFIED_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION, CAUSES)
-ROUTERS = [
-    api.router,
-    manual_api.router,
-    dead_letters_api.router,
-    reconciliation_api.router,
+NOT_NOTIFIED_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION, CAUSES, BOARD, SELECTIONS)
+PAGES = [
     pages.router,
+    selections.router,
+    letters.router,
+    overviews.router,
+    acts.forms,
     sign_in.router,
+    render.static_router,
+    render.missing_router,
 ]
+ROUTERS = [api.router, manual_api.router, dead_letters_api.router, reconciliation_api.router, *PAGES]
 
 
 class Tracker:
@@ -74,6 +80,8 @@ class Tracker:
         self.asking = Asking(settings, self.database, self.availability)
         self._overview = Overview(settings, self.database, self.reader.progress, self.scheduler.name)
         self._retention = Retention(settings, self.database)
+        self._selections = SelectionRunner(settings, self.database, self.publisher)
+        self.board = Board(settings, self.database, self.reader, self.availability)
         self.loops = Loops()
 
     @property
@@ -98,6 +106,8 @@ class Tracker:
                 "cases": self._ingest.close_cases,
                 "reconciler": self.reconciler.run,
                 RETENTION: self._retention.run,
+                BOARD: self.board.run,
+                SELECTIONS: self._selections.run,
                 CAUSES: self.asking.run,
             }
         )

@@ -105,6 +105,8 @@ class TrackerSettings(SessionSettings):
     # How many dead letters one request may replay, and how many of them in one transaction.
     replay_dead_letters: int = Field(default=1_000, gt=0)
     replay_batch_size: int = Field(default=50, gt=0)
+    # How many one selection may have, which is replayed or discarded at a pace.
+    selection_letters: int = Field(default=10_000, gt=0)
     # Less than `presumed_dead_after_seconds`: the dead letters are locked in the database meanwhile.
     replay_timeout_seconds: float = Field(default=5.0, gt=0)
 
@@ -138,8 +140,21 @@ class TrackerSettings(SessionSettings):
     second_approver: bool = False
     proposal_seconds: int = Field(default=3_600, gt=0)
 
+    # How often one look at the database says to all open pages what changed, and how many pages that may be.
+    board_poll_seconds: float = Field(default=1.0, gt=0)
+    board_max_tabs: int = Field(default=100, gt=0)
+    # For how long what the first page tells is shown to others as it is, or while it is looked up anew.
+    board_fresh_seconds: float = Field(default=2.0, gt=0)
+    board_stale_seconds: float = Field(default=30.0, gt=0)
+    # The same of how many sagas ever ended, which takes a look at an index of all of them.
+    board_ended_seconds: float = Field(default=20.0, gt=0)
+    # Sagas that have waited longer than this for a service are an incident.
+    board_late_seconds: float = Field(default=5.0, gt=0)
+
     # Where a person sees Jaeger's pages, for links to them.
     jaeger_url: HttpUrl | None = None
+    # And Grafana's.
+    grafana_url: HttpUrl | None = None
 
     # Where the services answer, whom the view is compared with: one form for all of them, such as
     # http://{service}:8000, and by name what differs: {"order": "http://..."}. Who has no URL is left out.

@@ -16,7 +16,7 @@ from events.http.tokens import Role
 from events.storage.database import Database
 from events.telemetry.log import log
 from events.telemetry.redaction import in_words
-from saga_tracker.board.pages import HEADERS, rendered
+from saga_tracker.board.render import HEADERS, rendered
 from saga_tracker.settings import TrackerSettings
 
 OPENID = "OpenID Connect"
@@ -184,7 +184,6 @@ def _page(request: Request, tracker: Porter, then: str, problem: str = "", statu
     page = rendered(
         "sign_in",
         title="Sign in",
-        refresh=False,
         problem=problem,
         oidc=tracker.settings.oidc_issuer is not None,
         csrf_token=csrf_token(request),

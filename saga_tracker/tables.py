@@ -15,6 +15,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -45,6 +46,7 @@ sagas = Table(
     Index("sagas_by_start", "started_at"),
     Index("sagas_by_end", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     Index("sagas_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    Index("sagas_by_reason", "reason", "since", "order_id", postgresql_where=text("reason IS NOT NULL")),
     comment="What the facts read so far say of each order.",
 )
 
@@ -68,6 +70,20 @@ saga_facts = Table(
     Column("read_at", DateTime(timezone=True)),
     # Under which ids orders began: only an outside publisher can use one twice.
     Index("saga_facts_begun", "fact_id", postgresql_where=text("starts_with(wire_name, 'order.created.')")),
+    # By whom something was ordered, and what: of one fact an order.
+    Index(
+        "saga_facts_by_customer",
+        text("(body ->> 'customer')"),
+        "order_id",
+        postgresql_where=text("starts_with(wire_name, 'order.created.')"),
+    ),
+    Index(
+        "saga_facts_by_line",
+        literal_column("(body -> 'lines')").label("lines"),
+        postgresql_using="gin",
+        postgresql_ops={"lines": "jsonb_path_ops"},
+        postgresql_where=text("starts_with(wire_name, 'order.created.')"),
+    ),
     comment="Every fact read, once.",
 )
 # From when everything counts that follows from a fact.
@@ -171,6 +187,41 @@ dead_letters = Table(
     Index("dead_letters_closed", "state_at", postgresql_where=text("state <> 'open'")),
     Index("open_cases", "order_id", postgresql_where=text("state = 'open' AND kind = 'case'")),
     comment="What services could not use, and cases for a person. Kept by a rebuild.",
+)
+
+selections = Table(
+    "selections",
+    metadata,
+    Column("selection_id", Uuid, primary_key=True),
+    Column("made_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("made_by", Text, nullable=False),
+    # What was asked for, in words.
+    Column("of", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("state_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # What is done with them, by whom and why, and how many in a second.
+    Column("verb", Text),
+    Column("by", Text),
+    Column("role", Text),
+    Column("signed_in_by", Text),
+    Column("note", Text),
+    Column("per_second", Integer),
+    Column("last_error", Text),
+    Index("selections_by_time", "made_at"),
+    Index("selections_running", "made_at", postgresql_where=text("state = 'running'")),
+    comment="Dead letters that a person chose, to replay or discard them together. Kept by a rebuild.",
+)
+
+selected_letters = Table(
+    "selected_letters",
+    metadata,
+    Column("selection_id", Uuid, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("letter_id", Uuid, nullable=False),
+    # What became of it: replayed, discarded, or skipped, for it was not open any more.
+    Column("outcome", Text),
+    Index("selected_letters_left", "selection_id", "position", postgresql_where=text("outcome IS NULL")),
+    comment="Which dead letters a selection has, from when it was made on.",
 )
 
 causes = Table(

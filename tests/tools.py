@@ -148,11 +148,17 @@ PROMETHEUS = Tool(
 JAEGER = Tool("Jaeger", ask_jaeger, "make jaeger, which takes ten minutes once, where Go is installed")
 OPENSSL = Tool("openssl", partial(works, "openssl", "version"), "apt-get install openssl", {"openssl": ()})
 RABBITMQ = Tool("RabbitMQ", ask_rabbitmq, "apt-get install rabbitmq-server", {"rabbitmq-server": ()})
+CHROMIUM = Tool(
+    "Chromium",
+    lambda: works("chromium", "--version"),
+    "apt-get install chromium",
+    {"chromium": ()},
+)
 # Of these two nobody installs so many packages for the sake of one example each.
 NODE = Tool("Node", ask_node, "apt-get install nodejs npm")
 GO = Tool("Go", ask_go, "apt-get install golang-go")
 RELEASE_BEFORE = Tool(f"the release before ({COMMIT[:7]})", why_not_here, HOW_TO_GET_IT)
-TOOLS = (ENGINE, COMPOSE, IMAGES, PROMETHEUS, JAEGER, OPENSSL, RABBITMQ, NODE, GO, RELEASE_BEFORE)
+TOOLS = (ENGINE, COMPOSE, IMAGES, PROMETHEUS, JAEGER, OPENSSL, RABBITMQ, CHROMIUM, NODE, GO, RELEASE_BEFORE)
 
 
 @cache

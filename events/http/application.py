@@ -30,7 +30,8 @@ from events.strict_json import JSON_TYPE
 from events.telemetry.metrics import MeasuredRequests, NotingStatus, measured_loop, page, route_template
 from events.telemetry.tracing import Attributes, is_tracing, work
 
-UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+# The last is a stream that lasts as long as its page is open, and has a bound of its own.
+UNTRACED_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/ui/events"})
 
 
 class Runnable(Protocol):

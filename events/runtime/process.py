@@ -72,6 +72,8 @@ def serve(
     app = create_app(name, description, settings, runnable, routers)
     collect_garbage_rarely()
     server = uvicorn_server(app, settings)
+    # So that streams end which would last as long as their reader does.
+    app.state.is_stopping = lambda: server.should_exit
 
     def end() -> None:
         server.should_exit = True

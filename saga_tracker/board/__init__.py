@@ -1,1 +1,1 @@
-"""Pages for people: sagas by state, one saga along the time, dead letters. No scripts, nothing to load."""
+"""The board: pages that say what a choreographed saga waits for and why, and let a person act."""

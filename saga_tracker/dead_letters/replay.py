@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import aio_pika
 from aio_pika.abc import AbstractExchange
@@ -78,6 +78,35 @@ async def replay(
                 some = await _replay_batch(connection, sender, batch, who=who, note=note)
             done.replayed += some.replayed
             done.skipped += some.skipped
+
+
+async def replay_edited(
+    settings: TrackerSettings, database: Database, letter_id: UUID, body: bytes, *, who: Identity, note: str
+) -> UUID | None:
+    """Send an open dead letter's message with another body, under a new id; None if it is not open.
+
+    The new id derives from the letter and the body, so that saying it twice is saying it once. The letter
+    keeps what it was, and the audit has the new id. Raises NotSent, or what the database raises.
+    """
+    message_id = uuid5(letter_id, body.hex())
+    async with _Sender(settings) as sender, database.transaction() as connection:
+        (dead_letter,) = await repository.take(connection, [letter_id]) or ({},)
+        if dead_letter.get("state") != DeadLetterState.OPEN or dead_letter["kind"] == DeadLetterKind.CASE:
+            return None
+        edited = {**dead_letter, "body": body}
+        original = original_of(edited)
+        original.message_id = str(message_id)
+        publications: list[Publication] = [(original, str(edited["service"]))]
+        if fact_in(edited, original) is not None:
+            view = for_view(edited)
+            view.message_id = original.message_id
+            publications.append((view, TRACKER))
+        await sender.send(publications)
+        noted = f"{note} (sent edited as {message_id})"
+        entry = Entry.of(who, "edited", noted, edited["service"], edited["order_id"], letter_id)
+        await audit.enter(connection, [entry])
+        await repository.mark(connection, [letter_id], DeadLetterState.REPLAYED)
+    return message_id
 
 
 async def _replay_batch(

@@ -4,10 +4,11 @@ from typing import Annotated, Any, Literal, Protocol
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
+from pydantic import AwareDatetime
 
 from events.http.authentication import VIEWER
 from events.http.limits import InDigits
-from events.http.problems import Problem
+from events.http.problems import Problem, not_valid
 from events.service import name_of
 from events.storage.database import Connection, Database
 from saga_tracker.availability import Availability
@@ -69,6 +70,16 @@ Tracker = Annotated[ViewServer, Depends(_view_server)]
 Age = Annotated[float | None, Query(ge=0, le=MAX_AGE_SECONDS, allow_inf_nan=False), InDigits]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE), InDigits]
 Awaited = Annotated[str | None, Query(json_schema_extra={"enum": AWAITED})]
+Reason = Annotated[str | None, Query(max_length=300, description="Why it failed, exactly.")]
+Instant = Annotated[AwareDatetime | None, Query(description="When they entered their state.")]
+Named = Annotated[str | None, Query(max_length=64)]
+Beginning = Annotated[
+    str | None,
+    Query(
+        pattern=r"^[0-9A-Fa-f]{4,8}(-?[0-9A-Fa-f]{0,4}){0,3}(-?[0-9A-Fa-f]{0,12})?$",
+        description="How the order's id begins.",
+    ),
+]
 Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they entered their state.")]
 
 
@@ -113,17 +124,35 @@ async def find(
     limit: Limit = 50,
     cursor: Cursor = None,
     sort: Sort = "newest",
+    reason: Reason = None,
+    since_from: Instant = None,
+    since_to: Instant = None,
+    sku: Named = None,
+    customer: Named = None,
+    order: Beginning = None,
+    has_letter: bool = False,
 ) -> SagaPage:
     """Sagas in a state, waiting for a service or a fact, or in their state for longer than so many seconds.
 
-    All criteria given must hold. A cursor continues under the same criteria and the same sorting.
+    Also by why they failed, when they entered their state, what was ordered and by whom, how their id begins,
+    and whether a dead letter of them is open. All criteria given must hold. A cursor continues under the same
+    criteria and the same sorting.
     """
     if waiting_for is not None and waiting_for not in AWAITED:
         raise Problem(422, f"nothing waits for {waiting_for!r}", known=AWAITED)
+    id_from, id_to = _ids_beginning(order) if order else (None, None)
     wanted = SagaFilter(
         state=state.value if state else None,
         waiting_for=waiting_for,
         older_than_seconds=older_than_seconds,
+        reason=reason,
+        since_from=since_from,
+        since_to=since_to,
+        sku=sku,
+        customer=customer,
+        id_from=id_from,
+        id_to=id_to,
+        has_letter=has_letter or None,
         oldest_first=sort == "oldest",
     )
     after = Place(*place_in(cursor)) if cursor else None
@@ -137,6 +166,13 @@ async def find(
     sagas = [SagaView(**views.with_causes(row, kept.get(row["order_id"], {}))) for row in rows[:limit]]
     last = sagas[-1] if len(rows) > limit else None
     return SagaPage(sagas=sagas, next_cursor=cursor_after(last.since, last.order_id) if last else None)
+
+
+def _ids_beginning(prefix: str) -> tuple[UUID, UUID]:
+    try:
+        return queries.ids_beginning(prefix)
+    except ValueError as error:
+        raise not_valid("query.order", str(error)) from None
 
 
 @router.get("/stats")

@@ -16,7 +16,17 @@ from events.storage.sql import array_of, as_arrays, compiled, rows_of
 from saga_tracker.tables import audit
 
 Action = Literal[
-    "replayed", "discarded", "retry_requested", "settlement_proposed", "settled", "sent_again", "resolved"
+    "replayed",
+    "discarded",
+    "edited",
+    "retry_requested",
+    "settlement_proposed",
+    "settled",
+    "sent_again",
+    "resolved",
+    "claimed",
+    "unclaimed",
+    "noted",
 ]
 
 

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from psycopg.types.json import Jsonb
 from sqlalchemy import (
     ColumnElement,
     Select,
@@ -21,10 +22,10 @@ from sqlalchemy import (
     select,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from events.storage.database import Connection
-from events.storage.sql import compiled, in_seconds, seconds
+from events.storage.sql import array_of, compiled, in_seconds, seconds
 from saga_tracker.scheduler.leader import HOLDER
 from saga_tracker.tables import (
     FIRST_READ_AT,
@@ -45,12 +46,35 @@ MAX_LETTERS = 20
 
 @dataclass(frozen=True, slots=True)
 class SagaFilter:
-    """Which sagas are asked for; None leaves a criterion out. `waiting_for` names a service or a fact."""
+    """Which sagas are asked for; None leaves a criterion out. `waiting_for` names a service or a fact.
+
+    `since_from` and `since_to`: when they entered their state. `sku` and `customer`: what was ordered, and by
+    whom. `id_from` and `id_to`: between which ids. `has_letter`: of which a dead letter is open.
+    """
 
     state: str | None = None
     waiting_for: str | None = None
     older_than_seconds: float | None = None
+    reason: str | None = None
+    since_from: datetime | None = None
+    since_to: datetime | None = None
+    sku: str | None = None
+    customer: str | None = None
+    id_from: UUID | None = None
+    id_to: UUID | None = None
+    has_letter: bool | None = None
     oldest_first: bool = False
+
+
+MIN_PREFIX_DIGITS = 4
+
+
+def ids_beginning(prefix: str) -> tuple[UUID, UUID]:
+    """The first and the last id that begins like this. Raises ValueError for what no id begins like."""
+    digits = prefix.replace("-", "").lower()
+    if not MIN_PREFIX_DIGITS <= len(digits) <= 32:
+        raise ValueError(f"the beginning of an order's id has at least {MIN_PREFIX_DIGITS} digits")
+    return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +92,8 @@ _reconstructed = (
     .select_from(saga_facts)
     .where(saga_facts.c.order_id == sagas.c.order_id, saga_facts.c.stream_offset < 0)
     .correlate(sagas)
+    # Looked up for each saga that is shown: left to itself, PostgreSQL reads all facts first.
+    .offset(0)
     .exists()
     .label("reconstructed")
 )
@@ -145,8 +171,17 @@ async def sagas_where(
 ) -> list[dict[str, Any]]:
     """Up to `limit` sagas, by when they entered their state."""
     given: dict[str, Any] = {"row_limit": limit}
-    criteria = [name for name in _CRITERIA if getattr(wanted, name) is not None]
+    criteria = [name for name in _CRITERIA if getattr(wanted, name, None) is not None]
     given |= {name: getattr(wanted, name) for name in criteria}
+    if wanted.sku is not None:
+        given["sku_line"] = Jsonb([{"sku": wanted.sku}])
+    ordered = tuple(name for name in ("sku", "customer") if name in criteria)
+    if ordered:
+        cursor = await connection.execute(_rare(ordered), given | {"row_limit": RARE_ORDERS + 1})
+        found = [row["order_id"] for row in await cursor.fetchall()]
+        if len(found) <= RARE_ORDERS:
+            given["among"] = found
+            criteria = ["among", *(name for name in criteria if name not in ordered)]
     if after is not None:
         given |= {"after_since": after.since, "after_order_id": after.order_id}
     query = _page(tuple(criteria), after is not None, wanted.oldest_first)
@@ -154,6 +189,34 @@ async def sagas_where(
     return await cursor.fetchall()
 
 
+# As their indexes have them.
+_lines = saga_facts.c.body.op("->")(literal("lines"))
+_customer = saga_facts.c.body.op("->>", return_type=Text())(literal("customer"))
+_has_sku = _lines.op("@>")(bindparam("sku_line", type_=JSONB))
+_is_customer = _customer == bindparam("customer", type_=Text)
+# Of what was ordered rarely the orders are looked up first; of the rest, sagas are looked at in turn.
+RARE_ORDERS = 1_000
+
+
+def _began_with(wanted: Any) -> ColumnElement[bool]:
+    """That this holds of what the order began with, looked up saga by saga."""
+    return (
+        select(literal(1))
+        .select_from(saga_facts)
+        .where(saga_facts.c.order_id == sagas.c.order_id, _begins, wanted)
+        .correlate(sagas)
+        .offset(0)
+        .exists()
+    )
+
+
+# Read first, and sagas looked up by them: there are few beside the sagas.
+_with_letters = (
+    select(dead_letters.c.order_id)
+    .where(dead_letters.c.state == "open", dead_letters.c.order_id.is_not(None))
+    .limit(10_000)
+    .scalar_subquery()
+)
 _CRITERIA: dict[str, Sequence[ColumnElement[bool]]] = {
     "state": [sagas.c.state == bindparam("state")],
     "waiting_for": [
@@ -161,7 +224,24 @@ _CRITERIA: dict[str, Sequence[ColumnElement[bool]]] = {
         sagas.c.waiting_for.op("?")(bindparam("waiting_for", type_=Text)),
     ],
     "older_than_seconds": [sagas.c.since < _now - seconds("older_than_seconds")],
+    "reason": [sagas.c.reason == bindparam("reason")],
+    "since_from": [sagas.c.since >= bindparam("since_from", type_=TIMESTAMP(timezone=True))],
+    "since_to": [sagas.c.since <= bindparam("since_to", type_=TIMESTAMP(timezone=True))],
+    "among": [sagas.c.order_id == array_of("among", sagas.c.order_id).any_()],
+    "sku": [_began_with(_has_sku)],
+    "customer": [_began_with(_is_customer)],
+    "id_from": [sagas.c.order_id >= bindparam("id_from", type_=sagas.c.order_id.type)],
+    "id_to": [sagas.c.order_id <= bindparam("id_to", type_=sagas.c.order_id.type)],
+    "has_letter": [sagas.c.order_id == func.array(_with_letters).any_()],
 }
+
+
+@cache
+def _rare(ordered: tuple[str, ...]) -> bytes:
+    """Orders of a customer, or with a SKU, up to so many."""
+    wanted = {"sku": _has_sku, "customer": _is_customer}
+    query = select(saga_facts.c.order_id).where(_begins, *(wanted[name] for name in ordered))
+    return compiled(query.limit(bindparam("row_limit")))
 
 
 @cache

@@ -130,6 +130,11 @@ class Reader:
             return await stream.consumers_of(queues)
         return {}
 
+    @property
+    def queues(self) -> Mapping[str, tuple[int, int]]:
+        """Of the queues that were asked for: how many consume each and how many messages wait in it."""
+        return self._stream.queues if self._stream is not None and self.progress.reading else {}
+
     async def _read_from(self, position: Position) -> None:
         known = position.stream_offset if position.stream_offset >= 0 else None
         async with Subscription(self._settings, known) as stream:

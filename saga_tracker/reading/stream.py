@@ -97,6 +97,8 @@ class Subscription:
         self._channel: AbstractChannel | None = None
         self._beneath: Beneath | None = None
         self._asking: AbstractChannel | None = None
+        # Of each queue that was asked for last: how many consume it, and how many messages are ready in it.
+        self.queues: dict[str, tuple[int, int]] = {}
 
     async def __aenter__(self) -> Self:
         with closed_means_away(), lost_means_away():
@@ -192,8 +194,10 @@ class Subscription:
                     asking = self._asking.declare_queue(queue, passive=True)
                     answer = await promptly(asking, self._settings.stream_answer_seconds)
                     found[queue] = answer.declaration_result.consumer_count or 0
+                    self.queues[queue] = found[queue], answer.declaration_result.message_count or 0
                 except ChannelNotFoundEntity:
                     found[queue] = 0
+                    self.queues[queue] = 0, 0
                 except AMQPChannelError:
                     continue
         return found

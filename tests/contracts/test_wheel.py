@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 NOT_SHIPPED = ("tests", "build")
 
 
-def test_a_wheel_has_every_template(tmp_path: Path) -> None:
+def test_a_wheel_has_every_template_and_what_pages_load(tmp_path: Path) -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     files = [name for name in tracked.stdout.splitlines() if name.partition("/")[0] not in NOT_SHIPPED]
     for name in files:
@@ -25,4 +25,6 @@ def test_a_wheel_has_every_template(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     templates = {name for name in files if name.endswith((".jinja", ".j2"))}
     assert "saga_tracker/board/templates/home.html.jinja" in templates
-    assert templates <= set(zipfile.ZipFile(wheel).namelist())
+    static = {name for name in files if name.startswith("saga_tracker/board/static/")}
+    assert "saga_tracker/board/static/htmx.LICENSE" in static
+    assert templates | static <= set(zipfile.ZipFile(wheel).namelist())

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from events.facts.order import OrderWithdrawn
 from events.messaging.envelope import encode
 from saga_tracker.projection import State
+from tests.tracker.dead_letters import give_up, sees_dead_letters, unusable
 from tests.tracker.facts import BEGAN, PATHS, TRACEPARENT, envelopes
 from tests.tracker.watch import Watch, get
 
@@ -153,6 +154,31 @@ async def test_sagas_are_found_by_state_wait_and_age(watch: Watch, app: FastAPI)
     assert await found("older_than_seconds=0") >= {pending, held}
     assert young not in await found("older_than_seconds=600")
     assert await found("waiting_for=notification") == set()
+
+
+async def test_sagas_are_found_by_reason_time_what_was_ordered_and_id(watch: Watch, app: FastAPI) -> None:
+    completed, declined, pending = await tell(
+        watch, PATHS["completed"], "created reserved declined", "created reserved"
+    )
+    await give_up(watch, unusable(pending))
+    await sees_dead_letters(app, 1)
+
+    async def found(query: str) -> set[UUID]:
+        return {UUID(saga["order_id"]) for saga in (await get(app, f"/sagas?{query}")).json()["sagas"]}
+
+    assert await found("reason=card_declined") == {declined}
+    assert await found("reason=bored") == set()
+    assert await found("sku=lamp&state=COMPLETED") == {completed}
+    assert await found("sku=chair") == set()
+    assert await found("customer=cust_1") == {completed, declined, pending}
+    assert await found("customer=cust_2") == set()
+    assert await found(f"order={str(pending)[:8]}") == {pending}
+    assert await found(f"order={str(pending)[:13]}") == {pending}
+    assert await found("has_letter=true") == {pending}
+    assert await found("since_from=2999-01-01T00:00Z") == set()
+    assert await found("since_to=2999-01-01T00:00Z") == {completed, declined, pending}
+    for wrong in ("order=xyzt", "order=ab", "since_from=2026-01-01T00:00", "since_to=soon"):
+        assert (await get(app, f"/sagas?{wrong}")).status == 422
 
 
 async def test_pages_cover_every_saga_once_even_while_others_move(watch: Watch, app: FastAPI) -> None:

@@ -1,0 +1,200 @@
+"""The pages of dead letters: groups and letters to choose from, one letter, and a message that is edited.
+
+What is in a letter is shown to who may act alone, and never a payment token.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse
+
+from events.http.authentication import VIEWER
+from events.http.problems import Problem, not_valid
+from events.http.tokens import Role
+from saga_tracker.board import acts
+from saga_tracker.board.acts import back, confirmed, forms, signed_form
+from saga_tracker.board.render import PageRoute, answer, rendered
+from saga_tracker.dead_letters import api as dead_letters_api
+from saga_tracker.dead_letters import queries as dead_letter_queries
+from saga_tracker.dead_letters.api import Reason, ServiceName, Tracker, WireName
+from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
+from saga_tracker.dead_letters.replay import NotSent, replay_edited
+from saga_tracker.dead_letters.views import (
+    MAX_SHOWN_BYTES,
+    DeadLetterPage,
+    DeadLetterView,
+    Groups,
+    WholeDeadLetter,
+    whole_dead_letter,
+)
+from saga_tracker.http import audit
+from saga_tracker.http.views import Cursor
+
+PAGE_SIZE = 50
+HIDDEN = "(hidden)"
+_TOKEN = re.compile(r'("payment_token"\s*:\s*)"((?:[^"\\]|\\.)*)"')
+
+router = APIRouter(include_in_schema=False, route_class=PageRoute, dependencies=[VIEWER])
+
+
+@router.get("/ui/dead-letters")
+async def dead_letters(
+    tracker: Tracker,
+    request: Request,
+    service: ServiceName = None,
+    reason: Reason = None,
+    wire_name: WireName = None,
+    order_id: UUID | None = None,
+    state: DeadLetterState = DeadLetterState.OPEN,
+    cursor: Cursor = None,
+) -> HTMLResponse:
+    """Dead letters by service, reason and fact; and those of one group or of all, the newest first."""
+    groups = await dead_letters_api.groups(tracker)
+    page = await dead_letters_api.find(
+        tracker, service, reason, wire_name, order_id, state, limit=PAGE_SIZE, cursor=cursor
+    )
+    asked = {name: value for name, value in request.query_params.items() if name not in ("cursor", "state")}
+    return answer(dead_letters_page(groups, page, asked, state, first=cursor is None))
+
+
+def dead_letters_page(
+    groups: Groups,
+    page: DeadLetterPage,
+    asked: Mapping[str, str],
+    chosen: DeadLetterState,
+    *,
+    first: bool = True,
+) -> str:
+    """Groups, then dead letters in one state, to choose from."""
+    return rendered(
+        "dead_letters",
+        title="Dead letters",
+        path="/ui/dead-letters",
+        topics=("letters",) if first else (),
+        groups=groups,
+        page=page,
+        asked=asked,
+        chosen=chosen,
+        states=list(DeadLetterState),
+    )
+
+
+# --- One letter
+
+
+@router.get("/ui/dead-letters/{letter_id}")
+async def see(letter_id: UUID, tracker: Tracker, request: Request, done: str = "") -> HTMLResponse:
+    """One letter without what is in it: where it came from, what was done about it, what can be done."""
+    whole = await _whole(tracker, letter_id)
+    return answer(letter_page(whole, base_url=str(request.base_url), done=done))
+
+
+@forms.post("/ui/dead-letters/{letter_id}")
+async def open_letter(letter_id: UUID, tracker: Tracker, request: Request) -> HTMLResponse:
+    """The same with what is in it, for who may act; and what an edited one would change."""
+    _, form = await signed_form(request, Role.OPERATOR)
+    whole = await _whole(tracker, letter_id)
+    text = masked(whole.body) if whole.body_encoding == "text" else whole.body
+    edited = form.get("body", [text])[0].replace("\r\n", "\n")
+    return answer(
+        letter_page(whole, base_url=str(request.base_url), text=text, edited=edited, diff=diff(text, edited))
+    )
+
+
+def letter_page(
+    whole: WholeDeadLetter,
+    *,
+    base_url: str,
+    text: str | None = None,
+    edited: str = "",
+    diff: Sequence[tuple[str, str]] = (),
+    done: str = "",
+) -> str:
+    """A letter; `text` is what is in it, where that may be seen."""
+    view = DeadLetterView(**{name: getattr(whole, name) for name in DeadLetterView.model_fields})
+    is_open = whole.state is DeadLetterState.OPEN
+    return rendered(
+        "letter",
+        title=f"Dead letter {str(whole.letter_id)[:8]}",
+        path="/ui/dead-letters",
+        topics=("letters",) if text is None else (),
+        letter=whole,
+        entries=whole.history.audit,
+        acts=acts.on_letter(view, base_url) if is_open else [],
+        can_edit=is_open and whole.kind is not DeadLetterKind.CASE and whole.body_encoding == "text",
+        text=text,
+        edited=edited,
+        diff=diff,
+        done=acts.DONE.get(done),
+    )
+
+
+@forms.post("/ui/dead-letters/{letter_id}/edit")
+async def edit(letter_id: UUID, tracker: Tracker, request: Request) -> Response:
+    """Send an edited message to its service under a new id; the original is kept, and counts as replayed."""
+    signed, form = await signed_form(request, Role.OPERATOR)
+    confirmed(form)
+    act = signed.noted
+    whole = await _whole(tracker, letter_id)
+    if whole.state is not DeadLetterState.OPEN or whole.kind is DeadLetterKind.CASE:
+        raise Problem(409, "only the message of an open letter can be edited")
+    if whole.body_cut or whole.body_encoding != "text":
+        raise Problem(409, "what is in it is too long, or no text: it cannot be edited here")
+    edited = form.get("body", [""])[0].replace("\r\n", "\n")
+    body = unmasked(edited, whole.body)
+    _check(body)
+    if body == whole.body:
+        raise not_valid("body", "nothing was edited: replay it as it is")
+    try:
+        await replay_edited(
+            tracker.settings, tracker.database, letter_id, body.encode(), who=signed.who, note=act.note
+        )
+    except NotSent as error:
+        raise Problem(503, f"the broker did not confirm: {error}", headers={"Retry-After": "2"}) from error
+    finally:
+        tracker.publisher.look_in_table()
+    return back(f"/ui/dead-letters/{letter_id}", "edit")
+
+
+async def _whole(tracker: dead_letters_api.Desk, letter_id: UUID) -> WholeDeadLetter:
+    async with tracker.database.transaction() as connection:
+        found = await dead_letter_queries.dead_letter(connection, letter_id, MAX_SHOWN_BYTES)
+        entries = await audit.of_dead_letter(connection, letter_id, PAGE_SIZE)
+    if found is None:
+        raise Problem(404, f"there is no dead letter {letter_id}")
+    return whole_dead_letter(*found, entries)
+
+
+def _check(body: str) -> None:
+    try:
+        json.loads(body)
+    except ValueError as error:
+        raise not_valid("body", f"it is no JSON: {error}") from None
+
+
+def masked(body: str) -> str:
+    """What is in a letter, without a payment token, and on several lines where it is JSON."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return _TOKEN.sub(rf'\1"{HIDDEN}"', body)
+    return _TOKEN.sub(rf'\1"{HIDDEN}"', json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def unmasked(edited: str, original: str) -> str:
+    """What was edited, with the payment token of the original where it was hidden."""
+    found = _TOKEN.search(original)
+    if found is None:
+        return edited
+    return _TOKEN.sub(lambda match: f'{match[1]}"{found[2]}"' if match[2] == HIDDEN else match[0], edited)
+
+
+def diff(before: str, after: str) -> list[tuple[str, str]]:
+    """What an edit changes, line by line: how each line is shown, and the line."""
+    looks = {"+": "added", "-": "removed", "@": "quiet"}
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=2)
+    return [(looks.get(line[:1], ""), line) for line in list(lines)[2:]]
