@@ -199,6 +199,12 @@ class TrackerSettings(SessionSettings):
             raise ValueError(f"no service is named {unknown[0]!r}")
         return given
 
+    @property
+    def credentials(self) -> dict[str, str]:
+        """What it shows to the services: that it is one of the machines."""
+        token = self.admin_token
+        return {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
+
     def service_url(self, name: str) -> str | None:
         """Where this service answers HTTP, if that is known."""
         return self.service_urls.get(name) or (self.services_url and self.services_url.format(service=name))

@@ -201,7 +201,7 @@ def states_router(repository: Repository) -> APIRouter:
         found = await runtime.database.read(lambda connection: repository.read_many(connection, order_id))
         return Response(to_json({"states": found}), media_type="application/json")
 
-    @router.get("/states/orders", dependencies=[VIEWER])
+    @router.get("/states/orders", dependencies=[MACHINE])
     async def orders(runtime: Running, after: UUID | None = None, limit: OrdersLimit = MAX_PAGE) -> Response:
         """Which orders it has states of, by their ids: those after this one. For whoever looks for others."""
         found = await runtime.database.rows(page_of_orders, after=after or FIRST, row_limit=limit)

@@ -92,6 +92,7 @@ class Asking:
         self._database = database
         self._availability = availability
         self._urls = {name: settings.service_url(name) for name in SERVICES}
+        self._credentials = settings.credentials
         self._http: ClientSession | None = None
         self._failure = Outage("asking why sagas wait")
         self._silent: dict[str, tuple[float, Cause]] = {}
@@ -246,7 +247,9 @@ class Asking:
 
     async def _request(self, url: str) -> _Answer:
         assert self._http is not None, "not running"
-        async with self._http.get(URL(url, encoded=True), allow_redirects=False) as response:
+        async with self._http.get(
+            URL(url, encoded=True), headers=self._credentials, allow_redirects=False
+        ) as response:
             if response.status != 200:
                 raise ValueError(f"it answers {response.status}")
             content = bytearray()

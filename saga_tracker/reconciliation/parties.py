@@ -115,9 +115,7 @@ class Parties:
         urls[PROVIDER] = settings.provider_ledger_url
         self._lines = {party: _Line(party, urls[party]) for party in PARTIES}
         self._timeout = ClientTimeout(total=settings.reconciliation_timeout_seconds)
-        token = settings.admin_token
-        bearer = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
-        self._credentials = bearer
+        self._credentials = settings.credentials
         self._http: ClientSession | None = None
 
     async def __aenter__(self) -> Self:

@@ -164,7 +164,8 @@ def test_every_identifier_it_names_is_in_the_code(document: Path, names_in_the_c
     """Log lines, reasons, fields, metrics, settings: whatever is written as code and has an underscore."""
     spans = re.findall(r"`([^`\n]+)`", BLOCK.sub("", document.read_text()))
     named = {word for span in spans for word in re.findall(r"\w+", span) if "_" in word.strip("_")}
-    settings = {word for word in named if word.removeprefix(ENV_PREFIX) in SETTINGS}
+    bare = {word: word.removeprefix(ENV_PREFIX) for word in named}
+    settings = {word for word, name in bare.items() if {name, name.removesuffix("_FILE")} & SETTINGS}
     assert named - settings - NAMES_OF_OTHERS <= names_in_the_code
 
 

@@ -1,0 +1,144 @@
+"""Whatever fails, nothing private is written anywhere: canaries are planted, and everything is read."""
+
+import json
+import re
+from decimal import Decimal
+from typing import Any, LiteralString
+from uuid import uuid4
+
+import aio_pika
+import aiohttp
+import pytest
+
+from compose.demo.shop import Item, Refused
+from compose.local.rig import LocalRig
+from events.service import EXCHANGE
+from tests.system.stage import System, until
+from tests.system.test_logs import everything_logged
+
+CUSTOMER, PAYMENT_TOKEN = f"cust_canary{uuid4().hex}", f"tok_canary{uuid4().hex}"
+# Nothing else comes to so much.
+AMOUNT_MINOR = 7_310_935
+BEARER = f"canary-bearer-{uuid4().hex}"
+USER_INFO = f"canary-user-{uuid4().hex}"
+# Where orders, payments and what is on its way are kept, which is what these tables are for.
+KEPT: dict[str, tuple[str, ...]] = {
+    "order": ("orders", "outbox"),
+    "inventory": ("reservations", "outbox"),
+    "payment": ("payments", "outbox", "calls"),
+    "fulfillment": ("shipments", "outbox", "calls"),
+    "notification": ("notices", "outbox", "calls"),
+    # The trail of an order, and messages that are to be replayed as they are.
+    "tracker": ("sagas", "saga_facts", "outbox"),
+}
+BODIES = {"body", "properties", "request"}
+_TEXTS: LiteralString = """
+    SELECT table_name, column_name FROM information_schema.columns
+    WHERE table_schema = 'public' AND data_type IN ('text', 'character varying', 'jsonb', 'json', 'ARRAY')
+"""
+
+
+async def texts_in(system: System, database: str) -> str:
+    """Every text in every table that says why something is so."""
+    found: list[Any] = []
+    for row in await system.execute(database, _TEXTS):
+        table, column = row
+        if column in BODIES or (table in KEPT[database] and column not in ("last_error", "reason")):
+            continue
+        found += await system.execute(database, f'SELECT "{column}"::text AS said FROM "{table}"')
+    return "\n".join(str(said) for (said,) in found)
+
+
+async def publish_nonsense(system: System) -> None:
+    """A message whose body is wrong in every field that is private."""
+    body = {
+        "order_id": str(uuid4()),
+        "customer": {"name": CUSTOMER},
+        "payment_token": f"{PAYMENT_TOKEN} and more",
+        "currency": "EUR",
+        "lines": [{"sku": "apple", "quantity": 1, "amount_minor": str(AMOUNT_MINOR)}],
+    }
+    name = "order.created.v2"
+    message = aio_pika.Message(json.dumps(body).encode(), message_id=str(uuid4()), type=name)
+    async with system.channel_as("publisher") as channel:
+        facts = await channel.get_exchange(EXCHANGE, ensure=False)
+        await facts.publish(message, name)
+
+
+@pytest.fixture
+async def forbidden(system: System) -> list[str]:
+    """Every service's money has a constraint that the amount violates, and says so with the whole row."""
+    added = {"order": "orders", "payment": "payments"}
+    for database, table in added.items():
+        await system.execute(
+            database,
+            f"ALTER TABLE {table} ADD CONSTRAINT canary CHECK (amount_minor <> {AMOUNT_MINOR})",
+        )
+    return list(added)
+
+
+async def test_no_canary_is_written_anywhere(system: System, rig: LocalRig, forbidden: list[str]) -> None:
+    sku = await system.new_sku(10)
+    # One that the order service's own table refuses, and one that only payment's does.
+    with pytest.raises(Refused):
+        await system.shop.place(CUSTOMER, PAYMENT_TOKEN, Item(sku, 1, AMOUNT_MINOR))
+    await system.execute("order", "ALTER TABLE orders DROP CONSTRAINT canary")
+    poisoned = await system.shop.place(CUSTOMER, PAYMENT_TOKEN, Item(sku, 1, AMOUNT_MINOR))
+
+    async def given_up() -> bool:
+        saga = await system.shop.saga(poisoned)
+        return saga is not None and saga["state"] == "CANCELLED"
+
+    await until(given_up, "it is late", within_seconds=90)
+    await publish_nonsense(system)
+    # A body that is wrong, a token that is nobody's, and a provider that is away, whose URL has a password.
+    body = {"customer": CUSTOMER, "payment_token": PAYMENT_TOKEN, "amount_minor": AMOUNT_MINOR, "by": BEARER}
+    url = rig.addresses.http("order")
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {BEARER}"}) as session:
+        for path in ("/orders", f"/orders/{poisoned}/cancel"):
+            async with session.post(url + path, json=body) as answer:
+                assert answer.status in (401, 422)
+    away = f"http://{USER_INFO}:{USER_INFO}@127.0.0.1:1/provider"
+    await system.stop("payment")
+    await system.execute("payment", "ALTER TABLE payments DROP CONSTRAINT canary")
+    await system.start("payment", extra_environment={"MURMURATION_PROVIDER_URL": away})
+    await system.shop.place(CUSTOMER, PAYMENT_TOKEN, Item(sku, 1, 700))
+
+    async def not_read() -> bool:
+        kept = await system.execute("tracker", "SELECT 1 FROM unreadable_messages WHERE reason = 'bad_body'")
+        return bool(kept)
+
+    await until(not_read)
+
+    async def tried() -> bool:
+        calls = await system.execute("payment", "SELECT last_error FROM calls")
+        return any(said for (said,) in calls)
+
+    try:
+        await until(tried, "the provider is asked in vain")
+    finally:
+        await system.stop("payment")
+        await system.start("payment")
+
+    secrets = [*rig.addresses.database_passwords.values(), *rig.addresses.broker_passwords.values()]
+    canaries = [
+        CUSTOMER,
+        PAYMENT_TOKEN,
+        str(AMOUNT_MINOR),
+        f"{Decimal(AMOUNT_MINOR) / 100}",
+        BEARER,
+        USER_INFO,
+    ]
+    canaries += [rig.addresses.admin_token, rig.addresses.token, *secrets]
+    written = {"the logs": everything_logged(rig)}
+    for database in KEPT:
+        written[database] = await texts_in(system, database)
+    assert "canary" in written["the logs"], "that the constraint was violated is told"
+    found = [
+        (where, re.sub(r"\s+", " ", text[max(0, at - 150) : at + 60]))
+        for where, text in written.items()
+        for canary in canaries
+        for at in [text.find(canary)]
+        if at >= 0
+    ]
+    assert not found, found
