@@ -40,6 +40,7 @@ from events.facts.saga import (
     Settled,
 )
 from events.service import Step, name_of
+from saga_tracker.causes.cause import as_late, in_full
 from saga_tracker.steps import AFTER_THE_PIVOT, COMPLETING, STEPS
 
 
@@ -58,9 +59,6 @@ class State(StrEnum):
 
 
 ENDED = (State.COMPLETED, State.CANCELLED)
-# The reason that order_svc gives for an order that was late.
-TIMED_OUT = "timed_out"
-_LATE = " late: "
 
 
 class SagaFact(NamedTuple):
@@ -318,7 +316,7 @@ def _stand(known: _Known) -> _Standing:
         since = max(pivot.read_at, cancelled.read_at)
         return _Standing(State.NEEDS_MANUAL, since, reason=f"both {pivot.name} and {cancelled.name}")
     if cancelled:
-        why = _in_full(known, cancelled.reason)
+        why = in_full(cancelled.reason, known.first(SagaTimedOut))
         return _Standing(State.CANCELLED, cancelled.read_at, known.unnotified(cancelled), why)
     if pivot:
         return _past_pivot(known, pivot)
@@ -362,10 +360,10 @@ def _on_ladder(known: _Known) -> _Standing:
         if rung.state is State.COMPENSATING:
             return _Standing(rung.state, since, known.waits(fact), _why_back(known, fact))
         if late:
-            return _Standing(rung.state, since, known.waits(late), _why_late(late))
+            return _Standing(rung.state, since, known.waits(late), as_late(late.reason))
         return _Standing(rung.state, since, known.waits(fact))
     if late:
-        return _Standing(State.PENDING_INVENTORY, late.read_at, known.waits(late), _why_late(late))
+        return _Standing(State.PENDING_INVENTORY, late.read_at, known.waits(late), as_late(late.reason))
     # Only that the customer was told of a cancellation, which has not been read itself yet.
     notice = next((fact for fact in known.all if fact.ending), None)
     if notice is None:
@@ -388,18 +386,8 @@ def _failed_undo(known: _Known, rung: Rung) -> _Standing:
 
 
 def _why_back(known: _Known, fact: SagaFact) -> str | None:
-    return _in_full(known, (known.first(OrderWithdrawn) or known.first(*_TURNED_BACK) or fact).reason)
-
-
-def _in_full(known: _Known, reason: str | None) -> str | None:
-    """A reason; of an order that timed out, who was late and why."""
-    late = known.first(SagaTimedOut) if reason == TIMED_OUT else None
-    return _why_late(late) if late else reason
-
-
-def _why_late(late: SagaFact) -> str:
-    """An older release only says what was waited for."""
-    return str(late.reason) if _LATE in str(late.reason) else f"late: {late.reason}"
+    turned = known.first(OrderWithdrawn) or known.first(*_TURNED_BACK) or fact
+    return in_full(turned.reason, known.first(SagaTimedOut))
 
 
 def _entered(known: _Known, state: State) -> datetime | None:

@@ -8,7 +8,7 @@ until the broker has confirmed its copy, while those behind it are handled and a
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
@@ -16,20 +16,14 @@ from aio_pika import IncomingMessage
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import DeliveryError
 
+from events.messaging import retries
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
 from events.messaging.consumer import is_there
 from events.messaging.copies import bare_copy_of, copy_of
 from events.messaging.envelope import uuid_in
-from events.messaging.retries import (
-    DEAD_ROUTING_KEY,
-    MAX_ATTEMPTS,
-    History,
-    history_after,
-    of_retry,
-    pause_of,
-)
-from events.messaging.topology import RETRY_DELAYS_SECONDS, retry_exchange
-from events.runtime.causes import Cause, Causes
+from events.messaging.retries import History
+from events.messaging.topology import retry_exchange
+from events.runtime.causes import Causes
 from events.runtime.crash import crash_point
 from events.runtime.settings import ServiceSettings
 from events.service import DEAD_LETTER_EXCHANGE
@@ -178,12 +172,18 @@ class DeadLetterPublisher:
 
     async def _send_one(self, channel: AbstractChannel, failure: Failure) -> None:
         now = datetime.now(UTC)
-        history = history_after(failure.message, now, handed_back=failure.for_others, locked=failure.locked)
-        delay = None if failure.for_good else pause_of(history)
+        history = retries.history_after(
+            failure.message, now, handed_back=failure.for_others, locked=failure.locked
+        )
+        delay = None if failure.for_good else retries.pause_of(history)
         if delay is None:
-            exchange, headers = DEAD_LETTER_EXCHANGE, self._of_dead_letter(failure, history, now)
+            exchange = DEAD_LETTER_EXCHANGE
+            headers = retries.of_dead_letter(history, self._service, failure.reason, _detail(failure), now)
         else:
-            exchange, headers = retry_exchange(delay), of_retry(history, failure.reason, _detail(failure))
+            exchange, headers = (
+                retry_exchange(delay),
+                retries.of_retry(history, failure.reason, _detail(failure)),
+            )
         where = await channel.get_exchange(exchange, ensure=False)
         with self._span_of(failure, exchange) as span, span.current(), lost_means_away():
             try:
@@ -195,40 +195,15 @@ class DeadLetterPublisher:
                 log.error("copy_without_properties", exc_info=error, fact_id=failure.message.message_id)
                 await where.publish(bare_copy_of(failure.message, headers), self._service, mandatory=True)
         metrics.message_failed(failure.reason, dead=exchange == DEAD_LETTER_EXCHANGE)
-        self._note_cause(failure, history, delay, now)
-        self._report(failure, history, exchange)
-
-    def _note_cause(self, failure: Failure, history: History, delay: int | None, now: datetime) -> None:
-        """Why its order waits; of one that is a dead letter, that says it."""
-        order_id = uuid_in(failure.message.headers.get("order_id") or failure.message.correlation_id)
-        if order_id is None:
-            return
-        if delay is None:
-            self._causes.moved_on([order_id])
-            return
-        self._causes.note(
-            order_id,
-            Cause(
-                "lock" if failure.locked else "message",
-                failure.message.type or history.routing_key,
-                now,
-                attempt=history.attempts,
-                of=None if failure.locked or failure.for_others else MAX_ATTEMPTS,
-                error=None if failure.locked else failure.words or failure.reason,
-                next_attempt_at=now + timedelta(seconds=RETRY_DELAYS_SECONDS[delay - 1]),
-            ),
+        self._causes.failed(
+            uuid_in(failure.message.headers.get("order_id") or failure.message.correlation_id),
+            failure.message.type or history.routing_key,
+            attempt=history.attempts,
+            of=None if failure.locked or failure.for_others else retries.MAX_ATTEMPTS,
+            error=None if failure.locked else failure.words or failure.reason,
+            comes_again_at=retries.comes_again_at(delay, now),
         )
-
-    def _of_dead_letter(self, failure: Failure, history: History, now: datetime) -> dict[str, Any]:
-        return {
-            "dead_letter_reason": failure.reason,
-            "dead_letter_detail": _detail(failure),
-            "dead_letter_service": self._service,
-            "dead_letter_attempts": history.attempts,
-            "dead_letter_first_at": history.first_at,
-            "dead_letter_at": now.isoformat(),
-            DEAD_ROUTING_KEY: history.routing_key,
-        }
+        self._report(failure, history, exchange)
 
     def _span_of(self, failure: Failure, exchange: str) -> Work:
         """In the trace of the message. A dead letter is an error, at the step where its order stands."""

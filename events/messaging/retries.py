@@ -6,7 +6,7 @@ time and then send it to the exchange `redrive`, which leads back to the queue o
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from events.messaging.topology import RETRY_DELAYS_SECONDS
@@ -80,6 +80,11 @@ def pause_of(history: History) -> int | None:
     return history.attempts if history.attempts < MAX_ATTEMPTS else None
 
 
+def comes_again_at(pause: int | None, now: datetime) -> datetime | None:
+    """When it comes again that goes through this delay."""
+    return None if pause is None else now + timedelta(seconds=RETRY_DELAYS_SECONDS[pause - 1])
+
+
 def _count(message: Routed, header: str) -> int:
     before = message.headers.get(header) if message.exchange == REDRIVE_EXCHANGE else None
     return before if isinstance(before, int) else 0
@@ -116,3 +121,16 @@ def of_retry(history: History, reason: str, detail: str) -> dict[str, Any]:
     return (
         known | {REASON: reason, DETAIL: detail} | {name: count for name, count in further.items() if count}
     )
+
+
+def of_dead_letter(history: History, service: str, reason: str, detail: str, now: datetime) -> dict[str, Any]:
+    """The headers that say why a service gave a message up, and what it was."""
+    return {
+        "dead_letter_reason": reason,
+        "dead_letter_detail": detail,
+        "dead_letter_service": service,
+        "dead_letter_attempts": history.attempts,
+        "dead_letter_first_at": history.first_at,
+        "dead_letter_at": now.isoformat(),
+        DEAD_ROUTING_KEY: history.routing_key,
+    }

@@ -68,6 +68,26 @@ class Causes:
         """An input of this order waits for a lock that another session holds."""
         self.note(order_id, Cause("lock", what, datetime.now(UTC)))
 
+    def failed(
+        self,
+        order_id: UUID | None,
+        what: str,
+        *,
+        attempt: int,
+        of: int | None,
+        error: str | None,
+        comes_again_at: datetime | None,
+    ) -> None:
+        """A message of this order failed; without an `error`, because of a lock. No more: given up."""
+        if order_id is None:
+            return
+        if comes_again_at is None:
+            self.moved_on([order_id])
+            return
+        kind: CauseKind = "lock" if error is None else "message"
+        cause = Cause(kind, what, datetime.now(UTC), attempt=attempt, of=of, error=error)
+        self.note(order_id, replace(cause, next_attempt_at=comes_again_at))
+
     def moved_on(self, order_ids: Iterable[UUID]) -> None:
         """These orders were answered. Costs nothing where nothing waits."""
         if self._known:

@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from typing import Protocol
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -9,6 +10,8 @@ from pydantic import BaseModel
 MAX_REASON_CHARACTERS = 200
 NEXT, BROKER, DATABASE, SERVICE, DEAD_LETTER = "unknown", "broker", "database", "service", "dead_letter"
 SILENT, GONE = "silent", "gone"
+# The reason that order_svc gives for an order that was late, and what is in that of the tracker.
+TIMED_OUT, LATE = "timed_out", " late: "
 
 
 class Cause(BaseModel):
@@ -82,7 +85,24 @@ def status_in(code: str | None) -> int | None:
 
 def late(service: str, cause: Cause | None) -> str:
     """Why a service is late, as it is kept: `payment late: provider did not answer in time, 4 attempts`."""
-    return f"{service} late: {_short(cause) if cause else 'nobody knows why'}"[:MAX_REASON_CHARACTERS]
+    return f"{service}{LATE}{_short(cause) if cause else 'nobody knows why'}"[:MAX_REASON_CHARACTERS]
+
+
+class HasReason(Protocol):
+    """A fact that gives one."""
+
+    @property
+    def reason(self) -> str | None: ...
+
+
+def in_full(reason: str | None, late: HasReason | None) -> str | None:
+    """Why an order turned back; of one that was `late`, who was and why."""
+    return as_late(late.reason) if late and reason == TIMED_OUT else reason
+
+
+def as_late(reason: str | None) -> str:
+    """Why an order timed out: an older release only says what was waited for."""
+    return reason if reason and LATE in reason else f"late: {reason}"
 
 
 def _short(cause: Cause) -> str:

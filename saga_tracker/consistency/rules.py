@@ -293,10 +293,7 @@ _STANDS_STILL = {
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What was expected of a party, and what was found.
-
-    `about`: status, ending, amount, money, movements, saga.
-    """
+    """What was expected of a party, and found. `about`: status, ending, amount, money, movements or saga."""
 
     order_id: UUID
     party: Party
@@ -319,10 +316,8 @@ def differences(order_id: UUID, book: Books) -> Iterator[Difference]:
     saga = book.saga
     if saga is not None and saga.state not in COMPARED:
         return
-    found = _of_money(book, saga)
-    if saga is None:
-        found = chain(_of_unseen(book), found)
-    else:
+    found = chain(_of_unseen(book) if saga is None else (), _of_money(book, saga))
+    if saga is not None:
         of_states = _of_manual_case(book, saga) if saga.state == State.NEEDS_MANUAL else _of_ended(book, saga)
         found = chain(of_states, _of_amount(book), found)
     for party, about, expected, what in found:
@@ -365,9 +360,8 @@ def _of_manual_case(book: Books, saga: SeenSaga) -> Iterator[Found]:
 
 def _of_unseen(book: Books) -> Iterator[Found]:
     """Who has an order that ended, or was placed, has published facts of it: none was ever read."""
-    for service, known in book.states.items():
-        if known.status != NOT_THERE:
-            yield service, "saga", "none: no fact of this order was ever read", known.status
+    for service in [name for name, known in book.states.items() if known.status != NOT_THERE]:
+        yield service, "saga", "none: no fact of it was ever read", book.states[service].status
 
 
 def _of_amount(book: Books) -> Iterator[Found]:

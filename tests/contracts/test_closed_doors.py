@@ -52,6 +52,8 @@ ROLES = {
     ("fulfillment", "GET", "/shipments/{order_id}"): VIEWERS,
     **{(spec.name, "GET", "/asyncapi.json"): VIEWERS for spec in SERVICE_PROCESSES},
     **{(spec.name, "GET", "/states"): VIEWERS for spec in SERVICE_PROCESSES},
+    **{(spec.name, "GET", "/causes"): VIEWERS for spec in SERVICE_PROCESSES},
+    **{(spec.name, "GET", "/states/orders"): MACHINES for spec in SERVICE_PROCESSES},
     **{(spec.name, "POST", "/states/forget"): MACHINES for spec in SERVICE_PROCESSES},
     ("tracker", "GET", "/sagas"): VIEWERS,
     ("tracker", "GET", "/sagas/{order_id}"): VIEWERS,

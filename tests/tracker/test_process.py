@@ -82,7 +82,7 @@ async def test_it_serves_and_stops_and_rebuilds_while_it_runs(
         processes.append(rebuilding)
         _, log = await asyncio.to_thread(rebuilding.communicate, timeout=60)
         assert rebuilding.returncode == 0, log
-        assert '"messages": 8' in log
+        assert '"messages":8' in log
         assert await watch.view() == before
         assert await completed()
     process.send_signal(signal.SIGTERM)

@@ -112,7 +112,11 @@ CASES = {
     "a dispatch that failed": Case(NEEDS_DISPATCH, NOT_DISPATCHED, CHARGED),
     "both confirmed and cancelled": Case(SeenSaga(State.NEEDS_MANUAL), DONE, CHARGED),
     "one that moves": Case(SeenSaga(State.COMPENSATING), DONE, (CAPTURED, CAPTURED, REFUNDED)),
-    "unknown to the view, not charged": Case(NOTHING_READ, DONE, (AUTHORISED, VOIDED)),
+    "known to nobody, not charged": Case(NOTHING_READ, {}, (AUTHORISED, VOIDED)),
+    # An order that the tracker never saw is found by whoever has it.
+    "unknown to the view, not charged": Case(
+        NOTHING_READ, DONE, (AUTHORISED, VOIDED), {(service, "saga") for service in DONE}
+    ),
     # The view and the services do not agree.
     "not sold": Case(
         COMPLETED, but(DONE, "inventory", status="reserved"), CHARGED, {("inventory", "status")}
