@@ -3,6 +3,7 @@
 An endpoint that is not in the table fails here: whoever adds one says in it whom the endpoint is for.
 """
 
+import asyncio
 import runpy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -39,7 +40,16 @@ OPERATORS, APPROVERS = ("operator",), ("approver",)
 OWN = ("viewer", "client", "machine")
 STOCK = ("operator", "machine")
 # Of all services the same: how they are, and the documents of what they take.
-PUBLIC = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+PUBLIC = {
+    "/ui/static/{name}",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/docs",
+    "/docs/oauth2-redirect",
+    "/redoc",
+}
 ROLES = {
     ("order", "POST", "/orders"): CLIENTS,
     ("order", "GET", "/orders/{order_id}"): OWN,
@@ -73,6 +83,31 @@ ROLES = {
     ("tracker", "GET", "/ui/sagas"): VIEWERS,
     ("tracker", "GET", "/ui/sagas/{order_id}"): VIEWERS,
     ("tracker", "GET", "/ui/dead-letters"): VIEWERS,
+    ("tracker", "GET", "/ui/dead-letters/{letter_id}"): VIEWERS,
+    **{
+        ("tracker", "GET", f"/ui/{page}"): VIEWERS
+        for page in (
+            *("events", "manual", "reconciliation", "audit", "services", "facts/{wire_name}", "selections"),
+            *("selections/{selection_id}", "sagas/export.{form}", "sagas/{order_id}/facts/{fact_id}"),
+        )
+    },
+}
+# The board's forms, which carry a token or come with a session: who sends them is looked at within.
+FORMS = {
+    "/ui/sagas/{order_id}/redrive": OPERATORS,
+    "/ui/sagas/{order_id}/settle": APPROVERS,
+    "/ui/sagas/{order_id}/approve": APPROVERS,
+    "/ui/sagas/{order_id}/reject": APPROVERS,
+    "/ui/sagas/{order_id}/cancel": OPERATORS,
+    "/ui/dead-letters/{letter_id}": OPERATORS,
+    "/ui/dead-letters/{letter_id}/replay": OPERATORS,
+    "/ui/dead-letters/{letter_id}/discard": OPERATORS,
+    "/ui/dead-letters/{letter_id}/edit": OPERATORS,
+    "/ui/manual/{order_id}/claim": OPERATORS,
+    "/ui/manual/{order_id}/unclaim": OPERATORS,
+    "/ui/manual/{order_id}/note": OPERATORS,
+    "/ui/selections": OPERATORS,
+    "/ui/selections/{selection_id}/replay": OPERATORS,
 }
 # The sandbox plays parties outside the system, whose own doors are not ours to guard; its faults are.
 OUTSIDE = {
@@ -169,14 +204,16 @@ def doors(apps: Mapping[tuple[str, str | None], Any]) -> list[Door]:
     ]
 
 
-async def knock(app: Any, door: Door, token: str | None = None, length: int | None = None) -> Answer:
-    """Ask with a body that is JSON at least; or announce one of so many bytes."""
+async def knock(
+    app: Any, door: Door, token: str | None = None, length: int | None = None, form: bytes | None = None
+) -> Answer:
+    """Ask with a body that is JSON at least, or a form; or announce one of so many bytes."""
     path = door.path.replace("{sku}", "apple").replace(":path}", "}")
     while "{" in path:
         path = path[: path.index("{")] + ORDER + path[path.index("}") + 1 :]
     headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(length or 2).encode()),
+        (b"content-type", b"application/json" if form is None else b"application/x-www-form-urlencoded"),
+        (b"content-length", str(length or len(form or b"{}")).encode()),
         (b"idempotency-key", b"knock"),
     ]
     if token is not None:
@@ -196,16 +233,27 @@ async def knock(app: Any, door: Door, token: str | None = None, length: int | No
         "server": ("127.0.0.1", 80),
     }
     started: dict[str, Any] = {}
-    body = iter([b"{}"] if length is None else [b"x" * length])
+    body = iter([form or b"{}"] if length is None else [b"x" * length])
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": next(body, b""), "more_body": False}
 
+    begun = asyncio.Event()
+
     async def send(message: Any) -> None:
         if message["type"] == "http.response.start":
             started.update(message)
+            begun.set()
 
-    await app(scope, receive, send)
+    # A stream of events has no end: its beginning says whether the door is open.
+    asking = asyncio.ensure_future(app(scope, receive, send))
+    beginning = asyncio.ensure_future(begun.wait())
+    await asyncio.wait([asking, beginning], return_when=asyncio.FIRST_COMPLETED)
+    beginning.cancel()
+    if "status" in started:
+        asking.cancel()
+    else:
+        await asking
     found = {name.decode(): value.decode() for name, value in started["headers"]}
     return Answer(started["status"], found)
 
@@ -218,7 +266,12 @@ def closed(doors: list[Door]) -> list[Door]:
 def is_ours(door: Door) -> bool:
     public = door.path in PUBLIC or door.path.startswith("/static-offline-docs")
     to_sign_in = door.path.startswith(("/sign-in", "/sign-out"))
-    return door.process != SANDBOX and door.method != "HEAD" and not public and not to_sign_in
+    return door.process != SANDBOX and door.method != "HEAD" and not (public or to_sign_in or is_form(door))
+
+
+def is_form(door: Door) -> bool:
+    """Of the board, and the page of an address that leads nowhere, which is for everybody."""
+    return door.path.startswith("/ui/") and (door.method == "POST" or door.path == "/ui/{rest:path}")
 
 
 def wants(door: Door) -> tuple[str, ...]:
@@ -282,6 +335,27 @@ async def test_every_door_refuses_the_roles_that_it_is_not_for(
     ours = [door for door in doors if is_ours(door)]
     refused = {door for door in ours if (await knock_as(apps, door, role)).status == 403}
     assert refused == {door for door in ours if not any(role.covers(Role(each)) for each in wants(door))}
+
+
+def test_every_form_is_in_the_table(doors: list[Door]) -> None:
+    posted = {door.path for door in doors if is_form(door) and door.method == "POST"}
+    assert posted == {path if path in posted else f"{path.rpartition('/')[0]}/{{verb}}" for path in FORMS}
+
+
+@pytest.mark.parametrize("path", FORMS)
+async def test_a_form_is_refused_without_a_token_and_with_one_of_another_role(
+    apps: Mapping[tuple[str, str | None], Any], path: str
+) -> None:
+    app, door = apps["tracker", TOKEN], Door("tracker", "POST", path)
+    assert (await knock(app, door, form=b"confirm=yes&note=x")).status == 401
+    assert (await knock(app, door, form=b"confirm=yes&note=x&token=guessed")).status == 401
+    refused = {
+        role
+        for role in (*NAMED_ROLES, Role.MACHINE)
+        if (await knock(app, door, form=f"confirm=yes&note=x&token={BEARERS[role]}".encode())).status == 403
+    }
+    wanted = [Role(each) for each in FORMS[path]]
+    assert refused == {r for r in (*NAMED_ROLES, Role.MACHINE) if not any(r.covers(each) for each in wanted)}
 
 
 async def test_the_machines_token_is_nobodys_in_an_act(
