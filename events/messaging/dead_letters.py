@@ -21,7 +21,7 @@ from events.messaging.connection import BROKER_AWAY, closed_means_away, connecte
 from events.messaging.consumer import is_there
 from events.messaging.copies import bare_copy_of, copy_of
 from events.messaging.envelope import uuid_in
-from events.messaging.retries import History
+from events.messaging.retries import Failure, History
 from events.messaging.topology import retry_exchange
 from events.runtime.causes import Causes
 from events.runtime.crash import crash_point
@@ -35,24 +35,6 @@ from events.telemetry.tracing import Work, trace_id, work
 MAX_DETAIL_CHARACTERS = 2_000
 # Of so many bytes of bodies there are copies in memory at once.
 MAX_BYTES_AT_ONCE = 8_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A message that failed: a short `reason` code, a `detail` for a person, whether it will fail again.
-
-    `for_others`: a replica of another release can handle it, so it comes again until one has it. `locked`: it
-    only waits for a lock, was not at fault, and comes again for as often as it takes. `words`: the reason as
-    anybody may read it.
-    """
-
-    message: IncomingMessage
-    reason: str
-    detail: str
-    for_good: bool
-    for_others: bool = False
-    locked: bool = False
-    words: str = ""
 
 
 @dataclass(slots=True, eq=False)

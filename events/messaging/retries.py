@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from aio_pika import IncomingMessage
+
 from events.messaging.topology import RETRY_DELAYS_SECONDS
 from events.service import EXCHANGE, REDRIVE_EXCHANGE
 
@@ -21,6 +23,24 @@ HANDED_BACK, LOCK_WAITS = "retry_handed_back", "retry_lock_waits"
 # Why it failed last: a short code, and words for a person.
 REASON, DETAIL = "retry_reason", "retry_detail"
 DEAD_ROUTING_KEY = "dead_letter_routing_key"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A message that failed: a short `reason` code, a `detail` for a person, whether it will fail again.
+
+    `for_others`: a replica of another release can handle it, so it comes again until one has it. `locked`: it
+    only waits for a lock, was not at fault, and comes again for as often as it takes. `words`: the reason as
+    anybody may read it.
+    """
+
+    message: IncomingMessage
+    reason: str
+    detail: str
+    for_good: bool
+    for_others: bool = False
+    locked: bool = False
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,8 @@ from aio_pika import IncomingMessage
 from events.decision import Command, Contradiction, Outcome
 from events.facts import Fact
 from events.messaging.connection import broker_user
-from events.messaging.dead_letters import Failure
 from events.messaging.envelope import Unreadable, decode
-from events.messaging.retries import attempts_before, original_routing_key, why_it_failed
+from events.messaging.retries import Failure, attempts_before, original_routing_key, why_it_failed
 from events.outbound.dispatcher import CallRow
 from events.runtime.batch import Batch, Committed, NotNeeded
 from events.runtime.causes import Causes, error_words
