@@ -62,9 +62,7 @@ async def ask(request: Request, tracker: Tracker, next: Next = "/") -> HTMLRespo
 @router.post(SIGN_IN)
 async def with_token(request: Request, tracker: Tracker) -> Response:
     """Sign in with a named token, once for the session. What is not of this page's own form is refused."""
-    form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
-    given = {name: values[0] for name, values in form.items()}
-    check_csrf(request, given.get("csrf_token"))
+    given = await _form_of(request)
     authentication: Authentication = request.app.state.authentication
     found = authentication.named(given.get("token", "").strip())
     if found is None:
@@ -75,10 +73,17 @@ async def with_token(request: Request, tracker: Tracker) -> Response:
 @router.post("/sign-out")
 async def leave(request: Request) -> RedirectResponse:
     """End the session."""
-    form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
-    check_csrf(request, form.get("csrf_token", [""])[0])
+    await _form_of(request)
     sign_out(request)
     return RedirectResponse(SIGN_IN, 303)
+
+
+async def _form_of(request: Request) -> dict[str, str]:
+    """The fields of a form of these pages. Raises Problem for one that is not."""
+    form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
+    given = {name: values[0] for name, values in form.items()}
+    check_csrf(request, given.get("csrf_token"))
+    return given
 
 
 @router.get("/sign-in/link")

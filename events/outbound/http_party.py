@@ -97,6 +97,16 @@ class Reply:
         return CallFailed(f"{self.party}_answered_{self.http_status}", maybe_done=self.http_status < 300)
 
 
+async def bounded_body(response: ClientResponse, limit_bytes: int) -> bytes | None:
+    """The whole body of a response; None of one that is larger. Raises what aiohttp raises."""
+    content = b""
+    while not response.content.at_eof():
+        content += await response.content.readany()
+        if len(content) > limit_bytes:
+            return None
+    return content
+
+
 class HttpParty:
     """One outside party behind a base URL and a circuit; as many requests under way as calls may be.
 
@@ -263,12 +273,7 @@ class HttpParty:
         if response.status < OK:
             # A change of protocols, which nobody asked for.
             raise ClientError
-        content, limit_bytes = b"", self._settings.call_answer_limit_bytes
-        while not response.content.at_eof():
-            content += await response.content.readany()
-            if len(content) > limit_bytes:
-                return None
-        return content
+        return await bounded_body(response, self._settings.call_answer_limit_bytes)
 
     def _new_session(self) -> ClientSession:
         settings = self._settings

@@ -22,6 +22,7 @@ from events.http.authentication import PUBLIC, Authentication, Identity
 from events.http.problems import Problem, not_valid
 from events.http.sessions import check_csrf, signed_in
 from events.http.tokens import Role
+from events.outbound.http_party import bounded_body
 from saga_tracker.board.render import PageRoute, field_of, form_of
 from saga_tracker.dead_letters import api as dead_letters_api
 from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
@@ -316,7 +317,7 @@ async def ask(
         ):
             if answer.status < HTTPStatus.BAD_REQUEST:
                 return
-            text = await answer.content.read(MAX_ANSWER_BYTES)
+            text = await bounded_body(answer, MAX_ANSWER_BYTES) or b""
     except (ClientError, ConnectionError, TimeoutError) as error:
         raise Problem(503, f"{service} does not answer: {type(error).__name__}") from error
     raise Problem(answer.status, f"{service} says: {_detail(text)}")

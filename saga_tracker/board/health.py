@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
 from prometheus_client.parser import text_string_to_metric_families
 
+from events.outbound.http_party import bounded_body
 from saga_tracker.availability import Availability, Lock, Outage
 from saga_tracker.reading.reader import Reader
 from saga_tracker.settings import TrackerSettings
@@ -80,7 +81,7 @@ async def _metrics_of(http: ClientSession, url: str | None) -> bytes | None:
         async with http.get(f"{url.rstrip('/')}/metrics", allow_redirects=False) as response:
             if response.status != 200:
                 return None
-            return await response.content.read(MAX_METRICS_BYTES)
+            return await bounded_body(response, MAX_METRICS_BYTES) or b""
     except (ClientError, ConnectionError, TimeoutError):
         return None
 

@@ -16,15 +16,12 @@ from pydantic import BeforeValidator
 
 from events.http.authentication import VIEWER
 from events.http.problems import Problem
-from events.storage.database import Database
-from saga_tracker.availability import Availability
 from saga_tracker.board import acts, drawing
 from saga_tracker.board.drawing import Series
 from saga_tracker.board.health import circuits, incidents
 from saga_tracker.board.live import HEALTH, Board
 from saga_tracker.board.queries import LAST_MINUTES
 from saga_tracker.board.render import PageRoute, answer, rendered
-from saga_tracker.causes.asking import Asking
 from saga_tracker.dead_letters import queries as dead_letter_queries
 from saga_tracker.dead_letters.queries import DeadLetterFilter
 from saga_tracker.dead_letters.views import AuditView, DeadLetterView
@@ -32,7 +29,6 @@ from saga_tracker.http import api, audit
 from saga_tracker.http.api import AWAITED, Age, Beginning, Instant, Named, Reason, Sort
 from saga_tracker.http.views import Cursor, FactView, GapView, SagaPage, SagaView, SagaWithTimeline
 from saga_tracker.projection import ENDED, State
-from saga_tracker.reading.reader import Progress
 from saga_tracker.scheduler.redrive import Publisher
 from saga_tracker.settings import TrackerSettings
 
@@ -47,26 +43,11 @@ ASKED_AGAIN_SECONDS = 10
 router = APIRouter(include_in_schema=False, route_class=PageRoute, dependencies=[VIEWER])
 
 
-class Runtime(Protocol):
+class Runtime(api.ViewServer, Protocol):
     """What the pages need of the running tracker."""
 
     @property
-    def database(self) -> Database: ...
-
-    @property
-    def progress(self) -> Progress: ...
-
-    @property
     def publisher(self) -> Publisher: ...
-
-    @property
-    def settings(self) -> TrackerSettings: ...
-
-    @property
-    def availability(self) -> Availability: ...
-
-    @property
-    def asking(self) -> Asking: ...
 
     @property
     def board(self) -> Board: ...

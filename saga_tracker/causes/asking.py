@@ -23,11 +23,12 @@ from aiohttp import (
 from pydantic import BaseModel, ValidationError
 from yarl import URL
 
+from events.outbound.http_party import bounded_body
 from events.storage.database import AWAY, CONTENTION, Database
 from events.telemetry.log import Outage
 from saga_tracker.availability import Availability
 from saga_tracker.causes import repository
-from saga_tracker.causes.cause import GONE, NEXT, SERVICE, SILENT, Cause, in_words
+from saga_tracker.causes.cause import GONE, NEXT, SERVICE, SILENT, Cause, CauseAsSaid, in_words
 from saga_tracker.causes.repository import Found
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import SERVICES
@@ -37,24 +38,9 @@ MAX_TEXT = 300
 SWEEP_SECONDS = 60.0
 
 
-class _Said(BaseModel):
-    """A cause as a service says it."""
-
-    kind: str
-    what: str
-    since: datetime
-    party: str | None = None
-    attempt: int = 0
-    of: int | None = None
-    error: str | None = None
-    next_attempt_at: datetime | None = None
-    circuit: str | None = None
-    session: str | None = None
-
-
 class _Answer(BaseModel):
-    orders: dict[UUID, list[_Said]]
-    service: list[_Said]
+    orders: dict[UUID, list[CauseAsSaid]]
+    service: list[CauseAsSaid]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +78,6 @@ class Asking:
         self._database = database
         self._availability = availability
         self._urls = {name: settings.service_url(name) for name in SERVICES}
-        self._credentials = settings.credentials
         self._http: ClientSession | None = None
         self._failure = Outage("asking why sagas wait")
         self._silent: dict[str, tuple[float, Cause]] = {}
@@ -247,25 +232,20 @@ class Asking:
 
     async def _request(self, url: str) -> _Answer:
         assert self._http is not None, "not running"
-        async with self._http.get(
-            URL(url, encoded=True), headers=self._credentials, allow_redirects=False
-        ) as response:
+        async with self._http.get(URL(url, encoded=True), allow_redirects=False) as response:
             if response.status != 200:
                 raise ValueError(f"it answers {response.status}")
-            content = bytearray()
-            async for chunk in response.content.iter_any():
-                content += chunk
-                if len(content) > MAX_ANSWER_BYTES:
-                    raise ValueError("its answer is too large")
-            return _Answer.model_validate_json(bytes(content))
+            content = await bounded_body(response, MAX_ANSWER_BYTES)
+            if content is None:
+                raise ValueError("its answer is too large")
+            return _Answer.model_validate_json(content)
 
     def _session(self) -> ClientSession:
-        token = self._settings.admin_token
         return ClientSession(
             connector=TCPConnector(limit_per_host=2),
             timeout=ClientTimeout(total=self._settings.cause_timeout_seconds),
             cookie_jar=DummyCookieJar(),
-            headers={"Authorization": f"Bearer {token.get_secret_value()}"} if token else None,
+            headers=self._settings.credentials,
         )
 
 
@@ -282,7 +262,7 @@ def _of_service(service: str, why: str | None, code: str, since: datetime, now: 
     )
 
 
-def _cause_of(said: _Said, now: datetime) -> Cause:
+def _cause_of(said: CauseAsSaid, now: datetime) -> Cause:
     words = in_words(said.error, said.party)
     fields = said.model_dump(exclude={"error"})
     error = words[:MAX_TEXT] if words else None

@@ -14,13 +14,12 @@ SILENT, GONE = "silent", "gone"
 TIMED_OUT, LATE = "timed_out", " late: "
 
 
-class Cause(BaseModel):
-    """What is tried for a saga, with whom, how often so far, and why it has not succeeded yet.
+class CauseAsSaid(BaseModel):
+    """What a service tries for a saga, with whom, how often so far, and why it has not succeeded yet.
 
     `kind`: `call`, a request to a party outside; `message`, one that the service fails at; `lock`, a row that
     another session holds; `publish`, a fact that the broker refuses; `broker`, `database` or `service`, which
-    are away; `dead_letter`, a message that the service gave up. `error` is in words and `code` as the service
-    has it. `since`: when it began; `known_at`: when that was asked.
+    are away; `dead_letter`, a message that the service gave up. `since`: when it began.
     """
 
     kind: str
@@ -28,13 +27,18 @@ class Cause(BaseModel):
     party: str | None = None
     attempt: int = 0
     of: int | None = None
-    code: str | None = None
     error: str | None = None
     next_attempt_at: datetime | None = None
     circuit: str | None = None
     session: str | None = None
-    letter_id: UUID | None = None
     since: datetime
+
+
+class Cause(CauseAsSaid):
+    """The same as the tracker shows it: `error` in words, `code` as the service said it, at `known_at`."""
+
+    code: str | None = None
+    letter_id: UUID | None = None
     known_at: datetime
 
 

@@ -34,6 +34,10 @@ def upgrade() -> None:
         postgresql_ops={"lines": "jsonb_path_ops"},
         postgresql_where=_BEGAN,
     )
+    _create_selections()
+
+
+def _create_selections() -> None:
     op.create_table(
         "selections",
         sa.Column("selection_id", sa.Uuid, primary_key=True),

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import to_json
 from yarl import URL
 
+from events.outbound.http_party import bounded_body
 from events.runtime.settings import ENV_PREFIX
 from events.telemetry.log import Outage
 from events.telemetry.redaction import in_words
@@ -215,14 +216,12 @@ class Parties:
             async with self._http.request(
                 method, URL(url, encoded=True), data=body, headers=headers, allow_redirects=False
             ) as response:
-                content = bytearray()
-                async for chunk in response.content.iter_any():
-                    content += chunk
-                    if len(content) > MAX_ANSWER_BYTES:
-                        raise NoAnswer(f"its answer has more than {MAX_ANSWER_BYTES} bytes")
+                content = await bounded_body(response, MAX_ANSWER_BYTES)
+                if content is None:
+                    raise NoAnswer(f"its answer has more than {MAX_ANSWER_BYTES} bytes")
                 if response.status != 200:
                     raise NoAnswer(f"it answers {response.status}")
-                return kind.model_validate_json(bytes(content))
+                return kind.model_validate_json(content)
         except ValidationError:
             raise NoAnswer("its answer is nothing of the kind that was asked for") from None
         except TimeoutError:

@@ -10,6 +10,7 @@ from datetime import datetime
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from events.outbound.http_party import bounded_body
 from events.storage.database import AWAY, Database
 from events.telemetry.log import log
 from events.telemetry.redaction import in_words
@@ -101,7 +102,7 @@ async def _readiness_of(http: ClientSession, url: str | None) -> _Reported:
         return _Reported(None)
     try:
         async with http.get(f"{url.rstrip('/')}/readyz", allow_redirects=False) as answer:
-            return _read(answer.status, await answer.content.read(MAX_ANSWER_BYTES))
+            return _read(answer.status, await bounded_body(answer, MAX_ANSWER_BYTES) or b"")
     except TimeoutError:
         return _Reported("it does not answer in time")
     except (ClientError, ConnectionError) as error:
