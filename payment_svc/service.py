@@ -26,7 +26,7 @@ from events.runtime.settings import FromJson
 from events.service import Step
 from payment_svc import api
 from payment_svc.decide import DEFAULT, NAME, decide
-from payment_svc.gateway import ProviderSettings, gateway_from
+from payment_svc.gateway import ProviderSettings, gateways_from
 from payment_svc.repository import PAYMENTS
 
 DEFAULT_APPROVAL_LIMIT_MINOR = 1_000_000
@@ -54,7 +54,7 @@ class PaymentSettings(ProviderSettings):
 
 
 def _decide_by(settings: PaymentSettings) -> Callable[..., Decision[Any, Any, Any]]:
-    return partial(decide, approval_limits_minor=settings.approval_limit_minor)
+    return partial(decide, approval_limits_minor=settings.approval_limit_minor, provider=settings.provider)
 
 
 _REFUNDED = (PaymentRefunded, PaymentDeclined, PaymentRefundFailed)
@@ -66,7 +66,7 @@ SERVICE = ServiceDefinition(
     decide_by=_decide_by,
     repository=PAYMENTS,
     settings=PaymentSettings,
-    gateway=gateway_from,
+    gateway=gateways_from,
     routers=(api.router,),
     # A payment that fails half-way is undone by payment itself, hence refund_failed on the way forward.
     steps=(

@@ -8,11 +8,10 @@ from typing import Literal
 
 import pytest
 
-from events.decision import GaveUp
+from events.decision import Decision, GaveUp
 from events.facts.payment import PaymentHeld
-from payment_svc.decide import (
-    DEFAULT,
-    Approve,
+from payment_svc.decide import DEFAULT, Approve, Reject, decide
+from payment_svc.payment import (
     AuthorisationDeclined,
     Authorise,
     Authorised,
@@ -22,11 +21,11 @@ from payment_svc.decide import (
     IssueCreditNote,
     Payment,
     Refund,
-    Reject,
+    Register,
+    Registered,
     Undone,
     UndoRefused,
     Void,
-    decide,
 )
 from tests.decide.given import (
     ABOVE_LIMIT_MINOR,
@@ -324,7 +323,73 @@ SETTLING = rows(
     .nothing(),
 )
 
+# With a provider that gives ids: it is registered, and its id is kept, before any money is asked for.
+REGISTER = Register(
+    order_id=ORDER, provider="stripe", amount_minor=AMOUNT_MINOR, currency=CURRENCY, payment_token=TOKEN
+)
+REGISTER_HELD = REGISTER.model_copy(update={"amount_minor": ABOVE_LIMIT_MINOR})
+THERE = {"provider": "stripe", "provider_payment": "pi_1"}
+REGISTERING = replace(AUTHORISING, provider="stripe")
+REGISTERED = replace(REGISTERING, provider_payment="pi_1")
+AUTHORISE_THERE, CAPTURE_THERE = AUTHORISE.model_copy(update=THERE), CAPTURE.model_copy(update=THERE)
+VOID_THERE, REFUND_THERE = VOID.model_copy(update=THERE), REFUND.model_copy(update=THERE)
+CREDIT_NOTE_THERE = CREDIT_NOTE.model_copy(update=THERE)
+FENCE_THERE = Void(order_id=ORDER, provider="stripe", registration=REGISTER)
+UNKNOWN_THERE = replace(REGISTERING, status="voiding", reason="provider_unavailable")
+
+REGISTERING_FIRST = rows(
+    given(replace(HELD, provider="stripe"))
+    .when(APPROVE)
+    .then(
+        replace(
+            HELD,
+            status="authorising",
+            provider="stripe",
+            decided_by=PERSON,
+            decision_note="known customer",
+        ),
+        PAYMENT_APPROVED,
+        REGISTER_HELD,
+    ),
+    given(REGISTERING).when(Registered("pi_1")).then(REGISTERED, AUTHORISE_THERE),
+    given(REGISTERED).when(Authorised()).then(replace(REGISTERED, status="capturing"), CAPTURE_THERE),
+    given(REGISTERING)
+    .when(AuthorisationDeclined("card_declined"))
+    .then(replace(REGISTERING, status="declined", reason="card_declined"), payment_declined()),
+    given(withdrawn(REGISTERING))
+    .when(Registered("pi_1"))
+    .then(withdrawn(replace(REGISTERED, status="voiding")), VOID_THERE),
+    given(REGISTERING)
+    .when(GaveUp(REGISTER, "http_500", maybe_done=False))
+    .then(
+        replace(REGISTERING, status="declined", reason="provider_unavailable"),
+        payment_declined("provider_unavailable"),
+    ),
+    # Perhaps it was registered: the void has it registered by the same key, and lets go of that.
+    given(REGISTERING).when(GaveUp(REGISTER, "timeout", maybe_done=True)).then(UNKNOWN_THERE, FENCE_THERE),
+    # Nobody ever learned its id, so nobody can have asked for money under it.
+    given(UNKNOWN_THERE)
+    .when(*given_up(FENCE_THERE))
+    .then(replace(UNKNOWN_THERE, status="declined"), payment_declined("provider_unavailable")),
+    given(withdrawn(UNKNOWN_THERE))
+    .when(*given_up(FENCE_THERE))
+    .then(withdrawn(replace(UNKNOWN_THERE, status="refunded")), payment_refunded("nothing_charged")),
+    given(replace(UNKNOWN_THERE, provider_payment="pi_1"))
+    .when(*given_up(VOID_THERE))
+    .then(
+        replace(UNKNOWN_THERE, status="refund_failed", provider_payment="pi_1"),
+        payment_refund_failed("void: timeout"),
+    ),
+    given(withdrawn(replace(REGISTERED, status="voiding")))
+    .when(UndoRefused(VOID_THERE, "captured"))
+    .then(withdrawn(replace(REGISTERED, status="refunding")), REFUND_THERE),
+    given(withdrawn(replace(REGISTERED, status="refunding")))
+    .when(UndoRefused(REFUND_THERE, "card_closed"))
+    .then(withdrawn(replace(REGISTERED, status="crediting")), CREDIT_NOTE_THERE),
+)
+
 OUTCOMES = (
+    Registered("pi_1"),
     Authorised(),
     AuthorisationDeclined("x"),
     Captured(),
@@ -351,6 +416,7 @@ TABLE = rows(
     DOWN_THE_LADDER_BY_ITSELF,
     TRYING_AGAIN,
     SETTLING,
+    REGISTERING_FIRST,
     TOO_LATE,
 )
 
@@ -358,6 +424,18 @@ TABLE = rows(
 @every(TABLE)
 def test_payment(row: Row) -> None:
     row.check(SERVICE["payment"].decide)
+
+
+def test_a_payment_is_begun_with_the_provider_of_the_settings() -> None:
+    begun = decide(None, STOCK_RESERVED, approval_limits_minor={DEFAULT: LIMIT_MINOR}, provider="stripe")
+    assert begun == Decision(REGISTERING, calls=(REGISTER,))
+    held = decide(
+        None,
+        stock_reserved(ABOVE_LIMIT_MINOR),
+        approval_limits_minor={DEFAULT: LIMIT_MINOR},
+        provider="stripe",
+    )
+    assert held.state == replace(HELD, provider="stripe")
 
 
 @pytest.mark.parametrize(

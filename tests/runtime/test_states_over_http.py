@@ -24,7 +24,7 @@ from notification_svc.decide import Notice
 from notification_svc.repository import NOTICES
 from order_svc.decide import Order
 from order_svc.repository import ORDERS
-from payment_svc.decide import Payment
+from payment_svc.payment import Payment
 from payment_svc.repository import PAYMENTS
 from tests.servers import Servers
 from tests.tracker.watch import get

@@ -11,7 +11,7 @@ from typing import Literal
 from events.decision import Call, Outcome
 from fulfillment_svc import decide as fulfillment
 from notification_svc import decide as notification
-from payment_svc import decide as payment
+from payment_svc import payment
 from tests.decide.given import DELIVER_ON, SHIPMENT
 
 Movement = Literal["authorised", "captured", "voided", "refunded", "credited"]
