@@ -6,6 +6,9 @@
     shipment_rejected,
     shipment_cancelled   -> void, else refund, else credit note -> refunded, else refund_failed
                             (or a fence, when nothing was begun yet)
+    what is pending at the provider
+                         -> pending, or refund_pending, until the provider says how it ended; and what it says
+                            later still: refund_failed again, disputed
     saga.retry_requested,
     saga.settled         -> what failed is tried again; or a person gave the money back: refunded
 
@@ -17,23 +20,28 @@ from dataclasses import replace
 from typing import assert_never
 from uuid import UUID
 
-from events.decision import Command, Decision, GaveUp
-from events.facts.base import Note, Person
+from events.decision import Decision, GaveUp
 from events.facts.fulfillment import ShipmentCancelled, ShipmentRejected
 from events.facts.inventory import StockReserved
 from events.facts.payment import (
     PaymentApproved,
     PaymentCaptured,
     PaymentDeclined,
+    PaymentDisputed,
     PaymentHeld,
+    PaymentPending,
     PaymentRefunded,
     PaymentRefundFailed,
+    PaymentRefundPending,
     UndoneBy,
 )
 from events.facts.saga import ApprovalExpired, RetryRequested, Settled
 from payment_svc.payment import (
+    IN_FLIGHT,
+    MATTERS_TO,
     REGISTERS,
     SANDBOX,
+    Approve,
     AuthorisationDeclined,
     Authorise,
     Authorised,
@@ -41,18 +49,24 @@ from payment_svc.payment import (
     Capture,
     Captured,
     CaptureRefused,
+    Follow,
     IssueCreditNote,
+    Notified,
     Outcomes,
     Payment,
+    Pending,
     Refund,
     Register,
     Registered,
+    Reject,
+    Stands,
     Undone,
     UndoRefused,
     Void,
     authorise_of,
     capture_of,
     credit_note_of,
+    follow_of,
     refund_of,
     register_of,
     rung_of,
@@ -61,6 +75,7 @@ from payment_svc.payment import (
 
 NAME = "payment"
 PROVIDER_UNAVAILABLE = "provider_unavailable"
+AUTHORISATION_PENDING = "authorisation_pending"
 APPROVAL_REJECTED = "approval_rejected"
 APPROVAL_EXPIRED = "approval_expired"
 
@@ -70,32 +85,24 @@ ApprovalLimits = Mapping[str, int]
 DEFAULT = "default"
 
 
-class Approve(Command):
-    """A person lets a held payment go ahead."""
-
-    by: Person
-    note: Note
-
-
-class Reject(Command):
-    """A person refuses a held payment."""
-
-    by: Person
-    note: Note
-
-
 Subscribes = StockReserved | ShipmentRejected | ShipmentCancelled | ApprovalExpired | RetryRequested | Settled
 Publishes = (
-    PaymentHeld | PaymentApproved | PaymentCaptured | PaymentDeclined | PaymentRefunded | PaymentRefundFailed
+    PaymentHeld
+    | PaymentApproved
+    | PaymentPending
+    | PaymentCaptured
+    | PaymentDeclined
+    | PaymentRefundPending
+    | PaymentRefunded
+    | PaymentRefundFailed
+    | PaymentDisputed
 )
 Decided = Decision[Payment | None, Publishes, Calls]
-# A call is on its way, and only then does an outcome mean anything.
-IN_FLIGHT = frozenset({"authorising", "capturing", "voiding", "refunding", "crediting"})
 
 
 def decide(
     payment: Payment | None,
-    message: Subscribes | Outcomes | Approve | Reject,
+    message: Subscribes | Outcomes | Approve | Reject | Notified,
     *,
     approval_limits_minor: ApprovalLimits,
     provider: str = SANDBOX,
@@ -109,6 +116,10 @@ def decide(
             return settle_hold(payment, message)
         case ApprovalExpired():
             return expire_hold(payment)
+        case Notified():
+            return look_again(payment, message)
+        case Stands():
+            return stand(payment, message)
         case RetryRequested() | Settled():
             return take_up(payment, message)
         case _:
@@ -172,6 +183,10 @@ def undo(payment: Payment | None, order_id: UUID, reason: str) -> Decided:
         payment = Payment(order_id=order_id, status="fenced")
     elif payment.status in ("authorising", "capturing"):
         return Decision(replace(payment, withdrawn=True, reason=reason))
+    elif payment.status == "authorisation_pending" and not payment.withdrawn:
+        # Nothing that is pending can be called back: it is undone once it is known.
+        waits = PaymentRefundPending(order_id=order_id, reason=AUTHORISATION_PENDING)
+        return Decision(replace(payment, withdrawn=True, reason=reason), facts=(waits,))
     elif payment.status == "captured":
         return refund(replace(payment, withdrawn=True, reason=reason))
     elif payment.status != "held":
@@ -196,6 +211,61 @@ def take_up(payment: Payment | None, asked: RetryRequested | Settled) -> Decided
             return issue_credit_note(payment)
 
 
+def look_again(payment: Payment | None, notified: Notified) -> Decided:
+    """Only where it may matter: what is under way is answered, and says more than its event."""
+    if payment is None or payment.provider_payment != notified.provider_payment:
+        return Decision(payment)
+    if payment.status not in MATTERS_TO[notified.about]:
+        return Decision(payment)
+    return Decision(payment, calls=(follow_of(payment, once=True),))
+
+
+def stand(payment: Payment | None, stands: Stands) -> Decided:
+    """What is pending has ended, or it turns out that what had ended did not."""
+    if payment is None or stands.round != payment.round:
+        return Decision(payment)
+    noted = note_dispute(payment, stands.disputed)
+    decided = end_pending(noted.state or payment, stands)
+    return replace(decided, facts=(*noted.facts, *decided.facts))
+
+
+def note_dispute(payment: Payment, disputed: str | None) -> Decided:
+    if disputed is None or payment.disputed:
+        return Decision(payment)
+    fact = PaymentDisputed(order_id=payment.order_id, reason=disputed)
+    return Decision(replace(payment, disputed=True), facts=(fact,))
+
+
+def end_pending(payment: Payment, stands: Stands) -> Decided:
+    match payment.status, stands.status:
+        case "authorisation_pending", "authorised":
+            return void(payment) if payment.withdrawn else capture(payment)
+        case "authorisation_pending", "declined":
+            return end_uncharged(payment, stands.reason or PROVIDER_UNAVAILABLE)
+        case "refund_pending", "refunded":
+            return end_undone(payment, "refund")
+        case "refund_pending", "credited":
+            return end_undone(payment, "credit_note")
+        case "refund_pending", "refund_failed":
+            return issue_credit_note(payment)
+        case "refunded" | "declined", "refund_failed" if payment.settled_by is None:
+            # It was certainly coming, and did not come after all: under new keys it may be tried again.
+            stuck = replace(payment, retry_with="void", round=payment.round + 1)
+            return fail_undo(stuck, f"refund: {stands.reason}")
+        case _:
+            return Decision(payment)
+
+
+def be_pending(payment: Payment, reason: str) -> Decided:
+    if payment.status == "authorising":
+        following = replace(payment, status="authorisation_pending")
+        pending = PaymentPending(order_id=payment.order_id, reason=reason[:200])
+        return Decision(following, facts=(pending,), calls=(follow_of(payment),))
+    following = replace(payment, status="refund_pending")
+    waits = PaymentRefundPending(order_id=payment.order_id, reason=reason[:200])
+    return Decision(following, facts=(waits,), calls=(follow_of(payment),))
+
+
 def learn(payment: Payment | None, outcome: Outcomes) -> Decided:
     if payment is None or payment.status not in IN_FLIGHT:
         return Decision(payment)
@@ -212,10 +282,14 @@ def learn(payment: Payment | None, outcome: Outcomes) -> Decided:
             return void(replace(payment, reason=payment.reason or reason))
         case Undone(undone_by):
             return end_undone(payment, undone_by)
+        case Pending(reason):
+            return be_pending(payment, reason)
         case UndoRefused(call, reason):
             return next_rung(payment, call, reason)
         case GaveUp():
             return give_up(payment, outcome)
+        case Stands():
+            return stand(payment, outcome)
         case _:
             assert_never(outcome)
 
@@ -230,6 +304,12 @@ def give_up(payment: Payment, gave_up: GaveUp[Calls]) -> Decided:
             return end_uncharged(payment, PROVIDER_UNAVAILABLE)
         case Register() | Authorise() | Capture():
             return void(replace(payment, reason=payment.reason or PROVIDER_UNAVAILABLE))
+        case Follow() if payment.status == "authorisation_pending":
+            return void(replace(payment, reason=payment.reason or PROVIDER_UNAVAILABLE))
+        case Follow() if payment.status == "refund_pending":
+            return fail_undo(replace(payment, retry_with="refund"), f"{gave_up.call.name}: {gave_up.reason}")
+        case Follow():
+            return Decision(payment)
         case Void() if payment.provider in REGISTERS and payment.provider_payment is None:
             # Nobody learned its id, so nobody can have asked for money under it.
             return end_uncharged(payment, payment.reason or PROVIDER_UNAVAILABLE)

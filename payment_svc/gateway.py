@@ -25,6 +25,7 @@ from payment_svc.payment import (
     Capture,
     Captured,
     CaptureRefused,
+    Follow,
     IssueCreditNote,
     Refund,
     Register,
@@ -51,6 +52,9 @@ class ProviderSettings(ServiceSettings):
     provider_token: SecretStr | None = None
     stripe_key: SecretStr | None = Field(default=None, validate_default=True)
     stripe_url: HttpUrl = "https://api.stripe.com"
+    # Of the endpoint that is told of events; None: there is none, and what is pending is asked for.
+    stripe_webhook_secret: SecretStr | None = None
+    stripe_webhook_tolerance_seconds: int = Field(default=300, gt=0)
 
     @field_validator("provider_url")
     @classmethod
@@ -126,8 +130,9 @@ class PaymentGateway:
     async def _ask(self, call: Calls) -> Accepted | Refused:
         provider, key = self._provider, call.idempotency_key
         match call:
-            case Register():
-                raise CallFailed("nothing_to_register", maybe_done=False)
+            case Register() | Follow():
+                # Nothing has an id here, and nothing is ever pending.
+                raise CallFailed(f"nothing_to_{call.name}", maybe_done=False)
             case Authorise():
                 return await provider.authorise(
                     call.order_id, call.amount_minor, call.currency, call.payment_token, key=key
@@ -148,7 +153,7 @@ def outcome_of(call: Calls, answer: Accepted | Refused) -> Results:
     """What the provider's answer means to decide.py."""
     refused = answer.reason if isinstance(answer, Refused) else None
     match call:
-        case Register() | Authorise():
+        case Register() | Follow() | Authorise():
             return Authorised() if refused is None else AuthorisationDeclined(refused)
         case Capture():
             return Captured() if refused is None else CaptureRefused(refused)

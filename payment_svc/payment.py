@@ -4,18 +4,49 @@ A payment stays with the provider that it was begun with, so each call names tha
 own id of the payment where it has one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, assert_never
 from uuid import UUID
 
-from events.decision import Call, GaveUp, Outcome
-from events.facts.base import AmountMinor, Currency, Line, Token
+from events.decision import Call, Command, GaveUp, Outcome
+from events.facts.base import AmountMinor, Currency, Line, Note, Person, Token
 from events.facts.payment import UndoneBy
 
 SANDBOX: Final = "sandbox"
 STRIPE: Final = "stripe"
 # Whoever gives a payment an id before any money is asked for. Without that id nothing can have been charged.
 REGISTERS = frozenset({STRIPE})
+
+
+About = Literal["authorisation", "refund", "dispute"]
+
+
+class Approve(Command):
+    """A person lets a held payment go ahead."""
+
+    by: Person
+    note: Note
+
+
+class Reject(Command):
+    """A person refuses a held payment."""
+
+    by: Person
+    note: Note
+
+
+class Notified(Command):
+    """The provider says that something became of a payment. What, is read off the payment itself."""
+
+    event_id: UUID
+    provider_payment: str
+    about: About
+
+    @property
+    def once_id(self) -> UUID:
+        """The provider says it more than once."""
+        return self.event_id
 
 
 class AtProvider(Call):
@@ -57,6 +88,15 @@ class Void(AtProvider, name="void", retry_policy="undo"):
 
 class Refund(AtProvider, name="refund", retry_policy="undo"):
     """Give back what was captured."""
+
+
+class Follow(AtProvider, name="follow", retry_policy="pending"):
+    """Look how a payment stands, until the provider knows: what is pending ends in days, and then says so.
+
+    `once`: look and say how it stands, pending or not.
+    """
+
+    once: bool = False
 
 
 class IssueCreditNote(AtProvider, name="issue_credit_note", retry_policy="undo"):
@@ -107,8 +147,35 @@ class UndoRefused(Outcome):
     reason: str
 
 
-Calls = Register | Authorise | Capture | Void | Refund | IssueCreditNote
-Results = Registered | Authorised | AuthorisationDeclined | Captured | CaptureRefused | Undone | UndoRefused
+@dataclass(frozen=True, slots=True)
+class Pending(Outcome):
+    """The provider took it on, and does not know yet how it will end."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stands(Outcome):
+    """How a payment stands at the provider, whoever asked, and in which `round` of its undo that was."""
+
+    status: Literal["pending", "authorised", "declined", "captured", "refunded", "refund_failed", "credited"]
+    reason: str = ""
+    disputed: str | None = None
+    round: int = 1
+
+
+Calls = Register | Authorise | Capture | Void | Refund | IssueCreditNote | Follow
+Results = (
+    Registered
+    | Authorised
+    | AuthorisationDeclined
+    | Captured
+    | CaptureRefused
+    | Undone
+    | UndoRefused
+    | Pending
+    | Stands
+)
 Outcomes = Results | GaveUp[Calls]
 
 Rung = Literal["void", "refund", "issue_credit_note"]
@@ -128,10 +195,12 @@ class Payment:
     status: Literal[
         "held",
         "authorising",
+        "authorisation_pending",
         "capturing",
         "captured",
         "voiding",
         "refunding",
+        "refund_pending",
         "crediting",
         "declined",
         "refunded",
@@ -152,6 +221,27 @@ class Payment:
     settled_by: str | None = None
     provider: str = SANDBOX
     provider_payment: str | None = None
+    disputed: bool = False
+
+
+# A call is on its way, and only then does an outcome mean anything.
+IN_FLIGHT = frozenset(
+    {
+        "authorising",
+        "authorisation_pending",
+        "capturing",
+        "voiding",
+        "refunding",
+        "refund_pending",
+        "crediting",
+    }
+)
+# What the provider says of its own accord matters where nobody asks, or has given up asking so often.
+MATTERS_TO: Mapping[About, frozenset[str]] = {
+    "authorisation": frozenset({"authorisation_pending"}),
+    "refund": frozenset({"refund_pending", "refunded", "declined"}),
+    "dispute": frozenset({"captured", "refund_failed", "refunded"}),
+}
 
 
 def register_of(payment: Payment) -> Register:
@@ -207,6 +297,16 @@ def credit_note_of(payment: Payment) -> IssueCreditNote:
         round=payment.round,
         provider=payment.provider,
         provider_payment=payment.provider_payment,
+    )
+
+
+def follow_of(payment: Payment, *, once: bool = False) -> Follow:
+    return Follow(
+        order_id=payment.order_id,
+        round=payment.round,
+        provider=payment.provider,
+        provider_payment=payment.provider_payment,
+        once=once,
     )
 
 

@@ -39,14 +39,15 @@ payments = Table(
     Column("settled_by", Text),
     Column("provider", Text, nullable=False, server_default="sandbox"),
     Column("provider_payment", Text),
+    Column("disputed", Boolean, nullable=False, server_default="false"),
     CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
     CheckConstraint(
         "status = 'fenced' OR (currency IS NOT NULL AND payment_token IS NOT NULL)",
         name="charged_is_complete",
     ),
     CheckConstraint(
-        "status IN ('held', 'authorising', 'capturing', 'captured', 'voiding', 'refunding', "
-        "'crediting', 'declined', 'refunded', 'refund_failed', 'fenced')",
+        "status IN ('held', 'authorising', 'authorisation_pending', 'capturing', 'captured', 'voiding', "
+        "'refunding', 'refund_pending', 'crediting', 'declined', 'refunded', 'refund_failed', 'fenced')",
         name="known_status",
     ),
     CheckConstraint("retry_with IN ('void', 'refund', 'issue_credit_note')", name="known_rung"),

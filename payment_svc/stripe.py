@@ -25,13 +25,15 @@ from payment_svc.payment import (
     Authorised,
     Calls,
     Capture,
-    Captured,
     CaptureRefused,
+    Follow,
     IssueCreditNote,
+    Pending,
     Refund,
     Register,
     Registered,
     Results,
+    Stands,
     Undone,
     UndoRefused,
     Void,
@@ -42,14 +44,17 @@ from payment_svc.stripe_api import (
     MAX_PAGES,
     NOT_NOW,
     PAGE,
+    REFUND_PENDING,
     UNKNOWN_METHOD,
+    Charge,
     Credit,
     Intent,
     Method,
     Page,
     RefundObject,
     Transport,
-    declined,
+    authorisation_in,
+    capture_in,
     failure_of,
     from_after,
     is_elsewhere,
@@ -98,6 +103,8 @@ class StripePayments:
                     return await self._void(call)
                 case Refund() | IssueCreditNote():
                     return await self._give_back(call)
+                case Follow():
+                    return await self._follow(call)
                 case _:
                     assert_never(call)
         except stripe.StripeError as error:
@@ -114,13 +121,15 @@ class StripePayments:
                 case Register():
                     return Registered(intent.id)
                 case Authorise():
-                    return _authorisation(intent)
+                    return authorisation_in(intent)
                 case Capture():
-                    return _capture(intent)
+                    return capture_in(intent)
                 case Void():
                     return await self._voided(call, intent)
                 case Refund() | IssueCreditNote():
                     return await self._given_back(call, intent)
+                case Follow():
+                    return None
                 case _:
                     assert_never(call)
         except stripe.StripeError as error:
@@ -163,7 +172,7 @@ class StripePayments:
             # Nobody is there to act, and nobody may do so later.
             cancel_options: Any = {"idempotency_key": f"{call.idempotency_key}:unattended"}
             await read(Intent, self._stripe.payment_intents.cancel_async(intent.id, {}, cancel_options))
-        known = _authorisation(intent)
+        known = authorisation_in(intent)
         if known is None:
             raise CallFailed(f"payment_intent_{intent.status}", maybe_done=False)
         return known
@@ -183,7 +192,7 @@ class StripePayments:
             intent = await self._intent(_id_of(call))
             if intent.status in ("requires_confirmation", "requires_payment_method", "requires_action"):
                 return CaptureRefused("not_authorised")
-        known = _capture(intent)
+        known = capture_in(intent)
         if known is None:
             raise CallFailed(f"payment_intent_{intent.status}", maybe_done=True)
         return known
@@ -242,13 +251,11 @@ class StripePayments:
             if refund.status == "succeeded":
                 return Undone("refund")
             if refund.status in ("pending", "requires_action"):
-                raise CallFailed("refund_pending", maybe_done=True)
+                return Pending(REFUND_PENDING)
             if isinstance(call, Refund) and refund.metadata.get("key") == call.idempotency_key:
                 refused = UndoRefused(call, refund.failure_reason or "refund_failed")
-        if intent.customer is not None and not isinstance(call, Void):
-            async for credit in self._credits(intent):
-                if credit.metadata.get("order_id") == str(call.order_id):
-                    return Undone("credit_note")
+        if not isinstance(call, Void) and await self._is_credited(call, intent):
+            return Undone("credit_note")
         return refused
 
     async def _refund(self, call: Refund, intent: Intent) -> Results:
@@ -263,7 +270,7 @@ class StripePayments:
                 return Undone("refund")
             return UndoRefused(call, refusal(error, "refund_refused"))
         if refund.status in ("pending", "requires_action"):
-            raise CallFailed("refund_pending", maybe_done=True)
+            return Pending(REFUND_PENDING)
         if refund.status == "succeeded":
             return Undone("refund")
         return UndoRefused(call, refund.failure_reason or "refund_failed")
@@ -285,8 +292,48 @@ class StripePayments:
             return UndoRefused(call, refusal(error, "credit_note_refused"))
         return Undone("credit_note")
 
-    async def _intent(self, intent_id: str) -> Intent:
-        return await read(Intent, self._stripe.payment_intents.retrieve_async(intent_id))
+    async def _follow(self, call: Follow) -> Stands:
+        intent = await self._intent(_id_of(call), with_charge=True)
+        stands = await self._stands(call, intent)
+        if stands.status == "pending" and not call.once:
+            raise CallFailed("still_pending", maybe_done=False)
+        return stands
+
+    async def _stands(self, call: Follow, intent: Intent) -> Stands:
+        charge = intent.latest_charge
+        disputed = "disputed" if isinstance(charge, Charge) and charge.disputed else None
+        if intent.status != "succeeded":
+            match authorisation_in(intent):
+                case Authorised():
+                    return Stands("authorised", round=call.round)
+                case AuthorisationDeclined(reason):
+                    return Stands("declined", reason, round=call.round)
+                case _:
+                    return Stands("pending", round=call.round)
+        failed: str | None = None
+        async for refund in self._refunds(intent.id):
+            if refund.status == "succeeded":
+                return Stands("refunded", "", disputed, call.round)
+            if refund.status in ("pending", "requires_action"):
+                return Stands("pending", "", disputed, call.round)
+            failed = failed or refund.failure_reason or "refund_failed"
+        if failed is None:
+            return Stands("captured", "", disputed, call.round)
+        if await self._is_credited(call, intent):
+            return Stands("credited", "", disputed, call.round)
+        return Stands("refund_failed", failed, disputed, call.round)
+
+    async def _is_credited(self, call: Calls, intent: Intent) -> bool:
+        if intent.customer is None:
+            return False
+        async for credit in self._credits(intent):
+            if credit.metadata.get("order_id") == str(call.order_id):
+                return True
+        return False
+
+    async def _intent(self, intent_id: str, *, with_charge: bool = False) -> Intent:
+        asked: Any = {"expand": ["latest_charge"]} if with_charge else {}
+        return await read(Intent, self._stripe.payment_intents.retrieve_async(intent_id, asked))
 
     async def _refunds(self, intent_id: str) -> AsyncIterator[RefundObject]:
         after: str | None = None
@@ -318,32 +365,6 @@ class StripePayments:
                 return
             after = credits_found[-1].id
         raise CallFailed("too_many_credits", maybe_done=True)
-
-
-def _authorisation(intent: Intent) -> Results | None:
-    error = intent.last_payment_error
-    match intent.status:
-        case "requires_capture" | "succeeded":
-            return Authorised()
-        case "requires_payment_method" if error is not None:
-            return AuthorisationDeclined(declined(error.code, error.decline_code))
-        case "requires_action":
-            return AuthorisationDeclined("authentication_required")
-        case "canceled":
-            return AuthorisationDeclined(_why_canceled(intent))
-        case "requires_payment_method" | "requires_confirmation" | "processing":
-            return None
-
-
-def _capture(intent: Intent) -> Results | None:
-    if intent.status == "succeeded":
-        return Captured()
-    return CaptureRefused(_why_canceled(intent)) if intent.status == "canceled" else None
-
-
-def _why_canceled(intent: Intent) -> str:
-    # Stripe cancels what nobody captured within the days that the network allows.
-    return EXPIRED if intent.cancellation_reason == "automatic" else "voided"
 
 
 def _id_of(call: Calls) -> str:

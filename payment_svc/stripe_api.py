@@ -9,12 +9,14 @@ from pydantic import BaseModel, Field, ValidationError
 
 from events.outbound.dispatcher import CallFailed
 from events.outbound.http_party import FORM, HttpParty
+from payment_svc.payment import AuthorisationDeclined, Authorised, Captured, CaptureRefused, Pending, Results
 
 PARTY = "stripe"
 PAGE = 100
 # Of a customer's credit: what is older than the payment has nothing to do with it, and is not read.
 MAX_PAGES = 50
 EXPIRED = "authorisation_expired"
+REFUND_PENDING = "refund_pending"
 UNKNOWN_METHOD = "unknown_payment_method"
 ALREADY_REFUNDED = "charge_already_refunded"
 # An InvalidRequestError of these codes says something about this payment. Any other is a mistake of ours, or
@@ -43,6 +45,11 @@ class Error(BaseModel):
     decline_code: str | None = None
 
 
+class Charge(BaseModel):
+    id: str
+    disputed: bool = False
+
+
 class Intent(BaseModel):
     """As much of a PaymentIntent as is read."""
 
@@ -63,6 +70,7 @@ class Intent(BaseModel):
     customer: str | None = None
     cancellation_reason: str | None = None
     last_payment_error: Error | None = None
+    latest_charge: Charge | str | None = None
 
 
 class RefundObject(BaseModel):
@@ -168,3 +176,33 @@ def failure_of(error: stripe.StripeError) -> CallFailed:
 
 def from_after(after: str | None) -> dict[str, str]:
     return {} if after is None else {"starting_after": after}
+
+
+def authorisation_in(intent: Intent) -> Results | None:
+    """What became of its authorisation; None where nobody asked for that yet."""
+    error = intent.last_payment_error
+    match intent.status:
+        case "requires_capture" | "succeeded":
+            return Authorised()
+        case "requires_payment_method" if error is not None:
+            return AuthorisationDeclined(declined(error.code, error.decline_code))
+        case "requires_action":
+            return AuthorisationDeclined("authentication_required")
+        case "canceled":
+            return AuthorisationDeclined(_why_canceled(intent))
+        case "processing":
+            return Pending("processing")
+        case "requires_payment_method" | "requires_confirmation":
+            return None
+
+
+def capture_in(intent: Intent) -> Results | None:
+    """What became of its capture; None where it may still be captured."""
+    if intent.status == "succeeded":
+        return Captured()
+    return CaptureRefused(_why_canceled(intent)) if intent.status == "canceled" else None
+
+
+def _why_canceled(intent: Intent) -> str:
+    # Stripe cancels what nobody captured within the days that the network allows.
+    return EXPIRED if intent.cancellation_reason == "automatic" else "voided"

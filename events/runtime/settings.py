@@ -216,6 +216,9 @@ class ServiceSettings(ProcessSettings):
     call_attempts: int = Field(default=25, gt=0)
     undo_attempts: int = Field(default=12, gt=0)
     message_attempts: int = Field(default=30, gt=0)
+    # Of what is pending at an outside party, which also says so: asked for some 40 days, ever less often.
+    pending_attempts: int = Field(default=1_000, gt=0)
+    pending_backoff_cap_seconds: float = Field(default=3_600.0, gt=0)
     call_backoff_seconds: float = Field(default=0.3, gt=0)
     call_backoff_cap_seconds: float = Field(default=5.0, gt=0)
     undo_backoff_cap_seconds: float = Field(default=45.0, gt=0)

@@ -10,8 +10,9 @@ import pytest
 
 from events.decision import Decision, GaveUp
 from events.facts.payment import PaymentHeld
-from payment_svc.decide import DEFAULT, Approve, Reject, decide
+from payment_svc.decide import DEFAULT, decide
 from payment_svc.payment import (
+    Approve,
     AuthorisationDeclined,
     Authorise,
     Authorised,
@@ -23,6 +24,7 @@ from payment_svc.payment import (
     Refund,
     Register,
     Registered,
+    Reject,
     Undone,
     UndoRefused,
     Void,
