@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from compose.containers.rig import NAMES, ContainerRig
-from compose.drills.catalogue.network import cutting_off_from_broker
-from compose.drills.catalogue.processes import killing_services
+from compose.drills.catalogue.servers import cutting_off_from_broker
+from compose.drills.catalogue.services import killing_services
 from compose.drills.container_rig import NO_DELAYS, ContainerDrillRig
 from compose.drills.harness import Harness
 from compose.drills.rig import ONE_NODE, ONE_RELEASE, POSTGRES, RABBITMQ, SETTINGS, Deed
