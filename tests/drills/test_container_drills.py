@@ -7,8 +7,8 @@ import pytest
 from compose.containers.rig import NAMES, ContainerRig
 from compose.drills.catalogue.servers import cutting_off_from_broker
 from compose.drills.catalogue.services import killing_services
+from compose.drills.command import Harness
 from compose.drills.container_rig import NO_DELAYS, ContainerDrillRig
-from compose.drills.harness import Harness
 from compose.drills.rig import ONE_NODE, ONE_RELEASE, POSTGRES, RABBITMQ, SETTINGS, Deed
 from compose.drills.stage import Drill, Victims
 from compose.local.commands import RigError

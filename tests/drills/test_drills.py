@@ -14,14 +14,13 @@ from compose.demo.shop import Item
 from compose.drills.catalogue import servers, services
 from compose.drills.catalogue.servers import cutting_off_from_broker
 from compose.drills.catalogue.services import killing_services
-from compose.drills.harness import Harness
+from compose.drills.command import Harness
 from compose.drills.judge import ALL_WELL
 from compose.drills.load import Kind
 from compose.drills.local_rig import LocalDrillRig
 from compose.drills.outcome import Report
 from compose.drills.report import write_reports
-from compose.drills.stage import Drill, Stage, Victims
-from compose.drills.verbs import paused
+from compose.drills.stage import Drill, Stage, Victims, paused
 from saga_tracker.consistency.rules import INVARIANTS
 from tests.drills.servers import look_at_both
 

@@ -12,8 +12,7 @@ import pytest
 
 from compose.demo.shop import Item, Shop
 from compose.drills.catalogue import DRILLS
-from compose.drills.command import chosen_drills
-from compose.drills.harness import Harness
+from compose.drills.command import Harness, chosen_drills
 from compose.drills.load import Load
 from compose.drills.local_rig import LocalDrillRig
 from compose.drills.outcome import Check, Fault, Outcome, Report, Sample, Stall, Timeline, longest_stall

@@ -1,12 +1,14 @@
-"""What services lean on: the broker, PostgreSQL, the network, the provider; stopped, killed, frozen, full, cut off, slow."""
+"""What services lean on is stopped, frozen, cut off or slow: broker, PostgreSQL, network, provider."""
 
 import asyncio
 from collections.abc import Sequence
 
 from compose.containers.stack import NODES
 from compose.drills.rig import POSTGRES, RABBITMQ, Deed
-from compose.drills.stage import Drill, Stage, Victims
-from compose.drills.verbs import (
+from compose.drills.stage import (
+    Drill,
+    Stage,
+    Victims,
     alarmed,
     cut_off,
     delayed,

@@ -11,8 +11,11 @@ from compose.demo.shop import Item
 from compose.drills.load import Kind
 from compose.drills.outcome import Target
 from compose.drills.rig import POSTGRES, RABBITMQ, REPLICAS, Deed
-from compose.drills.stage import Drill, Problems, Stage, Victims
-from compose.drills.verbs import (
+from compose.drills.stage import (
+    Drill,
+    Problems,
+    Stage,
+    Victims,
     all_killed,
     all_stopped,
     everything_twice,

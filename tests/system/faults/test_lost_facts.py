@@ -8,7 +8,7 @@ import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
 from compose.demo.shop import Item, Refused
-from compose.drills.verbs import killed, paused
+from compose.drills.stage import killed, paused
 from events.facts.order import OrderCreated
 from events.facts.saga import SagaTimedOut
 from events.messaging.topology import TRACKER
