@@ -19,8 +19,7 @@ from events.service import name_of
 from events.storage.database import Connection, Database
 from events.storage.sql import as_arrays, compiled, is_among, is_in, rows_of, seconds
 from events.telemetry.log import log
-from saga_tracker.consistency.snapshot import PROVIDER, ServiceState
-from saga_tracker.consistency.statuses import Proof, proofs
+from saga_tracker.consistency.snapshot import PROVIDER, Proof, ServiceState, proofs
 from saga_tracker.projection import project
 from saga_tracker.reading import repository
 from saga_tracker.reading.recorder import derive_anew

@@ -8,8 +8,7 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
 from events.service import EXCHANGE, STREAM
-from saga_tracker.consistency.snapshot import ServiceState
-from saga_tracker.consistency.statuses import STATUSES_AFTER, Proof, proofs
+from saga_tracker.consistency.snapshot import STATUSES_AFTER, Proof, ServiceState, proofs
 from saga_tracker.projection import SagaFact, State, project
 from saga_tracker.service import Tracker
 from saga_tracker.steps import SERVICES

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 
 from saga_tracker.retention import retention
 from saga_tracker.retention.old import OLD as OLD_KINDS
-from saga_tracker.retention.rules import Keep
 from saga_tracker.service import Tracker
+from saga_tracker.settings import Keep
 from tests.runtime.eventually import eventually
 from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.others import others_answering
