@@ -68,7 +68,7 @@ async def test_conditions_are_as_of_now(rig: ContainerDrillRig) -> None:
     assert await rig.conditions() == dict.fromkeys(NAMES, "ready")
 
 
-async def test_what_the_engine_refuses_is_said(rig: ContainerDrillRig) -> None:
+async def test_what_the_engine_refuses_is_shown(rig: ContainerDrillRig) -> None:
     await rig.stop("sandbox")
     with pytest.raises(RigError, match=r"docker kill failed: .*is not running"):
         await rig.kill("sandbox")
@@ -77,7 +77,7 @@ async def test_what_the_engine_refuses_is_said(rig: ContainerDrillRig) -> None:
     await rig.start("sandbox")
 
 
-def test_what_containers_cannot_do_is_said() -> None:
+def test_what_containers_cannot_do_is_shown() -> None:
     rig = ContainerDrillRig(ContainerRig())
     assert rig.why_not(Deed("delay", "inventory", POSTGRES)) == NO_DELAYS
     assert rig.why_not(Deed("kill", "rabbitmq-2")) == rig.why_not(Deed("isolate", RABBITMQ)) == ONE_NODE

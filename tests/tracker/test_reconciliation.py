@@ -165,7 +165,7 @@ async def test_who_does_not_answer_is_no_difference_and_is_compared_later(
     await finds(watch, tracker)
 
 
-async def test_who_has_no_url_is_left_out_and_said_to_be(watch: Watch, others: Others) -> None:
+async def test_who_has_no_url_is_left_out_and_logged(watch: Watch, others: Others) -> None:
     order = uuid4()
     others.completed(order)
     tracker = await watch.start(**others.settings("payment", "provider"))
