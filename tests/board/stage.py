@@ -44,6 +44,17 @@ murmuration_circuit_open{party="provider"} 1.0
 murmuration_connected{to="database"} 1.0
 murmuration_connected{to="broker"} 1.0
 """
+# Why every order waits for payment.
+CAUSE = {
+    "kind": "call",
+    "what": "authorise",
+    "party": "provider",
+    "attempt": 2,
+    "of": 4,
+    "error": "provider_timeout",
+    "circuit": "closed",
+    "since": "2026-11-28T06:00:00Z",
+}
 
 
 class Payment:
@@ -56,6 +67,9 @@ class Payment:
     async def get(self, request: web.Request) -> web.Response:
         if request.path == "/metrics":
             return web.Response(text=METRICS)
+        if request.path == "/causes":
+            asked = request.query.getall("order_id", [])
+            return web.json_response({"orders": {one: [CAUSE] for one in asked}, "service": []})
         return web.json_response({"status": "ready"})
 
     async def post(self, request: web.Request) -> web.Response:

@@ -149,6 +149,26 @@ async def test_the_first_page_tells_what_services_say_of_themselves(browser: Bro
         )
 
 
+async def test_an_incident_leads_to_the_sagas_that_wait_for_its_cause(browser: Browser, stage: Stage) -> None:
+    async with looking(browser, stage) as (page, _):
+        cause = "provider did not answer in time"
+        incident = page.locator("tr", has=page.get_by_role("link", name=cause))
+
+        async def shown() -> bool:
+            await page.goto("/")
+            return await incident.count() > 0
+
+        await eventually(shown, why="payment was asked", within_seconds=30)
+        sagas = int(await incident.first.locator("td.number").inner_text())
+        await incident.first.get_by_role("link", name=cause).click()
+        await page.wait_for_url(re.compile(r"waiting_for=payment&cause=provider\+did\+not"))
+        assert await page.locator("tr[id^=saga-]").count() == sagas
+        assert await page.locator("input[name=cause]").input_value() == cause
+        await page.locator("input[name=cause]").fill("nothing of the kind")
+        await page.get_by_role("button", name="Find").click()
+        await expect(page.locator("main")).to_contain_text("None.")
+
+
 async def test_who_signed_in_acts_without_a_token(browser: Browser, stage: Stage) -> None:
     order = await stage.say("signed in", "created reserved captured shipment_rejected refund_failed")
     async with looking(browser, stage) as (page, looked):
