@@ -307,7 +307,9 @@ def saga_page(
         ordered=bought,
         dead_letters=dead_letters,
         entries=entries,
-        acts=acts.on_saga(saga, dead_letters, base_url, bought),
+        acts=acts.on_saga(
+            saga, dead_letters, base_url, bought, acts_for=bool(settings and settings.admin_token)
+        ),
         picture=drawing.lanes(saga),
         has_ended=saga.state in ENDED,
         links=_links(saga, settings),

@@ -24,6 +24,7 @@ Action = Literal[
     "settled",
     "sent_again",
     "resolved",
+    "cancelled",
     "claimed",
     "unclaimed",
     "noted",

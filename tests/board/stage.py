@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Response, async_playwright
 
+from events.http.authentication import ACTING_HEADER
 from events.runtime.process import uvicorn_server
 from saga_tracker.service import Tracker
 from tests.runtime.eventually import eventually
@@ -62,6 +64,7 @@ class Payment:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str]] = []
+        self.acting_for: list[str] = []
         self.refuses = False
 
     async def get(self, request: web.Request) -> web.Response:
@@ -73,6 +76,7 @@ class Payment:
         return web.json_response({"status": "ready"})
 
     async def post(self, request: web.Request) -> web.Response:
+        self.acting_for.append(request.headers.get(ACTING_HEADER, ""))
         self.asked.append((request.path, request.headers["Authorization"], await request.text()))
         if self.refuses:
             return web.json_response({"detail": "the payment is not held: captured"}, status=409)
@@ -134,11 +138,11 @@ class Stage:
 
 
 @asynccontextmanager
-async def running_stage(servers: Servers, port: int = 0) -> AsyncIterator[Stage]:
+async def running_stage(servers: Servers, port: int = 0, **changes: Any) -> AsyncIterator[Stage]:
     """A tracker that nobody else speaks to, and its pages at an address of their own."""
     payment = Payment()
     async with new_watch(servers) as watch, payment.serving() as payment_url:
-        tracker = await watch.start(tokens=TOKENS, service_urls={"payment": payment_url}, **QUICK)
+        tracker = await watch.start(tokens=TOKENS, service_urls={"payment": payment_url}, **QUICK, **changes)
         app = watch.app(tracker)
         # Started and stopped by the watch.
         app.router.lifespan_context = _nothing
