@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -15,6 +16,9 @@ from events.messaging.lenient_pamqp import MAX_DEPTH
 # The headers, which are nested up to MAX_DEPTH, are a table within that of the properties.
 MAX_TEXT_DEPTH = MAX_DEPTH + 1
 MAX_SHOWN_CHARACTERS = 2_000
+# A table is an object within the object that is its tag.
+_MAX_BRACKETS = 2 * MAX_TEXT_DEPTH + 1
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 
 # JSON has no such things. Every object in the text is one of these, tables (of headers) included.
 _TABLE = "table"
@@ -39,8 +43,25 @@ def from_text(text: str) -> dict[str, Any]:
 
     An earlier release read tables to any depth: what is nested deeper than now is there as text.
     """
-    properties: dict[str, Any] = _untagged(json.loads(text), depth=1)
+    properties: dict[str, Any] = _untagged(json.loads(_cut(text)), depth=1)
     return properties
+
+
+def _cut(text: str) -> str:
+    """The same JSON, with strings in place of what nests too deep to be parsed: parsing it is recursive."""
+    pieces, depth, copied, start = [], 0, 0, 0
+    for found in _STRING_OR_BRACKET.finditer(text):
+        if found[0] in ("{", "["):
+            depth += 1
+            if depth == _MAX_BRACKETS + 1:
+                start = found.start()
+        elif found[0] in ("}", "]"):
+            depth -= 1
+            if depth == _MAX_BRACKETS:
+                deeper = text[start : min(found.end(), start + MAX_SHOWN_CHARACTERS)]
+                pieces += [text[copied:start], json.dumps(deeper)]
+                copied = found.end()
+    return "".join([*pieces, text[copied:]])
 
 
 def properties_of(header: Basic.Properties) -> dict[str, Any]:

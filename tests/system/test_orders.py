@@ -70,7 +70,7 @@ async def test_another_body_under_the_same_key_is_refused(system: System) -> Non
     with pytest.raises(Refused) as refused:
         await system.shop.place("cust_ada", "tok_ok", Item(sku, 2, 500), key=key)
     assert refused.value.status == 422
-    assert refused.value.problem["order_id"] == str(order_id)
+    assert str(order_id) not in str(refused.value.problem)
     await system.settle({order_id: "COMPLETED"})
 
 

@@ -61,7 +61,14 @@ def test_what_is_read_of_headers_is_written_and_read_whole() -> None:
         assert from_text(as_text(properties)) == properties
 
 
-@pytest.mark.parametrize("depth", [20, EARLIER_DEPTH, 450])
+def test_what_an_earlier_release_stored_is_read_by_a_caller_of_any_depth() -> None:
+    def called(frames: int) -> dict[str, Any]:
+        return called(frames - 1) if frames else from_text(tagged(1, 450))
+
+    assert called(frames=500) == called(frames=0)
+
+
+@pytest.mark.parametrize("depth", [20, EARLIER_DEPTH, 450, 5_000])
 async def test_a_letter_of_an_earlier_release_is_shown_and_replayed(
     watch: Watch, app: FastAPI, depth: int
 ) -> None:
