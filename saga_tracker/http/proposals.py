@@ -4,24 +4,34 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from sqlalchemy import bindparam, delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+
 from events.http.authentication import Identity
 from events.http.problems import Problem
 from events.storage.database import Connection
+from events.storage.sql import compiled, seconds
 from saga_tracker.http import audit
 from saga_tracker.http.audit import Action, Entry
+from saga_tracker.tables import proposals
 
-# A proposal that has expired is taken over by whoever proposes anew.
-_PROPOSE = b"""
-    INSERT INTO proposals (action, order_id, by, expires_at)
-    VALUES (%(action)s, %(order_id)s, %(by)s, now() + make_interval(secs => %(seconds)s))
-    ON CONFLICT (action, order_id) DO UPDATE SET by = excluded.by, expires_at = excluded.expires_at
-    WHERE proposals.expires_at <= now()
-    RETURNING expires_at
-"""
-_STANDING = (
-    b"SELECT by, expires_at FROM proposals WHERE action = %(action)s AND order_id = %(order_id)s FOR UPDATE"
+_ABOUT = (proposals.c.action == bindparam("action")) & (proposals.c.order_id == bindparam("order_id"))
+_proposed = insert(proposals).values(
+    action=bindparam("action"),
+    order_id=bindparam("order_id"),
+    by=bindparam("by"),
+    expires_at=func.now() + seconds("seconds"),
 )
-_DONE = b"DELETE FROM proposals WHERE action = %(action)s AND order_id = %(order_id)s"
+# A proposal that has expired is taken over by whoever proposes anew.
+_PROPOSE = compiled(
+    _proposed.on_conflict_do_update(
+        index_elements=[proposals.c.action, proposals.c.order_id],
+        set_={name: _proposed.excluded[name] for name in ("by", "expires_at")},
+        where=proposals.c.expires_at <= func.now(),
+    ).returning(proposals.c.expires_at)
+)
+_STANDING = compiled(select(proposals.c.by, proposals.c.expires_at).where(_ABOUT).with_for_update())
+_DONE = compiled(delete(proposals).where(_ABOUT))
 
 
 @dataclass(frozen=True, slots=True)
