@@ -45,6 +45,7 @@ DONE = {
     "replay": "The letter was sent to its service once more.",
     "discard": "The letter is discarded. It is kept.",
     "edit": "The edited message was sent under a new id. The original is kept.",
+    "propose_edit": "It is proposed: it is sent once another approver opens the letter and sends it, too.",
     "claim": "The case is yours.",
     "unclaim": "The case is free for others.",
     "note": "Noted in the audit.",

@@ -18,6 +18,7 @@ from saga_tracker.tables import audit
 Action = Literal[
     "replayed",
     "discarded",
+    "edit_proposed",
     "edited",
     "retry_requested",
     "settlement_proposed",

@@ -101,9 +101,14 @@ def test_the_page_of_dead_letters_escapes_every_string(chosen: DeadLetterState) 
 def test_the_page_of_a_letter_escapes_every_string() -> None:
     whole: WholeDeadLetter = planted(WholeDeadLetter)
     shown = letters.letter_page(
-        whole, base_url="http://localhost/", text=SCRIPT, edited=SCRIPT, diff=[("added", SCRIPT)]
+        whole,
+        base_url="http://localhost/",
+        text=SCRIPT,
+        edited=SCRIPT,
+        diff=[("added", SCRIPT)],
+        proposed=planted(letters.ProposalView),
     )
-    is_escaped(shown, 9)
+    is_escaped(shown, 9 + 3)
     assert [act.verb for act in on_letter(whole, f"http://{SCRIPT}/")] == ["replay", "discard"]
 
 
