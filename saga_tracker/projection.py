@@ -23,6 +23,7 @@ from events.facts.payment import (
     PaymentApproved,
     PaymentCaptured,
     PaymentHeld,
+    PaymentRefundFailed,
 )
 from events.facts.saga import (
     ApprovalExpired,
@@ -263,12 +264,27 @@ def _stand(known: _Known) -> _Standing:
     if pivot and cancelled:
         since = max(pivot.read_at, cancelled.read_at)
         return _Standing(State.NEEDS_MANUAL, since, reason=f"both {pivot.name} and {cancelled.name}")
+    if cancelled and (failed := _failed_late(known)):
+        return _Standing(
+            State.NEEDS_MANUAL,
+            failed.read_at,
+            known.unnotified(cancelled) + _waits_of(PaymentRefundFailed.owner, failed),
+            failed.reason,
+        )
     if cancelled:
         why = in_full(cancelled.reason, known.first(SagaTimedOut))
         return _Standing(State.CANCELLED, cancelled.read_at, known.unnotified(cancelled), why)
     if pivot:
         return _past_pivot(known, pivot)
     return _on_ladder(known)
+
+
+def _failed_late(known: _Known) -> SagaFact | None:
+    """A refund that failed after it had been certain, and so after the order was cancelled because of it."""
+    if known.first(PaymentRefundFailed) is None:
+        return None
+    failed, act = known.taken_up(PaymentRefundFailed)
+    return failed if act is None else None
 
 
 def _past_pivot(known: _Known, pivot: SagaFact) -> _Standing:

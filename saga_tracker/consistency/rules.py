@@ -184,7 +184,8 @@ def manual_case_stands_still(_snapshot: Snapshot, books: AllBooks) -> Iterator[C
     for order_id, book in books.items():
         if book.verdict != "NEEDS_MANUAL":
             continue
-        held = "sold" if book.status == "confirmed" else "reserved"
+        # Of one that was cancelled the refund had been certain, and failed when all else was undone.
+        held = {"confirmed": "sold", "cancelled": "released"}.get(book.status, "reserved")
         if book.reservation.status != held:
             yield order_id, f"for a person to settle, but no longer {held}"
         if book.payment.status != "refund_failed" and not book.money.charged_minor:

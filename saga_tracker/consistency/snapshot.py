@@ -241,6 +241,9 @@ class Books:
         """How the order ended, by what the services themselves say; UNFINISHED when it has not."""
         shipment, payment = self.shipment.status, self.payment.status
         match self.status:
+            case "cancelled" if payment == "refund_failed":
+                # The refund had been certain, and did not come after all.
+                return "NEEDS_MANUAL"
             case "cancelled":
                 return "CANCELLED"
             case "confirmed" if shipment == "dispatched":

@@ -4,7 +4,8 @@ An undo that failed for good is tried again, or was settled, when a person says 
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal, get_args
+from uuid import UUID
 
 import pytest
 
@@ -12,6 +13,7 @@ from events.decision import Decision, GaveUp
 from events.facts.payment import PaymentHeld
 from payment_svc.decide import DEFAULT, decide
 from payment_svc.payment import (
+    About,
     Approve,
     AuthorisationDeclined,
     Authorise,
@@ -19,12 +21,16 @@ from payment_svc.payment import (
     Capture,
     Captured,
     CaptureRefused,
+    Follow,
     IssueCreditNote,
+    Notified,
     Payment,
+    Pending,
     Refund,
     Register,
     Registered,
     Reject,
+    Stands,
     Undone,
     UndoRefused,
     Void,
@@ -50,7 +56,10 @@ from tests.decide.given import (
     TOKEN,
     asked_of_others,
     payment_declined,
+    payment_disputed,
+    payment_pending,
     payment_refund_failed,
+    payment_refund_pending,
     payment_refunded,
     retry_requested,
     settled,
@@ -330,7 +339,7 @@ REGISTER = Register(
     order_id=ORDER, provider="stripe", amount_minor=AMOUNT_MINOR, currency=CURRENCY, payment_token=TOKEN
 )
 REGISTER_HELD = REGISTER.model_copy(update={"amount_minor": ABOVE_LIMIT_MINOR})
-THERE = {"provider": "stripe", "provider_payment": "pi_1"}
+THERE: dict[str, Any] = {"provider": "stripe", "provider_payment": "pi_1"}
 REGISTERING = replace(AUTHORISING, provider="stripe")
 REGISTERED = replace(REGISTERING, provider_payment="pi_1")
 AUTHORISE_THERE, CAPTURE_THERE = AUTHORISE.model_copy(update=THERE), CAPTURE.model_copy(update=THERE)
@@ -390,8 +399,128 @@ REGISTERING_FIRST = rows(
     .then(withdrawn(replace(REGISTERED, status="crediting")), CREDIT_NOTE_THERE),
 )
 
+# What is pending ends when the provider says so, or when it is asked, whichever comes first.
+FOLLOW = Follow(order_id=ORDER, **THERE)
+LOOK = Follow(order_id=ORDER, once=True, **THERE)
+PENDING = replace(REGISTERED, status="authorisation_pending")
+CAPTURED_THERE = replace(REGISTERED, status="captured")
+REFUNDING_THERE = withdrawn(replace(REGISTERED, status="refunding"))
+REFUND_PENDING = replace(REFUNDING_THERE, status="refund_pending")
+REFUNDED_THERE = replace(REFUNDING_THERE, status="refunded")
+OWN_REFUND_PENDING = replace(REGISTERED, status="refund_pending", reason="provider_unavailable")
+SETTLED_THERE = replace(REFUNDED_THERE, settled_by=PERSON)
+FAILED_LATE = replace(REFUNDED_THERE, status="refund_failed", round=2)
+IN_THE_END = (Stands("authorised"), Stands("declined", "do_not_honor"), Stands("refunded"))
+
+
+def notified(about: About, provider_payment: str = "pi_1") -> Notified:
+    return Notified(order_id=ORDER, event_id=UUID(int=7), provider_payment=provider_payment, about=about)
+
+
+ABOUT_AUTHORISATION, ABOUT_REFUND, ABOUT_DISPUTE = map(notified, get_args(About))
+EVERYTHING = (ABOUT_AUTHORISATION, ABOUT_REFUND, ABOUT_DISPUTE)
+
+PENDING_THERE = rows(
+    given(REGISTERED).when(Pending("processing")).then(PENDING, payment_pending(), FOLLOW),
+    given(withdrawn(REGISTERED))
+    .when(Pending("processing"))
+    .then(withdrawn(PENDING), payment_pending(), FOLLOW),
+    given(PENDING).when(Stands("authorised")).then(replace(REGISTERED, status="capturing"), CAPTURE_THERE),
+    given(PENDING)
+    .when(Stands("declined", "do_not_honor"))
+    .then(replace(REGISTERED, status="declined", reason="do_not_honor"), payment_declined("do_not_honor")),
+    given(PENDING).when(Stands("pending"), Stands("captured")).nothing(),
+    given(PENDING)
+    .when(*given_up(FOLLOW))
+    .then(replace(REGISTERED, status="voiding", reason="provider_unavailable"), VOID_THERE),
+    # What is pending cannot be called back: the saga is told so, once, and it is undone when it is known.
+    given(PENDING)
+    .when(SHIPMENT_CANCELLED)
+    .then(withdrawn(PENDING), payment_refund_pending("authorisation_pending")),
+    given(PENDING)
+    .when(SHIPMENT_REJECTED)
+    .then(withdrawn(PENDING, "address_not_served"), payment_refund_pending("authorisation_pending")),
+    given(withdrawn(PENDING)).when(SHIPMENT_CANCELLED, SHIPMENT_REJECTED).nothing(),
+    given(withdrawn(PENDING))
+    .when(Stands("authorised"))
+    .then(withdrawn(replace(REGISTERED, status="voiding")), VOID_THERE),
+    given(withdrawn(PENDING))
+    .when(Stands("declined", "do_not_honor"))
+    .then(withdrawn(replace(REGISTERED, status="refunded")), payment_refunded("nothing_charged")),
+    given(REFUNDING_THERE)
+    .when(Pending("refund_pending"))
+    .then(REFUND_PENDING, payment_refund_pending(), FOLLOW),
+    given(REFUND_PENDING).when(Stands("refunded")).then(REFUNDED_THERE, payment_refunded("refund")),
+    given(REFUND_PENDING).when(Stands("credited")).then(REFUNDED_THERE, payment_refunded("credit_note")),
+    given(REFUND_PENDING)
+    .when(Stands("refund_failed", "card_closed"))
+    .then(replace(REFUNDING_THERE, status="crediting"), CREDIT_NOTE_THERE),
+    given(REFUND_PENDING).when(Stands("pending"), Stands("refunded", round=2)).nothing(),
+    given(REFUND_PENDING)
+    .when(*given_up(FOLLOW))
+    .then(
+        replace(REFUND_PENDING, status="refund_failed", retry_with="refund"),
+        payment_refund_failed("follow: timeout"),
+    ),
+    given(OWN_REFUND_PENDING)
+    .when(Stands("refunded"))
+    .then(replace(OWN_REFUND_PENDING, status="declined"), payment_declined("provider_unavailable")),
+    given(REFUND_PENDING, OWN_REFUND_PENDING).when(SHIPMENT_CANCELLED, SHIPMENT_REJECTED).nothing(),
+    given(PENDING, REFUND_PENDING).when(STOCK_RESERVED, APPROVE, REJECT, APPROVAL_EXPIRED).nothing(),
+    given(PENDING, REFUND_PENDING).when(RETRY, SETTLE).nothing(),
+    # It was asked for as well, and the answer comes when all is over.
+    given(replace(REGISTERED, status="capturing"), replace(REFUNDING_THERE, status="crediting"))
+    .when(*IN_THE_END, *given_up(FOLLOW))
+    .nothing(),
+)
+
+# Events say that something became of a payment, and never what: that is read, where it may matter.
+TOLD_BY_THE_PROVIDER = rows(
+    given(PENDING).when(ABOUT_AUTHORISATION).then(PENDING, LOOK),
+    given(PENDING).when(ABOUT_REFUND, ABOUT_DISPUTE).nothing(),
+    given(REFUND_PENDING).when(ABOUT_REFUND).then(REFUND_PENDING, LOOK),
+    given(REFUND_PENDING).when(ABOUT_AUTHORISATION, ABOUT_DISPUTE).nothing(),
+    given(REFUNDED_THERE).when(ABOUT_REFUND, ABOUT_DISPUTE).then(REFUNDED_THERE, LOOK),
+    given(CAPTURED_THERE).when(ABOUT_DISPUTE).then(CAPTURED_THERE, LOOK),
+    given(CAPTURED_THERE).when(ABOUT_AUTHORISATION, ABOUT_REFUND).nothing(),
+    given(CAPTURED_THERE).when(*(notified(about, "pi_other") for about in get_args(About))).nothing(),
+    given(REGISTERED, REGISTERING, replace(REGISTERED, status="capturing")).when(*EVERYTHING).nothing(),
+    given(None, HELD, FENCED, DECLINED, VOIDING, REFUNDING, CREDITING, REFUND_FAILED)
+    .when(*EVERYTHING)
+    .nothing(),
+)
+
+# Days after all was over: the refund did not come, or the customer's bank took the money back.
+LATE_FACTS = rows(
+    given(REFUNDED_THERE)
+    .when(Stands("refund_failed", "lost_card"))
+    .then(FAILED_LATE, payment_refund_failed("refund: lost_card")),
+    given(FAILED_LATE).when(Stands("refund_failed", "lost_card")).nothing(),
+    given(FAILED_LATE)
+    .when(RETRY)
+    .then(replace(FAILED_LATE, status="voiding"), VOID_THERE.model_copy(update={"round": 2})),
+    given(FAILED_LATE)
+    .when(SETTLE)
+    .then(replace(FAILED_LATE, status="refunded", settled_by=PERSON), SETTLED_BY_HAND),
+    given(replace(OWN_REFUND_PENDING, status="declined"))
+    .when(Stands("refund_failed", "lost_card"))
+    .then(
+        replace(OWN_REFUND_PENDING, status="refund_failed", round=2),
+        payment_refund_failed("refund: lost_card"),
+    ),
+    # A person gave the money back, or it is another round's refund: nothing is missing.
+    given(SETTLED_THERE, in_round(2, REFUNDED_THERE)).when(Stands("refund_failed", "lost_card")).nothing(),
+    given(REFUNDED_THERE).when(Stands("refunded"), Stands("credited"), Stands("captured")).nothing(),
+    given(CAPTURED_THERE)
+    .when(Stands("captured", disputed="disputed"))
+    .then(replace(CAPTURED_THERE, disputed=True), payment_disputed()),
+    given(replace(CAPTURED_THERE, disputed=True)).when(Stands("captured", disputed="disputed")).nothing(),
+    given(None).when(Stands("refunded")).nothing(),
+)
+
 OUTCOMES = (
     Registered("pi_1"),
+    Pending("x"),
     Authorised(),
     AuthorisationDeclined("x"),
     Captured(),
@@ -419,6 +548,9 @@ TABLE = rows(
     TRYING_AGAIN,
     SETTLING,
     REGISTERING_FIRST,
+    PENDING_THERE,
+    TOLD_BY_THE_PROVIDER,
+    LATE_FACTS,
     TOO_LATE,
 )
 

@@ -27,6 +27,8 @@ class Outside:
     amount_minor: int = 0
     currency: str = ""
     movements: tuple[Movement, ...] = ()
+    pending: Literal["nothing", "authorisation", "refund"] = "nothing"
+    """What a provider with ids has taken on, and not yet done."""
     parcel: Literal["nothing", "closed", "booked", "dispatched", "cancelled"] = "nothing"
     answered: frozenset[tuple[str, Outcome]] = frozenset()
     """By idempotency key, where the same may be asked for once more."""
@@ -36,7 +38,7 @@ class Outside:
 
 
 Decided = tuple[Outside, Outcome]
-REFUSED = "refused"
+REFUSED, LATER, PAYMENT = "refused", "pending", "pi_1"
 
 
 def carry_out(call: Call, outside: Outside) -> Iterator[Decided]:
@@ -55,6 +57,10 @@ def carry_out(call: Call, outside: Outside) -> Iterator[Decided]:
 def possibilities(call: Call, outside: Outside) -> Iterator[Decided]:
     """The same for a call under a key that was never seen."""
     match call:
+        case payment.Register():
+            return register(outside)
+        case payment.Follow():
+            return follow(call, outside)
         case payment.Authorise() | payment.Capture():
             return charge(call, outside)
         case payment.Void() | payment.Refund() | payment.IssueCreditNote():
@@ -72,11 +78,32 @@ def leaves_a_trace(call: Call) -> bool:
     return not isinstance(call, notification.SendEmail | notification.SendPush)
 
 
+def register(outside: Outside) -> Iterator[Decided]:
+    yield outside, payment.Registered(PAYMENT)
+    yield outside, payment.AuthorisationDeclined(REFUSED)
+
+
+def follow(call: payment.Follow, outside: Outside) -> Iterator[Decided]:
+    """What was pending ends, one way or the other."""
+    over = replace(outside, pending="nothing")
+    match outside.pending:
+        case "authorisation":
+            yield over.moved("authorised"), payment.Stands("authorised", round=call.round)
+            yield over, payment.Stands("declined", REFUSED, round=call.round)
+        case "refund":
+            yield over.moved("refunded"), payment.Stands("refunded", round=call.round)
+            yield over, payment.Stands("refund_failed", REFUSED, round=call.round)
+        case "nothing":
+            raise AssertionError("nothing is pending, and somebody follows it")
+
+
 def charge(call: payment.Authorise | payment.Capture, outside: Outside) -> Iterator[Decided]:
     if isinstance(call, payment.Authorise):
         if outside.account == "nothing":
             asked_for = replace(outside, amount_minor=call.amount_minor, currency=call.currency)
             yield asked_for.moved("authorised"), payment.Authorised()
+            if call.provider in payment.REGISTERS:
+                yield replace(asked_for, pending="authorisation"), payment.Pending(LATER)
         yield outside, payment.AuthorisationDeclined(REFUSED)
     else:
         if outside.account == "authorised":
@@ -96,6 +123,8 @@ def pay_back(
             yield outside, payment.Undone("void")
         case payment.Refund(), "captured" | "refunded" | "credited":
             yield outside.moved("refunded"), payment.Undone("refund")
+            if call.provider in payment.REGISTERS:
+                yield replace(outside, pending="refund"), payment.Pending(LATER)
         case payment.IssueCreditNote(), "captured" | "refunded" | "credited":
             yield outside.moved("credited"), payment.Undone("credit_note")
         case _:
