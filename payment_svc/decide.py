@@ -260,10 +260,10 @@ def be_pending(payment: Payment, reason: str) -> Decided:
     if payment.status == "authorising":
         following = replace(payment, status="authorisation_pending")
         pending = PaymentPending(order_id=payment.order_id, reason=reason[:200])
-        return Decision(following, facts=(pending,), calls=(follow_of(payment),))
+        return Decision(following, facts=(pending,), calls=(follow_of(following),))
     following = replace(payment, status="refund_pending")
     waits = PaymentRefundPending(order_id=payment.order_id, reason=reason[:200])
-    return Decision(following, facts=(waits,), calls=(follow_of(payment),))
+    return Decision(following, facts=(waits,), calls=(follow_of(following),))
 
 
 def learn(payment: Payment | None, outcome: Outcomes) -> Decided:

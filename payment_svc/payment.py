@@ -93,9 +93,10 @@ class Refund(AtProvider, name="refund", retry_policy="undo"):
 class Follow(AtProvider, name="follow", retry_policy="pending"):
     """Look how a payment stands, until the provider knows: what is pending ends in days, and then says so.
 
-    `once`: look and say how it stands, pending or not.
+    `what`: for what is waited. `once`: look and say how it stands, pending or not.
     """
 
+    what: Literal["authorisation", "refund"]
     once: bool = False
 
 
@@ -306,6 +307,7 @@ def follow_of(payment: Payment, *, once: bool = False) -> Follow:
         round=payment.round,
         provider=payment.provider,
         provider_payment=payment.provider_payment,
+        what="authorisation" if payment.status == "authorisation_pending" else "refund",
         once=once,
     )
 

@@ -400,8 +400,10 @@ REGISTERING_FIRST = rows(
 )
 
 # What is pending ends when the provider says so, or when it is asked, whichever comes first.
-FOLLOW = Follow(order_id=ORDER, **THERE)
-LOOK = Follow(order_id=ORDER, once=True, **THERE)
+FOLLOW = Follow(order_id=ORDER, what="authorisation", **THERE)
+FOLLOW_REFUND = Follow(order_id=ORDER, what="refund", **THERE)
+LOOK = FOLLOW.model_copy(update={"once": True})
+LOOK_AT_REFUND = FOLLOW_REFUND.model_copy(update={"once": True})
 PENDING = replace(REGISTERED, status="authorisation_pending")
 CAPTURED_THERE = replace(REGISTERED, status="captured")
 REFUNDING_THERE = withdrawn(replace(REGISTERED, status="refunding"))
@@ -449,7 +451,7 @@ PENDING_THERE = rows(
     .then(withdrawn(replace(REGISTERED, status="refunded")), payment_refunded("nothing_charged")),
     given(REFUNDING_THERE)
     .when(Pending("refund_pending"))
-    .then(REFUND_PENDING, payment_refund_pending(), FOLLOW),
+    .then(REFUND_PENDING, payment_refund_pending(), FOLLOW_REFUND),
     given(REFUND_PENDING).when(Stands("refunded")).then(REFUNDED_THERE, payment_refunded("refund")),
     given(REFUND_PENDING).when(Stands("credited")).then(REFUNDED_THERE, payment_refunded("credit_note")),
     given(REFUND_PENDING)
@@ -478,10 +480,10 @@ PENDING_THERE = rows(
 TOLD_BY_THE_PROVIDER = rows(
     given(PENDING).when(ABOUT_AUTHORISATION).then(PENDING, LOOK),
     given(PENDING).when(ABOUT_REFUND, ABOUT_DISPUTE).nothing(),
-    given(REFUND_PENDING).when(ABOUT_REFUND).then(REFUND_PENDING, LOOK),
+    given(REFUND_PENDING).when(ABOUT_REFUND).then(REFUND_PENDING, LOOK_AT_REFUND),
     given(REFUND_PENDING).when(ABOUT_AUTHORISATION, ABOUT_DISPUTE).nothing(),
-    given(REFUNDED_THERE).when(ABOUT_REFUND, ABOUT_DISPUTE).then(REFUNDED_THERE, LOOK),
-    given(CAPTURED_THERE).when(ABOUT_DISPUTE).then(CAPTURED_THERE, LOOK),
+    given(REFUNDED_THERE).when(ABOUT_REFUND, ABOUT_DISPUTE).then(REFUNDED_THERE, LOOK_AT_REFUND),
+    given(CAPTURED_THERE).when(ABOUT_DISPUTE).then(CAPTURED_THERE, LOOK_AT_REFUND),
     given(CAPTURED_THERE).when(ABOUT_AUTHORISATION, ABOUT_REFUND).nothing(),
     given(CAPTURED_THERE).when(*(notified(about, "pi_other") for about in get_args(About))).nothing(),
     given(REGISTERED, REGISTERING, replace(REGISTERED, status="capturing")).when(*EVERYTHING).nothing(),

@@ -74,8 +74,8 @@ def possibilities(call: Call, outside: Outside) -> Iterator[Decided]:
 
 
 def leaves_a_trace(call: Call) -> bool:
-    """Whether it matters that a request given up on arrives after all: that of a message does not."""
-    return not isinstance(call, notification.SendEmail | notification.SendPush)
+    """Whether it matters that a request given up on arrives after all: a message does not, nor a question."""
+    return not isinstance(call, notification.SendEmail | notification.SendPush | payment.Follow)
 
 
 def register(outside: Outside) -> Iterator[Decided]:
@@ -116,7 +116,8 @@ def pay_back(
 ) -> Iterator[Decided]:
     match call, outside.account:
         case payment.Void(), "nothing":
-            yield replace(outside, account="closed"), payment.Undone("void")
+            # Also what was pending: it ends before it is let go of, or is let go of before it ends.
+            yield replace(outside, account="closed", pending="nothing"), payment.Undone("void")
         case payment.Void(), "authorised":
             yield outside.moved("voided"), payment.Undone("void")
         case payment.Void(), "closed" | "voided":
