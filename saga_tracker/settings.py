@@ -43,7 +43,7 @@ class Keep:
     | sagas        | a saga, its facts and ledger entries | its end       | unended; open letter, difference |
     | states       | what the services keep of an order   | its end       | what a service is not done with  |
     | dead_letters | one replayed, discarded, resolved    | that was done | open                             |
-    | unreadable   | that a message told of no saga       | it was read   |                                  |
+    | unreadable   | that a message had no saga           | it was read   |                                  |
     | audit        | who did what                         | they did it   | of a saga that has not ended     |
     | tombstones   | that an order was forgotten          | it was        | its services know it still       |
     """

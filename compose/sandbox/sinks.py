@@ -96,7 +96,7 @@ class MailSink:
         return "250 2.0.0 OK" if deliveries == 1 else "250 2.0.0 OK, known already"
 
     async def handle_exception(self, error: Exception) -> str:
-        """A bug or a full disk is told as transient, and logged."""
+        """A bug or a full disk is reported as transient, and logged."""
         log.error("mail_failed", exc_info=error)
         return "451 4.3.0 Internal error"
 

@@ -1,6 +1,6 @@
 """Who asks, and whether they may: the identity behind a request, and what each route takes.
 
-A route names the roles it is for (`dependencies=[OPERATOR]`), and is told who asks as `Annotated[Identity,
+A route names the roles it is for (`dependencies=[OPERATOR]`), and learns who asks as `Annotated[Identity,
 OPERATOR]`. One that names none is refused when the application is made.
 """
 

@@ -19,7 +19,7 @@ from events.storage.sql import array_of, as_arrays, compiled, insert_rows, updat
 
 StateT = TypeVar("StateT")
 
-# As much of a state as anybody may be told: neither personal data nor a payment token.
+# As much of a state as anybody may see: neither personal data nor a payment token.
 COMPARED = ("status", "amount_minor", "currency", "ending", "settled_by")
 
 
@@ -50,7 +50,7 @@ class Repository(Protocol):
     async def read_many(
         self, connection: Connection, order_ids: Sequence[UUID]
     ) -> dict[UUID, dict[str, Any]]:
-        """What may be told of these orders' states, without a lock; nothing of an order nobody knows."""
+        """What may be shown of these orders' states, without a lock; nothing of an order nobody knows."""
 
     async def forget(self, connection: Connection, order_ids: Sequence[UUID]) -> list[UUID]:
         """Delete the states of these orders that are final, and keep tombstones; says whom it forgot."""

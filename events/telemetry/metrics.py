@@ -156,7 +156,7 @@ def say_what_runs() -> None:
 
 
 def batch_committed(inputs: int, decided: int, began: float) -> None:
-    """A batch that began then, by `time.perf_counter`, is committed. What was not decided was told before."""
+    """A batch that began then, by `time.perf_counter`, is committed. What it left was counted before."""
     BATCH_SECONDS.observe(time.perf_counter() - began)
     BATCH_SIZE.observe(inputs)
     if inputs > decided:
