@@ -114,7 +114,7 @@ class OrderRepository(Generic[StateT]):
     async def read_many(
         self, connection: Connection, order_ids: Sequence[UUID]
     ) -> dict[UUID, dict[str, Any]]:
-        """Those fields of these orders' states that are in TOLD, without a lock."""
+        """Those fields of these orders' states that are in COMPARED, without a lock."""
         cursor = await connection.execute(self._read_compared, {"order_ids": list(order_ids)})
         return {row.pop("order_id"): row for row in await cursor.fetchall()}
 

@@ -1,4 +1,4 @@
-"""Keeps why sagas wait, as their services said last."""
+"""Keeps why sagas wait, as their services reported last."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ _DROP = compiled(
     )
 )
 _OF = compiled(select(*_COLUMNS).where(is_in(causes.c.order_id, "order_ids")))
-_said = insert(causes).values(
+_late = insert(causes).values(
     order_id=bindparam("order_id"),
     service=bindparam("service"),
     because_of_id=bindparam("because_of_id"),
@@ -75,8 +75,8 @@ _said = insert(causes).values(
     reason=bindparam("reason"),
 )
 _SAY = compiled(
-    _said.on_conflict_do_update(
-        index_elements=_KEY, set_={"reason": func.coalesce(causes.c.reason, _said.excluded.reason)}
+    _late.on_conflict_do_update(
+        index_elements=_KEY, set_={"reason": func.coalesce(causes.c.reason, _late.excluded.reason)}
     ).returning(causes.c.reason)
 )
 _newest = select(causes.c.known_at).order_by(causes.c.known_at.desc()).offset(bindparam("max_rows")).limit(1)
@@ -135,7 +135,7 @@ async def of_orders(connection: Connection, order_ids: Sequence[UUID]) -> dict[U
 async def reason_given(
     connection: Connection, order_id: UUID, service: str, because_of_id: UUID, reason: str
 ) -> str:
-    """What was said of it when it was late for the first time: this, unless something was."""
+    """The reason from when it was late for the first time: this, unless there is one."""
     given = {"order_id": order_id, "service": service, "because_of_id": because_of_id, "reason": reason}
     row = await (await connection.execute(_SAY, given)).fetchone()
     return str(row["reason"]) if row else reason

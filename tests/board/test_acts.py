@@ -131,8 +131,10 @@ async def test_an_approval_goes_to_payment_in_the_name_of_who_gives_it(
             )
             await act.locator("input[name=confirm]").check()
             await act.get_by_role("button", name="Approve").click()
-            said = "payment says: the payment is not held: captured" if refuses else "The payment goes ahead."
-            await expect(page.locator("main")).to_contain_text(said)
+            outcome = (
+                "payment says: the payment is not held: captured" if refuses else "The payment goes ahead."
+            )
+            await expect(page.locator("main")).to_contain_text(outcome)
     path, token, body = stage.payment.asked[0]
     assert (path, token) == (f"/payments/{order}/approve", f"Bearer {TOKEN}")
     assert json.loads(body) == {"note": "known customer"}

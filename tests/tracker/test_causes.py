@@ -162,15 +162,15 @@ async def test_what_people_decide_at_a_service_is_in_the_audit_once(watch: Watch
         return bool(await entries(approved) and await entries(rejected) and await stands(apps[-1], declined))
 
     await eventually(all_there)
-    told = (
+    decided = (
         [("grace", "approved", "I spoke to them", "payment")],
         [("grace", "rejected", "too much", "payment")],
     )
-    assert (await entries(approved), await entries(rejected), await entries(declined)) == (*told, [])
+    assert (await entries(approved), await entries(rejected), await entries(declined)) == (*decided, [])
     await watch.stop(tracker)
     await watch.rebuild()
     apps.append(watch.app(await watch.start(tokens=TOKENS)))
-    assert (await entries(approved), await entries(rejected)) == told
+    assert (await entries(approved), await entries(rejected)) == decided
 
 
 async def stands(app: FastAPI, order: UUID) -> bool:
