@@ -12,6 +12,7 @@ from events.http.application import Running
 from events.http.authentication import OWN_ORDER, Client, Identity
 from events.http.limits import StrictRoute
 from events.http.problems import FORGOTTEN, Problem
+from events.telemetry.log import log
 from order_svc.decide import CancelOrder, Order, PlaceOrder
 from order_svc.repository import ORDERS
 
@@ -131,6 +132,9 @@ async def cancel(order_id: UUID, who: Client, runtime: Running, traceparent: Tra
     order = _known(found, order_id)
     if order.status == "confirmed":
         raise Problem(409, "the order is confirmed; it can no longer be cancelled", order_id=str(order_id))
+    if not who.sees_own_orders_alone:
+        # Of a customer's cancellation the order tells; that somebody else did it, this line alone.
+        log.info("order_cancelled", order_id=str(order_id), by=who.name, signed_in_by=who.signed_in_by)
     return OrderView.model_validate(order)
 
 

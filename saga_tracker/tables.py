@@ -265,9 +265,12 @@ proposals = Table(
     "proposals",
     metadata,
     Column("action", Text, primary_key=True),
+    # Of an edit, the dead letter's id.
     Column("order_id", Uuid, primary_key=True),
     Column("by", Text, nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
+    # What is to be sent, of an edit.
+    Column("content", LargeBinary),
     comment="Acts that wait for a second person. Kept by a rebuild.",
 )
 

@@ -104,6 +104,10 @@ class ProcessSettings(FromEnvironment):
     http_port: int
     # What the processes of the system show each other. A person's act takes a token with a name.
     admin_token: SecretStr | None = None
+    # Signs for whom the tracker acts at a service; without one the key follows from the admin token. How much
+    # earlier or later than here a signature may have been made: clocks differ.
+    acting_secret: SecretStr | None = None
+    acting_seconds: int = Field(default=30, gt=0, le=600)
     # Named tokens, by their hashes: entries with spaces between them, and a file that is read again when it
     # changes (events/http/tokens.py).
     tokens: Annotated[str, AfterValidator(_usable)] = ""

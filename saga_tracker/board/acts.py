@@ -7,7 +7,7 @@ happen, and is sent only with that confirmed.
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Literal
 from uuid import UUID
@@ -18,7 +18,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
 from events.facts.base import in_words
-from events.http.authentication import PUBLIC, Authentication, Identity
+from events.http.authentication import ACTING_HEADER, PUBLIC, Authentication, Identity
 from events.http.problems import Problem, not_valid
 from events.http.sessions import check_csrf, signed_in
 from events.http.tokens import Role
@@ -27,7 +27,8 @@ from saga_tracker.board.render import PageRoute, field_of, form_of
 from saga_tracker.dead_letters import api as dead_letters_api
 from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
 from saga_tracker.dead_letters.views import Act, DeadLetterView, NotedAct
-from saga_tracker.http import manual_api
+from saga_tracker.http import audit, manual_api
+from saga_tracker.http.audit import Entry
 from saga_tracker.http.views import FactView, SagaView
 from saga_tracker.projection import State
 from saga_tracker.settings import TrackerSettings
@@ -44,6 +45,7 @@ DONE = {
     "replay": "The letter was sent to its service once more.",
     "discard": "The letter is discarded. It is kept.",
     "edit": "The edited message was sent under a new id. The original is kept.",
+    "propose_edit": "It is proposed: it is sent once another approver opens the letter and sends it, too.",
     "claim": "The case is yours.",
     "unclaim": "The case is free for others.",
     "note": "Noted in the audit.",
@@ -73,14 +75,22 @@ class ActView:
     action: str
     curl: str
     danger: bool = False
-    # Another service is asked, which knows nobody by a session here.
+    # Another service is asked, which takes a token of its own for it.
     with_token: bool = False
 
 
 def on_saga(
-    saga: SagaView, dead_letters: Sequence[DeadLetterView], base_url: str, ordered: "Ordered | None" = None
+    saga: SagaView,
+    dead_letters: Sequence[DeadLetterView],
+    base_url: str,
+    ordered: "Ordered | None" = None,
+    *,
+    acts_for: bool = False,
 ) -> list[ActView]:
-    """What a person can do about a saga as it stands, the most urgent first."""
+    """What a person can do about a saga as it stands, the most urgent first.
+
+    `acts_for`: the tracker can act at services for who signed in here; else these ask for a token.
+    """
     found: list[ActView] = []
     if saga.state is State.NEEDS_MANUAL:
         found += _on_manual(saga, base_url)
@@ -95,7 +105,7 @@ def on_saga(
         says = "The order is withdrawn: stock, payment and shipment are undone as far as they came. If it is"
         says += " confirmed meanwhile, nothing happens."
         found.append(_on_order(saga, "cancel", "Cancel the order", says, "$ORDER_URL/orders", danger=True))
-    return found
+    return [replace(act, with_token=act.with_token and not acts_for) for act in found]
 
 
 def _on_manual(saga: SagaView, base_url: str) -> list[ActView]:
@@ -270,9 +280,13 @@ async def act_on_saga(
                 return back(f"/ui/sagas/{order_id}", "propose")
         case "approve" | "reject":
             body = signed.noted.model_dump()
-            await ask(tracker.settings, "payment", f"/payments/{order_id}/{verb}", signed.token, body)
+            await ask(request, "payment", f"/payments/{order_id}/{verb}", signed, body)
         case "cancel":
-            await ask(tracker.settings, "order", f"/orders/{order_id}/cancel", signed.token)
+            note = signed.noted.note
+            await ask(request, "order", f"/orders/{order_id}/cancel", signed)
+            # What people decide at payment its facts tell; of a cancellation they tell nobody's name.
+            async with tracker.database.transaction() as connection:
+                await audit.enter(connection, [Entry.of(signed.who, "cancelled", note, "order", order_id)])
     return back(f"/ui/sagas/{order_id}", verb)
 
 
@@ -300,14 +314,15 @@ def back(path: str, verb: str) -> Response:
 
 
 async def ask(
-    settings: TrackerSettings, service: str, path: str, token: str, body: Mapping[str, Any] | None = None
+    request: Request, service: str, path: str, signed: Signed, body: Mapping[str, Any] | None = None
 ) -> None:
-    """Have a service do something, with the token of whoever wants it. Raises Problem with its answer."""
+    """Have a service do something, in the name of whoever wants it. Raises Problem with its answer."""
+    settings: TrackerSettings = request.app.state.settings
     url = settings.service_url(service)
     if url is None:
         raise Problem(409, f"this tracker does not know where {service} answers: use the command instead")
     timeout = ClientTimeout(total=settings.reconciliation_timeout_seconds)
-    headers = {"Authorization": f"Bearer {token}"}
+    headers = _in_the_name_of(request, signed, path)
     try:
         async with (
             ClientSession(timeout=timeout, cookie_jar=DummyCookieJar()) as http,
@@ -321,6 +336,17 @@ async def ask(
     except (ClientError, ConnectionError, TimeoutError) as error:
         raise Problem(503, f"{service} does not answer: {type(error).__name__}") from error
     raise Problem(answer.status, f"{service} says: {_detail(text)}")
+
+
+def _in_the_name_of(request: Request, signed: Signed, path: str) -> dict[str, str]:
+    """Who acts, as the tracker states it; their own token, where it has nothing to show for itself."""
+    acting = request.app.state.authentication.acting
+    settings: TrackerSettings = request.app.state.settings
+    if acting and settings.admin_token:
+        return settings.credentials | {ACTING_HEADER: acting.state(signed.who, "POST", path)}
+    if not signed.token:
+        raise not_valid("token", "without an ADMIN_TOKEN the tracker acts for nobody: give your own token")
+    return {"Authorization": f"Bearer {signed.token}"}
 
 
 def _detail(text: bytes) -> str:

@@ -7,6 +7,8 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
@@ -17,12 +19,12 @@ from events.http.problems import Problem, not_valid
 from events.http.tokens import Role
 from saga_tracker.board import acts
 from saga_tracker.board.acts import back, confirmed, forms, signed_form
-from saga_tracker.board.render import PageRoute, answer, rendered
+from saga_tracker.board.render import PageRoute, answer, field_of, rendered
 from saga_tracker.dead_letters import api as dead_letters_api
 from saga_tracker.dead_letters import queries as dead_letter_queries
 from saga_tracker.dead_letters.api import Reason, ServiceName, Tracker, WireName
 from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
-from saga_tracker.dead_letters.replay import NotSent, replay_edited
+from saga_tracker.dead_letters.replay import NotSent, edited_id, moves_money, replay_edited
 from saga_tracker.dead_letters.views import (
     MAX_SHOWN_BYTES,
     DeadLetterPage,
@@ -32,6 +34,7 @@ from saga_tracker.dead_letters.views import (
     whole_dead_letter,
 )
 from saga_tracker.http import audit
+from saga_tracker.http.proposals import Proposal, standing
 from saga_tracker.http.views import Cursor
 
 PAGE_SIZE = 50
@@ -101,8 +104,43 @@ async def open_letter(letter_id: UUID, tracker: Tracker, request: Request) -> HT
     text = masked(whole.body) if whole.body_encoding == "text" else whole.body
     edited = form.get("body", [text])[0].replace("\r\n", "\n")
     return answer(
-        letter_page(whole, base_url=str(request.base_url), text=text, edited=edited, diff=diff(text, edited))
+        letter_page(
+            whole,
+            base_url=str(request.base_url),
+            text=text,
+            edited=edited,
+            diff=diff(text, edited),
+            proposed=_shown(letter_id, text, await _proposed(tracker, letter_id)),
+            takes_approver=_takes_approver(whole, edited),
+        )
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalView:
+    """An edit that somebody proposed: what it changes, and the id under which it would be sent."""
+
+    by: str
+    expires_at: datetime
+    message_id: UUID
+    diff: list[tuple[str, str]]
+
+
+def _shown(letter_id: UUID, text: str, proposed: Proposal | None) -> ProposalView | None:
+    if proposed is None or proposed.content is None:
+        return None
+    message_id = edited_id(letter_id, proposed.content)
+    changes = diff(text, masked(proposed.content.decode()))
+    return ProposalView(proposed.by, proposed.expires_at, message_id, changes)
+
+
+async def _proposed(tracker: dead_letters_api.Desk, letter_id: UUID) -> Proposal | None:
+    async with tracker.database.transaction() as connection:
+        return await standing(connection, "edit_proposed", letter_id)
+
+
+def _takes_approver(whole: WholeDeadLetter, edited: str) -> bool:
+    return moves_money(whole.service, whole.body.encode(), edited.encode())
 
 
 def letter_page(
@@ -113,8 +151,10 @@ def letter_page(
     edited: str = "",
     diff: Sequence[tuple[str, str]] = (),
     done: str = "",
+    proposed: ProposalView | None = None,
+    takes_approver: bool = False,
 ) -> str:
-    """A letter; `text` is what is in it, where that may be seen."""
+    """A letter; `text` is what is in it, where that may be seen, `proposed` an edit of somebody's."""
     view = DeadLetterView(**{name: getattr(whole, name) for name in DeadLetterView.model_fields})
     is_open = whole.state is DeadLetterState.OPEN
     return rendered(
@@ -130,6 +170,8 @@ def letter_page(
         edited=edited,
         diff=diff,
         done=acts.DONE.get(done),
+        proposed=proposed,
+        takes_approver=takes_approver,
     )
 
 
@@ -144,20 +186,37 @@ async def edit(letter_id: UUID, tracker: Tracker, request: Request) -> Response:
         raise Problem(409, "only the message of an open letter can be edited")
     if whole.body_cut or whole.body_encoding != "text":
         raise Problem(409, "what is in it is too long, or no text: it cannot be edited here")
-    edited = form.get("body", [""])[0].replace("\r\n", "\n")
-    body = unmasked(edited, whole.body)
-    _check(body)
-    if body == whole.body:
-        raise not_valid("body", "nothing was edited: replay it as it is")
+    body = await _edited(tracker, whole, form)
+    if _takes_approver(whole, body) and not signed.who.may([Role.APPROVER]):
+        raise Problem(
+            403, f"what moves money takes the role approver; {signed.who.name} is {signed.who.role}"
+        )
     try:
-        await replay_edited(
+        waits = await replay_edited(
             tracker.settings, tracker.database, letter_id, body.encode(), who=signed.who, note=act.note
         )
     except NotSent as error:
         raise Problem(503, f"the broker did not confirm: {error}", headers={"Retry-After": "2"}) from error
     finally:
         tracker.publisher.look_in_table()
-    return back(f"/ui/dead-letters/{letter_id}", "edit")
+    return back(f"/ui/dead-letters/{letter_id}", "edit" if waits is None else "propose_edit")
+
+
+async def _edited(
+    tracker: dead_letters_api.Desk, whole: WholeDeadLetter, form: Mapping[str, list[str]]
+) -> str:
+    """What is to be sent: what somebody else proposed, or what is in the form. Raises Problem."""
+    if chosen := field_of(form, "proposed"):
+        proposed = await _proposed(tracker, whole.letter_id)
+        content = proposed.content if proposed else None
+        if content is None or str(edited_id(whole.letter_id, content)) != chosen:
+            raise Problem(409, "that is not proposed any more: look at the letter once more")
+        return content.decode()
+    body = unmasked(form.get("body", [""])[0].replace("\r\n", "\n"), whole.body)
+    _check(body)
+    if body == whole.body:
+        raise not_valid("body", "nothing was edited: replay it as it is")
+    return body
 
 
 async def _whole(tracker: dead_letters_api.Desk, letter_id: UUID) -> WholeDeadLetter:

@@ -22,11 +22,12 @@ from saga_tracker.board.health import circuits, incidents
 from saga_tracker.board.live import HEALTH, Board
 from saga_tracker.board.queries import LAST_MINUTES
 from saga_tracker.board.render import PageRoute, answer, rendered
+from saga_tracker.causes.cause import KINDS
 from saga_tracker.dead_letters import queries as dead_letter_queries
 from saga_tracker.dead_letters.queries import DeadLetterFilter
 from saga_tracker.dead_letters.views import AuditView, DeadLetterView
 from saga_tracker.http import api, audit
-from saga_tracker.http.api import AWAITED, Age, Beginning, Instant, Named, Reason, Sort
+from saga_tracker.http.api import AWAITED, Age, Beginning, CauseWords, Instant, Named, Reason, Sort
 from saga_tracker.http.views import Cursor, FactView, GapView, SagaPage, SagaView, SagaWithTimeline
 from saga_tracker.projection import ENDED, State
 from saga_tracker.scheduler.redrive import Publisher
@@ -155,6 +156,7 @@ class Asked:
     waiting_for: Annotated[str | None, _Empty] = None
     older_than_seconds: Annotated[Age, _Empty] = None
     reason: Annotated[Reason, _Empty] = None
+    cause: Annotated[CauseWords, _Empty] = None
     since_from: Annotated[Instant, _Empty] = None
     since_to: Annotated[Instant, _Empty] = None
     sku: Annotated[Named, _Empty] = None
@@ -204,6 +206,7 @@ def sagas_page(page: SagaPage, asked: Asked) -> str:
         asked=shown | instants,
         states=list(State),
         awaited=AWAITED,
+        causes=KINDS,
     )
 
 
@@ -304,7 +307,9 @@ def saga_page(
         ordered=bought,
         dead_letters=dead_letters,
         entries=entries,
-        acts=acts.on_saga(saga, dead_letters, base_url, bought),
+        acts=acts.on_saga(
+            saga, dead_letters, base_url, bought, acts_for=bool(settings and settings.admin_token)
+        ),
         picture=drawing.lanes(saga),
         has_ended=saga.state in ENDED,
         links=_links(saga, settings),

@@ -36,6 +36,7 @@ from saga_tracker.steps import SERVICES
 MAX_ANSWER_BYTES = 1_048_576
 MAX_TEXT = 300
 SWEEP_SECONDS = 60.0
+FIRST = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
 
 
 class _Answer(BaseModel):
@@ -83,6 +84,7 @@ class Asking:
         self._silent: dict[str, tuple[float, Cause]] = {}
         self._cache: dict[UUID, tuple[float, list[Found]]] = {}
         self._swept_at = time.monotonic()
+        self._place = FIRST
 
     async def run(self) -> None:
         """Ask for ever; wait for a database that is away."""
@@ -119,6 +121,7 @@ class Asking:
         sagas = await self._database.read(
             lambda connection: repository.waiting(connection, self._settings.cause_orders)
         )
+        sagas |= await self._some_of_all()
         waits = [wait for order_id, shown in sagas.items() for wait in waits_of(order_id, shown, before)]
         found = await self._ask(waits, patient=True)
         if found:
@@ -130,6 +133,15 @@ class Asking:
                 await repository.sweep(
                     connection, self._settings.cause_keep_seconds, self._settings.cause_rows
                 )
+
+    async def _some_of_all(self) -> dict[UUID, list[dict[str, Any]]]:
+        """The next ones of all sagas that have stood for long: after so many rounds each was asked about."""
+        late, after, limit = self._settings.board_late_seconds, self._place, self._settings.cause_orders
+        sagas, place = await self._database.read(
+            lambda connection: repository.waiting_next(connection, late, after, limit)
+        )
+        self._place = place or FIRST
+        return sagas
 
     async def _ask(self, waits: Sequence[Wait], *, patient: bool) -> list[Found]:
         """What the services say of these; where they say nothing, whoever published the fact before it.
@@ -207,9 +219,13 @@ class Asking:
         silent_at, silence = self._silent.get(service, (0.0, None))
         if silence is not None and not patient and time.monotonic() - silent_at < self._retry_seconds:
             return silence
-        query = "&".join(f"order_id={order_id}" for order_id in dict.fromkeys(order_ids))
+        answer = _Answer(orders={}, service=[])
         try:
-            answer = await self._request(f"{url.rstrip('/')}/causes?{query}")
+            asked, most = list(dict.fromkeys(order_ids)), self._settings.cause_orders
+            for begin in range(0, len(asked), most):
+                query = "&".join(f"order_id={order_id}" for order_id in asked[begin : begin + most])
+                said = await self._request(f"{url.rstrip('/')}/causes?{query}")
+                answer = _Answer(orders=answer.orders | said.orders, service=said.service)
         except (TimeoutError, ClientError, ConnectionError, ValidationError, ValueError) as error:
             return self._note_silence(service, silence, error)
         self._silent.pop(service, None)

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 MAX_REASON_CHARACTERS = 200
 NEXT, BROKER, DATABASE, SERVICE, DEAD_LETTER = "unknown", "broker", "database", "service", "dead_letter"
+KINDS = ("call", "message", "lock", "publish", BROKER, DATABASE, SERVICE, DEAD_LETTER, NEXT)
 SILENT, GONE = "silent", "gone"
 # The reason that order_svc gives for an order that was late, and what is in that of the tracker.
 TIMED_OUT, LATE = "timed_out", " late: "

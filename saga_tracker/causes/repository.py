@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -9,9 +10,14 @@ from pydantic import ValidationError
 from sqlalchemy import (
     ColumnElement,
     Select,
+    Text,
     bindparam,
+    case,
     delete,
+    exists,
     func,
+    literal,
+    not_,
     or_,
     select,
     tuple_,
@@ -21,8 +27,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from events.storage.database import Connection
 from events.storage.sql import as_arrays, compiled, is_in, rows_of, seconds
-from saga_tracker.causes.cause import Cause
-from saga_tracker.tables import causes, sagas
+from saga_tracker.causes.cause import DEAD_LETTER, Cause
+from saga_tracker.tables import causes, dead_letters, sagas
 
 # A message that failed and a lock are known to one instance alone: if another says nothing, that says little.
 INSTANCE_SECONDS = 30.0
@@ -41,6 +47,20 @@ _WAITING = compiled(
     union_all(
         _some(sagas.c.due_at, sagas.c.due_at.is_not(None)), _some(sagas.c.since, sagas.c.ended_at.is_(None))
     )
+)
+_NEXT = compiled(
+    select(sagas.c.order_id, sagas.c.waits, sagas.c.since)
+    .where(
+        sagas.c.ended_at.is_(None),
+        sagas.c.since < func.now() - seconds("late_after_seconds"),
+        tuple_(sagas.c.since, sagas.c.order_id)
+        > tuple_(
+            bindparam("after_since", type_=sagas.c.since.type),
+            bindparam("after_order_id", type_=sagas.c.order_id.type),
+        ),
+    )
+    .order_by(sagas.c.since, sagas.c.order_id)
+    .limit(bindparam("row_limit"))
 )
 _COLUMNS = [causes.c[name] for name in ("order_id", "service", "because_of_id", "cause")]
 _rows = rows_of(_COLUMNS)
@@ -67,7 +87,7 @@ _DROP = compiled(
     )
 )
 _OF = compiled(select(*_COLUMNS).where(is_in(causes.c.order_id, "order_ids")))
-_late = insert(causes).values(
+_first_reason = insert(causes).values(
     order_id=bindparam("order_id"),
     service=bindparam("service"),
     because_of_id=bindparam("because_of_id"),
@@ -75,8 +95,8 @@ _late = insert(causes).values(
     reason=bindparam("reason"),
 )
 _SAY = compiled(
-    _late.on_conflict_do_update(
-        index_elements=_KEY, set_={"reason": func.coalesce(causes.c.reason, _late.excluded.reason)}
+    _first_reason.on_conflict_do_update(
+        index_elements=_KEY, set_={"reason": func.coalesce(causes.c.reason, _first_reason.excluded.reason)}
     ).returning(causes.c.reason)
 )
 _newest = select(causes.c.known_at).order_by(causes.c.known_at.desc()).offset(bindparam("max_rows")).limit(1)
@@ -88,6 +108,75 @@ _excess = (
     .with_for_update(skip_locked=True)
 )
 _SWEEP = compiled(delete(causes).where(tuple_(*_KEY).in_(_excess)))
+
+
+# --- In words, to group sagas by, and to find them by
+
+MAX_GIVEN_UP = 10_000
+
+
+def _of_cause(name: str) -> ColumnElement[str]:
+    return causes.c.cause.op("->>", return_type=Text())(literal(name))
+
+
+KIND = _of_cause("kind")
+WORDS: ColumnElement[str] = case(
+    (KIND == "lock", "locked by " + func.coalesce(_of_cause("session"), "another session")),
+    ((KIND == "call") & _of_cause("error").is_(None), _of_cause("what") + " is not answered yet"),
+    else_=func.coalesce(_of_cause("error"), _of_cause("what")),
+)
+_letter_words: ColumnElement[str] = "dead letter: " + dead_letters.c.reason
+_given_up = (
+    dead_letters.c.state == "open",
+    dead_letters.c.kind != "case",
+    dead_letters.c.order_id.is_not(None),
+)
+# A message that was given up counts for more than what its service says of the order.
+GIVEN_UP = (
+    select(dead_letters.c.order_id, dead_letters.c.service, func.min(_letter_words).label("words"))
+    .where(*_given_up)
+    .group_by(dead_letters.c.order_id, dead_letters.c.service)
+    .limit(MAX_GIVEN_UP)
+    .subquery("given_up")
+)
+_wanted = bindparam("cause", type_=Text)
+_is_said = or_(_wanted == WORDS, _wanted == KIND)
+_is_given_up = or_(_wanted == _letter_words, _wanted == literal(DEAD_LETTER))
+# Orders of whom this is known, or was.
+WITH_CAUSE = union_all(
+    select(causes.c.order_id).where(_is_said),
+    select(dead_letters.c.order_id).where(*_given_up, _is_given_up),
+).subquery("with_cause")
+
+
+def _waits(**of: ColumnElement[Any]) -> ColumnElement[bool]:
+    wait = func.jsonb_build_object(*(part for name, value in of.items() for part in (name, value)))
+    return sagas.c.waits.op("@>")(func.jsonb_build_array(wait))
+
+
+_letter_of_saga = (
+    select(literal(1))
+    .where(*_given_up, dead_letters.c.order_id == sagas.c.order_id, _waits(service=dead_letters.c.service))
+    .correlate(sagas)
+)
+_said_of_saga = (
+    select(literal(1))
+    .where(
+        causes.c.order_id == sagas.c.order_id,
+        _is_said,
+        _waits(service=causes.c.service, because_of_id=causes.c.because_of_id),
+        not_(
+            exists().where(
+                *_given_up,
+                dead_letters.c.order_id == causes.c.order_id,
+                dead_letters.c.service == causes.c.service,
+            )
+        ),
+    )
+    .correlate(sagas)
+)
+# Looked up saga by saga: that a saga waits for this cause now.
+WAITS_BECAUSE = or_(_letter_of_saga.where(_is_given_up).offset(0).exists(), _said_of_saga.offset(0).exists())
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +193,17 @@ async def waiting(connection: Connection, limit: int) -> dict[UUID, list[dict[st
     """Sagas that wait, those first that are late next, and what each waits for."""
     rows = await (await connection.execute(_WAITING, {"row_limit": limit})).fetchall()
     return {row["order_id"]: row["waits"] for row in rows}
+
+
+async def waiting_next(
+    connection: Connection, late_after_seconds: float, after: tuple[datetime, UUID], limit: int
+) -> tuple[dict[UUID, list[dict[str, Any]]], tuple[datetime, UUID] | None]:
+    """Of all sagas that stand for so long the next ones after a place, and where those end, if not all do."""
+    given: dict[str, Any] = {"late_after_seconds": late_after_seconds, "row_limit": limit}
+    given |= {"after_since": after[0], "after_order_id": after[1]}
+    rows = await (await connection.execute(_NEXT, given)).fetchall()
+    place = (rows[-1]["since"], rows[-1]["order_id"]) if len(rows) == limit else None
+    return {row["order_id"]: row["waits"] for row in rows if row["waits"]}, place
 
 
 async def keep(connection: Connection, found: Sequence[Found]) -> None:

@@ -12,6 +12,7 @@ that names the replayed one.
 
 import asyncio
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -24,6 +25,7 @@ import aio_pika
 from aio_pika.abc import AbstractExchange
 from aio_pika.exceptions import DeliveryError
 
+from events.facts.payment import PaymentCaptured
 from events.http.authentication import Identity
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connection_url, lost_means_away
 from events.messaging.copies import copy_of
@@ -41,6 +43,7 @@ from saga_tracker.http import audit
 from saga_tracker.http import manual_cases as cases
 from saga_tracker.http.audit import Entry
 from saga_tracker.http.manual_cases import ManualCase
+from saga_tracker.http.proposals import Proposal, second
 from saga_tracker.scheduler import redrive
 from saga_tracker.settings import TrackerSettings
 
@@ -138,19 +141,46 @@ async def replay(
             done.skipped += some.skipped
 
 
+def moves_money(service: str, *bodies: bytes) -> bool:
+    """Whether a message to this service is about money: payment's are, and those that name an amount."""
+    return service == PaymentCaptured.owner or any(map(_names_an_amount, bodies))
+
+
+def _names_an_amount(body: bytes) -> bool:
+    names: set[str] = set()
+    try:
+        json.loads(body, object_pairs_hook=lambda pairs: names.update(name for name, _ in pairs))
+    except (ValueError, RecursionError):
+        # Nobody knows what is in it.
+        return True
+    return "amount_minor" in names
+
+
+def edited_id(letter_id: UUID, body: bytes) -> UUID:
+    """The id of an edited message: it derives from the letter and the body, so sent twice it counts once."""
+    return uuid5(letter_id, body.hex())
+
+
 async def replay_edited(
     settings: TrackerSettings, database: Database, letter_id: UUID, body: bytes, *, who: Identity, note: str
-) -> UUID | None:
-    """Send an open dead letter's message with another body, under a new id; None if it is not open.
+) -> Proposal | None:
+    """Send an open dead letter's message with another body, under a new id; nothing if it is not open.
 
-    The new id derives from the letter and the body, so that saying it twice is saying it once. The letter
-    keeps what it was, and the audit has the new id. Raises NotSent, or what the database raises.
+    The letter keeps what it was, and the audit has the new id. What moves money waits as a proposal for a
+    second person, where that takes two. Raises NotSent, Problem, or what the database raises.
     """
-    message_id = uuid5(letter_id, body.hex())
+    message_id = edited_id(letter_id, body)
     async with _Sender(settings) as sender, database.transaction() as connection:
         (dead_letter,) = await repository.take(connection, [letter_id]) or ({},)
         if dead_letter.get("state") != DeadLetterState.OPEN or dead_letter["kind"] == DeadLetterKind.CASE:
             return None
+        about = dead_letter["service"], dead_letter["order_id"], letter_id
+        if settings.second_approver and moves_money(dead_letter["service"], dead_letter["body"], body):
+            entry = Entry.of(who, "edit_proposed", f"{note} (as {message_id})", *about)
+            seconds = settings.proposal_seconds
+            waits = await second(connection, entry, letter_id, for_seconds=seconds, content=body)
+            if waits is not None:
+                return waits
         edited = {**dead_letter, "body": body}
         original = original_of(edited)
         original.message_id = str(message_id)
@@ -161,10 +191,9 @@ async def replay_edited(
             publications.append((view, TRACKER))
         await sender.send(publications)
         noted = f"{note} (sent edited as {message_id})"
-        entry = Entry.of(who, "edited", noted, edited["service"], edited["order_id"], letter_id)
-        await audit.enter(connection, [entry])
+        await audit.enter(connection, [Entry.of(who, "edited", noted, *about)])
         await repository.mark(connection, [letter_id], DeadLetterState.REPLAYED)
-    return message_id
+    return None
 
 
 async def _replay_batch(

@@ -91,6 +91,10 @@ Beginning = Annotated[
         description="How the order's id begins.",
     ),
 ]
+CauseWords = Annotated[
+    str | None,
+    Query(max_length=300, description="Why they wait: as an incident has it, or a kind such as `call`."),
+]
 Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they entered their state.")]
 
 
@@ -142,12 +146,13 @@ async def find(
     customer: Named = None,
     order: Beginning = None,
     has_letter: bool = False,
+    cause: CauseWords = None,
 ) -> SagaPage:
     """Sagas in a state, waiting for a service or a fact, or in their state for longer than so many seconds.
 
-    Also by why they failed, when they entered their state, what was ordered and by whom, how their id begins,
-    and whether a dead letter of them is open. All criteria given must hold. A cursor continues under the same
-    criteria and the same sorting.
+    Also by why they failed, why they wait, when they entered their state, what was ordered and by whom, how
+    their id begins, and whether a dead letter of them is open. All criteria given must hold. A cursor
+    continues under the same criteria and the same sorting.
     """
     if waiting_for is not None and waiting_for not in AWAITED:
         raise Problem(422, f"nothing waits for {waiting_for!r}", known=AWAITED)
@@ -164,6 +169,7 @@ async def find(
         id_from=id_from,
         id_to=id_to,
         has_letter=has_letter or None,
+        cause=cause,
         oldest_first=sort == "oldest",
     )
     after = Place(*place_in(cursor)) if cursor else None

@@ -106,8 +106,9 @@ async def settle_saga(order_id: UUID, act: NotedAct, who: Approver, tracker: Tra
         saga = await _needing_a_person(connection, order_id)
         failed = await cases.unanswered(connection, order_id)
         if failed and tracker.settings.second_approver:
+            entry = Entry.of(who, "settlement_proposed", act.note, None, order_id)
             seconds = tracker.settings.proposal_seconds
-            waits = await second(connection, "settlement_proposed", order_id, who, act.note, seconds)
+            waits = await second(connection, entry, order_id, for_seconds=seconds)
             if waits is not None:
                 proposed = ProposalView.model_validate(waits)
                 return ResolveOutcome(order_id=order_id, settled=[], proposed=proposed)

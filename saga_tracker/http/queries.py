@@ -26,6 +26,7 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from events.storage.database import Connection
 from events.storage.sql import array_of, compiled, in_seconds, seconds
+from saga_tracker.causes.repository import WAITS_BECAUSE, WITH_CAUSE
 from saga_tracker.scheduler.leader import HOLDER
 from saga_tracker.tables import (
     FIRST_READ_AT,
@@ -49,7 +50,8 @@ class SagaFilter:
     """Which sagas are asked for; None leaves a criterion out. `waiting_for` names a service or a fact.
 
     `since_from` and `since_to`: when they entered their state. `sku` and `customer`: what was ordered, and by
-    whom. `id_from` and `id_to`: between which ids. `has_letter`: of which a dead letter is open.
+    whom. `id_from` and `id_to`: between which ids. `has_letter`: of which a dead letter is open. `cause`: why
+    they wait, in words or by its kind.
     """
 
     state: str | None = None
@@ -63,6 +65,7 @@ class SagaFilter:
     id_from: UUID | None = None
     id_to: UUID | None = None
     has_letter: bool | None = None
+    cause: str | None = None
     oldest_first: bool = False
 
 
@@ -176,17 +179,24 @@ async def sagas_where(
     if wanted.sku is not None:
         given["sku_line"] = Jsonb([{"sku": wanted.sku}])
     ordered = tuple(name for name in ("sku", "customer") if name in criteria)
-    if ordered:
-        cursor = await connection.execute(_rare(ordered), given | {"row_limit": RARE_ORDERS + 1})
-        found = [row["order_id"] for row in await cursor.fetchall()]
-        if len(found) <= RARE_ORDERS:
-            given["among"] = found
-            criteria = ["among", *(name for name in criteria if name not in ordered)]
+    if ordered and (found := await _few(connection, _rare(ordered), given)) is not None:
+        given["among"] = found
+        criteria = ["among", *(name for name in criteria if name not in ordered)]
+    elif wanted.cause is not None and (found := await _few(connection, _RARE_CAUSE, given)) is not None:
+        given["among"] = found
+        criteria = ["among", *criteria]
     if after is not None:
         given |= {"after_since": after.since, "after_order_id": after.order_id}
     query = _page(tuple(criteria), after is not None, wanted.oldest_first)
     cursor = await connection.execute(query, given)
     return await cursor.fetchall()
+
+
+async def _few(connection: Connection, query: bytes, given: dict[str, Any]) -> list[UUID] | None:
+    """The orders that a query finds; None of more than a few."""
+    cursor = await connection.execute(query, given | {"row_limit": RARE_ORDERS + 1})
+    found = [row["order_id"] for row in await cursor.fetchall()]
+    return found if len(found) <= RARE_ORDERS else None
 
 
 # As their indexes have them.
@@ -232,8 +242,12 @@ _CRITERIA: dict[str, Sequence[ColumnElement[bool]]] = {
     "customer": [_began_with(_is_customer)],
     "id_from": [sagas.c.order_id >= bindparam("id_from", type_=sagas.c.order_id.type)],
     "id_to": [sagas.c.order_id <= bindparam("id_to", type_=sagas.c.order_id.type)],
+    "cause": [sagas.c.ended_at.is_(None), WAITS_BECAUSE],
     "has_letter": [sagas.c.order_id == func.array(_with_letters).any_()],
 }
+
+
+_RARE_CAUSE = compiled(select(WITH_CAUSE.c.order_id).distinct().limit(bindparam("row_limit")))
 
 
 @cache

@@ -63,16 +63,17 @@ def test_the_first_page_escapes_every_string() -> None:
         plots=[],
         latest=[a_saga(State.COMPENSATING)],
     )
-    # Who is late, why and after what; the gap; a service and why it is down; a party; the broker; the leader.
+    # Who is late, why, after what, and how that is; the gap; a service and why it is down; a party; the
+    # broker; the leader.
     # Why the saga failed; whom it waits for, for what, what is down and what is locked.
-    is_escaped(text, 3 + 1 + 2 + 1 + 1 + 1 + 1 + 3 * 2 + 1 + 3)
+    is_escaped(text, 4 + 1 + 2 + 1 + 1 + 1 + 1 + 3 * 2 + 1 + 3)
 
 
 def test_the_list_of_sagas_escapes_every_string() -> None:
     page: SagaPage = planted(SagaPage)
     page.sagas = [a_saga(State.COMPENSATING)]
-    asked = Asked(reason=SCRIPT, sku=SCRIPT, customer=SCRIPT, order=SCRIPT, waiting_for=SCRIPT)
-    is_escaped(pages.sagas_page(page, asked), 1 + 3 * 2 + 1 + 3 + 4)
+    asked = Asked(reason=SCRIPT, cause=SCRIPT, sku=SCRIPT, customer=SCRIPT, order=SCRIPT, waiting_for=SCRIPT)
+    is_escaped(pages.sagas_page(page, asked), 1 + 3 * 2 + 1 + 3 + 5)
 
 
 @pytest.mark.parametrize("state", State)
@@ -100,9 +101,14 @@ def test_the_page_of_dead_letters_escapes_every_string(chosen: DeadLetterState) 
 def test_the_page_of_a_letter_escapes_every_string() -> None:
     whole: WholeDeadLetter = planted(WholeDeadLetter)
     shown = letters.letter_page(
-        whole, base_url="http://localhost/", text=SCRIPT, edited=SCRIPT, diff=[("added", SCRIPT)]
+        whole,
+        base_url="http://localhost/",
+        text=SCRIPT,
+        edited=SCRIPT,
+        diff=[("added", SCRIPT)],
+        proposed=planted(letters.ProposalView),
     )
-    is_escaped(shown, 9)
+    is_escaped(shown, 9 + 3)
     assert [act.verb for act in on_letter(whole, f"http://{SCRIPT}/")] == ["replay", "discard"]
 
 
