@@ -365,7 +365,7 @@ def read(message: IncomingMessage, subscribes_to: tuple[type[Fact], ...], max_by
     """A delivery as an input. Raises Unreadable, also for a fact that this service does not receive."""
     envelope = decode(message, original_routing_key(message), max_bytes)
     if not isinstance(envelope.fact, subscribes_to):
-        raise Unreadable("not_heard", f"this service does not hear {envelope.fact.wire_name}")
+        raise Unreadable("not_subscribed", f"this service does not subscribe to {envelope.fact.wire_name}")
     return Input(
         "fact",
         envelope.fact.order_id,

@@ -28,7 +28,7 @@ from events.storage.database import AWAY, CONTENTION, Database
 from events.telemetry.log import Outage
 from saga_tracker.availability import Availability
 from saga_tracker.causes import repository
-from saga_tracker.causes.cause import GONE, NEXT, SERVICE, SILENT, Cause, CauseAsSaid, in_words
+from saga_tracker.causes.cause import GONE, NEXT, SERVICE, SILENT, Cause, ReportedCause, in_words
 from saga_tracker.causes.repository import Found
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import SERVICES
@@ -40,8 +40,8 @@ FIRST = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
 
 
 class _Answer(BaseModel):
-    orders: dict[UUID, list[CauseAsSaid]]
-    service: list[CauseAsSaid]
+    orders: dict[UUID, list[ReportedCause]]
+    service: list[ReportedCause]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +181,9 @@ class Asking:
             if isinstance(answer, _Answer):
                 now = datetime.now(UTC)
                 for wait in some:
-                    said = [one for one in answer.orders.get(wait.order_id, []) if one.kind == "publish"]
-                    if said:
-                        causes[wait.because_of_id] = _cause_of(said[0], now)
+                    reported = [one for one in answer.orders.get(wait.order_id, []) if one.kind == "publish"]
+                    if reported:
+                        causes[wait.because_of_id] = _cause_of(reported[0], now)
         return causes
 
     async def _of_service(self, service: str, waits: Sequence[Wait], *, patient: bool) -> list[Found]:
@@ -199,9 +199,9 @@ class Asking:
     def _cause(self, wait: Wait, answer: "_Answer | Cause", now: datetime) -> Cause:
         if isinstance(answer, Cause):
             return answer
-        said = answer.orders.get(wait.order_id) or answer.service
-        if said:
-            return _cause_of(said[0], now)
+        reported = answer.orders.get(wait.order_id) or answer.service
+        if reported:
+            return _cause_of(reported[0], now)
         outage = self._availability.outage_of(wait.service)
         if outage is not None and outage.deaf:
             return _of_service(wait.service, outage.why[:MAX_TEXT], SILENT, outage.since, now)
@@ -224,8 +224,8 @@ class Asking:
             asked, most = list(dict.fromkeys(order_ids)), self._settings.cause_orders
             for begin in range(0, len(asked), most):
                 query = "&".join(f"order_id={order_id}" for order_id in asked[begin : begin + most])
-                said = await self._request(f"{url.rstrip('/')}/causes?{query}")
-                answer = _Answer(orders=answer.orders | said.orders, service=said.service)
+                reported = await self._request(f"{url.rstrip('/')}/causes?{query}")
+                answer = _Answer(orders=answer.orders | reported.orders, service=reported.service)
         except (TimeoutError, ClientError, ConnectionError, ValidationError, ValueError) as error:
             return self._note_silence(service, silence, error)
         self._silent.pop(service, None)
@@ -278,11 +278,13 @@ def _of_service(service: str, why: str | None, code: str, since: datetime, now: 
     )
 
 
-def _cause_of(said: CauseAsSaid, now: datetime) -> Cause:
-    words = in_words(said.error, said.party)
-    fields = said.model_dump(exclude={"error"})
+def _cause_of(reported: ReportedCause, now: datetime) -> Cause:
+    words = in_words(reported.error, reported.party)
+    fields = reported.model_dump(exclude={"error"})
     error = words[:MAX_TEXT] if words else None
-    return Cause(**fields, code=said.error[:MAX_TEXT] if said.error else None, error=error, known_at=now)
+    return Cause(
+        **fields, code=reported.error[:MAX_TEXT] if reported.error else None, error=error, known_at=now
+    )
 
 
 def _instant(given: Any) -> datetime:

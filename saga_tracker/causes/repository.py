@@ -140,11 +140,11 @@ GIVEN_UP = (
     .subquery("given_up")
 )
 _wanted = bindparam("cause", type_=Text)
-_is_said = or_(_wanted == WORDS, _wanted == KIND)
+_is_reported = or_(_wanted == WORDS, _wanted == KIND)
 _is_given_up = or_(_wanted == _letter_words, _wanted == literal(DEAD_LETTER))
 # Orders of whom this is known, or was.
 WITH_CAUSE = union_all(
-    select(causes.c.order_id).where(_is_said),
+    select(causes.c.order_id).where(_is_reported),
     select(dead_letters.c.order_id).where(*_given_up, _is_given_up),
 ).subquery("with_cause")
 
@@ -159,11 +159,11 @@ _letter_of_saga = (
     .where(*_given_up, dead_letters.c.order_id == sagas.c.order_id, _waits(service=dead_letters.c.service))
     .correlate(sagas)
 )
-_said_of_saga = (
+_reported_of_saga = (
     select(literal(1))
     .where(
         causes.c.order_id == sagas.c.order_id,
-        _is_said,
+        _is_reported,
         _waits(service=causes.c.service, because_of_id=causes.c.because_of_id),
         not_(
             exists().where(
@@ -176,7 +176,9 @@ _said_of_saga = (
     .correlate(sagas)
 )
 # Looked up saga by saga: that a saga waits for this cause now.
-WAITS_BECAUSE = or_(_letter_of_saga.where(_is_given_up).offset(0).exists(), _said_of_saga.offset(0).exists())
+WAITS_BECAUSE = or_(
+    _letter_of_saga.where(_is_given_up).offset(0).exists(), _reported_of_saga.offset(0).exists()
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,8 +189,8 @@ async def saying(by_order: dict[str, dict[str, Any]]) -> AsyncIterator[str]:
     async def causes(request: web.Request) -> web.Response:
         asked = request.query.getall("order_id", [])
         assert len(asked) <= MOST_ASKED
-        said = {one: [by_order[one]] for one in asked if one in by_order}
-        return web.json_response({"orders": said, "service": []})
+        known = {one: [by_order[one]] for one in asked if one in by_order}
+        return web.json_response({"orders": known, "service": []})
 
     app = web.Application()
     app.add_routes([web.get("/causes", causes)])
@@ -210,9 +210,9 @@ async def test_sagas_are_counted_and_found_by_the_cause_of_their_wait(watch: Wat
     asked_at = NOW.isoformat()
     timeout = {"kind": "call", "what": "authorise", "party": "provider", "error": "provider_timeout"}
     failing = {"kind": "message", "what": "inventory.stock_reserved.v1", "error": "CheckViolation: wrong"}
-    said = {str(one): {**timeout, "since": asked_at} for one in (*slow, over)}
-    said[str(poisoned)] = {**failing, "since": asked_at}
-    async with saying(said) as url:
+    known = {str(one): {**timeout, "since": asked_at} for one in (*slow, over)}
+    known[str(poisoned)] = {**failing, "since": asked_at}
+    async with saying(known) as url:
         tracker = await watch.start(
             tokens=TOKENS,
             service_urls={"payment": url},
