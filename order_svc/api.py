@@ -7,8 +7,7 @@ from uuid import UUID, uuid4, uuid5
 from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from events.facts.base import Line, Lines, OrderCurrency, Token
-from events.facts.money import DECIMALS
+from events.facts.base import DECIMALS, Line, Lines, OrderCurrency, Token
 from events.http.application import Running
 from events.http.authentication import OWN_ORDER, Client, Identity
 from events.http.limits import StrictRoute

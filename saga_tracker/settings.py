@@ -1,7 +1,8 @@
 """What the tracker reads from its environment."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
@@ -21,7 +22,6 @@ from events.runtime.definition import installed_services
 from events.runtime.settings import FromJson
 from events.service import name_of
 from saga_tracker.deadlines import Rules
-from saga_tracker.retention.rules import Keep
 from saga_tracker.steps import SERVICES, STEPS
 
 ServicesUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s{}]*\{service\}[^\s{}]*$")]
@@ -29,6 +29,41 @@ ServicesUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s{}]*\{se
 # How long each service may take for a step, and for how long an outage of it makes none of its orders late.
 STEP_DEADLINES_SECONDS = {service.name: service.step_deadline_seconds for service in installed_services()}
 SERVICE_PATIENCE_SECONDS = {service.name: service.patience_seconds for service in installed_services()}
+
+
+Kind = Literal["sagas", "states", "dead_letters", "unreadable", "audit", "tombstones"]
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """For how many days each kind is kept; 0 is for ever.
+
+    | kind         | what goes                            | days since    | stays, however old               |
+    |--------------|--------------------------------------|---------------|----------------------------------|
+    | sagas        | a saga, its facts and ledger entries | its end       | unended; open letter, difference |
+    | states       | what the services keep of an order   | its end       | what a service is not done with  |
+    | dead_letters | one replayed, discarded, resolved    | that was done | open                             |
+    | unreadable   | that a message told of no saga       | it was read   |                                  |
+    | audit        | who did what                         | they did it   | of a saga that has not ended     |
+    | tombstones   | that an order was forgotten          | it was        | its services know it still       |
+    """
+
+    sagas: int = 0
+    states: int = 0
+    dead_letters: int = 0
+    unreadable: int = 0
+    audit: int = 0
+    tombstones: int = 0
+
+    def problem(self) -> str | None:
+        """Why these do not go together, if they do not.
+
+        The services' states outlive the saga, so that a saga that is shown can always be compared; and what
+        tells a repetition of an old fact from a new order outlives both.
+        """
+        if self.states and not 0 < self.sagas <= self.states:
+            return "the services' states cannot be forgotten before their saga"
+        return None
 
 
 class TrackerSettings(SessionSettings):

@@ -55,21 +55,21 @@ def in_words(error: BaseException) -> str:
         # Without the input, which is what somebody sent.
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in faults)
-    said = redacted(str(error)).strip()
-    return said if _is_careful(error) else _NUMBER.sub(HIDDEN, _QUOTED.sub(HIDDEN, said))
+    words = redacted(str(error)).strip()
+    return words if _is_careful(error) else _NUMBER.sub(HIDDEN, _QUOTED.sub(HIDDEN, words))
 
 
 def named(error: BaseException) -> str:
     """The same after the error's class."""
-    said = in_words(error)
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    words = in_words(error)
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def _of_postgresql(error: psycopg.Error) -> str:
-    said = error.diag.message_primary or redacted(str(error))
+    words = error.diag.message_primary or redacted(str(error))
     if (error.sqlstate or "").startswith(_DATA_EXCEPTION):
-        said = re.sub(r"\".*\"", HIDDEN, said, flags=re.DOTALL)
-    return redacted(said)
+        words = re.sub(r"\".*\"", HIDDEN, words, flags=re.DOTALL)
+    return redacted(words)
 
 
 def _is_careful(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
-from events.facts.money import in_words
+from events.facts.base import in_words
 from events.http.authentication import ACTING_HEADER, PUBLIC, Authentication, Identity
 from events.http.problems import Problem, not_valid
 from events.http.sessions import check_csrf, signed_in

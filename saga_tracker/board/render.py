@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from events.facts.money import in_words
+from events.facts.base import in_words
 from events.http.authentication import PUBLIC
 from events.http.problems import Problem, problem_of
 from events.http.sessions import csrf_token, signed_in

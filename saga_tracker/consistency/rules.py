@@ -1,8 +1,8 @@
 """What must be true of the system's books, whatever happened: pure, and the same for whoever asks.
 
 Each invariant is a sentence and a function: tests, drills and `make check` ask them all of a whole snapshot.
-Differences are between the tracker's view of an order and what all others say: reconciliation lists them.
-Only sagas that ended or need a person are compared: of one that moves, everyone may know something else.
+Differences are between the tracker's view of an order and what all others say: reconciliation lists them, of
+sagas that ended or need a person: of one that moves, everyone may know something else.
 """
 
 from collections import Counter
@@ -13,9 +13,12 @@ from itertools import chain
 from uuid import UUID
 
 from saga_tracker.consistency.snapshot import (
+    DONE,
     NOT_THERE,
     NOTHING,
     PROVIDER,
+    STATUSES_AFTER,
+    UNDONE,
     Books,
     Party,
     SeenSaga,
@@ -24,7 +27,6 @@ from saga_tracker.consistency.snapshot import (
     statuses_of,
     sum_of,
 )
-from saga_tracker.consistency.statuses import DONE, STATUSES_AFTER, UNDONE
 from saga_tracker.projection import State
 from saga_tracker.steps import SERVICES
 
@@ -55,7 +57,6 @@ class Violation:
 
 
 INVARIANTS: list[Invariant] = []
-
 
 # Whose ends have rules of their own.
 _RULED = frozenset({"order", "inventory", "payment", "fulfillment", "notification"})

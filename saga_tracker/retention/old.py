@@ -33,7 +33,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by, array, insert
 from events.storage.database import Connection
 from events.storage.sql import as_arrays, compiled, days, is_in, rows_of
 from saga_tracker.reading import repository
-from saga_tracker.retention.rules import Kind
+from saga_tracker.settings import Kind
 from saga_tracker.tables import (
     audit,
     comparisons,

@@ -44,7 +44,7 @@ async def test_old_orders_are_like_real_ones(rig: LocalRig) -> None:
     assert (await _row(rig, "order", "SELECT now() - min(placed_at) > interval '15 days' FROM orders"))[0]
 
 
-async def test_each_has_its_trail_and_its_indexes(rig: LocalRig) -> None:
+async def test_each_has_its_timeline_and_its_indexes(rig: LocalRig) -> None:
     (oldest,) = await _row(rig, "order", "SELECT order_id FROM orders ORDER BY placed_at LIMIT 1")
     async with aiohttp.ClientSession() as session:
         async with session.get(f"{rig.addresses.http('tracker')}/sagas/{oldest}") as response:

@@ -265,7 +265,7 @@ async def test_while_dead_letters_cannot_be_sent_neighbours_go_on_and_nothing_is
     assert "closed channel" not in caplog.text
 
 
-async def test_a_poison_fact_that_is_told_again_is_tried_again(stage: Stage) -> None:
+async def test_a_poison_fact_that_is_delivered_again_is_tried_again(stage: Stage) -> None:
     """Its first failure left no inbox row behind that would make a retry count as a duplicate."""
     await stage.start()
     order, fact_id = uuid4(), uuid4()

@@ -198,7 +198,7 @@ async def test_an_unknown_version_becomes_a_dead_letter_and_its_neighbours_are_p
 
 
 @pytest.mark.usefixtures("own_servers")
-async def test_a_publisher_may_state_nothing_but_new_orders(system: System) -> None:
+async def test_a_publisher_may_publish_nothing_but_new_orders(system: System) -> None:
     forged = message({"order_id": str(uuid4())}, "payment.captured.v1")
     with pytest.raises(ChannelAccessRefused):
         await publish(system, forged)

@@ -32,7 +32,7 @@ async def tell(watch: Watch, *paths: str, began: datetime = BEGAN) -> list[UUID]
     ]
     await watch.say(*facts)
     await watch.sees_facts(seen + len(facts))
-    await watch.read_when_stated()
+    await watch.read_when_published()
     return orders
 
 
@@ -56,7 +56,7 @@ async def test_a_saga_says_where_it_stands_and_whom_it_waits_for(watch: Watch, a
     )
 
 
-async def test_the_trail_has_causes_services_and_times(watch: Watch, app: FastAPI) -> None:
+async def test_the_timeline_has_causes_services_and_times(watch: Watch, app: FastAPI) -> None:
     (order,) = await tell(watch, PATHS["declined"])
     saga = (await get(app, f"/sagas/{order}")).json()
     assert saga["duration_seconds"] == 4.0
@@ -236,7 +236,7 @@ async def test_an_empty_view_has_figures_too(app: FastAPI) -> None:
     assert (sum(stats["states"].values()), stats["oldest_waiting"], stats["durations"]) == (0, None, [])
 
 
-async def test_the_pages_show_sagas_and_their_trail(watch: Watch, app: FastAPI) -> None:
+async def test_the_pages_show_sagas_and_their_timeline(watch: Watch, app: FastAPI) -> None:
     (order,) = await tell(watch, PATHS["timed out"])
     home = await get(app, "/")
     assert home.status == 200

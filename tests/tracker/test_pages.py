@@ -129,7 +129,7 @@ def test_a_page_of_an_error_escapes_every_string() -> None:
     is_escaped(bytes(error_page(problem).body).decode(), 4)
 
 
-def test_an_amount_is_said_where_money_is_decided_about() -> None:
+def test_an_amount_is_shown_where_money_is_decided_about() -> None:
     saga = a_saga(State.AWAITING_APPROVAL)
     ordered = Ordered(4_000, "EUR", [], 1_000, "cust_1")
     acts: list[ActView] = on_saga(saga, [], "http://localhost/", ordered)

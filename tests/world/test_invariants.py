@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from saga_tracker.consistency import statuses
+from saga_tracker.consistency import snapshot
 from saga_tracker.consistency.rules import INVARIANTS, violations
 from saga_tracker.consistency.snapshot import (
     Backlog,
@@ -83,8 +83,8 @@ def but(book: str, order_id: UUID, instead: Any = None, *, books: Snapshot = SOU
 @pytest.fixture(autouse=True)
 def _a_further_service(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that says of itself when it is done."""
-    monkeypatch.setitem(statuses.DONE, "loyalty", ("granted",))
-    monkeypatch.setitem(statuses.UNDONE, "loyalty", ("none",))
+    monkeypatch.setitem(snapshot.DONE, "loyalty", ("granted",))
+    monkeypatch.setitem(snapshot.UNDONE, "loyalty", ("none",))
 
 
 def loyalty_says(order_id: UUID, status: str) -> Snapshot:

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from compose.demo.shop import Item
-from compose.drills.verbs import killed, misbehaving
+from compose.drills.stage import killed, misbehaving
 from compose.waiting import seen_in_time
 from tests.system.faults.test_full_queue import IMPATIENT, crammed
 from tests.system.faults.verbs import refusing, restarted
