@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BeforeValidator
 
-from events.facts.money import in_words
+from events.facts.base import in_words
 from events.http.authentication import VIEWER
 from events.http.problems import Problem
 from saga_tracker.board import acts, drawing
