@@ -123,6 +123,8 @@ class TrackerSettings(SessionSettings):
     cause_watch_seconds: float = Field(default=1.5, gt=0)
     cause_timeout_seconds: float = Field(default=1.0, gt=0)
     cause_cache_seconds: float = Field(default=1.0, ge=0)
+    # What a provider or carrier says of a failure is asked of its service, for who looks at the manual case.
+    outside_cache_seconds: float = Field(default=10.0, ge=0)
     cause_orders: int = Field(default=150, gt=0, le=200)
     # How many are kept, and for how long.
     cause_rows: int = Field(default=50_000, gt=0)
