@@ -8,7 +8,7 @@
                             (or a fence, when nothing was begun yet)
     what is pending at the provider
                          -> pending, or refund_pending, until the provider says how it ended; and what it says
-                            later still: refund_failed again, disputed
+                            later still: refund_reversed, disputed
     saga.retry_requested,
     saga.settled         -> what failed is tried again; or a person gave the money back: refunded
 
@@ -33,6 +33,7 @@ from events.facts.payment import (
     PaymentRefunded,
     PaymentRefundFailed,
     PaymentRefundPending,
+    PaymentRefundReversed,
     UndoneBy,
 )
 from events.facts.saga import ApprovalExpired, RetryRequested, Settled
@@ -95,6 +96,7 @@ Publishes = (
     | PaymentRefundPending
     | PaymentRefunded
     | PaymentRefundFailed
+    | PaymentRefundReversed
     | PaymentDisputed
 )
 Decided = Decision[Payment | None, Publishes, Calls]
@@ -250,8 +252,11 @@ def end_pending(payment: Payment, stands: Stands) -> Decided:
             return issue_credit_note(payment)
         case "refunded" | "declined", "refund_failed" if payment.settled_by is None:
             # It was certainly coming, and did not come after all: under new keys it may be tried again.
-            stuck = replace(payment, retry_with="void", round=payment.round + 1)
-            return fail_undo(stuck, f"refund: {stands.reason}")
+            stuck = replace(payment, status="refund_failed", retry_with="void", round=payment.round + 1)
+            reversed_ = PaymentRefundReversed(
+                order_id=payment.order_id, reason=f"refund: {stands.reason}"[:200]
+            )
+            return Decision(stuck, facts=(reversed_,))
         case _:
             return Decision(payment)
 

@@ -21,6 +21,7 @@ from events.facts.payment import (
     PaymentRefunded,
     PaymentRefundFailed,
     PaymentRefundPending,
+    PaymentRefundReversed,
 )
 from events.facts.saga import ApprovalExpired, RetryRequested, Settled
 from events.runtime.definition import ServiceDefinition
@@ -87,6 +88,7 @@ SERVICE = ServiceDefinition(
         Step(PaymentRefundPending, _REFUNDED, deadline_seconds=REFUND_PENDING_SECONDS),
         # An undo that failed for good: a person resolves it, and the chain goes on from there.
         Step(PaymentRefundFailed, (PaymentRefunded, PaymentDeclined), person=True),
+        Step(PaymentRefundReversed, (PaymentRefunded, PaymentDeclined), person=True),
         Step(RetryRequested, _REFUNDED),
         Step(Settled, _REFUNDED),
     ),
@@ -100,6 +102,7 @@ SERVICE = ServiceDefinition(
         PaymentPending: (),
         PaymentRefundPending: (),
         PaymentDisputed: (),
+        PaymentRefundReversed: ("refund_failed",),
         PaymentCaptured: ("captured",),
         PaymentDeclined: ("declined",),
         PaymentRefunded: ("refunded", "fenced"),

@@ -22,8 +22,10 @@ from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, Ord
 from events.facts.payment import (
     PaymentApproved,
     PaymentCaptured,
+    PaymentDeclined,
     PaymentHeld,
-    PaymentRefundFailed,
+    PaymentRefunded,
+    PaymentRefundReversed,
 )
 from events.facts.saga import (
     ApprovalExpired,
@@ -47,8 +49,8 @@ class SagaFact(NamedTuple):
 
     `read_at` is when the tracker first read it, by its database's clock: everything counts from that. What
     its publisher says of the time, `stated_at`, tells nothing of its saga. What the tracker publishes names a
-    `service`, and by `about` the fact that was redriven, is overdue to be answered, or told of the failure
-    that a person has taken up. By its `content` a repetition is told from something else before it gets here.
+    `service`, and by `about` the fact that was redriven, is overdue to be answered, or gets word of what
+    a person has taken up. By its `content` a repetition differs from something else before it gets here.
     """
 
     fact_id: UUID
@@ -222,7 +224,7 @@ def project(facts: Collection[SagaFact]) -> Saga:
     if not facts:
         raise ValueError("a saga begins with a fact")
     known = _Known(facts)
-    standing = _noting_lateness(_stand(known), known)
+    standing = _noting_lateness(_reversed(_stand(known), known), known)
     created = known.first(OrderCreated)
     started_at = (created or known.all[0]).read_at
     return Saga(
@@ -264,13 +266,6 @@ def _stand(known: _Known) -> _Standing:
     if pivot and cancelled:
         since = max(pivot.read_at, cancelled.read_at)
         return _Standing(State.NEEDS_MANUAL, since, reason=f"both {pivot.name} and {cancelled.name}")
-    if cancelled and (failed := _failed_late(known)):
-        return _Standing(
-            State.NEEDS_MANUAL,
-            failed.read_at,
-            known.unnotified(cancelled) + _waits_of(PaymentRefundFailed.owner, failed),
-            failed.reason,
-        )
     if cancelled:
         why = in_full(cancelled.reason, known.first(SagaTimedOut))
         return _Standing(State.CANCELLED, cancelled.read_at, known.unnotified(cancelled), why)
@@ -279,12 +274,21 @@ def _stand(known: _Known) -> _Standing:
     return _on_ladder(known)
 
 
-def _failed_late(known: _Known) -> SagaFact | None:
-    """A refund that failed after it had been certain, and so after the order was cancelled because of it."""
-    if known.first(PaymentRefundFailed) is None:
-        return None
-    failed, act = known.taken_up(PaymentRefundFailed)
-    return failed if act is None else None
+def _reversed(standing: _Standing, known: _Known) -> _Standing:
+    """A refund that failed after it was stated is for a person, wherever the order stands by now.
+
+    They are counted: each one that failed follows a statement, and is over with the next.
+    """
+    failures = known.each(PaymentRefundReversed)
+    if len(failures) < max(1, len(known.each(PaymentRefunded, PaymentDeclined))):
+        return standing
+    failed = failures[-1]
+    acts = [act for act in known.each(RetryRequested, Settled) if act.about == failed.fact_id]
+    if not acts:
+        waits = standing.waits + _waits_of(PaymentRefundReversed.owner, failed)
+        return _Standing(State.NEEDS_MANUAL, failed.read_at, waits, failed.reason)
+    waits = standing.waits + _waits_again(acts[-1])
+    return _Standing(State.COMPENSATING, acts[-1].read_at, waits, failed.reason)
 
 
 def _past_pivot(known: _Known, pivot: SagaFact) -> _Standing:
@@ -328,7 +332,7 @@ def _on_ladder(known: _Known) -> _Standing:
         return _Standing(rung.state, since, known.waits(fact))
     if late:
         return _Standing(State.PENDING_INVENTORY, late.read_at, known.waits(late), as_late(late.reason))
-    # Only that the customer was told of a cancellation, which has not been read itself yet.
+    # Only that the customer was notified of a cancellation, which has not been read itself yet.
     notice = next((fact for fact in known.all if fact.ending), None)
     if notice is None:
         # Only what the tracker published itself. What it was about will be read.

@@ -70,6 +70,12 @@ class PaymentRefundPending(Fact, wire="payment.refund_pending.v1"):
     reason: Reason
 
 
+class PaymentRefundReversed(Fact, wire="payment.refund_reversed.v1", case=True):
+    """A refund failed after it was certain, and stated: a person has to settle it, whatever has ended."""
+
+    reason: Reason
+
+
 class PaymentDisputed(Fact, wire="payment.disputed.v1"):
     """The customer's bank took the money back, or is about to: that is argued out at the provider's."""
 

@@ -53,6 +53,7 @@ EXAMPLES: tuple[Fact, ...] = (
     given.payment_refund_failed("issue_credit_note: not_possible"),
     given.payment_pending(),
     given.payment_refund_pending(),
+    given.payment_refund_reversed("refund: lost_or_stolen_card"),
     given.payment_disputed(),
     given.SHIPMENT_SCHEDULED,
     given.SHIPMENT_REJECTED,

@@ -83,6 +83,10 @@ def payment_refund_pending(reason: str = "refund_pending") -> payment.PaymentRef
     return payment.PaymentRefundPending(order_id=ORDER, reason=reason)
 
 
+def payment_refund_reversed(reason: str) -> payment.PaymentRefundReversed:
+    return payment.PaymentRefundReversed(order_id=ORDER, reason=reason)
+
+
 def payment_disputed(reason: str = "disputed") -> payment.PaymentDisputed:
     return payment.PaymentDisputed(order_id=ORDER, reason=reason)
 

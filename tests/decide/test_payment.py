@@ -60,6 +60,7 @@ from tests.decide.given import (
     payment_pending,
     payment_refund_failed,
     payment_refund_pending,
+    payment_refund_reversed,
     payment_refunded,
     retry_requested,
     settled,
@@ -496,7 +497,7 @@ TOLD_BY_THE_PROVIDER = rows(
 LATE_FACTS = rows(
     given(REFUNDED_THERE)
     .when(Stands("refund_failed", "lost_card"))
-    .then(FAILED_LATE, payment_refund_failed("refund: lost_card")),
+    .then(FAILED_LATE, payment_refund_reversed("refund: lost_card")),
     given(FAILED_LATE).when(Stands("refund_failed", "lost_card")).nothing(),
     given(FAILED_LATE)
     .when(RETRY)
@@ -508,7 +509,7 @@ LATE_FACTS = rows(
     .when(Stands("refund_failed", "lost_card"))
     .then(
         replace(OWN_REFUND_PENDING, status="refund_failed", round=2),
-        payment_refund_failed("refund: lost_card"),
+        payment_refund_reversed("refund: lost_card"),
     ),
     # A person gave the money back, or it is another round's refund: nothing is missing.
     given(SETTLED_THERE, in_round(2, REFUNDED_THERE)).when(Stands("refund_failed", "lost_card")).nothing(),

@@ -25,8 +25,8 @@ from events.facts.payment import (
     PaymentHeld,
     PaymentPending,
     PaymentRefunded,
-    PaymentRefundFailed,
     PaymentRefundPending,
+    PaymentRefundReversed,
 )
 from events.http.application import create_app
 from events.messaging.envelope import decode
@@ -233,8 +233,8 @@ async def test_a_refund_that_fails_after_it_was_stated_is_a_case_for_a_person(sh
     await shop.hear_of(order, PaymentCaptured)
     await shop.cancel(order)
     await shop.hear_of(order, PaymentRefunded)
-    failed = await shop.hear_of(order, PaymentRefundFailed)
-    assert isinstance(failed, PaymentRefundFailed)
+    failed = await shop.hear_of(order, PaymentRefundReversed)
+    assert isinstance(failed, PaymentRefundReversed)
     assert failed.reason == "refund: lost_or_stolen_card"
     assert await shop.client.ledger_of(str(order)) == ["authorised", "captured"]
 

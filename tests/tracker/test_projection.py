@@ -11,6 +11,7 @@ from saga_tracker.projection import ENDED, Saga, SagaFact, State, project
 from tests.tracker.facts import BEGAN, PATHS, RETOLD, TRACEPARENT, facts_named
 
 # What is known, then: state, whom it waits for, and why.
+REFUNDED = PATHS["carrier refuses"]
 FAILED = "created reserved captured shipment_rejected refund_failed"
 SHOWN = [
     ("created", "PENDING_INVENTORY", "inventory", None),
@@ -48,7 +49,7 @@ SHOWN = [
     ("sold dispatched notified", "COMPLETING", "order", None),
     # Nobody is told of a cancellation before the end; then notification owes it, and a person's second try.
     ("created stock_rejected cancelled", "CANCELLED", "notification", "card_declined"),
-    ("created stock_rejected cancelled not_told_of_cancellation", "CANCELLED", "", "card_declined"),
+    ("created stock_rejected cancelled not_notified_of_cancellation", "CANCELLED", "", "card_declined"),
     (RETOLD[0], "COMPLETED", "notification", "email: bounced"),
     (RETOLD[2], "CANCELLED", "notification", "card_declined"),
     (f"{RETOLD[2]} notified_of_cancellation", "CANCELLED", "", "card_declined"),
@@ -65,6 +66,28 @@ SHOWN = [
         "address_not_served",
     ),
     (PATHS["declined"], "CANCELLED", "", "card_declined"),
+    # Pending at the provider, which takes as long as it takes.
+    ("created reserved pending", "PENDING_PAYMENT", "payment", None),
+    ("created reserved held approved pending", "PENDING_PAYMENT", "payment", None),
+    ("created reserved pending captured", "PENDING_SHIPMENT", "fulfillment", None),
+    (
+        "created reserved captured shipment_rejected refund_pending",
+        "COMPENSATING",
+        "payment",
+        "address_not_served",
+    ),
+    (
+        "created reserved pending withdrawn shipment_cancelled refund_pending",
+        "COMPENSATING",
+        "payment",
+        "customer_cancelled",
+    ),
+    # A refund that fails when all was over, until it is done after all; and a dispute, which is only shown.
+    (f"{REFUNDED} reversed", "NEEDS_MANUAL", "payment", "refund: lost_card"),
+    (f"{REFUNDED} reversed reversal_retried", "COMPENSATING", "payment", "refund: lost_card"),
+    (f"{REFUNDED} reversed reversal_retried refunded_again", "CANCELLED", "", "card_declined"),
+    (f"{REFUNDED} reversed refunded_again", "CANCELLED", "", "card_declined"),
+    (f"{PATHS['completed']} disputed", "COMPLETED", "", None),
     # Turned back by its owner.
     ("created withdrawn", "COMPENSATING", "fulfillment", "customer_cancelled"),
     ("created reserved captured scheduled withdrawn", "COMPENSATING", "fulfillment", "customer_cancelled"),
