@@ -51,7 +51,8 @@ class ProviderSettings(ServiceSettings):
     # Sent as a bearer token, as most providers want their key.
     provider_token: SecretStr | None = None
     stripe_key: SecretStr | None = Field(default=None, validate_default=True)
-    stripe_url: HttpUrl = "https://api.stripe.com"
+    # Where Stripe's API is; a sandbox has a door like it.
+    stripe_api: HttpUrl = "https://api.stripe.com"
     # Of the endpoint that is told of events; None: there is none, and what is pending is asked for.
     stripe_webhook_secret: SecretStr | None = None
     stripe_webhook_tolerance_seconds: int = Field(default=300, gt=0)
@@ -284,5 +285,5 @@ def gateway_from(settings: ProviderSettings) -> PaymentGateway:
 
 def stripe_from(settings: ProviderSettings, key: SecretStr) -> StripePayments:
     """The gateway to Stripe."""
-    base_url = settings.stripe_url.rstrip("/")
+    base_url = settings.stripe_api.rstrip("/")
     return StripePayments(HttpParty("stripe", base_url, settings), base_url, key.get_secret_value())

@@ -118,7 +118,7 @@ async def selling(
             database_url=database_url,
             provider="stripe",
             stripe_key="sk_test_1",
-            stripe_url=sandbox.url,
+            stripe_api=sandbox.url,
             stripe_webhook_secret=SECRET,
             **changes,
         )

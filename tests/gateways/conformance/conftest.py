@@ -22,7 +22,7 @@ def payment_gateway(sandbox: SandboxProcess, url: str) -> Gateway[Calls]:
         sandbox,
         provider_url=f"{url}/provider",
         stripe_key="sk_test_conformance",
-        stripe_url=url,
+        stripe_api=url,
     )
     return gateways_from(settings)
 
