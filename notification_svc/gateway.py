@@ -86,7 +86,7 @@ class NotificationSettings(ServiceSettings):
     smtp_ca_file: FilePath | None = None
     smtp_url: Annotated[str, StringConstraints(pattern=r"^smtps?://[^/\s]+")]
     mail_sender: Mailbox = "orders@shop.example"
-    mail_connections: int = Field(default=8, gt=0)
+    mail_connections: int = Field(default=32, gt=0)
 
     @property
     def smtp_access(self) -> Access:

@@ -8,9 +8,10 @@ The mail server is aiosmtpd's; here is what it does with a recipient and with a 
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from email.message import EmailMessage
-from email.parser import BytesHeaderParser, BytesParser
+from email.parser import BytesParser
 from email.policy import default as modern_policy
 from hashlib import blake2b
 from sqlite3 import Connection, Row
@@ -127,6 +128,8 @@ def _address(token: str, digest: bytes) -> Address:
 PRUNE_EVERY = 100
 MAIL_LIMIT_BYTES = 64 * 1024
 MAX_RECIPIENTS = 10
+# Of a mail's headers, this one alone. To parse them all takes as long as to keep the mail.
+_MESSAGE_ID = re.compile(rb"^message-id:(?:[ \t]|\r\n[ \t])*(\S.*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
 class Push(Body):
@@ -206,14 +209,14 @@ class MailSink:
 
     def _keep(self, envelope: Envelope) -> int:
         content = cast(bytes, envelope.content)
-        message_id = BytesHeaderParser().parsebytes(content)["Message-ID"]
+        found = _MESSAGE_ID.search(content.partition(b"\r\n\r\n")[0])
         with self._ledger.step() as db:
             row_id, deliveries = db.execute(
                 "INSERT INTO mails (message_id, sender, recipients, content, at) VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT (message_id) DO UPDATE SET deliveries = deliveries + 1"
                 " RETURNING id, deliveries",
                 (
-                    str(message_id).strip() if message_id else f"<{new_id('mail')}@sandbox>",
+                    found[1].decode(errors="replace") if found else f"<{new_id('mail')}@sandbox>",
                     envelope.mail_from,
                     json.dumps(envelope.rcpt_tos),
                     content,

@@ -80,6 +80,11 @@ class ServiceRuntime:
         """What it subscribes and publishes by, on FastStream."""
         return self._consumer.broker
 
+    @property
+    def gateway(self) -> Gateway[Call] | None:
+        """Its way to the parties outside, if it has any."""
+        return self._gateway
+
     async def start(self) -> None:
         """Start without waiting for broker or database: they may come later."""
         await self.database.open()

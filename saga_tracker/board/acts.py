@@ -104,21 +104,30 @@ def on_saga(
     if saga.state in _CANCELLABLE:
         says = "The order is withdrawn: stock, payment and shipment are undone as far as they came. If it is"
         says += " confirmed meanwhile, nothing happens."
-        found.append(_on_order(saga, "cancel", "Cancel the order", says, "$ORDER_URL/orders", danger=True))
+        found.append(
+            _on_order(saga.order_id, "cancel", "Cancel the order", says, "$ORDER_URL/orders", danger=True)
+        )
     return [replace(act, with_token=act.with_token and not acts_for) for act in found]
 
 
 def _on_manual(saga: SagaView, base_url: str) -> list[ActView]:
     overdue = sorted({wait.service for wait in saga.waits if wait.overdue_at and not wait.person})
     failed = sorted({wait.service for wait in saga.waits if wait.person})
+    return on_case(saga.order_id, failed, overdue, saga.reason, base_url)
+
+
+def on_case(
+    order_id: UUID, failed: Sequence[str], overdue: Sequence[str], reason: str | None, base_url: str
+) -> list[ActView]:
+    """What can be done about a saga that needs a person: of whom something failed, and who is overdue."""
     again = [f"{name} tries again what failed" for name in failed]
     again += [f"{name} is sent once more the fact that it has not answered" for name in overdue]
     says = f"{'; '.join(again) or 'Whoever failed tries again'}. Its inbox makes a repetition harmless."
-    found = [_on_order(saga, "redrive", "Redrive", says, f"{base_url}sagas")]
+    found = [_on_order(order_id, "redrive", "Redrive", says, f"{base_url}sagas")]
     if failed or not overdue:
         says = f"{', '.join(failed) or 'The service'} learns that a person has done outside what failed"
-        says += f" ({saga.reason or 'it'}); the saga goes on as if it had succeeded. Nothing is done outside."
-        found.append(_on_order(saga, "settle", "Settle", says, f"{base_url}sagas", danger=True))
+        says += f" ({reason or 'it'}); the saga goes on as if it had succeeded. Nothing is done outside."
+        found.append(_on_order(order_id, "settle", "Settle", says, f"{base_url}sagas", danger=True))
     return found
 
 
@@ -129,9 +138,9 @@ def _on_held(saga: SagaView, ordered: "Ordered | None") -> list[ActView]:
         limit = f", which is above the limit of {in_words(ordered.limit_minor, ordered.currency)}"
     money = "$PAYMENT_URL/payments"
     return [
-        _on_order(saga, "approve", f"Approve {amount}", f"{amount}{limit}, is charged now.", money),
+        _on_order(saga.order_id, "approve", f"Approve {amount}", f"{amount}{limit}, is charged now.", money),
         _on_order(
-            saga,
+            saga.order_id,
             "reject",
             f"Reject {amount}",
             f"{amount}{limit}, is not charged; the stock is released and the order cancelled.",
@@ -142,12 +151,12 @@ def _on_held(saga: SagaView, ordered: "Ordered | None") -> list[ActView]:
 
 
 def _on_order(
-    saga: SagaView, verb: str, title: str, says: str, base: str, *, danger: bool = False
+    order_id: UUID, verb: str, title: str, says: str, base: str, *, danger: bool = False
 ) -> ActView:
-    action = f"/ui/sagas/{saga.order_id}/{verb}"
-    command = curl(f"{base}/{saga.order_id}/{verb}", None if verb == "cancel" else _SIGNED)
+    action = f"/ui/sagas/{order_id}/{verb}"
+    command = curl(f"{base}/{order_id}/{verb}", None if verb == "cancel" else _SIGNED)
     with_token = verb in ("approve", "reject", "cancel")
-    return ActView(verb, str(saga.order_id), title, says, action, command, danger, with_token)
+    return ActView(verb, str(order_id), title, says, action, command, danger, with_token)
 
 
 def on_letter(letter: DeadLetterView, base_url: str) -> list[ActView]:

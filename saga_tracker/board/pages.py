@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BeforeValidator
 
+from events.facts.base import in_words
 from events.http.authentication import VIEWER
 from events.http.problems import Problem
 from saga_tracker.board import acts, drawing
@@ -23,6 +24,7 @@ from saga_tracker.board.live import HEALTH, Board
 from saga_tracker.board.queries import LAST_MINUTES
 from saga_tracker.board.render import PageRoute, answer, rendered
 from saga_tracker.causes.cause import KINDS
+from saga_tracker.consistency.snapshot import Movement
 from saga_tracker.dead_letters import repository as dead_letter_queries
 from saga_tracker.dead_letters.repository import DeadLetterFilter
 from saga_tracker.dead_letters.views import AuditView, DeadLetterView
@@ -30,6 +32,7 @@ from saga_tracker.http import api, audit
 from saga_tracker.http.api import AWAITED, Age, Beginning, CauseWords, Instant, Named, Reason, Sort
 from saga_tracker.http.views import Cursor, FactView, GapView, SagaPage, SagaView, SagaWithTimeline
 from saga_tracker.projection import ENDED, State
+from saga_tracker.reconciliation import comparisons
 from saga_tracker.scheduler.redrive import Publisher
 from saga_tracker.settings import TrackerSettings
 
@@ -273,6 +276,10 @@ async def timeline(order_id: UUID, tracker: Tracker, request: Request, done: str
             connection, DeadLetterFilter(order_id=order_id), None, MAX_OF_ORDER
         )
         entered = await audit.page(connection, order_id, None, MAX_OF_ORDER)
+    outside: list[str] = []
+    if saga.state is State.NEEDS_MANUAL:
+        waits = [wait.model_dump(include={"service", "person"}) for wait in saga.waits]
+        outside = (await reported_outside(tracker, {order_id: waits}))[order_id]
     return answer(
         saga_page(
             saga,
@@ -281,8 +288,29 @@ async def timeline(order_id: UUID, tracker: Tracker, request: Request, done: str
             base_url=str(request.base_url),
             settings=tracker.settings,
             done=done,
+            outside=outside,
         )
     )
+
+
+async def reported_outside(
+    tracker: Runtime, waits: Mapping[UUID, Sequence[Mapping[str, Any]]]
+) -> dict[UUID, list[str]]:
+    """Of sagas that need a person: what parties outside say of it, and the money that moved."""
+    failed = {
+        order_id: sorted({wait["service"] for wait in some if wait["person"]})
+        for order_id, some in waits.items()
+    }
+    reported = await tracker.asking.outside({one: services for one, services in failed.items() if services})
+    moved = await tracker.database.read(lambda connection: comparisons.ledger_of(connection, list(waits)))
+    return {order_id: [*reported.get(order_id, []), *_ledger(moved.get(order_id, ()))] for order_id in waits}
+
+
+def _ledger(movements: Sequence[Movement]) -> list[str]:
+    if not movements:
+        return []
+    entries = (f"{each.kind} {in_words(each.amount_minor, each.currency)}" for each in movements)
+    return [f"provider's ledger: {', '.join(entries)}"]
 
 
 def saga_page(
@@ -293,6 +321,7 @@ def saga_page(
     base_url: str,
     settings: TrackerSettings | None = None,
     done: str = "",
+    outside: Sequence[str] = (),
 ) -> str:
     """A saga; its dead letters, what was done about it and what can be done, where there is any of it."""
     bought = acts.ordered(saga.facts)
@@ -313,6 +342,7 @@ def saga_page(
         picture=drawing.lanes(saga),
         has_ended=saga.state in ENDED,
         links=_links(saga, settings),
+        outside=outside,
         done=acts.DONE.get(done),
     )
 

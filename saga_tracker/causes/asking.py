@@ -28,7 +28,16 @@ from events.storage.database import AWAY, CONTENTION, Database
 from events.telemetry.log import Outage
 from saga_tracker.availability import Availability
 from saga_tracker.causes import repository
-from saga_tracker.causes.cause import GONE, NEXT, SERVICE, SILENT, Cause, ReportedCause, in_words
+from saga_tracker.causes.cause import (
+    GONE,
+    NEXT,
+    SERVICE,
+    SILENT,
+    Cause,
+    ReportedCause,
+    ReportedOutside,
+    in_words,
+)
 from saga_tracker.causes.repository import Found
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import SERVICES
@@ -36,7 +45,13 @@ from saga_tracker.steps import SERVICES
 MAX_ANSWER_BYTES = 1_048_576
 MAX_TEXT = 300
 SWEEP_SECONDS = 60.0
+# As many as a service answers at once.
+MAX_OUTSIDE = 10
 FIRST = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
+
+
+class _Outside(BaseModel):
+    orders: dict[UUID, list[ReportedOutside]]
 
 
 class _Answer(BaseModel):
@@ -83,6 +98,7 @@ class Asking:
         self._failure = Outage("asking why sagas wait")
         self._silent: dict[str, tuple[float, Cause]] = {}
         self._cache: dict[UUID, tuple[float, list[Found]]] = {}
+        self._outside: dict[UUID, tuple[float, list[str]]] = {}
         self._swept_at = time.monotonic()
         self._place = FIRST
 
@@ -115,6 +131,45 @@ class Asking:
                 self._cache.pop(next(iter(self._cache)))
             self._cache[order_id] = time.monotonic(), found
         return found
+
+    async def outside(self, failed: Mapping[UUID, Sequence[str]]) -> dict[UUID, list[str]]:
+        """By order, what the parties outside say now of what these services failed at for good.
+
+        Asked anew for whoever looks, and not more often than so: each look asks the parties themselves.
+        """
+        now, keep = time.monotonic(), self._settings.outside_cache_seconds
+        unknown = [one for one in failed if now - self._outside.get(one, (float("-inf"), []))[0] > keep]
+        by_service: dict[str, list[UUID]] = {}
+        for order_id in unknown[:MAX_OUTSIDE]:
+            for service in failed[order_id]:
+                by_service.setdefault(service, []).append(order_id)
+        answers = await asyncio.gather(*(self._outside_of(*asked) for asked in by_service.items()))
+        for order_id in unknown[:MAX_OUTSIDE]:
+            self._outside.pop(order_id, None)
+            while len(self._outside) >= self._settings.cause_orders:
+                self._outside.pop(next(iter(self._outside)))
+            reported = [line for answer in answers for line in answer.get(order_id, [])]
+            self._outside[order_id] = now, reported
+        return {one: self._outside[one][1] for one in failed if one in self._outside}
+
+    async def _outside_of(self, service: str, order_ids: Sequence[UUID]) -> dict[UUID, list[str]]:
+        url = self._urls.get(service)
+        if url is None or self._http is None:
+            return {}
+        query = "&".join(f"order_id={order_id}" for order_id in order_ids)
+        timeout = ClientTimeout(total=self._settings.reconciliation_timeout_seconds)
+        address = URL(f"{url.rstrip('/')}/outside?{query}", encoded=True)
+        try:
+            async with self._http.get(address, allow_redirects=False, timeout=timeout) as response:
+                content = await bounded_body(response, MAX_ANSWER_BYTES)
+                if response.status != 200 or content is None:
+                    why = f"{service} does not say: it answers {response.status}"
+                    return {one: [why] for one in order_ids}
+                reported = _Outside.model_validate_json(content).orders
+        except (TimeoutError, ClientError, ConnectionError, ValidationError) as error:
+            return {one: [f"{service} does not say: {type(error).__name__}"] for one in order_ids}
+        nothing = [f"nothing is known outside of what {service} asked for"]
+        return {one: [str(each)[:MAX_TEXT] for each in some] or nothing for one, some in reported.items()}
 
     async def _round(self) -> None:
         before = datetime.now(UTC) - timedelta(seconds=self._settings.cause_after_seconds)

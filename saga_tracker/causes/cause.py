@@ -47,6 +47,21 @@ class Cause(ReportedCause):
     known_at: datetime
 
 
+class ReportedOutside(BaseModel):
+    """What a party outside says now of a call for an order that failed; with an `error` it does not say."""
+
+    call: str
+    party: str | None = None
+    answer: str | None = None
+    error: str | None = None
+
+    def __str__(self) -> str:
+        what = self.call.replace("_", " ")
+        if self.error is not None:
+            return f"{what}: {in_words(self.error, self.party)}"
+        return f"{what}: {self.answer}, says {_named(self.party)}"
+
+
 # What the end of a code says, after the name of the party.
 _ENDS = (
     (r"unreachable", "{party} cannot be reached"),

@@ -114,7 +114,7 @@ def test_the_page_of_a_letter_escapes_every_string() -> None:
 
 def test_the_other_pages_escape_every_string() -> None:
     case: CaseView = planted(CaseView)
-    is_escaped(overviews.manual_page([case]), 5)
+    is_escaped(overviews.manual_page([case]), 5 + 1 + 5)
     found: Reconciliation = planted(Reconciliation)
     is_escaped(overviews.reconciliation_page(found), 5)
     entries: AuditPage = planted(AuditPage)
