@@ -54,7 +54,7 @@ _METADATA = ("Date", "Creator", "Format", "Type")
 
 def templates_in(folder: Path | None = None) -> Environment:
     """This package's and a folder's. All that they show is escaped; a name that they miss is an error."""
-    own = Path(__file__).parent / "templates"
+    own = Path(__file__).parents[1] / "templates"
     return Environment(
         loader=FileSystemLoader([own, *([folder] if folder else [])]),
         autoescape=True,
