@@ -27,7 +27,7 @@ from events.runtime.settings import ENV_PREFIX, ServiceSettings
 from notification_svc.decide import Calls, Delivered, SendEmail, SendPush, Undeliverable
 from notification_svc.mail import Access, Mail, SmtpMailServer, StartTls, goes_unencrypted
 
-# Reasons that mean something to a customer; any other cancellation is told without one.
+# Reasons that mean something to a customer; any other cancellation is announced without one.
 REASONS = {
     "out_of_stock": "we do not have everything you wanted in stock",
     "unknown_sku": "we do not have everything you wanted in stock",
@@ -86,7 +86,7 @@ class NotificationSettings(ServiceSettings):
     smtp_ca_file: FilePath | None = None
     smtp_url: Annotated[str, StringConstraints(pattern=r"^smtps?://[^/\s]+")]
     mail_sender: Mailbox = "orders@shop.example"
-    mail_connections: int = Field(default=8, gt=0)
+    mail_connections: int = Field(default=32, gt=0)
 
     @property
     def smtp_access(self) -> Access:
@@ -132,7 +132,7 @@ class PushService(OutsideParty, Protocol):
 
 
 class NotificationGateway:
-    """Tells the customer what decide.py wants told."""
+    """Sends the customer what decide.py decided."""
 
     def __init__(
         self, directory: CustomerDirectory, mail_server: MailServer, push_service: PushService

@@ -125,7 +125,9 @@ async def cancel(order_id: UUID, who: Client, runtime: Running, traceparent: Tra
         await _read(order_id, who, runtime)
     found: Order | None = await runtime.ask(CancelOrder(order_id=order_id), traceparent)
     if found is not None and found.status == "early_undone":
-        why = "all that was done for this order is undone already; its order.created has not been heard here"
+        why = (
+            "all that was done for this order is undone already; its order.created has not been received here"
+        )
         raise Problem(409, why, order_id=str(order_id))
     order = _known(found, order_id)
     if order.status == "confirmed":

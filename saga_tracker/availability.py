@@ -18,7 +18,7 @@ MAX_MARKS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """From when a service's time for one order counts: to be told once more, and to be given up on."""
+    """From when a service's time for one order counts: to be sent the fact again, and to be given up on."""
 
     redrive_from: datetime
     give_up_from: datetime

@@ -42,7 +42,7 @@ LAG = "lag"
 SWEEP, FORGET = "publisher_sweep", "publisher_forget"
 WATCHER, RETENTION, CAUSES = "watcher", "retention", "causes"
 BOARD, SELECTIONS = "board", "selections"
-# Loops that are not told of by themselves: that the lag is measured is part of reading, and so on; and nobody
+# Loops that are not shown by themselves: that the lag is measured is part of reading, and so on; and nobody
 # waits for what is old to be deleted.
 NOT_NOTIFIED_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION, CAUSES, BOARD, SELECTIONS)
 PAGES = [

@@ -43,7 +43,7 @@ class Keep:
     | sagas        | a saga, its facts and ledger entries | its end       | unended; open letter, difference |
     | states       | what the services keep of an order   | its end       | what a service is not done with  |
     | dead_letters | one replayed, discarded, resolved    | that was done | open                             |
-    | unreadable   | that a message told of no saga       | it was read   |                                  |
+    | unreadable   | that a message had no saga           | it was read   |                                  |
     | audit        | who did what                         | they did it   | of a saga that has not ended     |
     | tombstones   | that an order was forgotten          | it was        | its services know it still       |
     """
@@ -119,7 +119,7 @@ class TrackerSettings(SessionSettings):
 
     # Why sagas wait is asked of their services: of those that have waited for so long, so often, at most so
     # many at a time, those first that are late next; and when somebody looks at one, if it was not just now.
-    cause_after_seconds: float = Field(default=1.0, ge=0)
+    cause_after_seconds: float = Field(default=3.0, ge=0)
     cause_watch_seconds: float = Field(default=1.5, gt=0)
     cause_timeout_seconds: float = Field(default=1.0, gt=0)
     cause_cache_seconds: float = Field(default=1.0, ge=0)

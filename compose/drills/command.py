@@ -331,7 +331,7 @@ async def run_all(
 ) -> list[Path]:
     """One drill after the other. As each ends: a line, and the reports anew, for a run may be broken off.
 
-    `stem` is the reports' path without an ending, `again` what is said to `make drill` to repeat one.
+    `stem` is the reports' path without an ending, `again` the arguments of `make drill` that repeat one.
     """
     began = time.monotonic()
     for each in chosen:

@@ -69,7 +69,7 @@ class Proxy:
             link.abort()
 
     def freeze(self) -> None:
-        """Nothing passes, but nobody is told: the far side just does not answer."""
+        """Nothing passes, and no sign of it: the far side just does not answer."""
         self.open_gate.clear()
 
     def strand(self) -> None:

@@ -114,7 +114,7 @@ class Drill:
 
 # Marks what was published a second time, which must not be published a third time.
 ECHO = "echo"
-# What its configuration says stays known to a broker that was told otherwise by command.
+# What its configuration says stays known to a broker that was set otherwise by command.
 AS_CONFIGURED = (
     "{ok, Limit} = application:get_env(rabbit, vm_memory_high_watermark), "
     "vm_memory_monitor:set_vm_memory_high_watermark(Limit)."

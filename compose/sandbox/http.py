@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from events.strict_json import JSON_TYPE, is_json_type, parsed
@@ -84,9 +84,13 @@ async def read_body(request: Request, body: type[BodyT], limit_bytes: int) -> Bo
     given = request.headers.get("content-type", "")
     if not is_json_type(given):
         raise Problem(415, "not-json", "Unsupported Media Type", f"a body is {JSON_TYPE}, not {given!r}")
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
+    content, more = b"", True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        content += message.get("body", b"")
+        more = message.get("more_body", False)
         if len(content) > limit_bytes:
             # The rest is not worth reading, so the connection cannot be used again.
             close = {"Connection": "close"}
@@ -94,8 +98,8 @@ async def read_body(request: Request, body: type[BodyT], limit_bytes: int) -> Bo
                 413, "body-too-large", "Body too large", f"limit: {limit_bytes} bytes", headers=close
             )
     try:
-        parsed(bytes(content))
-        return body.model_validate_json(bytes(content))
+        parsed(content)
+        return body.model_validate_json(content)
     except json.JSONDecodeError as error:
         raise Problem(400, "malformed-json", "The body is not JSON", error.msg) from None
     except ValidationError as error:
@@ -127,7 +131,7 @@ async def answer_disconnect(_request: Request, _error: Exception) -> Response:
 
 
 async def answer_bug(_request: Request, _error: Exception) -> Response:
-    """Whatever was not foreseen: told in general here, and logged in full by the server."""
+    """Whatever was not foreseen: described in general here, and logged in full by the server."""
     return Problem(
         500, "internal-error", "Internal error", "the sandbox's log says what went wrong"
     ).response()

@@ -169,25 +169,25 @@ class Desk:
         self._slow_seconds = slow_seconds
         self._body_limit_bytes = body_limit_bytes
 
-    def takes(self, operation: Operation[BodyT]) -> Callable[[Request], Awaitable[Response]]:
+    def takes(self, operation: Operation[BodyT]) -> "Counter[BodyT]":
         """The endpoint of one operation."""
+        return Counter(self, operation)
 
-        async def endpoint(request: Request) -> Response:
-            key = idempotency_key(request)
-            body = await read_body(request, operation.body, self._body_limit_bytes)
-            fault = self._faults.draw(operation.party)
-            if fault.latency_seconds:
-                await self._delays.wait(fault.latency_seconds)
-            if fault.fails:
-                raise Problem(503, "fault-drill", "Unavailable", NOT_DONE)
-            answer, manner = await self._perform_once(operation, key, body)
-            if manner is Manner.SLOW:
-                await self._delays.wait(self._slow_seconds)
-            if manner is Manner.LOST or fault.loses_answer:
-                return Dropped()
-            return answer
-
-        return endpoint
+    async def answer(self, operation: Operation[BodyT], request: Request) -> Response:
+        """Do the work, if it is to be done, and say what to answer. Raises Problem."""
+        key = idempotency_key(request)
+        body = await read_body(request, operation.body, self._body_limit_bytes)
+        fault = self._faults.draw(operation.party)
+        if fault.latency_seconds:
+            await self._delays.wait(fault.latency_seconds)
+        if fault.fails:
+            raise Problem(503, "fault-drill", "Unavailable", NOT_DONE)
+        answer, manner = await self._perform_once(operation, key, body)
+        if manner is Manner.SLOW:
+            await self._delays.wait(self._slow_seconds)
+        if manner is Manner.LOST or fault.loses_answer:
+            return Dropped()
+        return answer
 
     def look_up(self, party: Party) -> Callable[[Request], Awaitable[Response]]:
         """The endpoint that says what became of the operation under a key."""
@@ -246,6 +246,19 @@ class Desk:
         if failure is not None:
             raise failure
         return json_response(text, http_status), manner
+
+
+class Counter(Generic[BodyT]):
+    """Where one operation is asked for: as an ASGI application Starlette calls it without a layer more."""
+
+    def __init__(self, desk: Desk, operation: Operation[BodyT]) -> None:
+        self._desk = desk
+        self._operation = operation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or raise Problem, which the application's exception handlers answer."""
+        response = await self._desk.answer(self._operation, Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 def idempotency_key(request: Request) -> str:

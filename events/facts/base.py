@@ -152,7 +152,7 @@ def fact_type(wire_name: str) -> type[Fact] | None:
     return _published.get(wire_name)
 
 
-# What a fact says, as a number: how a true repetition is told from another fact in its place.
+# What a fact says, as a number: by which a true repetition differs from another fact in its place.
 #
 # The number is made from the decoded fact in its newest version, so a repetition counts as one whatever its
 # bytes were: an old version, other spaces, fields that nobody here knows. It also says which fields the

@@ -1,6 +1,6 @@
 """Who asks, and whether they may: the identity behind a request, and what each route takes.
 
-A route names the roles it is for (`dependencies=[OPERATOR]`), and is told who asks as `Annotated[Identity,
+A route names the roles it is for (`dependencies=[OPERATOR]`), and learns who asks as `Annotated[Identity,
 OPERATOR]`. One that names none is refused when the application is made.
 
 The tracker acts at services for people who signed in to its board: it shows its own token, and states who
@@ -83,27 +83,27 @@ class Acting:
     def __bool__(self) -> bool:
         return bool(self._signer)
 
-    def state(self, who: Identity, method: str, path: str) -> str:
+    def sign(self, who: Identity, method: str, path: str) -> str:
         """Who acts, for one request to a service and a short time."""
         assert self._signer, "there is a secret"
-        said = {"name": who.name, "role": who.role, "how": who.signed_in_by}
-        return str(self._signer.dumps(said | {"for": f"{method} {path}", "at": int(time.time())}))
+        claims = {"name": who.name, "role": who.role, "how": who.signed_in_by}
+        return str(self._signer.dumps(claims | {"for": f"{method} {path}", "at": int(time.time())}))
 
-    def read(self, stated: str, method: str, path: str) -> Identity:
-        """Who acts. Raises Problem for what was not stated so for this request, or not just now."""
+    def read(self, assertion: str, method: str, path: str) -> Identity:
+        """Who acts. Raises Problem for what was not signed for this request, or not just now."""
         try:
-            said = self._signer.loads(stated) if self._signer else None
+            claims = self._signer.loads(assertion) if self._signer else None
         except BadData:
-            said = None
-        if said is None or said["for"] != f"{method} {path}":
+            claims = None
+        if claims is None or claims["for"] != f"{method} {path}":
             raise Problem(401, f"{ACTING_HEADER} was not signed for this request", headers=_REALM)
-        if abs(time.time() - said["at"]) > self._seconds:
+        if abs(time.time() - claims["at"]) > self._seconds:
             why = f"{ACTING_HEADER} is older than {self._seconds} s, or the clocks differ by more"
             raise Problem(401, why, headers=_REALM)
-        role = Role(said["role"])
+        role = Role(claims["role"])
         if role not in NAMED_ROLES:
             raise Problem(403, f"{role} is nobody's role")
-        return Identity(said["name"], role, f"{said['how']}, at the tracker")
+        return Identity(claims["name"], role, f"{claims['how']}, at the tracker")
 
 
 class Authentication:
@@ -128,11 +128,11 @@ class Authentication:
             )
         return identity
 
-    def acted_for(self, request: Request, stated: str, token: str | None) -> Identity:
+    def acted_for(self, request: Request, assertion: str, token: str | None) -> Identity:
         """For whom a machine of the system acts. Raises Problem for anybody else who says that."""
         if token is None or self._of_token(token).role is not Role.MACHINE:
             raise Problem(403, f"{ACTING_HEADER} is the tracker's alone to say")
-        return self.acting.read(stated, request.method, request.url.path)
+        return self.acting.read(assertion, request.method, request.url.path)
 
     def named(self, token: str) -> Identity | None:
         """Whose named token this is."""
@@ -182,8 +182,10 @@ async def identified(
         check_csrf(request, request.headers.get(CSRF_HEADER))
     try:
         token = given.credentials if given else None
-        if (stated := request.headers.get(ACTING_HEADER)) is not None:
-            return authentication.admit(roles.scopes, None, authentication.acted_for(request, stated, token))
+        if (assertion := request.headers.get(ACTING_HEADER)) is not None:
+            return authentication.admit(
+                roles.scopes, None, authentication.acted_for(request, assertion, token)
+            )
         return authentication.admit(roles.scopes, token, Identity(*session) if session else None)
     except Problem:
         if session is None and given is None and _is_of_a_browser(request):

@@ -156,7 +156,7 @@ FailedOrders = Annotated[
 ]
 
 
-class SaidOutside(BaseModel):
+class ReportedOutside(BaseModel):
     """What a party says now of a call for an order that failed: its `answer` to the last one of that name.
 
     With an `error` it does not say.
@@ -168,27 +168,27 @@ class SaidOutside(BaseModel):
     error: str | None = None
 
 
-class SaidOfOrders(BaseModel):
+class ReportsOfOrders(BaseModel):
     """By order, what is known outside of its calls, without those that nobody there ever saw."""
 
-    orders: dict[UUID, list[SaidOutside]]
+    orders: dict[UUID, list[ReportedOutside]]
 
 
 @router.get("/outside", dependencies=[MACHINE])
-async def outside(runtime: Running, order_id: FailedOrders) -> SaidOfOrders:
+async def outside(runtime: Running, order_id: FailedOrders) -> ReportsOfOrders:
     """What the parties outside say of the calls for these orders, if something failed for them for good."""
     gateway = runtime.gateway
     if gateway is None or RetryRequested not in runtime.service.subscribes_to:
-        return SaidOfOrders(orders={})
+        return ReportsOfOrders(orders={})
     failed = await runtime.database.read(lambda connection: _failed(connection, runtime, order_id))
-    said = await asyncio.gather(
+    reported = await asyncio.gather(
         *(_look_up(gateway, runtime, call) for again in failed for call in _calls_like(again, runtime))
     )
-    orders: dict[UUID, list[SaidOutside]] = {again.order_id: [] for again in failed}
-    for order, one in said:
+    orders: dict[UUID, list[ReportedOutside]] = {again.order_id: [] for again in failed}
+    for order, one in reported:
         if one is not None:
             orders[order].append(one)
-    return SaidOfOrders(orders=orders)
+    return ReportsOfOrders(orders=orders)
 
 
 async def _failed(connection: Connection, runtime: ServiceRuntime, order_ids: Sequence[UUID]) -> list[Call]:
@@ -215,7 +215,7 @@ def _calls_like(again: Call, runtime: ServiceRuntime) -> list[Call]:
 
 async def _look_up(
     gateway: Gateway[Call], runtime: ServiceRuntime, call: Call
-) -> tuple[UUID, SaidOutside | None]:
+) -> tuple[UUID, ReportedOutside | None]:
     parties = runtime.service.parties
     # What was refused for good is tried again in a round of its own, which nobody has been asked for yet.
     rounds = range(call.round, max(0, call.round - 2), -1)
@@ -231,13 +231,13 @@ async def _look_up(
         error = failure.reason
     if answer is None and error is None:
         return call.order_id, None
-    said = SaidOutside(
+    reported = ReportedOutside(
         call=call.name,
         party=_party(error, parties) if error else parties[0] if len(parties) == 1 else None,
         answer=_in_words(answer) if answer else None,
         error=error,
     )
-    return call.order_id, said
+    return call.order_id, reported
 
 
 def _in_words(outcome: Outcome) -> str:

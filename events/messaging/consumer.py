@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from aio_pika import IncomingMessage
-from aio_pika.abc import AbstractRobustConnection
+from aio_pika.abc import AbstractRobustChannel, AbstractRobustConnection
 from aio_pika.exceptions import ChannelInvalidStateError
 
 from events.messaging.broker import ServiceBroker
@@ -105,6 +105,7 @@ class Consumer:
         self._outage = Outage("broker, for consuming")
         self._answer_seconds = settings.reconnect_seconds * _ANSWER_FACTOR
         self._connection: AbstractRobustConnection | None = None
+        self._asking: AbstractRobustChannel | None = None
         self._lost = asyncio.Event()
         self.broker = self._new_broker()
 
@@ -127,6 +128,7 @@ class Consumer:
             with lost_means_away(), closed_means_away():
                 return await promptly(self._consumers(connection), self._answer_seconds) > 0
         except BROKER_AWAY:
+            self._asking = None
             return False
 
     async def stop_receiving(self) -> None:
@@ -161,11 +163,16 @@ class Consumer:
             await self._lost.wait()
             raise ConnectionError("connection lost")
         finally:
-            self._connection = None
+            self._connection = self._asking = None
             with contextlib.suppress(*BROKER_AWAY), closed_means_away():
                 await promptly(broker.stop(), CLOSE_TIMEOUT_SECONDS)
 
     async def _consumers(self, connection: AbstractRobustConnection) -> int:
-        async with connection.channel(publisher_confirms=False) as channel:
-            queue = await channel.declare_queue(self._service.queue, passive=True)
-            return queue.declaration_result.consumer_count or 0
+        """Asked on a channel that is kept: to open one takes the broker and us longer than the question."""
+        channel = self._asking
+        if channel is None or channel.is_closed:
+            channel = connection.channel(publisher_confirms=False)
+            await channel.initialize()
+            self._asking = channel
+        queue = await channel.declare_queue(self._service.queue, passive=True, robust=False)
+        return queue.declaration_result.consumer_count or 0

@@ -22,7 +22,7 @@ from events.http.tokens import entries_in
 from events.telemetry.log import LINES_PER_SECOND
 
 ENV_PREFIX = "MURMURATION_"
-# What brokers of our own are told, too (max_message_size in rabbitmq.conf).
+# What brokers of our own get, too (max_message_size in rabbitmq.conf).
 MAX_MESSAGE_BYTES = 1_048_576
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)

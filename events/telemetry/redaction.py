@@ -1,8 +1,8 @@
-"""What may be told of an error, or of any text: no password, no token, no customer and no amount.
+"""What may be shown of an error, or of any text: no password, no token, no customer and no amount.
 
 Whoever logs, stores or traces why something failed takes `in_words(error)`; what is logged is looked through
 once more as a whole. PostgreSQL says with some errors what was in the row, and pydantic what was in the body:
-neither is told. Of an error that nobody worded with care only words are told, not what they quote.
+neither is shown. Of an error that nobody worded with care only words are shown, not what they quote.
 """
 
 import re

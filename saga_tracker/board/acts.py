@@ -37,7 +37,7 @@ MAX_ANSWER_BYTES = 16_384
 CONFIRMED = "yes"
 DONE = {
     "redrive": "Asked for. What comes of it shows here by itself.",
-    "settle": "The service is told that it was settled outside.",
+    "settle": "The service learns that it was settled outside.",
     "propose": "It is proposed: it is settled once another approver settles it, too.",
     "approve": "The payment goes ahead.",
     "reject": "The payment is refused; the order is cancelled.",
@@ -125,7 +125,7 @@ def on_case(
     says = f"{'; '.join(again) or 'Whoever failed tries again'}. Its inbox makes a repetition harmless."
     found = [_on_order(order_id, "redrive", "Redrive", says, f"{base_url}sagas")]
     if failed or not overdue:
-        says = f"{', '.join(failed) or 'The service'} is told that a person has done outside what failed"
+        says = f"{', '.join(failed) or 'The service'} learns that a person has done outside what failed"
         says += f" ({reason or 'it'}); the saga goes on as if it had succeeded. Nothing is done outside."
         found.append(_on_order(order_id, "settle", "Settle", says, f"{base_url}sagas", danger=True))
     return found
@@ -352,7 +352,7 @@ def _in_the_name_of(request: Request, signed: Signed, path: str) -> dict[str, st
     acting = request.app.state.authentication.acting
     settings: TrackerSettings = request.app.state.settings
     if acting and settings.admin_token:
-        return settings.credentials | {ACTING_HEADER: acting.state(signed.who, "POST", path)}
+        return settings.credentials | {ACTING_HEADER: acting.sign(signed.who, "POST", path)}
     if not signed.token:
         raise not_valid("token", "without an ADMIN_TOKEN the tracker acts for nobody: give your own token")
     return {"Authorization": f"Bearer {signed.token}"}

@@ -58,9 +58,9 @@ async def looked_up(
     """All of them, asked at once."""
     timeout = ClientTimeout(total=settings.service_probe_timeout_seconds)
     async with ClientSession(timeout=timeout, cookie_jar=DummyCookieJar()) as http:
-        told = await asyncio.gather(*(_metrics_of(http, settings.service_url(name)) for name in SERVICES))
+        metrics = await asyncio.gather(*(_metrics_of(http, settings.service_url(name)) for name in SERVICES))
     healths: dict[str, ServiceHealth] = {}
-    for name, text in zip(SERVICES, told, strict=True):
+    for name, text in zip(SERVICES, metrics, strict=True):
         consumers, queued = reader.queues.get(f"{name}.facts", (None, None))
         lock = availability.lock_of(name)
         healths[name] = ServiceHealth(

@@ -23,7 +23,7 @@ from saga_tracker.board import drawing, queries
 from saga_tracker.board.acts import ActView, Signed, back, confirmed, forms, on_case, signed_form
 from saga_tracker.board.drawing import Published
 from saga_tracker.board.live import HEALTH
-from saga_tracker.board.pages import Tracker, said_outside
+from saga_tracker.board.pages import Tracker, reported_outside
 from saga_tracker.board.render import PageRoute, answer, rendered
 from saga_tracker.consistency.snapshot import PARTIES
 from saga_tracker.dead_letters.views import AuditPage
@@ -68,7 +68,7 @@ async def manual(tracker: Tracker, request: Request, done: str = "") -> HTMLResp
         rows = await queries.manual(connection, MAX_CASES)
         order_ids = [row["order_id"] for row in rows]
         taken = await queries.claims(connection, order_ids)
-    outside = await said_outside(tracker, {row["order_id"]: row["waits"] for row in rows})
+    outside = await reported_outside(tracker, {row["order_id"]: row["waits"] for row in rows})
     base_url = str(request.base_url)
     cases = [
         case_of(row, taken.get(row["order_id"], {}), outside.get(row["order_id"], []), base_url)

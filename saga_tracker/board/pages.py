@@ -279,7 +279,7 @@ async def timeline(order_id: UUID, tracker: Tracker, request: Request, done: str
     outside: list[str] = []
     if saga.state is State.NEEDS_MANUAL:
         waits = [wait.model_dump(include={"service", "person"}) for wait in saga.waits]
-        outside = (await said_outside(tracker, {order_id: waits}))[order_id]
+        outside = (await reported_outside(tracker, {order_id: waits}))[order_id]
     return answer(
         saga_page(
             saga,
@@ -293,7 +293,7 @@ async def timeline(order_id: UUID, tracker: Tracker, request: Request, done: str
     )
 
 
-async def said_outside(
+async def reported_outside(
     tracker: Runtime, waits: Mapping[UUID, Sequence[Mapping[str, Any]]]
 ) -> dict[UUID, list[str]]:
     """Of sagas that need a person: what parties outside say of it, and the money that moved."""
@@ -301,9 +301,9 @@ async def said_outside(
         order_id: sorted({wait["service"] for wait in some if wait["person"]})
         for order_id, some in waits.items()
     }
-    said = await tracker.asking.outside({one: services for one, services in failed.items() if services})
+    reported = await tracker.asking.outside({one: services for one, services in failed.items() if services})
     moved = await tracker.database.read(lambda connection: comparisons.ledger_of(connection, list(waits)))
-    return {order_id: [*said.get(order_id, []), *_ledger(moved.get(order_id, ()))] for order_id in waits}
+    return {order_id: [*reported.get(order_id, []), *_ledger(moved.get(order_id, ()))] for order_id in waits}
 
 
 def _ledger(movements: Sequence[Movement]) -> list[str]:

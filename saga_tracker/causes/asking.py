@@ -28,7 +28,16 @@ from events.storage.database import AWAY, CONTENTION, Database
 from events.telemetry.log import Outage
 from saga_tracker.availability import Availability
 from saga_tracker.causes import repository
-from saga_tracker.causes.cause import GONE, NEXT, SERVICE, SILENT, Cause, CauseAsSaid, SaidOutside, in_words
+from saga_tracker.causes.cause import (
+    GONE,
+    NEXT,
+    SERVICE,
+    SILENT,
+    Cause,
+    ReportedCause,
+    ReportedOutside,
+    in_words,
+)
 from saga_tracker.causes.repository import Found
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import SERVICES
@@ -42,12 +51,12 @@ FIRST = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
 
 
 class _Outside(BaseModel):
-    orders: dict[UUID, list[SaidOutside]]
+    orders: dict[UUID, list[ReportedOutside]]
 
 
 class _Answer(BaseModel):
-    orders: dict[UUID, list[CauseAsSaid]]
-    service: list[CauseAsSaid]
+    orders: dict[UUID, list[ReportedCause]]
+    service: list[ReportedCause]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +148,8 @@ class Asking:
             self._outside.pop(order_id, None)
             while len(self._outside) >= self._settings.cause_orders:
                 self._outside.pop(next(iter(self._outside)))
-            said = [line for answer in answers for line in answer.get(order_id, [])]
-            self._outside[order_id] = now, said
+            reported = [line for answer in answers for line in answer.get(order_id, [])]
+            self._outside[order_id] = now, reported
         return {one: self._outside[one][1] for one in failed if one in self._outside}
 
     async def _outside_of(self, service: str, order_ids: Sequence[UUID]) -> dict[UUID, list[str]]:
@@ -156,11 +165,11 @@ class Asking:
                 if response.status != 200 or content is None:
                     why = f"{service} does not say: it answers {response.status}"
                     return {one: [why] for one in order_ids}
-                said = _Outside.model_validate_json(content).orders
+                reported = _Outside.model_validate_json(content).orders
         except (TimeoutError, ClientError, ConnectionError, ValidationError) as error:
             return {one: [f"{service} does not say: {type(error).__name__}"] for one in order_ids}
         nothing = [f"nothing is known outside of what {service} asked for"]
-        return {one: [str(each)[:MAX_TEXT] for each in some] or nothing for one, some in said.items()}
+        return {one: [str(each)[:MAX_TEXT] for each in some] or nothing for one, some in reported.items()}
 
     async def _round(self) -> None:
         before = datetime.now(UTC) - timedelta(seconds=self._settings.cause_after_seconds)
@@ -227,9 +236,9 @@ class Asking:
             if isinstance(answer, _Answer):
                 now = datetime.now(UTC)
                 for wait in some:
-                    said = [one for one in answer.orders.get(wait.order_id, []) if one.kind == "publish"]
-                    if said:
-                        causes[wait.because_of_id] = _cause_of(said[0], now)
+                    reported = [one for one in answer.orders.get(wait.order_id, []) if one.kind == "publish"]
+                    if reported:
+                        causes[wait.because_of_id] = _cause_of(reported[0], now)
         return causes
 
     async def _of_service(self, service: str, waits: Sequence[Wait], *, patient: bool) -> list[Found]:
@@ -245,9 +254,9 @@ class Asking:
     def _cause(self, wait: Wait, answer: "_Answer | Cause", now: datetime) -> Cause:
         if isinstance(answer, Cause):
             return answer
-        said = answer.orders.get(wait.order_id) or answer.service
-        if said:
-            return _cause_of(said[0], now)
+        reported = answer.orders.get(wait.order_id) or answer.service
+        if reported:
+            return _cause_of(reported[0], now)
         outage = self._availability.outage_of(wait.service)
         if outage is not None and outage.deaf:
             return _of_service(wait.service, outage.why[:MAX_TEXT], SILENT, outage.since, now)
@@ -270,8 +279,8 @@ class Asking:
             asked, most = list(dict.fromkeys(order_ids)), self._settings.cause_orders
             for begin in range(0, len(asked), most):
                 query = "&".join(f"order_id={order_id}" for order_id in asked[begin : begin + most])
-                said = await self._request(f"{url.rstrip('/')}/causes?{query}")
-                answer = _Answer(orders=answer.orders | said.orders, service=said.service)
+                reported = await self._request(f"{url.rstrip('/')}/causes?{query}")
+                answer = _Answer(orders=answer.orders | reported.orders, service=reported.service)
         except (TimeoutError, ClientError, ConnectionError, ValidationError, ValueError) as error:
             return self._note_silence(service, silence, error)
         self._silent.pop(service, None)
@@ -324,11 +333,13 @@ def _of_service(service: str, why: str | None, code: str, since: datetime, now: 
     )
 
 
-def _cause_of(said: CauseAsSaid, now: datetime) -> Cause:
-    words = in_words(said.error, said.party)
-    fields = said.model_dump(exclude={"error"})
+def _cause_of(reported: ReportedCause, now: datetime) -> Cause:
+    words = in_words(reported.error, reported.party)
+    fields = reported.model_dump(exclude={"error"})
     error = words[:MAX_TEXT] if words else None
-    return Cause(**fields, code=said.error[:MAX_TEXT] if said.error else None, error=error, known_at=now)
+    return Cause(
+        **fields, code=reported.error[:MAX_TEXT] if reported.error else None, error=error, known_at=now
+    )
 
 
 def _instant(given: Any) -> datetime:

@@ -15,7 +15,7 @@ SILENT, GONE = "silent", "gone"
 TIMED_OUT, LATE = "timed_out", " late: "
 
 
-class CauseAsSaid(BaseModel):
+class ReportedCause(BaseModel):
     """What a service tries for a saga, with whom, how often so far, and why it has not succeeded yet.
 
     `kind`: `call`, a request to a party outside; `message`, one that the service fails at; `lock`, a row that
@@ -35,15 +35,15 @@ class CauseAsSaid(BaseModel):
     since: datetime
 
 
-class Cause(CauseAsSaid):
-    """The same as the tracker shows it: `error` in words, `code` as the service said it, at `known_at`."""
+class Cause(ReportedCause):
+    """The same as the tracker shows it: `error` in words, `code` as the service has it, at `known_at`."""
 
     code: str | None = None
     letter_id: UUID | None = None
     known_at: datetime
 
 
-class SaidOutside(BaseModel):
+class ReportedOutside(BaseModel):
     """What a party outside says now of a call for an order that failed; with an `error` it does not say."""
 
     call: str

@@ -1,4 +1,4 @@
-"""Keeps why sagas wait, as their services said last."""
+"""Keeps why sagas wait, as their services reported last."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ _DROP = compiled(
     )
 )
 _OF = compiled(select(*_COLUMNS).where(is_in(causes.c.order_id, "order_ids")))
-_reason_said = insert(causes).values(
+_first_reason = insert(causes).values(
     order_id=bindparam("order_id"),
     service=bindparam("service"),
     because_of_id=bindparam("because_of_id"),
@@ -96,8 +96,8 @@ _reason_said = insert(causes).values(
     reason=bindparam("reason"),
 )
 _SAY = compiled(
-    _reason_said.on_conflict_do_update(
-        index_elements=_KEY, set_={"reason": func.coalesce(causes.c.reason, _reason_said.excluded.reason)}
+    _first_reason.on_conflict_do_update(
+        index_elements=_KEY, set_={"reason": func.coalesce(causes.c.reason, _first_reason.excluded.reason)}
     ).returning(causes.c.reason)
 )
 _newest = select(causes.c.known_at).order_by(causes.c.known_at.desc()).offset(bindparam("max_rows")).limit(1)
@@ -141,11 +141,11 @@ GIVEN_UP = (
     .subquery("given_up")
 )
 _wanted = bindparam("cause", type_=Text)
-_is_said = or_(_wanted == WORDS, _wanted == KIND)
+_is_reported = or_(_wanted == WORDS, _wanted == KIND)
 _is_given_up = or_(_wanted == _letter_words, _wanted == literal(DEAD_LETTER))
 # Orders of whom this is known, or was.
 WITH_CAUSE = union_all(
-    select(causes.c.order_id).where(_is_said),
+    select(causes.c.order_id).where(_is_reported),
     select(dead_letters.c.order_id).where(*_given_up, _is_given_up),
 ).subquery("with_cause")
 
@@ -163,9 +163,9 @@ def waits_because(of: FromClause) -> ColumnElement[bool]:
         dead_letters.c.order_id == of.c.order_id,
         waits(service=dead_letters.c.service),
     )
-    said = select(literal(1)).where(
+    reported = select(literal(1)).where(
         causes.c.order_id == of.c.order_id,
-        _is_said,
+        _is_reported,
         waits(service=causes.c.service, because_of_id=causes.c.because_of_id),
         not_(
             exists().where(
@@ -175,7 +175,7 @@ def waits_because(of: FromClause) -> ColumnElement[bool]:
             )
         ),
     )
-    return or_(letter.correlate(of).offset(0).exists(), said.correlate(of).offset(0).exists())
+    return or_(letter.correlate(of).offset(0).exists(), reported.correlate(of).offset(0).exists())
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ async def of_orders(connection: Connection, order_ids: Sequence[UUID]) -> dict[U
 async def reason_given(
     connection: Connection, order_id: UUID, service: str, because_of_id: UUID, reason: str
 ) -> str:
-    """What was said of it when it was late for the first time: this, unless something was."""
+    """The reason from when it was late for the first time: this, unless there is one."""
     given = {"order_id": order_id, "service": service, "because_of_id": because_of_id, "reason": reason}
     row = await (await connection.execute(_SAY, given)).fetchone()
     return str(row["reason"]) if row else reason

@@ -29,7 +29,7 @@ Verdict = Literal["COMPLETED", "CANCELLED", "NEEDS_MANUAL", "AWAITING_APPROVAL",
 class ServiceState:
     """What a service's own table says of one order; `none` where it has no row.
 
-    `ending`: what a customer was told of. `settled_by`: who saw to it outside what the service could not do.
+    `ending`: what a customer was notified of. `settled_by`: who did outside what the service could not do.
     """
 
     status: str = NOT_THERE
@@ -295,7 +295,7 @@ _ORDERED = ("placed", "confirmed", "withdrawn", "cancelled")
 
 
 class Proof(NamedTuple):
-    """A fact that was published, as a state proves. `ending`: what a customer was told of."""
+    """A fact that was published, as a state proves. `ending`: what a customer was notified of."""
 
     fact: str
     ending: str | None = None

@@ -51,7 +51,7 @@ _MARK = compiled(
     .values(state=bindparam("new_state"), state_at=func.now())
     .where(is_in(dead_letters.c.letter_id, "letter_ids"), _IS_OPEN)
 )
-# A case is over once the trail has the fact that was missing; a dead letter about it whose failure was
+# A case is over once the timeline has the fact that was missing; a dead letter about it whose failure was
 # answered by way of the saga has been replayed. Both follow from tables that only grow, so a crash loses
 # neither.
 _failed, _resolving = saga_facts.alias("failed"), saga_facts.alias("resolving")

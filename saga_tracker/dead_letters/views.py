@@ -1,4 +1,4 @@
-"""The shapes in which dead letters are told and acted upon over HTTP."""
+"""The shapes in which dead letters are shown and acted upon over HTTP."""
 
 import codecs
 from base64 import b64encode

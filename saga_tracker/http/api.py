@@ -106,7 +106,7 @@ Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they en
     },
 )
 async def see(order_id: UUID, tracker: Tracker) -> SagaWithTimeline:
-    """Where an order stands, since when, what it waits for and from whom, and the trail of its facts."""
+    """Where an order stands, since when, what it waits for and from whom, and the timeline of its facts."""
 
     async def look(connection: Connection) -> tuple[queries.Saga | None, Any]:
         found = await queries.saga_of(connection, order_id)

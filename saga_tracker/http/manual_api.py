@@ -62,7 +62,7 @@ class ProposalView(BaseModel):
 
 
 class ResolveOutcome(BaseModel):
-    """Who was told that a person has settled what failed; nobody yet, where that takes a second person."""
+    """Who got word that a person has settled what failed; nobody yet, where that takes a second person."""
 
     order_id: UUID
     settled: list[AskedService]

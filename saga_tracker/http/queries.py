@@ -1,4 +1,4 @@
-"""Reads the view: one saga with its trail, sagas by filter, and figures about all of them.
+"""Reads the view: one saga with its timeline, sagas by filter, and figures about all of them.
 
 Ages are by the database's clock.
 """
@@ -154,7 +154,7 @@ _LETTERS = compiled(
 
 
 class Saga(NamedTuple):
-    """One saga, its trail in the order of their reading, and the messages of it that were given up."""
+    """One saga, its timeline in the order of their reading, and the messages of it that were given up."""
 
     row: dict[str, Any]
     timeline: list[dict[str, Any]]

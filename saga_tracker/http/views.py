@@ -52,10 +52,10 @@ class WaitView(BaseModel):
     """Any one of `facts` from `service` ends it; `person` says that somebody has to act for it.
 
     `due_at`: when the tracker does something about it. `redriven_at`: when it sent the service the fact
-    before it once more. `overdue_at`: when it gave up that the service will answer by itself.
-    `service_down`: the service cannot work, so its time stands still. `service_locked`: some of its orders,
-    this one perhaps, wait for a lock. `cause`: why the service has not answered, as it said when it was asked
-    last; `act`: what a person can do about it.
+    before it once more. `overdue_at`: when it gave up that the service will answer by itself. `service_down`:
+    the service cannot work, so its time stands still. `service_locked`: some of its orders, this one perhaps,
+    wait for a lock. `cause`: why the service has not answered, by its own word when it was asked last; `act`:
+    what a person can do about it.
     """
 
     service: str
@@ -118,7 +118,7 @@ class CausationView(BaseModel):
 
 
 class FactView(BaseModel):
-    """One fact of a saga's trail, and how long after its beginning and its cause it was read.
+    """One fact of a saga's timeline, and how long after its beginning and its cause it was read.
 
     `stated_at` is what its publisher says of the time; `doubtful` says why that cannot be true.
     """
@@ -221,7 +221,7 @@ def saga_with_timeline(
     settings: TrackerSettings,
     availability: Availability,
 ) -> SagaWithTimeline:
-    """A row of the view and the rows of its trail; its trace is a page of Jaeger's, if there is one."""
+    """A row of the view and the rows of its timeline; its trace is a page of Jaeger's, if there is one."""
     doubt = timedelta(seconds=settings.clock_doubt_seconds)
     facts = [_fact(fact, timeline, saga["started_at"], doubt) for fact in timeline]
     jaeger_url = settings.jaeger_url

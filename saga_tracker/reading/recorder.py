@@ -139,7 +139,7 @@ class Recorder:
             before |= await repository.facts_of(connection, sorted(order_ids & remembered.keys()))
             remembered = {}
         self._set_aside = remembered
-        # What is said again of an order that ended and was forgotten tells of no saga.
+        # What is published again of an order that ended and was forgotten belongs to no saga.
         fresh = batch.after(position.stream_offset).without(known.forgotten)
         if fresh.last_offset <= position.stream_offset:
             return Recorded(position, fresh, {}, {}, {}, _taken(batch, before))

@@ -134,8 +134,10 @@ async def test_an_approval_goes_to_payment_in_the_name_of_who_gives_it(
             )
             await act.locator("input[name=confirm]").check()
             await act.get_by_role("button", name="Approve").click()
-            said = "payment says: the payment is not held: captured" if refuses else "The payment goes ahead."
-            await expect(page.locator("main")).to_contain_text(said)
+            outcome = (
+                "payment says: the payment is not held: captured" if refuses else "The payment goes ahead."
+            )
+            await expect(page.locator("main")).to_contain_text(outcome)
     path, token, body = stage.payment.asked[0]
     assert (path, token) == (f"/payments/{order}/approve", f"Bearer {TOKEN}")
     assert json.loads(body) == {"note": "known customer"}
@@ -156,10 +158,10 @@ async def test_who_signed_in_approves_and_cancels_without_a_token(browser: Brows
         await act.locator("input[name=confirm]").check()
         await act.get_by_role("button", name="Approve").click()
         await page.wait_for_url(re.compile("done=approve"))
-        (path, token, body), (stated,) = stage.payment.asked[0], stage.payment.acting_for
+        (path, token, body), (assertion,) = stage.payment.asked[0], stage.payment.acting_for
         assert (path, token) == (f"/payments/{order}/approve", f"Bearer {machines.get_secret_value()}")
         assert json.loads(body) == {"note": "known customer"}
-        who = Acting(stage.tracker.settings).read(stated, "POST", path)
+        who = Acting(stage.tracker.settings).read(assertion, "POST", path)
         assert (who.name, who.role, who.signed_in_by) == ("anna", "admin", "named token, at the tracker")
 
 

@@ -51,13 +51,13 @@ def service(**changes: Any) -> FastAPI:
     return app
 
 
-async def acts(app: FastAPI, stated: str, token: str | None = MACHINES, path: str = PATH) -> Answer:
-    return await ask(app, "POST", path, token=token, headers={ACTING_HEADER.lower(): stated})
+async def acts(app: FastAPI, assertion: str, token: str | None = MACHINES, path: str = PATH) -> Answer:
+    return await ask(app, "POST", path, token=token, headers={ACTING_HEADER.lower(): assertion})
 
 
 async def test_who_is_acted_for_is_who_acts() -> None:
-    stated = Acting(settings()).state(ADA, "POST", PATH)
-    answer = await acts(service(), stated)
+    assertion = Acting(settings()).sign(ADA, "POST", PATH)
+    answer = await acts(service(), assertion)
     assert answer.json() == {
         "by": "ada",
         "role": "approver",
@@ -66,28 +66,28 @@ async def test_who_is_acted_for_is_who_acts() -> None:
 
 
 async def test_their_role_counts_and_not_that_of_the_tracker() -> None:
-    answer = await acts(service(), Acting(settings()).state(BEN, "POST", PATH))
+    answer = await acts(service(), Acting(settings()).sign(BEN, "POST", PATH))
     assert answer.status == 403
     assert answer.json()["detail"] == "this takes the role approver; ben is operator"
     machine = Identity("machine", Role.MACHINE, ADMIN_TOKEN)
-    answer = await acts(service(), Acting(settings()).state(machine, "POST", PATH))
+    answer = await acts(service(), Acting(settings()).sign(machine, "POST", PATH))
     assert answer.status == 403
 
 
-def with_another_key(stated: Callable[..., str]) -> str:
-    del stated
-    return Acting(settings(admin_token=SecretStr("guessed"))).state(ADA, "POST", PATH)
+def with_another_key(assertion: Callable[..., str]) -> str:
+    del assertion
+    return Acting(settings(admin_token=SecretStr("guessed"))).sign(ADA, "POST", PATH)
 
 
-def with_no_key(stated: Callable[..., str]) -> str:
-    del stated
-    said = {"name": "ada", "role": "admin", "how": TOKEN, "for": f"POST {PATH}", "at": int(time.time())}
-    return str(URLSafeSerializer("", ACTING_HEADER).dumps(said))
+def with_no_key(assertion: Callable[..., str]) -> str:
+    del assertion
+    claims = {"name": "ada", "role": "admin", "how": TOKEN, "for": f"POST {PATH}", "at": int(time.time())}
+    return str(URLSafeSerializer("", ACTING_HEADER).dumps(claims))
 
 
-def altered(stated: Callable[..., str]) -> str:
-    payload, _, signature = stated(BEN, "POST", PATH).rpartition(".")
-    others = stated(ADA, "POST", PATH).rpartition(".")[0]
+def altered(assertion: Callable[..., str]) -> str:
+    payload, _, signature = assertion(BEN, "POST", PATH).rpartition(".")
+    others = assertion(ADA, "POST", PATH).rpartition(".")[0]
     assert payload != others
     return f"{others}.{signature}"
 
@@ -96,9 +96,9 @@ FORGED: list[Callable[[Callable[..., str]], str]] = [
     with_another_key,
     with_no_key,
     altered,
-    lambda stated: str(stated(ADA, "POST", f"/payments/{uuid4()}/approve")),
-    lambda stated: str(stated(ADA, "POST", PATH.replace("approve", "reject"))),
-    lambda stated: str(stated(ADA, "GET", PATH)),
+    lambda assertion: str(assertion(ADA, "POST", f"/payments/{uuid4()}/approve")),
+    lambda assertion: str(assertion(ADA, "POST", PATH.replace("approve", "reject"))),
+    lambda assertion: str(assertion(ADA, "GET", PATH)),
     lambda _: "",
     lambda _: "ada",
 ]
@@ -106,37 +106,37 @@ FORGED: list[Callable[[Callable[..., str]], str]] = [
 
 @pytest.mark.parametrize("forge", FORGED)
 async def test_what_was_not_signed_for_this_request_is_refused(forge: Callable[[Any], str]) -> None:
-    answer = await acts(service(), forge(Acting(settings()).state))
+    answer = await acts(service(), forge(Acting(settings()).sign))
     assert answer.status == 401
     assert answer.json()["detail"] == f"{ACTING_HEADER} was not signed for this request"
 
 
 @pytest.mark.parametrize("seconds", [-31, 31])
 async def test_what_was_not_signed_just_now_is_refused(monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
-    stated = Acting(settings()).state(ADA, "POST", PATH)
+    assertion = Acting(settings()).sign(ADA, "POST", PATH)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + seconds)
-    answer = await acts(service(), stated)
+    answer = await acts(service(), assertion)
     assert answer.status == 401
     assert "is older than 30 s" in answer.json()["detail"]
     monkeypatch.setattr(time, "time", lambda: now + seconds - seconds // 10)
-    assert (await acts(service(), stated)).status == 200
+    assert (await acts(service(), assertion)).status == 200
 
 
 @pytest.mark.parametrize(("token", "status"), [(None, 403), ("carlas", 403), ("guessed", 401)])
 async def test_nobody_but_the_tracker_says_for_whom_it_acts(token: str | None, status: int) -> None:
-    stated = Acting(settings()).state(ADA, "POST", PATH)
-    assert (await acts(service(), stated, token)).status == status
+    assertion = Acting(settings()).sign(ADA, "POST", PATH)
+    assert (await acts(service(), assertion, token)).status == status
 
 
 async def test_a_secret_of_its_own_counts_instead_of_the_admin_token() -> None:
     own = {"acting_secret": SecretStr("between tracker and services")}
-    assert (await acts(service(**own), Acting(settings(**own)).state(ADA, "POST", PATH))).status == 200
-    assert (await acts(service(**own), Acting(settings()).state(ADA, "POST", PATH))).status == 401
+    assert (await acts(service(**own), Acting(settings(**own)).sign(ADA, "POST", PATH))).status == 200
+    assert (await acts(service(**own), Acting(settings()).sign(ADA, "POST", PATH))).status == 401
 
 
 async def test_without_a_secret_nobody_is_acted_for() -> None:
     none = Acting(settings(admin_token=None))
     assert not none
-    stated = Acting(settings()).state(ADA, "POST", PATH)
-    assert (await acts(service(admin_token=None), stated, "carlas")).status == 403
+    assertion = Acting(settings()).sign(ADA, "POST", PATH)
+    assert (await acts(service(admin_token=None), assertion, "carlas")).status == 403

@@ -92,7 +92,7 @@ async def connected(database_url: str) -> AsyncIterator[Session]:
         yield connection
 
 
-@pytest.mark.parametrize(("package", "store", "state"), KEPT, ids=[package for package, *_ in KEPT])
+@pytest.mark.parametrize(("package", "repository", "state"), KEPT, ids=[package for package, *_ in KEPT])
 async def test_it_is_read_as_it_was_written(
     servers: Servers, package: str, repository: OrderRepository[Any], state: Any
 ) -> None:
@@ -105,7 +105,7 @@ async def test_it_is_read_as_it_was_written(
 
 
 @pytest.mark.parametrize(
-    ("package", "store", "state", "insert", "row"),
+    ("package", "repository", "state", "insert", "row"),
     ROWS_OF_0001,
     ids=[package for package, *_ in ROWS_OF_0001],
 )

@@ -31,11 +31,11 @@ async def test_the_queue_and_the_saga_say_what_the_provider_says_now(system: Sys
         return saga is not None and saga["state"] == "NEEDS_MANUAL"
 
     await until(failed)
-    said = "issue credit note: undo refused, credit_note_refused, says provider"
+    shown = "issue credit note: undo refused, credit_note_refused, says provider"
     ledger = "provider&#39;s ledger: authorised 40.00 EUR, captured 40.00 EUR"
     for path in ("/ui/manual", f"/ui/sagas/{order_id}"):
         refund = "refund: undo refused, refund_refused, says provider"
-        await until(partial(_shows, system, path, refund, said, ledger), f"{path} says it")
+        await until(partial(_shows, system, path, refund, shown, ledger), f"{path} says it")
     # Now it cannot be asked: that is what is said now.
     await system.kill("sandbox")
     try:

@@ -167,15 +167,15 @@ async def test_what_people_decide_at_a_service_is_in_the_audit_once(watch: Watch
         return bool(await entries(approved) and await entries(rejected) and await stands(apps[-1], declined))
 
     await eventually(all_there)
-    told = (
+    decided = (
         [("grace", "approved", "I spoke to them", "payment")],
         [("grace", "rejected", "too much", "payment")],
     )
-    assert (await entries(approved), await entries(rejected), await entries(declined)) == (*told, [])
+    assert (await entries(approved), await entries(rejected), await entries(declined)) == (*decided, [])
     await watch.stop(tracker)
     await watch.rebuild()
     apps.append(watch.app(await watch.start(tokens=TOKENS)))
-    assert (await entries(approved), await entries(rejected)) == told
+    assert (await entries(approved), await entries(rejected)) == decided
 
 
 async def stands(app: FastAPI, order: UUID) -> bool:
@@ -189,8 +189,8 @@ async def saying(by_order: dict[str, dict[str, Any]]) -> AsyncIterator[str]:
     async def causes(request: web.Request) -> web.Response:
         asked = request.query.getall("order_id", [])
         assert len(asked) <= MOST_ASKED
-        said = {one: [by_order[one]] for one in asked if one in by_order}
-        return web.json_response({"orders": said, "service": []})
+        known = {one: [by_order[one]] for one in asked if one in by_order}
+        return web.json_response({"orders": known, "service": []})
 
     app = web.Application()
     app.add_routes([web.get("/causes", causes)])
@@ -210,9 +210,9 @@ async def test_sagas_are_counted_and_found_by_the_cause_of_their_wait(watch: Wat
     asked_at = NOW.isoformat()
     timeout = {"kind": "call", "what": "authorise", "party": "provider", "error": "provider_timeout"}
     failing = {"kind": "message", "what": "inventory.stock_reserved.v1", "error": "CheckViolation: wrong"}
-    said = {str(one): {**timeout, "since": asked_at} for one in (*slow, over)}
-    said[str(poisoned)] = {**failing, "since": asked_at}
-    async with saying(said) as url:
+    known = {str(one): {**timeout, "since": asked_at} for one in (*slow, over)}
+    known[str(poisoned)] = {**failing, "since": asked_at}
+    async with saying(known) as url:
         tracker = await watch.start(
             tokens=TOKENS,
             service_urls={"payment": url},

@@ -48,7 +48,7 @@ SHOWN = [
     ("sold dispatched notified", "COMPLETING", "order", None),
     # Nobody is told of a cancellation before the end; then notification owes it, and a person's second try.
     ("created stock_rejected cancelled", "CANCELLED", "notification", "card_declined"),
-    ("created stock_rejected cancelled not_told_of_cancellation", "CANCELLED", "", "card_declined"),
+    ("created stock_rejected cancelled not_notified_of_cancellation", "CANCELLED", "", "card_declined"),
     (RETOLD[0], "COMPLETED", "notification", "email: bounced"),
     (RETOLD[2], "CANCELLED", "notification", "card_declined"),
     (f"{RETOLD[2]} notified_of_cancellation", "CANCELLED", "", "card_declined"),

@@ -233,7 +233,7 @@ CUT_OFF_FROM_BROKER = cutting_off_from_broker(WITHOUT_BROKER)
 
 # Services lose their databases, but not the broker: what they receive goes unacknowledged.
 
-# The last for longer than it takes a service to give up a connection that nobody told that it is lost.
+# The last for longer than it takes a service to give up a connection that is lost without a sign.
 WITHOUT_DATABASE = Victims({"payment": 6.0, "inventory": 16.0}, drawn_seconds=6.0)
 
 

@@ -213,8 +213,8 @@ async def test_the_saga_names_step_cause_and_act_and_the_act_mends_it(system: Sy
     async with fault.planted(system, sku):
         order_id = await system.shop.place("cust_ada", "tok_ok", Item(sku, 1, fault.amount_minor))
 
-        wait = await _told(system, order_id, fault)
-        await _shown(system, order_id, fault)
+        wait = await _shown(system, order_id, fault)
+        await _on_the_page(system, order_id, fault)
         assert wait["cause"]["known_at"] >= wait["cause"]["since"]
         assert str(fault.amount_minor) not in json.dumps([wait["cause"]["error"], wait["act"]])
         if pid := re.search(r"pg_terminate_backend\((\d+)\)", wait["act"]):
@@ -235,21 +235,21 @@ def _fits(wait: dict[str, Any], fault: Fault) -> bool:
     )
 
 
-async def _told(system: System, order_id: UUID, fault: Fault) -> dict[str, Any]:
-    """The wait that tells of the fault. Fails with what was told instead."""
+async def _shown(system: System, order_id: UUID, fault: Fault) -> dict[str, Any]:
+    """The wait that shows the fault. Fails with what is shown instead."""
     seen: list[dict[str, Any]] = []
 
-    async def told() -> dict[str, Any] | None:
+    async def look() -> dict[str, Any] | None:
         saga = await system.shop.saga(order_id) or {"waits": []}
         seen[:] = saga["waits"]
         return next((wait for wait in seen if _fits(wait, fault)), None)
 
-    found = await seen_in_time(told, bool, KNOWN_SECONDS)
-    assert found, f"not told; instead {seen}"
+    found = await seen_in_time(look, bool, KNOWN_SECONDS)
+    assert found, f"not shown; instead {seen}"
     return found
 
 
-async def _shown(system: System, order_id: UUID, fault: Fault) -> None:
+async def _on_the_page(system: System, order_id: UUID, fault: Fault) -> None:
     """The saga's page, too, names step, cause and act. Fails with what it shows instead."""
     seen: list[str] = []
 
