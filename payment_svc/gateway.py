@@ -53,7 +53,7 @@ class ProviderSettings(ServiceSettings):
     stripe_key: SecretStr | None = Field(default=None, validate_default=True)
     # Where Stripe's API is; a sandbox has a door like it.
     stripe_api: HttpUrl = "https://api.stripe.com"
-    # Of the endpoint that is told of events; None: there is none, and what is pending is asked for.
+    # Of the endpoint that takes events; None: there is none, and what is pending is asked for.
     stripe_webhook_secret: SecretStr | None = None
     stripe_webhook_tolerance_seconds: int = Field(default=300, gt=0)
 

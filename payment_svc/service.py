@@ -62,7 +62,7 @@ def _decide_by(settings: PaymentSettings) -> Callable[..., Decision[Any, Any, An
 
 _REFUNDED = (PaymentRefunded, PaymentDeclined, PaymentRefundFailed)
 _REFUNDING = (*_REFUNDED, PaymentRefundPending)
-# A payment that fails half-way is undone by payment itself, hence what is said of refunds on the way forward.
+# A payment that fails half-way is undone by payment itself, hence refunds on the way forward.
 _CHARGED = (PaymentCaptured, PaymentDeclined, PaymentRefundFailed, PaymentRefundPending)
 _CHARGING = (*_CHARGED, PaymentPending)
 # For how long a provider may work on what is pending before a person should look: a payment, and a refund.

@@ -142,8 +142,8 @@ def parsed(kind: type[ObjectT], content: Mapping[str, Any]) -> ObjectT:
 
 
 def why_declined(error: stripe.CardError) -> str:
-    told = error.error
-    return declined(error.code, getattr(told, "decline_code", None))
+    body = error.error
+    return declined(error.code, getattr(body, "decline_code", None))
 
 
 def declined(code: str | None, decline_code: str | None) -> str:

@@ -275,9 +275,9 @@ def _stand(known: _Known) -> _Standing:
 
 
 def _reversed(standing: _Standing, known: _Known) -> _Standing:
-    """A refund that failed after it was stated is for a person, wherever the order stands by now.
+    """A refund that failed after it was published is for a person, wherever the order stands by now.
 
-    They are counted: each one that failed follows a statement, and is over with the next.
+    They are counted: each one that failed follows a refund, and is over with the next.
     """
     failures = known.each(PaymentRefundReversed)
     if len(failures) < max(1, len(known.each(PaymentRefunded, PaymentDeclined))):

@@ -87,7 +87,7 @@ def seen(thing: Mapping[str, Any]) -> Object:
 
 
 class Objects:
-    """All objects, within one step of the ledger. `emit` is told of what happens to them, by an event's type.
+    """All objects, within one step of the ledger. `emit` takes what happens to them, by the type of an event.
 
     `pending_seconds`: after how long what is pending ends by itself. `hold_seconds`: for how long what was
     authorised may be captured.

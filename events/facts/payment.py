@@ -71,7 +71,7 @@ class PaymentRefundPending(Fact, wire="payment.refund_pending.v1"):
 
 
 class PaymentRefundReversed(Fact, wire="payment.refund_reversed.v1", case=True):
-    """A refund failed after it was certain, and stated: a person has to settle it, whatever has ended."""
+    """A refund failed after it was certain, and published: a person has to settle it, whatever has ended."""
 
     reason: Reason
 

@@ -478,7 +478,7 @@ PENDING_THERE = rows(
 )
 
 # Events say that something became of a payment, and never what: that is read, where it may matter.
-TOLD_BY_THE_PROVIDER = rows(
+NOTIFIED_BY_THE_PROVIDER = rows(
     given(PENDING).when(ABOUT_AUTHORISATION).then(PENDING, LOOK),
     given(PENDING).when(ABOUT_REFUND, ABOUT_DISPUTE).nothing(),
     given(REFUND_PENDING).when(ABOUT_REFUND).then(REFUND_PENDING, LOOK_AT_REFUND),
@@ -552,7 +552,7 @@ TABLE = rows(
     SETTLING,
     REGISTERING_FIRST,
     PENDING_THERE,
-    TOLD_BY_THE_PROVIDER,
+    NOTIFIED_BY_THE_PROVIDER,
     LATE_FACTS,
     TOO_LATE,
 )

@@ -57,7 +57,7 @@ class Shop(Till):
     client: Client
     host: ServiceRuntime
 
-    async def hear_of(self, order_id: UUID, kind: type[Fact]) -> Fact:
+    async def published_of(self, order_id: UUID, kind: type[Fact]) -> Fact:
         def found() -> list[Fact]:
             return [fact for fact in self.published if fact.order_id == order_id and isinstance(fact, kind)]
 
@@ -130,10 +130,10 @@ async def selling(
         queue = await channel.declare_queue(exclusive=True)
         await queue.bind(EXCHANGE, "payment.#")
 
-        async def hear(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+        async def keep(message: aio_pika.abc.AbstractIncomingMessage) -> None:
             published.append(decode(message, message.routing_key or "", 100_000).fact)
 
-        await queue.consume(hear, no_ack=True)
+        await queue.consume(keep, no_ack=True)
         session = await stack.enter_async_context(ClientSession(sandbox.url))
         await host.start()
         stack.push_async_callback(host.stop)
@@ -152,9 +152,9 @@ async def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> As
 
 async def test_an_order_is_charged_and_refunded(shop: Shop) -> None:
     (order,) = await shop.reserve("pm_card_visa")
-    await shop.hear_of(order, PaymentCaptured)
+    await shop.published_of(order, PaymentCaptured)
     await shop.cancel(order)
-    refunded = await shop.hear_of(order, PaymentRefunded)
+    refunded = await shop.published_of(order, PaymentRefunded)
     assert isinstance(refunded, PaymentRefunded)
     assert refunded.undone_by == "refund"
     assert await shop.client.ledger_of(str(order)) == ["authorised", "captured", "refunded"]
@@ -201,47 +201,47 @@ async def test_every_fault_at_once_charges_everybody_once(
 )
 async def test_a_declined_card_is_a_reason(shop: Shop, token: str, reason: str) -> None:
     (order,) = await shop.reserve(token)
-    declined = await shop.hear_of(order, PaymentDeclined)
+    declined = await shop.published_of(order, PaymentDeclined)
     assert isinstance(declined, PaymentDeclined)
     assert declined.reason == reason
 
 
 async def test_an_authorisation_that_is_processing_ends_by_webhook(shop: Shop) -> None:
     paid, declined = await shop.reserve("pm_sandbox_processing", "pm_sandbox_processingDeclined")
-    await shop.hear_of(paid, PaymentPending)
-    await shop.hear_of(paid, PaymentCaptured)
-    await shop.hear_of(declined, PaymentPending)
-    await shop.hear_of(declined, PaymentDeclined)
+    await shop.published_of(paid, PaymentPending)
+    await shop.published_of(paid, PaymentCaptured)
+    await shop.published_of(declined, PaymentPending)
+    await shop.published_of(declined, PaymentDeclined)
     assert await shop.client.ledger_of(str(paid)) == ["authorised", "captured"]
 
 
-async def test_a_pending_refund_is_not_stated_until_it_is_certain(shop: Shop) -> None:
+async def test_a_pending_refund_is_not_published_until_it_is_certain(shop: Shop) -> None:
     good, bad = await shop.reserve("pm_card_pendingRefund", "pm_sandbox_pendingRefundFails")
     for order in (good, bad):
-        await shop.hear_of(order, PaymentCaptured)
+        await shop.published_of(order, PaymentCaptured)
         await shop.cancel(order)
-        await shop.hear_of(order, PaymentRefundPending)
-        refunded = await shop.hear_of(order, PaymentRefunded)
+        await shop.published_of(order, PaymentRefundPending)
+        refunded = await shop.published_of(order, PaymentRefunded)
         assert isinstance(refunded, PaymentRefunded)
         # One that failed goes on to the next way back.
         assert refunded.undone_by == ("refund" if order is good else "credit_note")
         assert len(await shop.client.ledger_of(str(order))) == 3
 
 
-async def test_a_refund_that_fails_after_it_was_stated_is_a_case_for_a_person(shop: Shop) -> None:
+async def test_a_refund_that_fails_after_it_was_published_is_a_case_for_a_person(shop: Shop) -> None:
     (order,) = await shop.reserve("pm_card_refundFail")
-    await shop.hear_of(order, PaymentCaptured)
+    await shop.published_of(order, PaymentCaptured)
     await shop.cancel(order)
-    await shop.hear_of(order, PaymentRefunded)
-    failed = await shop.hear_of(order, PaymentRefundReversed)
+    await shop.published_of(order, PaymentRefunded)
+    failed = await shop.published_of(order, PaymentRefundReversed)
     assert isinstance(failed, PaymentRefundReversed)
     assert failed.reason == "refund: lost_or_stolen_card"
     assert await shop.client.ledger_of(str(order)) == ["authorised", "captured"]
 
 
-async def test_a_dispute_is_stated_once(shop: Shop) -> None:
+async def test_a_dispute_is_published_once(shop: Shop) -> None:
     (order,) = await shop.reserve("pm_card_createDispute")
-    await shop.hear_of(order, PaymentDisputed)
+    await shop.published_of(order, PaymentDisputed)
     taken = await shop.events_taken()
     assert taken >= 1
     # The second delivery is taken, and nothing comes of it.
@@ -255,7 +255,7 @@ async def test_a_hold_that_expired_is_not_captured_and_says_so(
     sandbox = new_sandbox(tmp_path_factory.mktemp("holds"))
     async with selling(servers, sandbox, door={"SANDBOX_HOLD_SECONDS": "0.000001"}) as shop:
         (order,) = await shop.reserve("pm_card_visa")
-        declined = await shop.hear_of(order, PaymentDeclined)
+        declined = await shop.published_of(order, PaymentDeclined)
         assert isinstance(declined, PaymentDeclined)
         assert declined.reason == "authorisation_expired"
         assert await shop.client.ledger_of(str(order)) == ["authorised", "voided"]
@@ -268,11 +268,11 @@ async def test_an_order_that_is_parked_for_days_is_authorised_after_its_approval
     sandbox = new_sandbox(tmp_path_factory.mktemp("parked"))
     async with selling(servers, sandbox, approval_limit_minor={"default": 1}) as shop:
         (order,) = await shop.reserve("pm_card_visa")
-        await shop.hear_of(order, PaymentHeld)
+        await shop.published_of(order, PaymentHeld)
         await shop.advance(SEVEN_DAYS_SECONDS)
         assert await shop.client.ledger_of(str(order)) == []
         await shop.host.ask(Approve(order_id=order, by="ada", note="a customer of ten years"))
-        await shop.hear_of(order, PaymentCaptured)
+        await shop.published_of(order, PaymentCaptured)
         assert await shop.client.ledger_of(str(order)) == ["authorised", "captured"]
 
 
