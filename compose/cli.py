@@ -78,7 +78,7 @@ def _up_supervised(state_dir: Path) -> list[str]:
     command = [sys.executable, "-m", "compose", f"--state-dir={state_dir}", SUPERVISE]
     started = up_supervised(command)
     if isinstance(started, int):
-        raise typer.Exit(started)  # it has said why
+        raise typer.Exit(started)  # it has shown why
     return started
 
 
@@ -120,7 +120,7 @@ def down(
     context: typer.Context,
     delete_data: Annotated[bool, typer.Option(help="Delete databases, queues and logs too.")] = False,
 ) -> None:
-    """Stop everything; the data stays unless told otherwise."""
+    """Stop everything; the data stays unless asked otherwise."""
     with ConsoleProgress() as progress:
         rig = rig_of(context, progress)
         if delete_data:

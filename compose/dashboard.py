@@ -195,7 +195,7 @@ ROWS = (
                 "s",
             ),
             Panel(
-                "Told in one transaction",
+                "In one transaction",
                 (
                     Line(
                         f"sum by (job) (rate(murmuration_batch_size_sum{RATE}))"
@@ -216,7 +216,7 @@ ROWS = (
                 "s",
             ),
             Panel(
-                "Told again",
+                "Delivered again",
                 (
                     Line(
                         f"sum by (job) (rate(murmuration_inbox_duplicates_total{RATE}))", "{{job}} duplicates"

@@ -47,7 +47,7 @@ def unpack(folder: Path) -> Path:
 
 
 def environment_of(files: Path) -> dict[str, str]:
-    """What a process is told so that its modules are those of that release, whatever folder it is in."""
+    """What a process gets so that its modules are those of that release, whatever folder it is in."""
     return {"PYTHONPATH": str(files), "PYTHONSAFEPATH": "1"}
 
 

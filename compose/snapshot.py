@@ -25,14 +25,7 @@ from compose.local.provision import ADMIN_USER, SANDBOX
 from compose.rig import Whereabouts
 from compose.system import SERVICE_NAMES, SERVICES, TRACKER
 from events.messaging.topology import RETRY_DELAYS_SECONDS, retry_exchange
-from saga_tracker.consistency.snapshot import (
-    Backlog,
-    Movement,
-    SeenSaga,
-    ServiceState,
-    Snapshot,
-    StockRow,
-)
+from saga_tracker.consistency.snapshot import Backlog, Movement, SeenSaga, ServiceState, Snapshot, StockRow
 
 # Effects before their causes, which are before them in the chain.
 SERVICES_READ = tuple(reversed(SERVICES))

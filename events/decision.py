@@ -74,6 +74,7 @@ class Outcome:
     """What became of a call. Outcomes are small frozen dataclasses beside the `decide` they inform."""
 
     __slots__ = ()
+    __match_args__: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True, slots=True)

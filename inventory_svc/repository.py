@@ -136,7 +136,7 @@ class ShelfRepository:
     async def read_many(
         self, connection: Connection, order_ids: Sequence[UUID]
     ) -> dict[UUID, dict[str, Any]]:
-        """What may be told of these orders' reservations."""
+        """What may be shown of these orders' reservations."""
         return await RESERVATIONS.read_many(connection, order_ids)
 
     async def forget(self, connection: Connection, order_ids: Sequence[UUID]) -> list[UUID]:

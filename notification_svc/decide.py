@@ -2,7 +2,7 @@
 
     order.confirmed, order.cancelled -> e-mail and push -> customer_notified, else notification_failed
     saga.retry_requested             -> both again
-    saga.settled                     -> a person told the customer: customer_notified, over no channel of ours
+    saga.settled                     -> a person notified the customer: customer_notified, with no channel
 
 One channel that reached the customer is enough; a failure here undoes nothing.
 """
@@ -59,7 +59,7 @@ Progress = Literal["sending", "delivered", "undeliverable"]
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What one customer is told of one order, and how far each channel has come.
+    """What one customer is notified of about one order, and how far each channel has come.
 
     `reason` is why channels failed. `email_round`, `push_round`: under which key the next attempt is made,
     another after every refusal. `customer` is None in a row from before there were retries.
@@ -132,7 +132,7 @@ def send(notice: Notice, customer: Token) -> Decided:
 
 
 def take_up(notice: Notice | None, asked: RetryRequested | Settled) -> Decided:
-    """What a person has it do about a customer who could not be told."""
+    """What a person has it do about a customer who could not be notified."""
     if notice is None or notice.status != "failed" or asked.service != NAME:
         return Decision(notice)
     if isinstance(asked, Settled):

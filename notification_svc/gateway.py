@@ -6,7 +6,9 @@ decide.py into its outcomes.
 """
 
 import asyncio
+from dataclasses import dataclass
 from typing import Annotated, Protocol, assert_never
+from uuid import UUID
 
 from pydantic import (
     BaseModel,
@@ -18,12 +20,49 @@ from pydantic import (
     field_validator,
 )
 
+from events.facts.notification import Ending
 from events.outbound.circuit import CircuitBreaker
 from events.outbound.http_party import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused
 from events.runtime.settings import ENV_PREFIX, ServiceSettings
 from notification_svc.decide import Calls, Delivered, SendEmail, SendPush, Undeliverable
 from notification_svc.mail import Access, Mail, SmtpMailServer, StartTls, goes_unencrypted
-from notification_svc.texts import mail_text, message_for
+
+# Reasons that mean something to a customer; any other cancellation is announced without one.
+REASONS = {
+    "out_of_stock": "we do not have everything you wanted in stock",
+    "unknown_sku": "we do not have everything you wanted in stock",
+    "card_declined": "your means of payment was declined",
+    "address_not_served": "our carrier does not deliver to your address",
+    "customer_cancelled": "you asked us to cancel it",
+    "timed_out": "we could not complete it in time",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A title and a sentence or two."""
+
+    title: str
+    text: str
+
+
+def message_for(order_id: UUID, ending: Ending, reason: str | None) -> Message:
+    """What to say of an order that ended so."""
+    match ending:
+        case "confirmed":
+            return Message("Your order is confirmed", f"Your order {order_id} is confirmed and will be sent.")
+        case "cancelled":
+            because = f", because {REASONS[reason]}" if reason in REASONS else ""
+            text = f"Your order {order_id} was cancelled{because}. You are not charged for it."
+            return Message("Your order was cancelled", text)
+        case _:
+            assert_never(ending)
+
+
+def mail_text(name: str, message: Message) -> str:
+    """The message as the body of a mail."""
+    return f"Hello {name},\n\n{message.text}\n"
+
 
 UNKNOWN_CUSTOMER = "unknown_customer"
 NO_DEVICE = "no_device"
@@ -93,7 +132,7 @@ class PushService(OutsideParty, Protocol):
 
 
 class NotificationGateway:
-    """Tells the customer what decide.py wants told."""
+    """Sends the customer what decide.py decided."""
 
     def __init__(
         self, directory: CustomerDirectory, mail_server: MailServer, push_service: PushService

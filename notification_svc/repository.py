@@ -1,4 +1,4 @@
-"""One row per order whose customer is told."""
+"""One row per order whose customer is notified."""
 
 from sqlalchemy import CheckConstraint, Column, Integer, MetaData, Table, Text, Uuid
 

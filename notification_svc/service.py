@@ -27,7 +27,7 @@ SERVICE = ServiceDefinition(
     ),
     step_deadline_seconds=600.0,
     statuses_done=("notified", "failed"),
-    # Told after the end, for as long as it takes.
+    # It notifies after the end, for as long as it takes.
     statuses_undone=("sending", "notified", "failed"),
     statuses_after={CustomerNotified: ("notified",), NotificationFailed: ("failed",)},
 )

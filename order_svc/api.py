@@ -7,14 +7,14 @@ from uuid import UUID, uuid4, uuid5
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from events.facts.base import Line, Lines, OrderCurrency, Token
-from events.facts.money import DECIMALS
+from events.facts.base import DECIMALS, Line, Lines, OrderCurrency, Token
 from events.http.application import Running
 from events.http.authentication import OWN_ORDER, Client, Identity
 from events.http.limits import StrictRoute
 from events.http.problems import FORGOTTEN, Problem
 from events.runtime.service_runtime import ServiceRuntime
 from events.strict_json import JSON_TYPE
+from events.telemetry.log import log
 from order_svc.decide import CancelOrder, Order, PlaceOrder
 from order_svc.repository import ORDERS
 
@@ -129,11 +129,16 @@ async def cancel(order_id: UUID, who: Client, runtime: Running, traceparent: Tra
         await _read(order_id, who, runtime)
     found: Order | None = await runtime.ask(CancelOrder(order_id=order_id), traceparent)
     if found is not None and found.status == "early_undone":
-        why = "all that was done for this order is undone already; its order.created has not been heard here"
+        why = (
+            "all that was done for this order is undone already; its order.created has not been received here"
+        )
         raise Problem(409, why, order_id=str(order_id))
     order = _known(found, order_id)
     if order.status == "confirmed":
         raise Problem(409, "the order is confirmed; it can no longer be cancelled", order_id=str(order_id))
+    if not who.sees_own_orders_alone:
+        # Of a customer's cancellation the order tells; that somebody else did it, this line alone.
+        log.info("order_cancelled", order_id=str(order_id), by=who.name, signed_in_by=who.signed_in_by)
     return OrderView.model_validate(order)
 
 

@@ -366,13 +366,9 @@ def be_captured(payment: Payment) -> Decided:
 
 
 def decline(payment: Payment, reason: str) -> Decided:
-    person = payment if reason == APPROVAL_REJECTED else None
-    declined = PaymentDeclined(
-        order_id=payment.order_id,
-        reason=reason,
-        by=person.decided_by if person else None,
-        note=person.decision_note if person else None,
-    )
+    by_person = reason == APPROVAL_REJECTED
+    by, note = (payment.decided_by, payment.decision_note) if by_person else (None, None)
+    declined = PaymentDeclined(order_id=payment.order_id, reason=reason, by=by, note=note)
     return Decision(replace(payment, status="declined", reason=reason), facts=(declined,))
 
 

@@ -8,10 +8,9 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from events.decision import Decision
-from events.facts.base import AmountMinor
+from events.facts.base import DECIMALS, AmountMinor
 from events.facts.fulfillment import ShipmentCancelled, ShipmentRejected
 from events.facts.inventory import StockReserved
-from events.facts.money import DECIMALS
 from events.facts.payment import (
     PaymentApproved,
     PaymentCaptured,

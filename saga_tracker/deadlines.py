@@ -33,7 +33,7 @@ class Act(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How long everything may take. `step_seconds` is by service, or by `service:fact that it heard`."""
+    """How long everything may take. `step_seconds` is by service, or by `service:fact that it received`."""
 
     step_seconds: Mapping[str, float]
     redrive_grace_seconds: float

@@ -42,7 +42,7 @@ SAGA_SECONDS = Histogram(
 )
 STEP_SECONDS = Histogram(
     "murmuration_saga_step_seconds",
-    "How long steps took, from the fact that a service heard to its answer, by service and fact.",
+    "How long steps took, from the fact that a service received to its answer, by service and fact.",
     ["step"],
     buckets=STEP_BUCKETS,
     registry=REGISTRY,

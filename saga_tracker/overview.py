@@ -182,7 +182,7 @@ def _waits(rows: Rows) -> list[Metric]:
     return [
         gauge(
             "murmuration_saga_waits",
-            "Sagas that wait for a step, by the service whose turn it is and the fact that it heard.",
+            "Sagas that wait for a step, by the service whose turn it is and the fact that it received.",
             counts,
             ["step"],
         ),

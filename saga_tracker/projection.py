@@ -66,8 +66,8 @@ class SagaFact(NamedTuple):
 
     `read_at` is when the tracker first read it, by its database's clock: everything counts from that. What
     its publisher says of the time, `stated_at`, tells nothing of its saga. What the tracker publishes names a
-    `service`, and by `about` the fact that was redriven, is overdue to be answered, or told of the failure
-    that a person has taken up. By its `content` a repetition is told from something else before it gets here.
+    `service`, and by `about` the fact that was redriven, is overdue to be answered, or gets word of what
+    a person has taken up. By its `content` a repetition differs from something else before it gets here.
     """
 
     fact_id: UUID
@@ -364,7 +364,7 @@ def _on_ladder(known: _Known) -> _Standing:
         return _Standing(rung.state, since, known.waits(fact))
     if late:
         return _Standing(State.PENDING_INVENTORY, late.read_at, known.waits(late), as_late(late.reason))
-    # Only that the customer was told of a cancellation, which has not been read itself yet.
+    # Only that the customer was notified of a cancellation, which has not been read itself yet.
     notice = next((fact for fact in known.all if fact.ending), None)
     if notice is None:
         # Only what the tracker published itself. What it was about will be read.

@@ -1,7 +1,8 @@
 """What the tracker reads from its environment."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
@@ -21,7 +22,6 @@ from events.runtime.definition import installed_services
 from events.runtime.settings import FromJson
 from events.service import name_of
 from saga_tracker.deadlines import Rules
-from saga_tracker.retention.rules import Keep
 from saga_tracker.steps import SERVICES, STEPS
 
 ServicesUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s{}]*\{service\}[^\s{}]*$")]
@@ -29,6 +29,41 @@ ServicesUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s{}]*\{se
 # How long each service may take for a step, and for how long an outage of it makes none of its orders late.
 STEP_DEADLINES_SECONDS = {service.name: service.step_deadline_seconds for service in installed_services()}
 SERVICE_PATIENCE_SECONDS = {service.name: service.patience_seconds for service in installed_services()}
+
+
+Kind = Literal["sagas", "states", "dead_letters", "unreadable", "audit", "tombstones"]
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """For how many days each kind is kept; 0 is for ever.
+
+    | kind         | what goes                            | days since    | stays, however old               |
+    |--------------|--------------------------------------|---------------|----------------------------------|
+    | sagas        | a saga, its facts and ledger entries | its end       | unended; open letter, difference |
+    | states       | what the services keep of an order   | its end       | what a service is not done with  |
+    | dead_letters | one replayed, discarded, resolved    | that was done | open                             |
+    | unreadable   | that a message had no saga           | it was read   |                                  |
+    | audit        | who did what                         | they did it   | of a saga that has not ended     |
+    | tombstones   | that an order was forgotten          | it was        | its services know it still       |
+    """
+
+    sagas: int = 0
+    states: int = 0
+    dead_letters: int = 0
+    unreadable: int = 0
+    audit: int = 0
+    tombstones: int = 0
+
+    def problem(self) -> str | None:
+        """Why these do not go together, if they do not.
+
+        The services' states outlive the saga, so that a saga that is shown can always be compared; and what
+        tells a repetition of an old fact from a new order outlives both.
+        """
+        if self.states and not 0 < self.sagas <= self.states:
+            return "the services' states cannot be forgotten before their saga"
+        return None
 
 
 class TrackerSettings(SessionSettings):
@@ -88,6 +123,8 @@ class TrackerSettings(SessionSettings):
     cause_watch_seconds: float = Field(default=1.5, gt=0)
     cause_timeout_seconds: float = Field(default=1.0, gt=0)
     cause_cache_seconds: float = Field(default=1.0, ge=0)
+    # What a provider or carrier says of a failure is asked of its service, for who looks at the manual case.
+    outside_cache_seconds: float = Field(default=10.0, ge=0)
     cause_orders: int = Field(default=150, gt=0, le=200)
     # How many are kept, and for how long.
     cause_rows: int = Field(default=50_000, gt=0)
@@ -139,6 +176,11 @@ class TrackerSettings(SessionSettings):
     # Whether settling takes two people, and for how long the first one's proposal stands.
     second_approver: bool = False
     proposal_seconds: int = Field(default=3_600, gt=0)
+
+    # Which fields of facts only some see: the others see that there is one, or nothing of it. By the field,
+    # the least role that sees it: {"customer": "operator"}. A payment token nobody sees.
+    masked_fields: Annotated[dict[str, Role], NoDecode, FromJson] = Field(default_factory=dict)
+    hidden_fields: Annotated[dict[str, Role], NoDecode, FromJson] = Field(default_factory=dict)
 
     # How often one look at the database says to all open pages what changed, and how many pages that may be.
     board_poll_seconds: float = Field(default=1.0, gt=0)
@@ -199,7 +241,7 @@ class TrackerSettings(SessionSettings):
             raise ValueError(f"no service is named {unknown[0]!r}")
         return SERVICE_PATIENCE_SECONDS | given
 
-    @field_validator("oidc_roles")
+    @field_validator("oidc_roles", "masked_fields", "hidden_fields")
     @classmethod
     def _of_people(cls, given: dict[str, Role]) -> dict[str, Role]:
         if unknown := sorted(set(given.values()) - set(NAMED_ROLES)):

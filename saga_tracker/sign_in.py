@@ -1,5 +1,6 @@
 """How a person signs in to the board: by OpenID Connect, with a named token, or by a link of `make up`."""
 
+from datetime import timedelta
 from typing import Annotated, Any, Protocol
 from urllib.parse import parse_qs
 
@@ -8,26 +9,34 @@ from authlib.integrations.starlette_client import OAuth, OAuthError
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from joserfc.errors import JoseError
+from sqlalchemy import bindparam, delete, func
+from sqlalchemy.dialects.postgresql import insert
 
 from events.http.authentication import PUBLIC, SIGN_IN, Authentication
 from events.http.problems import Problem
 from events.http.sessions import LINK, Links, check_csrf, csrf_token, sign_in, sign_out
 from events.http.tokens import Role
 from events.storage.database import Database
+from events.storage.sql import compiled
 from events.telemetry.log import log
 from events.telemetry.redaction import in_words
 from saga_tracker.board.render import HEADERS, rendered
 from saga_tracker.settings import TrackerSettings
+from saga_tracker.tables import used_links
 
 OPENID = "OpenID Connect"
 SECONDS = 5.0
 MAX_TEXT = 2_000
 # From the least to the most.
 _LADDER = (Role.CLIENT, Role.VIEWER, Role.OPERATOR, Role.APPROVER, Role.ADMIN)
-_USE = b"""
-    WITH old AS (DELETE FROM used_links WHERE used_at < now() - interval '1 day')
-    INSERT INTO used_links (once) VALUES (%(once)s) ON CONFLICT DO NOTHING RETURNING once
-"""
+_OLD = delete(used_links).where(used_links.c.used_at < func.now() - timedelta(days=1))
+_USE = compiled(
+    insert(used_links)
+    .values(once=bindparam("once"))
+    .on_conflict_do_nothing()
+    .returning(used_links.c.once)
+    .add_cte(_OLD.cte("old"))
+)
 
 router = APIRouter(include_in_schema=False, dependencies=[PUBLIC])
 _NO_TRACE = {**HEADERS, "Referrer-Policy": "no-referrer"}

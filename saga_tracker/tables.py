@@ -138,7 +138,7 @@ outbox = Table(
     Column("causation_id", Uuid),
     Column("traceparent", Text),
     Column("entered_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
-    # What the broker refused is set aside until then, with what it said.
+    # What the broker refused is set aside until then, with its error.
     Column("refusals", Integer, nullable=False, server_default="0"),
     Column("due_at", DateTime(timezone=True)),
     Column("last_error", Text),
@@ -253,8 +253,8 @@ audit = Table(
     Column("service", Text),
     Column("order_id", Uuid),
     Column("letter_id", Uuid),
-    # The fact by which a service said that it failed: it is answered once, by a retry or a settlement. Or the
-    # fact that tells of what a person decided at a service.
+    # The fact by which a service reported that it failed: it is answered once, by a retry or a settlement. Or
+    # the fact that tells of what a person decided at a service.
     Column("case_id", Uuid, unique=True),
     Index("audit_by_order", "order_id", "entry_id"),
     Index("audit_by_letter", "letter_id", "entry_id"),
@@ -265,9 +265,12 @@ proposals = Table(
     "proposals",
     metadata,
     Column("action", Text, primary_key=True),
+    # Of an edit, the dead letter's id.
     Column("order_id", Uuid, primary_key=True),
     Column("by", Text, nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
+    # What is to be sent, of an edit.
+    Column("content", LargeBinary),
     comment="Acts that wait for a second person. Kept by a rebuild.",
 )
 

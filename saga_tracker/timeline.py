@@ -1,4 +1,4 @@
-"""The trail of a saga: which fact came because of which, and how long that took. Pure."""
+"""The timeline of a saga: which fact came because of which, and how long that took. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ class Causation:
 
 
 def causation_of(fact: Mapping[str, Any], timeline: Sequence[Mapping[str, Any]]) -> Causation | None:
-    """What a row of the trail came from, or None where it began with a request.
+    """What a row of the timeline came from, or None where it began with a request.
 
     A fact's causation id names another fact, or else the call or the request whose outcome it is. Then it
     is the last fact before it that made it this service's turn to state such a fact.

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+import structlog
 
 from tests.servers import Servers, running_servers
 from tests.tools import require, summary
@@ -15,6 +16,9 @@ CANCEL_FOR_SECONDS = 10.0
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*tools): skipped where one of these tools cannot be used")
+    # A rich traceback draws all variables of every frame: minutes, where they hold a whole application.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
 
 
 @pytest.hookimpl(tryfirst=True)

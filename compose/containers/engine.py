@@ -83,7 +83,7 @@ def stop(container: Container) -> None:
 
 
 def kill(container: Container) -> None:
-    """End it as kill -9 does. It stays dead: what the engine was told to kill, it does not restart."""
+    """End it as kill -9 does. It stays dead: what the engine was asked to kill, it does not restart."""
     docker("kill", container.id)
 
 
@@ -98,7 +98,7 @@ def resume(container: Container) -> None:
 
 
 def disconnect(container: Container, network: str) -> None:
-    """Take it off a network. Nobody is told: what it sends there from now on, or is sent, is lost."""
+    """Take it off a network. Nobody gets word of it: what it sends there from now on, or is sent, is lost."""
     docker("network", "disconnect", network, container.id)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parents[1]
 ENV_FILE = FOLDER / ".env"
 SECRET_BYTES = 32
-# A named token of whoever uses the containers, and what the processes are told of all tokens: their hashes.
+# A named token of whoever uses the containers, and what the processes get of all tokens: their hashes.
 TOKEN, TOKENS = "TOKEN", "TOKENS"
 
 FILES = (FOLDER / "compose.yaml", FOLDER / "cluster.yaml")

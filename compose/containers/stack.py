@@ -34,13 +34,13 @@ from compose.local.ports import free_port
 COMPOSE_FILE = FOLDER / "compose.yaml"
 PROJECT = "murmuration"
 BROKER_IMAGE = "rabbitmq:4-management"
-# What an image of Debian's package has to be told; see compose.yaml.
+# What an image of Debian's package has to be given; see compose.yaml.
 DEBIANS_BROKER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 BROKER_COMMAND_VARIABLE = "RABBITMQ_COMMAND"
 # Names the file of settings for all processes.
 SETTINGS_VARIABLE = "SETTINGS_FILE"
 SETTINGS_NAME = "settings.env"
-# Names the file of secrets, all of which `provision` is told.
+# Names the file of secrets, all of which `provision` gets.
 SECRETS_VARIABLE = "SECRETS_FILE"
 UP_TIMEOUT_SECONDS = 900
 DELETE_GRACE_SECONDS = 3
@@ -89,7 +89,7 @@ class Stack:
         self._quietly("stop", timeout_seconds=STOP_TIMEOUT_SECONDS)
 
     def down(self, *, delete_data: bool = False) -> None:
-        """Stops everything in order and removes the containers; the data stays unless told otherwise."""
+        """Stops everything in order and removes the containers; the data stays unless asked otherwise."""
         arguments = ["down", "--remove-orphans", *(["--volumes"] if delete_data else [])]
         self._show(arguments, STOP_TIMEOUT_SECONDS, self._environment(), start_new_session=True)
 
@@ -210,7 +210,7 @@ def private_stack(
 ) -> Stack:
     """A stack that will keep its secrets and settings in a folder of its own, on ports that are free now.
 
-    `variables` are what else the files are to be told.
+    `variables` are further settings of the files.
     """
     drawn: dict[str, str] = {}
     for name in ports:
@@ -282,6 +282,6 @@ def private_cluster(folder: Path, project: str) -> Stack:
 
 
 def private_variables() -> Mapping[str, str]:
-    """What a cluster of one's own is told besides: each replica takes any port that is free."""
+    """What a cluster of one's own gets besides: each replica takes any port that is free."""
     anywhere = dict.fromkeys(_RANGES.findall(CLUSTER_FILES[-1].read_text()), "0")
     return {**anywhere, "REPLICAS": str(PRIVATE_REPLICAS)}

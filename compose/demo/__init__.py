@@ -1,1 +1,1 @@
-"""`make demo`: a handful of orders, each of which goes another way, told fact by fact as they unfold."""
+"""`make demo`: a handful of orders, each of which goes another way, shown fact by fact as they unfold."""

@@ -21,10 +21,9 @@ from compose.local.commands import RigError
 from compose.rig import Rig
 from compose.snapshot import Reader, sources_of
 from compose.system import SERVICE_NAMES
-from events.facts.money import in_words
+from events.facts.base import in_words
 from saga_tracker.consistency.rules import INVARIANTS
-from saga_tracker.consistency.snapshot import Books, books_by_order, statuses_of
-from saga_tracker.consistency.statuses import DONE, UNDONE
+from saga_tracker.consistency.snapshot import DONE, UNDONE, Books, books_by_order, statuses_of
 
 # Puts sagas and their ends into lines that a person can follow, made for 100 columns.
 

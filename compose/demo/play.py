@@ -103,7 +103,7 @@ Cue = Callable[[Stage, Saga], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Something that somebody outside does to an order, on a cue. `do` answers what is to be said of it."""
+    """Something that somebody outside does to an order, on a cue. `do` returns a line to show about it."""
 
     cue: Cue
     announced_as: str
@@ -130,7 +130,7 @@ class Scenario:
 
 
 def states(saga: Saga, name: str) -> bool:
-    """Whether a fact of this name is part of a saga's trail."""
+    """Whether a fact of this name is part of a saga's timeline."""
     return any(fact["name"] == name for fact in saga["facts"])
 
 
@@ -175,13 +175,13 @@ class Played:
 
 
 class Audience:
-    """Told a saga as it unfolds. This base takes no notice."""
+    """Follows a saga as it unfolds. This base takes no notice."""
 
     def begins(self, scenario: Scenario, order_id: UUID) -> None:
         """Its order was accepted."""
 
     def sees(self, fact: Fact) -> None:
-        """One more fact of its trail became known."""
+        """One more fact of its timeline became known."""
 
     def watches(self, act: Act) -> None:
         """Somebody outside is about to do something."""
@@ -194,7 +194,7 @@ class Audience:
 
 
 class Recorder(Audience):
-    """Remembers a scenario until somebody is free to be told of it; `reached` once it saw a fact `until`."""
+    """Remembers a scenario until somebody is free to look at it; `reached` once it saw a fact `until`."""
 
     def __init__(self, until: str) -> None:
         self.reached = asyncio.Event()
@@ -233,7 +233,7 @@ class Recorder(Audience):
 
 
 async def play_all(stage: Stage, scenarios: Sequence[Scenario], run: str, audience: Audience) -> list[Played]:
-    """One after the other; those with a head start run beside them, and are told when their turn comes."""
+    """One after the other; those with a head start run beside them, and are shown when their turn comes."""
     ahead: dict[str, tuple[Recorder, asyncio.Task[Played]]] = {}
     played = []
     try:
@@ -297,7 +297,7 @@ async def _perform(stage: Stage, act: Act, order_id: UUID, audience: Audience) -
 
 
 def is_over(saga: Saga) -> bool:
-    """Whether an order has ended and its customer was told, which happens after a cancellation."""
+    """Whether an order has ended and its customer was notified, which happens after a cancellation."""
     return saga["state"] in ENDED and any(states(saga, name) for name in NOTIFIED)
 
 

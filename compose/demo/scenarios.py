@@ -163,7 +163,7 @@ SCENARIOS = (
     Scenario(
         "published",
         "Published as v1",
-        "none, told as v1",
+        "none, published as v1",
         "No POST: order.created.v1 from another program, with plain aio-pika. It is upcast on the way in.",
         "COMPLETED",
         _DELIVERED,

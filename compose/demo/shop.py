@@ -111,7 +111,7 @@ class Shop:
         return await self._found("payment", f"/payments/{order_id}")
 
     async def saga(self, order_id: UUID) -> Answer | None:
-        """An order's saga as the tracker sees it, with its trail; None before its first fact was read."""
+        """An order's saga as the tracker sees it, with its timeline; None before its first fact was read."""
         return await self._found("tracker", f"/sagas/{order_id}")
 
     async def ask(

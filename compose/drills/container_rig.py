@@ -38,7 +38,7 @@ NO_DELAYS = "that needs the kernel's netem, which the kernel of many an engine i
 
 
 class ContainerDrillRig(InThreads[ContainerRig]):
-    """A `DrillRig` of containers. Who is cut off is taken off a network, which no connection is told."""
+    """A `DrillRig` of containers. Who is cut off is taken off a network, which no connection notices."""
 
     def __init__(self, rig: ContainerRig, name: str = "containers", targets: Collection[str] = NAMES) -> None:
         super().__init__(rig)
@@ -158,7 +158,7 @@ class ContainerSystem:
         return self._stack.env_file.exists()
 
     def variables(self) -> Mapping[str, str]:
-        """What its files are told besides, such as ranges of ports."""
+        """What its files get besides, such as ranges of ports."""
         return {}
 
     def up(self) -> None:

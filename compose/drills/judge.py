@@ -107,7 +107,7 @@ def _counted(orders: int) -> str:
     return "No order is" if orders == 0 else f"At most {orders} orders are"
 
 
-NONE_LOST = "No accepted order is lost: order_svc knows every one that it said yes to."
+NONE_LOST = "No accepted order is lost: order_svc knows every one that it accepted."
 ENDS_AS_ITS_KIND = "Every order ends in a way that its kind may, or is cancelled for being late."
 NOTHING_GIVEN_UP = "No service gives up a fact of an order that a client placed."
 ALL_WELL = "Every server and process runs and is ready."

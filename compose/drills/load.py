@@ -10,7 +10,7 @@ from compose.demo.shop import Item, Refused, Shop
 from compose.local.commands import RigError
 
 RETRY_SECONDS = 0.3
-# Who is not answered at all, asks for so long. Who is told "not now" goes elsewhere sooner.
+# Who is not answered at all, asks for so long. Who gets a "not now" goes elsewhere sooner.
 ACCEPTED_WITHIN_SECONDS = 100.0
 GOES_ELSEWHERE_SECONDS = 30.0
 # However long the service asks for.
@@ -64,7 +64,7 @@ class NotAccepted(Exception):
 
 
 class TurnedAway(NotAccepted):
-    """It was refused again and again: the service said clearly that it takes no orders now."""
+    """It was refused again and again: the service answered clearly that it takes no orders now."""
 
 
 async def place_until_accepted(

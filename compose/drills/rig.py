@@ -138,7 +138,7 @@ class DrillRig(Machinery, Protocol):
         """Hold up everything between a process and a server, each way, from now on; 0 for no more."""
 
     async def isolate(self, name: str) -> None:
-        """Part a node of the broker from the others, and from its clients. Nobody is told."""
+        """Part a node of the broker from the others, and from its clients. Nobody gets word of it."""
 
     async def rejoin(self, name: str) -> None:
         """Let it reach them again, and wait until it is in sync with the others."""
@@ -201,6 +201,6 @@ class System(Protocol):
 
 
 def drill_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a system to be broken is told: settings and servers of one's own are not meant for it."""
+    """What a system to be broken gets: settings and servers of one's own are not meant for it."""
     kept = {name: value for name, value in environment.items() if not name.startswith(SETTINGS_PREFIX)}
     return kept | SETTINGS

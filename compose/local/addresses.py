@@ -1,4 +1,4 @@
-"""Where everything of one rig is, and what each process is told about it."""
+"""Where everything of one rig is, and which settings each process gets."""
 
 import json
 import os
@@ -140,7 +140,7 @@ class Addresses:
         return f"http://{LOOPBACK}:{self.state.port(instance_name(name, instance))}"
 
     def process(self, name: str, instance: int = 1, extra: Mapping[str, str] | None = None) -> ServiceProcess:
-        """One instance of a process, with all it is told. Raises KeyError for an unknown name."""
+        """One instance of a process, with all its settings. Raises KeyError for an unknown name."""
         spec = self.blueprint.spec(name)
         full_name = instance_name(name, instance)
         port = self.state.port(full_name)

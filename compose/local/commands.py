@@ -19,7 +19,7 @@ class RigError(Exception):
 
 
 class Progress:
-    """Told by the rig, possibly from several threads at once."""
+    """Called by the rig, possibly from several threads at once."""
 
     def starting(self, name: str) -> None:
         """A server or process is being started."""
@@ -28,7 +28,7 @@ class Progress:
         """It does its work now."""
 
     def stopping(self, name: str) -> None:
-        """It was told to stop."""
+        """It was asked to stop."""
 
     def stopped(self, name: str) -> None:
         """It is gone."""

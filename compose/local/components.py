@@ -133,7 +133,7 @@ class NameServiceComponent:
         return None if self.server.name_service_is_answering() else "it does not listen yet"
 
 
-# The processes of the system: what each is called, what it needs to be told, when it is ready.
+# The processes of the system: what each is called, which settings it needs, when it is ready.
 
 PREFIX = "MURMURATION_"
 SMTP_PORT = "sandbox-smtp"

@@ -32,7 +32,7 @@ class ProcessSpec:
     gateways: tuple[str, ...] = ()
     """What it calls in the sandbox: provider, carrier, directory, push, smtp, provider_ledger."""
     asks: tuple[str, ...] = ()
-    """The services whose HTTP it is told of, by their names."""
+    """The services whose HTTP addresses it gets, by their names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ class PrivateRabbit:
     def control(self, environment: Mapping[str, str], *arguments: str) -> str:
         """Runs `rabbitmqctl` on this broker and returns what it prints.
 
-        Raises RigError with what it said when it fails.
+        Raises RigError with its output when it fails.
         """
         command = [str(find_scripts() / "rabbitmqctl"), "--quiet", *arguments]
         answer = subprocess.run(  # noqa: S603

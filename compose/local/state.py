@@ -138,7 +138,7 @@ class RigState:
     given_servers: dict[str, str] = field(default_factory=dict)
     """URLs of servers that are not ours, by kind, as of the start of what runs now."""
     extra_environments: dict[str, dict[str, str]] = field(default_factory=dict)
-    """What a process was told at its start beyond what every one is, to be told again."""
+    """What a process was given at its start beyond what every one is, to be given again."""
     restarts: dict[str, Restarts] = field(default_factory=dict)
     supervisor: ProcessIdentity | None = None
     """Who starts again what ends by itself, if anybody does."""

@@ -25,7 +25,7 @@ DISMISS_GRACE_SECONDS = 5.0
 
 
 class Interrupted(Exception):
-    """Raised in a thread that waits when the rig was told to give up."""
+    """Raised in a thread that waits when the rig was asked to give up."""
 
 
 @dataclass(frozen=True, slots=True)

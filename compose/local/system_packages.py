@@ -139,7 +139,7 @@ def _say(text: str) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code."""
-    # Even when told to end, take the policy file away again.
+    # Even when asked to end, take the policy file away again.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if arguments[:1] == ["--install"]:

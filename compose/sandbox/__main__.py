@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
 
 
 async def run(settings: SandboxSettings) -> None:
-    """Serve until told to stop. Raises sqlite3.OperationalError or OSError when it cannot begin."""
+    """Serve until asked to stop. Raises sqlite3.OperationalError or OSError when it cannot begin."""
     sandbox = Sandbox(settings)
     await sandbox.mail_server.listen(settings.http_host, settings.smtp_port)
     config = uvicorn.Config(

@@ -131,7 +131,7 @@ async def answer_disconnect(_request: Request, _error: Exception) -> Response:
 
 
 async def answer_bug(_request: Request, _error: Exception) -> Response:
-    """Whatever was not foreseen: told in general here, and logged in full by the server."""
+    """Whatever was not foreseen: described in general here, and logged in full by the server."""
     return Problem(
         500, "internal-error", "Internal error", "the sandbox's log says what went wrong"
     ).response()

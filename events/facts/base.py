@@ -9,10 +9,32 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
+from iso4217 import raw_table
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from events.facts.money import DECIMALS
+
+def _decimals() -> dict[str, int]:
+    found = {str(code): str(row["CcyMnrUnts"]) for code, row in raw_table.items()}
+    return {code: int(decimals) for code, decimals in found.items() if decimals.isdigit()}
+
+
+# Of every currency that has a minor unit. Precious metals, baskets and test codes have none.
+DECIMALS: Mapping[str, int] = MappingProxyType(_decimals())
+
+
+def in_words(amount_minor: int, currency: str) -> str:
+    """An amount as people write it, such as `12.50 EUR`, `1250 JPY` or `1.250 KWD`.
+
+    Facts of before may carry a currency that ISO 4217 does not know: its amount is shown as it is.
+    """
+    decimals = DECIMALS.get(currency)
+    if decimals is None:
+        return f"{amount_minor} minor units of {currency}"
+    sign, digits = "-" if amount_minor < 0 else "", f"{abs(amount_minor):0{decimals + 1}d}"
+    point = len(digits) - decimals
+    return f"{sign}{digits[:point]}{'.' if decimals else ''}{digits[point:]} {currency}"
+
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000_000
@@ -130,7 +152,7 @@ def fact_type(wire_name: str) -> type[Fact] | None:
     return _published.get(wire_name)
 
 
-# What a fact says, as a number: how a true repetition is told from another fact in its place.
+# What a fact says, as a number: by which a true repetition differs from another fact in its place.
 #
 # The number is made from the decoded fact in its newest version, so a repetition counts as one whatever its
 # bytes were: an old version, other spaces, fields that nobody here knows. It also says which fields the

@@ -1,4 +1,4 @@
-"""What notification_svc publishes: the customer knows, or could not be told."""
+"""What notification_svc publishes: the customer is notified, or cannot be."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ Channel = Literal["email", "push"]
 
 
 class CustomerNotified(Fact, wire="notification.customer_notified.v1"):
-    """The customer was told of the order's ending, over these channels."""
+    """The customer was notified of the order's ending, over these channels."""
 
     ending: Ending
     channels: tuple[Channel, ...]

@@ -16,7 +16,7 @@ from events.facts.base import (
 
 
 class OrderCreated(Fact, wire="order.created.v2", from_outside=True):
-    """A customer wants these lines. Stated by order_svc, or by an outside publisher allowed to."""
+    """A customer wants these lines. Published by order_svc, or by an outside publisher allowed to."""
 
     customer: Token
     currency: OrderCurrency

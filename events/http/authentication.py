@@ -1,29 +1,36 @@
 """Who asks, and whether they may: the identity behind a request, and what each route takes.
 
-A route names the roles it is for (`dependencies=[OPERATOR]`), and is told who asks as `Annotated[Identity,
+A route names the roles it is for (`dependencies=[OPERATOR]`), and learns who asks as `Annotated[Identity,
 OPERATOR]`. One that names none is refused when the application is made.
+
+The tracker acts at services for people who signed in to its board: it shows its own token, and states who
+that is in a header that is signed for this one request and good for seconds.
 """
 
 import hmac
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Annotated, Any, get_type_hints
 from urllib.parse import quote
 
 from fastapi import Depends, Request, Security, params
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from itsdangerous import BadData, URLSafeSerializer
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 from events.http.problems import Problem
 from events.http.sessions import CSRF_HEADER, SAFE_METHODS, check_csrf, signed_in
-from events.http.tokens import Role, Tokens
+from events.http.tokens import NAMED_ROLES, Role, Tokens
 from events.runtime.settings import ProcessSettings
 
 ADMIN_TOKEN, TOKEN, NOBODY = "admin token", "named token", "not signed in"
 SCHEME = "token"
 SIGN_IN = "/sign-in"
+ACTING_HEADER = "Murmuration-Acting-For"
 _REALM = {"WWW-Authenticate": "Bearer"}
 
 
@@ -63,6 +70,42 @@ class SignedAct(BaseModel):
         return given
 
 
+class Acting:
+    """States for whom the tracker acts at a service, and reads that there; neither without a secret."""
+
+    def __init__(self, settings: ProcessSettings) -> None:
+        given = settings.acting_secret or settings.admin_token
+        # Not the secret itself, which may be good for something else.
+        key = given and hmac.new(given.get_secret_value().encode(), b"murmuration acting", sha256).hexdigest()
+        self._signer = key and URLSafeSerializer(key, ACTING_HEADER, signer_kwargs={"digest_method": sha256})
+        self._seconds = settings.acting_seconds
+
+    def __bool__(self) -> bool:
+        return bool(self._signer)
+
+    def sign(self, who: Identity, method: str, path: str) -> str:
+        """Who acts, for one request to a service and a short time."""
+        assert self._signer, "there is a secret"
+        claims = {"name": who.name, "role": who.role, "how": who.signed_in_by}
+        return str(self._signer.dumps(claims | {"for": f"{method} {path}", "at": int(time.time())}))
+
+    def read(self, assertion: str, method: str, path: str) -> Identity:
+        """Who acts. Raises Problem for what was not signed for this request, or not just now."""
+        try:
+            claims = self._signer.loads(assertion) if self._signer else None
+        except BadData:
+            claims = None
+        if claims is None or claims["for"] != f"{method} {path}":
+            raise Problem(401, f"{ACTING_HEADER} was not signed for this request", headers=_REALM)
+        if abs(time.time() - claims["at"]) > self._seconds:
+            why = f"{ACTING_HEADER} is older than {self._seconds} s, or the clocks differ by more"
+            raise Problem(401, why, headers=_REALM)
+        role = Role(claims["role"])
+        if role not in NAMED_ROLES:
+            raise Problem(403, f"{role} is nobody's role")
+        return Identity(claims["name"], role, f"{claims['how']}, at the tracker")
+
+
 class Authentication:
     """Finds who is behind a request of one process."""
 
@@ -72,6 +115,7 @@ class Authentication:
         self._admin_token = admin.get_secret_value().encode() if admin else b""
         self._reading_is_open = settings.auth == "open"
         self._orders_are_internal = settings.orders == "internal"
+        self.acting = Acting(settings)
 
     def admit(self, roles: Sequence[str], token: str | None, session: Identity | None) -> Identity:
         """Who asks, if one of these roles is theirs. Raises Problem: 401 for nobody, 403 for who may not."""
@@ -83,6 +127,12 @@ class Authentication:
                 403, f"this takes the role {' or '.join(roles)}; {identity.name} is {identity.role}"
             )
         return identity
+
+    def acted_for(self, request: Request, assertion: str, token: str | None) -> Identity:
+        """For whom a machine of the system acts. Raises Problem for anybody else who says that."""
+        if token is None or self._of_token(token).role is not Role.MACHINE:
+            raise Problem(403, f"{ACTING_HEADER} is the tracker's alone to say")
+        return self.acting.read(assertion, request.method, request.url.path)
 
     def named(self, token: str) -> Identity | None:
         """Whose named token this is."""
@@ -131,8 +181,12 @@ async def identified(
     if given is None and session is not None and request.method not in SAFE_METHODS:
         check_csrf(request, request.headers.get(CSRF_HEADER))
     try:
-        identity = Identity(*session) if session else None
-        return authentication.admit(roles.scopes, given.credentials if given else None, identity)
+        token = given.credentials if given else None
+        if (assertion := request.headers.get(ACTING_HEADER)) is not None:
+            return authentication.admit(
+                roles.scopes, None, authentication.acted_for(request, assertion, token)
+            )
+        return authentication.admit(roles.scopes, token, Identity(*session) if session else None)
     except Problem:
         if session is None and given is None and _is_of_a_browser(request):
             where = f"{SIGN_IN}?next={quote(request.url.path)}"
@@ -167,6 +221,7 @@ OPERATOR = _for(Role.OPERATOR)
 # What moves money.
 APPROVER = _for(Role.APPROVER)
 
+Viewer = Annotated[Identity, VIEWER]
 Operator = Annotated[Identity, OPERATOR]
 Approver = Annotated[Identity, APPROVER]
 Client = Annotated[Identity, CLIENT]

@@ -1,11 +1,16 @@
-"""`/causes`: why orders wait at a service, asked by the tracker of those that wait for long.
+"""`/causes`: why orders wait at a service, asked by the tracker of those that wait for long; and `/outside`.
 
 Calls to the outside, and facts that the broker refuses, are in the tables, whichever instance works them off;
 messages that failed and locks are known to the instance that met them. Of whom it is asked that knows
 nothing, it says nothing: then the message has not come yet, or another instance has it.
+
+`/outside` is what the party outside says now of the calls that failed for good, for the person who is to see
+to it: looked up under the keys that they had, and nothing is done.
 """
 
 import asyncio
+import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,18 +18,20 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import bindparam, select
 
-from events.decision import Call
+from events.decision import Call, CausalityViolated, Contradiction, Outcome
+from events.facts.saga import RetryRequested
 from events.http.application import Running
-from events.http.authentication import VIEWER
+from events.http.authentication import MACHINE, VIEWER
 from events.http.limits import StrictRoute
 from events.outbound.circuit import BREAKERS
-from events.outbound.dispatcher import schedules_of
+from events.outbound.dispatcher import CallFailed, Gateway, schedules_of
 from events.runtime.causes import MAX_ERROR_CHARACTERS, Cause
 from events.runtime.service_runtime import ServiceRuntime
 from events.storage.database import AWAY, Connection, Locked
+from events.storage.repository import OrderRepository
 from events.storage.sql import array_of, compiled
 from events.storage.tables import calls, outbox
 
@@ -139,3 +146,102 @@ def _of_refusal(row: dict[str, Any]) -> Cause:
         error="refused",
         next_attempt_at=row["due_at"],
     )
+
+
+# --- What the parties outside say of what failed
+
+MAX_OUTSIDE = 10
+FailedOrders = Annotated[
+    list[UUID], Query(min_length=1, max_length=MAX_OUTSIDE, description="Repeated, once for each order.")
+]
+
+
+class ReportedOutside(BaseModel):
+    """What a party says now of a call for an order that failed: its `answer` to the last one of that name.
+
+    With an `error` it does not say.
+    """
+
+    call: str
+    party: str | None
+    answer: str | None = None
+    error: str | None = None
+
+
+class ReportsOfOrders(BaseModel):
+    """By order, what is known outside of its calls, without those that nobody there ever saw."""
+
+    orders: dict[UUID, list[ReportedOutside]]
+
+
+@router.get("/outside", dependencies=[MACHINE])
+async def outside(runtime: Running, order_id: FailedOrders) -> ReportsOfOrders:
+    """What the parties outside say of the calls for these orders, if something failed for them for good."""
+    gateway = runtime.gateway
+    if gateway is None or RetryRequested not in runtime.service.subscribes_to:
+        return ReportsOfOrders(orders={})
+    failed = await runtime.database.read(lambda connection: _failed(connection, runtime, order_id))
+    reported = await asyncio.gather(
+        *(_look_up(gateway, runtime, call) for again in failed for call in _calls_like(again, runtime))
+    )
+    orders: dict[UUID, list[ReportedOutside]] = {again.order_id: [] for again in failed}
+    for order, one in reported:
+        if one is not None:
+            orders[order].append(one)
+    return ReportsOfOrders(orders=orders)
+
+
+async def _failed(connection: Connection, runtime: ServiceRuntime, order_ids: Sequence[UUID]) -> list[Call]:
+    """Of orders for which something failed: the call that a person's request would have it make."""
+    service, found = runtime.service, list[Call]()
+    if not isinstance(service.repository, OrderRepository):
+        return found
+    for order_id in dict.fromkeys(order_ids):
+        state = await service.repository.read(connection, order_id)
+        again = RetryRequested(order_id=order_id, service=service.name, by="nobody", note="only looked up")
+        with contextlib.suppress(CausalityViolated, Contradiction):
+            found += service.decide(state, again).calls[:1]
+    return found
+
+
+def _calls_like(again: Call, runtime: ServiceRuntime) -> list[Call]:
+    """Every call of that round which the order alone makes: the keys of calls hold no more than that."""
+    found: list[Call] = []
+    for kind in runtime.service.calls.values():
+        with contextlib.suppress(ValidationError):
+            found.append(kind(order_id=again.order_id, round=again.round))
+    return found
+
+
+async def _look_up(
+    gateway: Gateway[Call], runtime: ServiceRuntime, call: Call
+) -> tuple[UUID, ReportedOutside | None]:
+    parties = runtime.service.parties
+    # What was refused for good is tried again in a round of its own, which nobody has been asked for yet.
+    rounds = range(call.round, max(0, call.round - 2), -1)
+    answer: Outcome | None = None
+    error = None
+    try:
+        async with asyncio.timeout(runtime.settings.call_timeout_seconds):
+            for one in rounds:
+                answer = answer or await gateway.look_up(call.model_copy(update={"round": one}))
+    except TimeoutError:
+        error = "timeout"
+    except CallFailed as failure:
+        error = failure.reason
+    if answer is None and error is None:
+        return call.order_id, None
+    reported = ReportedOutside(
+        call=call.name,
+        party=_party(error, parties) if error else parties[0] if len(parties) == 1 else None,
+        answer=_in_words(answer) if answer else None,
+        error=error,
+    )
+    return call.order_id, reported
+
+
+def _in_words(outcome: Outcome) -> str:
+    """Its name and the words in it, such as `undo refused, already_refunded`."""
+    name = re.sub(r"(?<!^)(?=[A-Z])", " ", type(outcome).__name__).lower()
+    parts = [getattr(outcome, part) for part in type(outcome).__match_args__]
+    return ", ".join([name, *(part for part in parts if isinstance(part, str))])

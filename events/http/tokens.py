@@ -58,7 +58,7 @@ NAMED_ROLES = tuple(role for role in Role if role is not Role.MACHINE)
 
 
 class BadEntry(ValueError):
-    """An entry that nobody can use. It is not told: what is wrong in it may be a token."""
+    """An entry that nobody can use. It is not shown: what is wrong in it may be a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def add(path: Path, entries: Iterable[NamedToken]) -> None:
 
 
 def make(path: Path, name: str, role: str) -> str:
-    """A new token of this name, entered in the file. It is told this once. Raises OSError and BadEntry."""
+    """A new token of this name, entered in the file. It is shown this once. Raises OSError and BadEntry."""
     token = secrets.token_urlsafe(TOKEN_BYTES)
     add(path, [named(name, role, token)])
     return token

@@ -62,7 +62,7 @@ class InFlight(Generic[RowT]):
         else:
             rows = list(islice(self.waiting.values(), max(0, limit - len(self._sent))))
         for row in rows:
-            # Two in flight with the same id would be told each other's fate.
+            # Two in flight with the same id would get each other's result.
             if row.message_id not in self._ids:
                 self._ids.add(row.message_id)
                 del self.waiting[row.key]

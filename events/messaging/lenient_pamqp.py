@@ -6,7 +6,7 @@ keep everything behind it from being read. There is no hook, so three of its dec
 pamqp is still what this file takes it for, tests/runtime/test_library_canaries.py says.
 
 RabbitMQ 4 passes on any delivery mode, and aio-pika raises on what is neither 1 nor 2 before anybody gets the
-message: nobody could ever acknowledge it. Its enumeration is told what such a value means.
+message: nobody could ever acknowledge it. Its enumeration learns what such a value means.
 """
 
 import struct

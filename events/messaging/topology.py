@@ -31,7 +31,7 @@ from events.telemetry.log import log
 MAX_QUEUE_LENGTH = 1_000_000
 MAX_STREAM_BYTES = 20_000_000_000
 STREAM_SEGMENT_BYTES = 100_000_000
-# RabbitMQ 4 drops a message after 20 deliveries unless told otherwise; here it is dead-lettered, later.
+# RabbitMQ 4 drops a message after 20 deliveries unless configured otherwise; here it is dead-lettered, later.
 DELIVERY_LIMIT = 1_000
 
 # How long a message that could not be handled waits before each further attempt. Each delay has a queue that
@@ -170,6 +170,6 @@ EXCHANGES = {
     DEAD_LETTER_EXCHANGE: ExchangeType.DIRECT,
     PARKED_EXCHANGE: ExchangeType.FANOUT,
     REDRIVE_EXCHANGE: ExchangeType.DIRECT,
-    # Topic exchanges only because these alone can be told which keys a user may write.
+    # Topic exchanges only because these alone can be limited in which keys a user may write.
     **dict.fromkeys(RETRY_EXCHANGES, ExchangeType.TOPIC),
 }

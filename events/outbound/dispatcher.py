@@ -293,7 +293,7 @@ class CallDispatcher:
             # Not the call's fault: it is looked up once more, and that counts as no attempt.
             not_yet = CallFailed("outcome_not_accepted: Locked", maybe_done=True)
             await self._postpone(replace(row, attempts=row.attempts - 1), not_yet, self._schedules["message"])
-        except Exception as error:  # noqa: BLE001 - whatever decide or the store raised: try again later
+        except Exception as error:  # noqa: BLE001 - whatever decide or the repository raised: try again later
             not_accepted = CallFailed(f"outcome_not_accepted: {error_words(error)}", maybe_done=True)
             await self._postpone(row, not_accepted, self._schedules[call.retry_policy])
 

@@ -37,12 +37,12 @@ from events.telemetry import metrics
 
 
 class NotNeeded(Exception):
-    """What failed before has no effect now: its order has gone on without it. Why it failed is still told."""
+    """What failed before has no effect now: its order has gone on without it. The reason is still known."""
 
 
 @dataclass(slots=True)
 class Committed:
-    """What a batch left behind: rows for the relay and the caller, and what it decided of each input.
+    """What a batch left behind: rows for the relay and the dispatcher, and what it decided of each input.
 
     `refused`: facts that took no effect, for what is known under their ids is something else, or for they
     failed until their order no longer needed them.
@@ -89,11 +89,11 @@ class Batch:
         self._own = frozenset(service.subscribes_to) & frozenset(service.publishes)
 
     async def commit(self, inputs: Sequence[Input], *, briefly: bool = False) -> Committed:
-        """Decide all of it in one transaction, which waits for locks only `briefly` if told so.
+        """Decide all of it in one transaction, which waits for locks only `briefly` if asked to.
 
         Raises AppearedMeanwhile when another instance was first with a new order, Locked when somebody holds
-        what it needs, and whatever `decide`, the store or the database raises; unless the connection broke
-        during the commit itself, nothing of the batch happened then.
+        what it needs, and whatever `decide`, the repository or the database raises; unless the connection
+        broke during the commit itself, nothing of the batch happened then.
         """
         began = time.perf_counter()
         async with self._database.session() as connection:

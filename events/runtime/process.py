@@ -62,7 +62,7 @@ def serve(
     runnable: Looping,
     routers: list[APIRouter],
 ) -> None:
-    """Run anything with a start, a stop and routes as a process of this system, until it is told to stop.
+    """Run anything with a start, a stop and routes as a process of this system, until it is asked to stop.
 
     When one of its loops ends, it stops in order all the same, and exits with EXIT_CODE.
     """

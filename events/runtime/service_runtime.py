@@ -22,9 +22,9 @@ from events.runtime.locks import LockedOut
 from events.runtime.loops import Loop, Loops
 from events.runtime.settings import ServiceSettings
 from events.runtime.worker import Overloaded, Worker
-from events.storage.backlog import read_backlogs
 from events.storage.database import BY_KEY, Database
 from events.storage.instance import Instance
+from events.storage.outbox import read_backlogs
 from events.storage.retention import Retention
 from events.telemetry.log import log
 from events.telemetry.metrics import LookUp, broker_blocked, connections
@@ -79,6 +79,11 @@ class ServiceRuntime:
     def broker(self) -> ServiceBroker:
         """What it subscribes and publishes by, on FastStream."""
         return self._consumer.broker
+
+    @property
+    def gateway(self) -> Gateway[Call] | None:
+        """Its way to the parties outside, if it has any."""
+        return self._gateway
 
     async def start(self) -> None:
         """Start without waiting for broker or database: they may come later."""

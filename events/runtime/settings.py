@@ -22,7 +22,7 @@ from events.http.tokens import entries_in
 from events.telemetry.log import LINES_PER_SECOND
 
 ENV_PREFIX = "MURMURATION_"
-# What brokers of our own are told, too (max_message_size in rabbitmq.conf).
+# What brokers of our own get, too (max_message_size in rabbitmq.conf).
 MAX_MESSAGE_BYTES = 1_048_576
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
@@ -104,6 +104,10 @@ class ProcessSettings(FromEnvironment):
     http_port: int
     # What the processes of the system show each other. A person's act takes a token with a name.
     admin_token: SecretStr | None = None
+    # Signs for whom the tracker acts at a service; without one the key follows from the admin token. How much
+    # earlier or later than here a signature may have been made: clocks differ.
+    acting_secret: SecretStr | None = None
+    acting_seconds: int = Field(default=30, gt=0, le=600)
     # Named tokens, by their hashes: entries with spaces between them, and a file that is read again when it
     # changes (events/http/tokens.py).
     tokens: Annotated[str, AfterValidator(_usable)] = ""

@@ -156,7 +156,7 @@ class Worker:
             self._waiting += self._locked_out.release()
 
     async def _send_on(self, overdue: Sequence[Entry]) -> None:
-        """These wait for a lock for too long to be kept: messages come again later, who asked is told."""
+        """These wait for a lock for too long to be kept: messages come again later, commands get an error."""
         why = Locked("what it needs is locked by another session of the database")
         messages = [entry.message for entry in overdue if entry.message is not None]
         self._take_failures(
@@ -271,7 +271,7 @@ class Worker:
                 # The commit may have gone through, and only its answer was lost.
                 self._uncertain = True
                 await self._database.wait_until_back(error)
-            except Exception as error:  # noqa: BLE001 - whatever decide or the store raises
+            except Exception as error:  # noqa: BLE001 - whatever decide or the repository raises
                 return await self._halve(inputs, error)
             else:
                 if self._uncertain:
@@ -367,7 +367,7 @@ def read(message: Arrived, subscribes_to: tuple[type[Fact], ...], max_bytes: int
     """A delivery as an input. Raises Unreadable, also for a fact that this service does not receive."""
     envelope = decode(message, original_routing_key(message), max_bytes)
     if not isinstance(envelope.fact, subscribes_to):
-        raise Unreadable("not_heard", f"this service does not hear {envelope.fact.wire_name}")
+        raise Unreadable("not_subscribed", f"this service does not subscribe to {envelope.fact.wire_name}")
     return Input(
         "fact",
         envelope.fact.order_id,

@@ -78,7 +78,7 @@ BY_KEY = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 # After these, a silent connection counts as lost: 11 seconds.
 KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT = 5, 2, 3
 UNACKNOWLEDGED_MILLISECONDS = 11_000
-# For so long nobody is told that the database may be away.
+# For so long it is not reported that the database may be away.
 QUIETLY_SECONDS = 1.0
 
 

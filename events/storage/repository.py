@@ -19,7 +19,7 @@ from events.storage.sql import array_of, as_arrays, compiled, insert_rows, updat
 
 StateT = TypeVar("StateT")
 
-# As much of a state as anybody may be told: neither personal data nor a payment token.
+# As much of a state as anybody may see: neither personal data nor a payment token.
 COMPARED = ("status", "amount_minor", "currency", "ending", "settled_by")
 
 
@@ -50,7 +50,7 @@ class Repository(Protocol):
     async def read_many(
         self, connection: Connection, order_ids: Sequence[UUID]
     ) -> dict[UUID, dict[str, Any]]:
-        """What may be told of these orders' states, without a lock; nothing of an order nobody knows."""
+        """What may be shown of these orders' states, without a lock; nothing of an order nobody knows."""
 
     async def forget(self, connection: Connection, order_ids: Sequence[UUID]) -> list[UUID]:
         """Delete the states of these orders that are final, and keep tombstones; says whom it forgot."""
@@ -114,7 +114,7 @@ class OrderRepository(Generic[StateT]):
     async def read_many(
         self, connection: Connection, order_ids: Sequence[UUID]
     ) -> dict[UUID, dict[str, Any]]:
-        """Those fields of these orders' states that are in TOLD, without a lock."""
+        """Those fields of these orders' states that are in COMPARED, without a lock."""
         cursor = await connection.execute(self._read_compared, {"order_ids": list(order_ids)})
         return {row.pop("order_id"): row for row in await cursor.fetchall()}
 

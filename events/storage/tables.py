@@ -44,7 +44,7 @@ outbox = Table(
     Column("stated_at", DateTime(timezone=True), nullable=False),
     Column("causation_id", Uuid),
     Column("traceparent", Text),
-    # What the broker refused is set aside until then, with what it said.
+    # What the broker refused is set aside until then, with its error.
     Column("refusals", Integer, nullable=False, server_default="0"),
     Column("due_at", DateTime(timezone=True)),
     Column("last_error", Text),

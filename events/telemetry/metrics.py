@@ -137,7 +137,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 # Why a message could not be used (`Unreadable`, `Contradiction`), or the type of the error that `decide`, the
 # store or the database raised for it.
 REASONS = frozenset(
-    ["no_fact_id", "forged_type", "unknown_fact", "unknown_version", "bad_body", "not_heard"]
+    ["no_fact_id", "forged_type", "unknown_fact", "unknown_version", "bad_body", "not_subscribed"]
     + ["wrong_content_type"]
     + ["too_large", "headers_too_deep", "reused_message_id", "contradicts", "not_understood"]
     + ["AppearedMeanwhile", "Locked"]
@@ -156,7 +156,7 @@ def say_what_runs() -> None:
 
 
 def batch_committed(inputs: int, decided: int, began: float) -> None:
-    """A batch that began then, by `time.perf_counter`, is committed. What was not decided was told before."""
+    """A batch that began then, by `time.perf_counter`, is committed. What it left was counted before."""
     BATCH_SECONDS.observe(time.perf_counter() - began)
     BATCH_SIZE.observe(inputs)
     if inputs > decided:

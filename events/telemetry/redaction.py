@@ -1,8 +1,8 @@
-"""What may be told of an error, or of any text: no password, no token, no customer and no amount.
+"""What may be shown of an error, or of any text: no password, no token, no customer and no amount.
 
 Whoever logs, stores or traces why something failed takes `in_words(error)`; what is logged is looked through
 once more as a whole. PostgreSQL says with some errors what was in the row, and pydantic what was in the body:
-neither is told. Of an error that nobody worded with care only words are told, not what they quote.
+neither is shown. Of an error that nobody worded with care only words are shown, not what they quote.
 """
 
 import re
@@ -55,21 +55,21 @@ def in_words(error: BaseException) -> str:
         # Without the input, which is what somebody sent.
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in faults)
-    said = redacted(str(error)).strip()
-    return said if _is_careful(error) else _NUMBER.sub(HIDDEN, _QUOTED.sub(HIDDEN, said))
+    words = redacted(str(error)).strip()
+    return words if _is_careful(error) else _NUMBER.sub(HIDDEN, _QUOTED.sub(HIDDEN, words))
 
 
 def named(error: BaseException) -> str:
     """The same after the error's class."""
-    said = in_words(error)
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    words = in_words(error)
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def _of_postgresql(error: psycopg.Error) -> str:
-    said = error.diag.message_primary or redacted(str(error))
+    words = error.diag.message_primary or redacted(str(error))
     if (error.sqlstate or "").startswith(_DATA_EXCEPTION):
-        said = re.sub(r"\".*\"", HIDDEN, said, flags=re.DOTALL)
-    return redacted(said)
+        words = re.sub(r"\".*\"", HIDDEN, words, flags=re.DOTALL)
+    return redacted(words)
 
 
 def _is_careful(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ happen, and is sent only with that confirmed.
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Literal
 from uuid import UUID
@@ -17,8 +17,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
-from events.facts.money import in_words
-from events.http.authentication import PUBLIC, Authentication, Identity
+from events.facts.base import in_words
+from events.http.authentication import ACTING_HEADER, PUBLIC, Authentication, Identity
 from events.http.problems import Problem, not_valid
 from events.http.sessions import check_csrf, signed_in
 from events.http.tokens import Role
@@ -27,8 +27,9 @@ from saga_tracker.board.render import PageRoute, field_of, form_of
 from saga_tracker.dead_letters import api as dead_letters_api
 from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
 from saga_tracker.dead_letters.views import Act, DeadLetterView, NotedAct
-from saga_tracker.http import manual_api
-from saga_tracker.http.views import FactView, SagaView
+from saga_tracker.http import audit, manual_api
+from saga_tracker.http.audit import Entry
+from saga_tracker.http.views import MASKED, FactView, SagaView
 from saga_tracker.projection import State
 from saga_tracker.settings import TrackerSettings
 
@@ -36,7 +37,7 @@ MAX_ANSWER_BYTES = 16_384
 CONFIRMED = "yes"
 DONE = {
     "redrive": "Asked for. What comes of it shows here by itself.",
-    "settle": "The service is told that it was settled outside.",
+    "settle": "The service learns that it was settled outside.",
     "propose": "It is proposed: it is settled once another approver settles it, too.",
     "approve": "The payment goes ahead.",
     "reject": "The payment is refused; the order is cancelled.",
@@ -44,6 +45,7 @@ DONE = {
     "replay": "The letter was sent to its service once more.",
     "discard": "The letter is discarded. It is kept.",
     "edit": "The edited message was sent under a new id. The original is kept.",
+    "propose_edit": "It is proposed: it is sent once another approver opens the letter and sends it, too.",
     "claim": "The case is yours.",
     "unclaim": "The case is free for others.",
     "note": "Noted in the audit.",
@@ -73,14 +75,22 @@ class ActView:
     action: str
     curl: str
     danger: bool = False
-    # Another service is asked, which knows nobody by a session here.
+    # Another service is asked, which takes a token of its own for it.
     with_token: bool = False
 
 
 def on_saga(
-    saga: SagaView, dead_letters: Sequence[DeadLetterView], base_url: str, ordered: "Ordered | None" = None
+    saga: SagaView,
+    dead_letters: Sequence[DeadLetterView],
+    base_url: str,
+    ordered: "Ordered | None" = None,
+    *,
+    acts_for: bool = False,
 ) -> list[ActView]:
-    """What a person can do about a saga as it stands, the most urgent first."""
+    """What a person can do about a saga as it stands, the most urgent first.
+
+    `acts_for`: the tracker can act at services for who signed in here; else these ask for a token.
+    """
     found: list[ActView] = []
     if saga.state is State.NEEDS_MANUAL:
         found += _on_manual(saga, base_url)
@@ -94,21 +104,30 @@ def on_saga(
     if saga.state in _CANCELLABLE:
         says = "The order is withdrawn: stock, payment and shipment are undone as far as they came. If it is"
         says += " confirmed meanwhile, nothing happens."
-        found.append(_on_order(saga, "cancel", "Cancel the order", says, "$ORDER_URL/orders", danger=True))
-    return found
+        found.append(
+            _on_order(saga.order_id, "cancel", "Cancel the order", says, "$ORDER_URL/orders", danger=True)
+        )
+    return [replace(act, with_token=act.with_token and not acts_for) for act in found]
 
 
 def _on_manual(saga: SagaView, base_url: str) -> list[ActView]:
     overdue = sorted({wait.service for wait in saga.waits if wait.overdue_at and not wait.person})
     failed = sorted({wait.service for wait in saga.waits if wait.person})
+    return on_case(saga.order_id, failed, overdue, saga.reason, base_url)
+
+
+def on_case(
+    order_id: UUID, failed: Sequence[str], overdue: Sequence[str], reason: str | None, base_url: str
+) -> list[ActView]:
+    """What can be done about a saga that needs a person: of whom something failed, and who is overdue."""
     again = [f"{name} tries again what failed" for name in failed]
     again += [f"{name} is sent once more the fact that it has not answered" for name in overdue]
     says = f"{'; '.join(again) or 'Whoever failed tries again'}. Its inbox makes a repetition harmless."
-    found = [_on_order(saga, "redrive", "Redrive", says, f"{base_url}sagas")]
+    found = [_on_order(order_id, "redrive", "Redrive", says, f"{base_url}sagas")]
     if failed or not overdue:
-        says = f"{', '.join(failed) or 'The service'} is told that a person has done outside what failed"
-        says += f" ({saga.reason or 'it'}); the saga goes on as if it had succeeded. Nothing is done outside."
-        found.append(_on_order(saga, "settle", "Settle", says, f"{base_url}sagas", danger=True))
+        says = f"{', '.join(failed) or 'The service'} learns that a person has done outside what failed"
+        says += f" ({reason or 'it'}); the saga goes on as if it had succeeded. Nothing is done outside."
+        found.append(_on_order(order_id, "settle", "Settle", says, f"{base_url}sagas", danger=True))
     return found
 
 
@@ -119,9 +138,9 @@ def _on_held(saga: SagaView, ordered: "Ordered | None") -> list[ActView]:
         limit = f", which is above the limit of {in_words(ordered.limit_minor, ordered.currency)}"
     money = "$PAYMENT_URL/payments"
     return [
-        _on_order(saga, "approve", f"Approve {amount}", f"{amount}{limit}, is charged now.", money),
+        _on_order(saga.order_id, "approve", f"Approve {amount}", f"{amount}{limit}, is charged now.", money),
         _on_order(
-            saga,
+            saga.order_id,
             "reject",
             f"Reject {amount}",
             f"{amount}{limit}, is not charged; the stock is released and the order cancelled.",
@@ -132,12 +151,12 @@ def _on_held(saga: SagaView, ordered: "Ordered | None") -> list[ActView]:
 
 
 def _on_order(
-    saga: SagaView, verb: str, title: str, says: str, base: str, *, danger: bool = False
+    order_id: UUID, verb: str, title: str, says: str, base: str, *, danger: bool = False
 ) -> ActView:
-    action = f"/ui/sagas/{saga.order_id}/{verb}"
-    command = curl(f"{base}/{saga.order_id}/{verb}", None if verb == "cancel" else _SIGNED)
+    action = f"/ui/sagas/{order_id}/{verb}"
+    command = curl(f"{base}/{order_id}/{verb}", None if verb == "cancel" else _SIGNED)
     with_token = verb in ("approve", "reject", "cancel")
-    return ActView(verb, str(saga.order_id), title, says, action, command, danger, with_token)
+    return ActView(verb, str(order_id), title, says, action, command, danger, with_token)
 
 
 def on_letter(letter: DeadLetterView, base_url: str) -> list[ActView]:
@@ -190,17 +209,21 @@ class Ordered:
 
 def ordered(facts: Sequence[FactView]) -> Ordered | None:
     """From order.created, and the limit above which a person had to approve it."""
-    created = next((fact.body for fact in facts if fact.name == "order.created"), None)
-    lines = created.get("lines") if created else None
-    if not isinstance(lines, list) or not created:
-        return None
-    currency = str(created.get("currency", ""))
+    created = next((fact.body for fact in facts if fact.name == "order.created"), {})
     held = next((fact.body for fact in facts if fact.name == "payment.held"), {})
+    lines, currency, limit = created.get("lines"), created.get("currency"), held.get("limit_minor")
+    if not isinstance(lines, list) or not isinstance(currency, str):
+        return None
+    amounts = [line.get("amount_minor") for line in lines if isinstance(line, dict)]
+    known = [amount for amount in amounts if isinstance(amount, int)]
+    # Where the role of whoever looks does not see amounts, there is none to show.
+    if currency == MASKED or len(known) < len(lines):
+        return None
     return Ordered(
-        amount_minor=sum(int(line.get("amount_minor", 0)) for line in lines),
+        amount_minor=sum(known),
         currency=currency,
         lines=lines,
-        limit_minor=held.get("limit_minor"),
+        limit_minor=limit if isinstance(limit, int) else None,
         customer=str(created.get("customer", "")),
     )
 
@@ -270,9 +293,13 @@ async def act_on_saga(
                 return back(f"/ui/sagas/{order_id}", "propose")
         case "approve" | "reject":
             body = signed.noted.model_dump()
-            await ask(tracker.settings, "payment", f"/payments/{order_id}/{verb}", signed.token, body)
+            await ask(request, "payment", f"/payments/{order_id}/{verb}", signed, body)
         case "cancel":
-            await ask(tracker.settings, "order", f"/orders/{order_id}/cancel", signed.token)
+            note = signed.noted.note
+            await ask(request, "order", f"/orders/{order_id}/cancel", signed)
+            # What people decide at payment its facts tell; of a cancellation they tell nobody's name.
+            async with tracker.database.transaction() as connection:
+                await audit.enter(connection, [Entry.of(signed.who, "cancelled", note, "order", order_id)])
     return back(f"/ui/sagas/{order_id}", verb)
 
 
@@ -300,14 +327,15 @@ def back(path: str, verb: str) -> Response:
 
 
 async def ask(
-    settings: TrackerSettings, service: str, path: str, token: str, body: Mapping[str, Any] | None = None
+    request: Request, service: str, path: str, signed: Signed, body: Mapping[str, Any] | None = None
 ) -> None:
-    """Have a service do something, with the token of whoever wants it. Raises Problem with its answer."""
+    """Have a service do something, in the name of whoever wants it. Raises Problem with its answer."""
+    settings: TrackerSettings = request.app.state.settings
     url = settings.service_url(service)
     if url is None:
         raise Problem(409, f"this tracker does not know where {service} answers: use the command instead")
     timeout = ClientTimeout(total=settings.reconciliation_timeout_seconds)
-    headers = {"Authorization": f"Bearer {token}"}
+    headers = _in_the_name_of(request, signed, path)
     try:
         async with (
             ClientSession(timeout=timeout, cookie_jar=DummyCookieJar()) as http,
@@ -321,6 +349,17 @@ async def ask(
     except (ClientError, ConnectionError, TimeoutError) as error:
         raise Problem(503, f"{service} does not answer: {type(error).__name__}") from error
     raise Problem(answer.status, f"{service} says: {_detail(text)}")
+
+
+def _in_the_name_of(request: Request, signed: Signed, path: str) -> dict[str, str]:
+    """Who acts, as the tracker states it; their own token, where it has nothing to show for itself."""
+    acting = request.app.state.authentication.acting
+    settings: TrackerSettings = request.app.state.settings
+    if acting and settings.admin_token:
+        return settings.credentials | {ACTING_HEADER: acting.sign(signed.who, "POST", path)}
+    if not signed.token:
+        raise not_valid("token", "without an ADMIN_TOKEN the tracker acts for nobody: give your own token")
+    return {"Authorization": f"Bearer {signed.token}"}
 
 
 def _detail(text: bytes) -> str:

@@ -34,6 +34,7 @@ class ServiceHealth:
 
     consumers: int | None = None
     queued: int | None = None
+    queued_since: datetime | None = None
     outage: Outage | None = None
     lock: Lock | None = None
     database: bool | None = None
@@ -58,14 +59,15 @@ async def looked_up(
     """All of them, asked at once."""
     timeout = ClientTimeout(total=settings.service_probe_timeout_seconds)
     async with ClientSession(timeout=timeout, cookie_jar=DummyCookieJar()) as http:
-        told = await asyncio.gather(*(_metrics_of(http, settings.service_url(name)) for name in SERVICES))
+        metrics = await asyncio.gather(*(_metrics_of(http, settings.service_url(name)) for name in SERVICES))
     healths: dict[str, ServiceHealth] = {}
-    for name, text in zip(SERVICES, told, strict=True):
+    for name, text in zip(SERVICES, metrics, strict=True):
         consumers, queued = reader.queues.get(f"{name}.facts", (None, None))
         lock = availability.lock_of(name)
         healths[name] = ServiceHealth(
             consumers=consumers,
             queued=queued,
+            queued_since=availability.queued_since(name) if queued else None,
             outage=availability.outage_of(name),
             lock=lock if lock and lock.session else None,
             **_read(text),
@@ -124,23 +126,28 @@ def _samples(text: bytes) -> Iterable[tuple[str, str, float]]:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """Sagas that wait too long for one service, for one reason."""
+    """Sagas that wait too long for one service for one cause, and after which facts they do.
+
+    `cause` is what the tracker keeps of why they wait; None of those that it has not asked about yet. `also`
+    is what is known of the service as a whole.
+    """
 
     service: str
-    why: str
-    because_of: str
+    cause: str | None
+    because_of: list[str]
     sagas: int
     since: datetime
     redriven: int
     overdue: int
+    also: str | None = None
 
 
 def incidents(waits: Sequence[Mapping[str, Any]], health: Mapping[str, ServiceHealth]) -> list[Incident]:
-    """Who is waited for too long, and why as far as that is known."""
-    return [Incident(why=_why_late(health.get(row["service"])), **row) for row in waits]
+    """Who is waited for too long and why, those first for whom most wait."""
+    return [Incident(**row, also=_as_a_whole(health.get(row["service"]))) for row in waits]
 
 
-def _why_late(health: ServiceHealth | None) -> str:
+def _as_a_whole(health: ServiceHealth | None) -> str | None:
     if health is None:
         return "nobody knows it"
     if health.outage is not None:
@@ -148,9 +155,7 @@ def _why_late(health: ServiceHealth | None) -> str:
     if health.lock is not None:
         return f"orders wait for a lock: {health.lock.session}"
     down = [party for party, is_open in health.circuits.items() if is_open]
-    if down:
-        return f"{', '.join(down)} counts as down"
-    return "it works and has not answered these"
+    return f"{', '.join(down)} counts as down" if down else None
 
 
 def circuits(health: Mapping[str, ServiceHealth]) -> dict[str, bool]:

@@ -74,7 +74,7 @@ class Kept(Generic[T]):
 
 @dataclass(eq=False, slots=True)
 class Tab:
-    """A page that is open: what it watches, and what changed that it has not been told yet."""
+    """A page that is open: what it watches, and what changed that it does not show yet."""
 
     order_id: UUID | None
     orders: set[UUID] = field(default_factory=set)

@@ -14,21 +14,22 @@ from events.facts import Fact, published_facts
 from events.facts.base import SupersededFact
 from events.facts.order import OrderCancelled
 from events.facts.saga import SagaTimedOut
-from events.http.authentication import VIEWER
+from events.http.authentication import VIEWER, Viewer
 from events.http.problems import Problem
 from events.http.tokens import Role
 from events.runtime.definition import installed_services
 from events.service import name_of
 from saga_tracker.board import drawing, queries
-from saga_tracker.board.acts import Signed, back, confirmed, forms, signed_form
+from saga_tracker.board.acts import ActView, Signed, back, confirmed, forms, on_case, signed_form
 from saga_tracker.board.drawing import Published
 from saga_tracker.board.live import HEALTH
-from saga_tracker.board.pages import Tracker
+from saga_tracker.board.pages import Tracker, reported_outside
 from saga_tracker.board.render import PageRoute, answer, rendered
 from saga_tracker.consistency.snapshot import PARTIES
 from saga_tracker.dead_letters.views import AuditPage
 from saga_tracker.http import audit, manual_api
 from saga_tracker.http.audit import Entry
+from saga_tracker.http.views import as_seen_by
 from saga_tracker.projection import LADDER, State
 from saga_tracker.reconciliation import api as reconciliation_api
 from saga_tracker.reconciliation.api import KnownParty, Reconciliation
@@ -56,32 +57,46 @@ class CaseView:
     claimed_by: str | None
     claimed_at: datetime | None
     note: str | None
+    # What parties outside say now of what failed, and the money that moved by the provider's ledger.
+    outside: list[str]
+    acts: list[ActView]
 
 
 @router.get("/ui/manual")
-async def manual(tracker: Tracker, done: str = "") -> HTMLResponse:
+async def manual(tracker: Tracker, request: Request, done: str = "") -> HTMLResponse:
     """The sagas that need a person, the one that waits longest first."""
     async with tracker.database.transaction() as connection:
         rows = await queries.manual(connection, MAX_CASES)
-        taken = await queries.claims(connection, [row["order_id"] for row in rows])
-    return answer(manual_page([case_of(row, taken.get(row["order_id"], {})) for row in rows], done))
+        order_ids = [row["order_id"] for row in rows]
+        taken = await queries.claims(connection, order_ids)
+    outside = await reported_outside(tracker, {row["order_id"]: row["waits"] for row in rows})
+    base_url = str(request.base_url)
+    cases = [
+        case_of(row, taken.get(row["order_id"], {}), outside.get(row["order_id"], []), base_url)
+        for row in rows
+    ]
+    return answer(manual_page(cases, done))
 
 
-def case_of(row: Mapping[str, Any], taken: Mapping[str, Any]) -> CaseView:
+def case_of(row: Mapping[str, Any], taken: Mapping[str, Any], outside: list[str], base_url: str) -> CaseView:
     """A row of the queue."""
     claim = taken.get("claim")
     mine = claim if claim and claim["action"] == "claimed" else None
     waits = row["waits"]
+    failed = sorted({wait["service"] for wait in waits if wait["person"]})
+    overdue = sorted({wait["service"] for wait in waits if wait.get("overdue_at")})
     return CaseView(
         order_id=row["order_id"],
         since=row["since"],
         reason=row["reason"],
-        failed=sorted({wait["service"] for wait in waits if wait["person"]}),
-        overdue=sorted({wait["service"] for wait in waits if wait.get("overdue_at")}),
+        failed=failed,
+        overdue=overdue,
         letters=[letter["letter_id"] for letter in row["letters"]],
         claimed_by=mine["by"] if mine else None,
         claimed_at=mine["at"] if mine else None,
         note=taken.get("note"),
+        outside=outside,
+        acts=on_case(row["order_id"], failed, overdue, row["reason"], base_url),
     )
 
 
@@ -234,12 +249,14 @@ def services_page(health: Mapping[str, Any]) -> str:
 
 
 @router.get("/ui/facts/{wire_name}")
-async def fact_type(wire_name: str, tracker: Tracker) -> HTMLResponse:
+async def fact_type(wire_name: str, tracker: Tracker, who: Viewer) -> HTMLResponse:
     """A type of fact: what it means, who publishes it and who subscribes, its schema and an example."""
     kind = published_facts().get(wire_name)
     if kind is None:
         raise Problem(404, f"no fact is named {wire_name}")
     example = await tracker.database.read(lambda connection: queries.example(connection, wire_name))
+    if example is not None:
+        example["body"] = as_seen_by(who.role, example["body"], tracker.settings)
     return answer(fact_type_page(kind, example))
 
 

@@ -14,7 +14,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BeforeValidator
 
-from events.http.authentication import VIEWER
+from events.facts.base import in_words
+from events.http.authentication import VIEWER, Viewer
 from events.http.problems import Problem
 from saga_tracker.board import acts, drawing
 from saga_tracker.board.drawing import Series
@@ -22,13 +23,16 @@ from saga_tracker.board.health import circuits, incidents
 from saga_tracker.board.live import HEALTH, Board
 from saga_tracker.board.queries import LAST_MINUTES
 from saga_tracker.board.render import PageRoute, answer, rendered
-from saga_tracker.dead_letters import queries as dead_letter_queries
-from saga_tracker.dead_letters.queries import DeadLetterFilter
+from saga_tracker.causes.cause import KINDS
+from saga_tracker.consistency.snapshot import Movement
+from saga_tracker.dead_letters import repository as dead_letter_queries
+from saga_tracker.dead_letters.repository import DeadLetterFilter
 from saga_tracker.dead_letters.views import AuditView, DeadLetterView
 from saga_tracker.http import api, audit
-from saga_tracker.http.api import AWAITED, Age, Beginning, Instant, Named, Reason, Sort
+from saga_tracker.http.api import AWAITED, Age, Beginning, CauseWords, Instant, Named, Reason, Sort
 from saga_tracker.http.views import Cursor, FactView, GapView, SagaPage, SagaView, SagaWithTimeline
 from saga_tracker.projection import ENDED, State
+from saga_tracker.reconciliation import comparisons
 from saga_tracker.scheduler.redrive import Publisher
 from saga_tracker.settings import TrackerSettings
 
@@ -155,6 +159,7 @@ class Asked:
     waiting_for: Annotated[str | None, _Empty] = None
     older_than_seconds: Annotated[Age, _Empty] = None
     reason: Annotated[Reason, _Empty] = None
+    cause: Annotated[CauseWords, _Empty] = None
     since_from: Annotated[Instant, _Empty] = None
     since_to: Annotated[Instant, _Empty] = None
     sku: Annotated[Named, _Empty] = None
@@ -204,6 +209,7 @@ def sagas_page(page: SagaPage, asked: Asked) -> str:
         asked=shown | instants,
         states=list(State),
         awaited=AWAITED,
+        causes=KINDS,
     )
 
 
@@ -262,14 +268,20 @@ def _cell(value: Any) -> Any:
 
 
 @router.get("/ui/sagas/{order_id}")
-async def timeline(order_id: UUID, tracker: Tracker, request: Request, done: str = "") -> HTMLResponse:
+async def timeline(
+    order_id: UUID, tracker: Tracker, who: Viewer, request: Request, done: str = ""
+) -> HTMLResponse:
     """One saga: where it stands, whom it waits for, what can be done, and its story."""
-    saga = await api.see(order_id, tracker)
+    saga = await api.see(order_id, tracker, who)
     async with tracker.database.transaction() as connection:
         rows = await dead_letter_queries.dead_letters_where(
             connection, DeadLetterFilter(order_id=order_id), None, MAX_OF_ORDER
         )
         entered = await audit.page(connection, order_id, None, MAX_OF_ORDER)
+    outside: list[str] = []
+    if saga.state is State.NEEDS_MANUAL:
+        waits = [wait.model_dump(include={"service", "person"}) for wait in saga.waits]
+        outside = (await reported_outside(tracker, {order_id: waits}))[order_id]
     return answer(
         saga_page(
             saga,
@@ -278,8 +290,29 @@ async def timeline(order_id: UUID, tracker: Tracker, request: Request, done: str
             base_url=str(request.base_url),
             settings=tracker.settings,
             done=done,
+            outside=outside,
         )
     )
+
+
+async def reported_outside(
+    tracker: Runtime, waits: Mapping[UUID, Sequence[Mapping[str, Any]]]
+) -> dict[UUID, list[str]]:
+    """Of sagas that need a person: what parties outside say of it, and the money that moved."""
+    failed = {
+        order_id: sorted({wait["service"] for wait in some if wait["person"]})
+        for order_id, some in waits.items()
+    }
+    reported = await tracker.asking.outside({one: services for one, services in failed.items() if services})
+    moved = await tracker.database.read(lambda connection: comparisons.ledger_of(connection, list(waits)))
+    return {order_id: [*reported.get(order_id, []), *_ledger(moved.get(order_id, ()))] for order_id in waits}
+
+
+def _ledger(movements: Sequence[Movement]) -> list[str]:
+    if not movements:
+        return []
+    entries = (f"{each.kind} {in_words(each.amount_minor, each.currency)}" for each in movements)
+    return [f"provider's ledger: {', '.join(entries)}"]
 
 
 def saga_page(
@@ -290,6 +323,7 @@ def saga_page(
     base_url: str,
     settings: TrackerSettings | None = None,
     done: str = "",
+    outside: Sequence[str] = (),
 ) -> str:
     """A saga; its dead letters, what was done about it and what can be done, where there is any of it."""
     bought = acts.ordered(saga.facts)
@@ -304,10 +338,13 @@ def saga_page(
         ordered=bought,
         dead_letters=dead_letters,
         entries=entries,
-        acts=acts.on_saga(saga, dead_letters, base_url, bought),
+        acts=acts.on_saga(
+            saga, dead_letters, base_url, bought, acts_for=bool(settings and settings.admin_token)
+        ),
         picture=drawing.lanes(saga),
         has_ended=saga.state in ENDED,
         links=_links(saga, settings),
+        outside=outside,
         done=acts.DONE.get(done),
     )
 
@@ -329,9 +366,9 @@ def _links(saga: SagaWithTimeline, settings: TrackerSettings | None) -> list[tup
 
 
 @router.get("/ui/sagas/{order_id}/facts/{fact_id}")
-async def fact(order_id: UUID, fact_id: UUID, tracker: Tracker) -> HTMLResponse:
+async def fact(order_id: UUID, fact_id: UUID, tracker: Tracker, who: Viewer) -> HTMLResponse:
     """One fact in detail: what it says, what it came from, and what came of it."""
-    saga = await api.see(order_id, tracker)
+    saga = await api.see(order_id, tracker, who)
     found = next((each for each in saga.facts if each.fact_id == fact_id), None)
     if found is None:
         raise Problem(404, f"order {order_id} has no fact {fact_id}")

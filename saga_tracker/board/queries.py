@@ -9,6 +9,7 @@ from sqlalchemy import (
     Double,
     Integer,
     Text,
+    Uuid,
     bindparam,
     cast,
     column,
@@ -21,11 +22,13 @@ from sqlalchemy.dialects.postgresql import JSONB, distinct_on
 
 from events.storage.database import Connection
 from events.storage.sql import array_of, compiled
+from saga_tracker.causes.repository import GIVEN_UP, WORDS
 from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
 from saga_tracker.projection import State
 from saga_tracker.scheduler.leader import HOLDER
 from saga_tracker.tables import (
     audit,
+    causes,
     dead_letters,
     differences,
     outbox,
@@ -38,6 +41,7 @@ from saga_tracker.tables import (
 
 LAST_MINUTES = 60
 MAX_COUNTED = 10_000
+MAX_INCIDENTS = 50
 
 _now = func.now()
 _hour_ago = func.date_trunc(literal_column("'minute'"), _now) - literal_column(
@@ -59,7 +63,7 @@ def _minute(instant: Any) -> Any:
 _wait = func.jsonb_array_elements(sagas.c.waits).table_valued(column("value", JSONB), name="wait")
 _of_wait = {
     name: _wait.c.value.op("->>", return_type=Text())(literal_column(f"'{name}'"))
-    for name in ("service", "because_of", "since", "person", "overdue_at", "redriven_at")
+    for name in ("service", "because_of", "because_of_id", "since", "person", "overdue_at", "redriven_at")
 }
 _waited_since = cast(_of_wait["since"], DateTime(timezone=True))
 _took = cast(extract("epoch", sagas.c.ended_at - sagas.c.started_at), Double)
@@ -77,13 +81,26 @@ _GOING_ON = {
         .group_by(sagas.c.state),
         "waits": select(
             _of_wait["service"].label("service"),
-            _of_wait["because_of"].label("because_of"),
+            func.coalesce(GIVEN_UP.c.words, WORDS).label("cause"),
+            func.array_agg(_of_wait["because_of"].distinct()).label("because_of"),
             func.count().label("sagas"),
             func.min(_waited_since).label("since"),
             func.count(_of_wait["overdue_at"]).label("overdue"),
             func.count(_of_wait["redriven_at"]).label("redriven"),
         )
-        .select_from(sagas.join(_wait, literal_column("true")))
+        .select_from(
+            sagas.join(_wait, literal_column("true"))
+            .outerjoin(
+                causes,
+                (causes.c.order_id == sagas.c.order_id)
+                & (causes.c.service == _of_wait["service"])
+                & (causes.c.because_of_id == cast(_of_wait["because_of_id"], Uuid)),
+            )
+            .outerjoin(
+                GIVEN_UP,
+                (GIVEN_UP.c.order_id == sagas.c.order_id) & (GIVEN_UP.c.service == _of_wait["service"]),
+            )
+        )
         .where(
             sagas.c.ended_at.is_(None),
             _of_wait["person"] == literal_column("'false'"),
@@ -91,7 +108,8 @@ _GOING_ON = {
             < _now - bindparam("late_after_seconds", type_=Double) * literal_column("interval '1 second'"),
         )
         .group_by(literal_column("1"), literal_column("2"))
-        .order_by(func.count().desc()),
+        .order_by(func.count().desc())
+        .limit(literal_column(str(MAX_INCIDENTS))),
         "started": select(_minute(sagas.c.started_at), func.count().label("sagas"))
         .where(sagas.c.started_at >= _hour_ago)
         .group_by(literal_column("1")),

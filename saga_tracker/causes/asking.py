@@ -28,7 +28,16 @@ from events.storage.database import AWAY, CONTENTION, Database
 from events.telemetry.log import Outage
 from saga_tracker.availability import Availability
 from saga_tracker.causes import repository
-from saga_tracker.causes.cause import GONE, NEXT, SERVICE, SILENT, Cause, CauseAsSaid, in_words
+from saga_tracker.causes.cause import (
+    GONE,
+    NEXT,
+    SERVICE,
+    SILENT,
+    Cause,
+    ReportedCause,
+    ReportedOutside,
+    in_words,
+)
 from saga_tracker.causes.repository import Found
 from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import SERVICES
@@ -36,11 +45,18 @@ from saga_tracker.steps import SERVICES
 MAX_ANSWER_BYTES = 1_048_576
 MAX_TEXT = 300
 SWEEP_SECONDS = 60.0
+# As many as a service answers at once.
+MAX_OUTSIDE = 10
+FIRST = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
+
+
+class _Outside(BaseModel):
+    orders: dict[UUID, list[ReportedOutside]]
 
 
 class _Answer(BaseModel):
-    orders: dict[UUID, list[CauseAsSaid]]
-    service: list[CauseAsSaid]
+    orders: dict[UUID, list[ReportedCause]]
+    service: list[ReportedCause]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +98,9 @@ class Asking:
         self._failure = Outage("asking why sagas wait")
         self._silent: dict[str, tuple[float, Cause]] = {}
         self._cache: dict[UUID, tuple[float, list[Found]]] = {}
+        self._outside: dict[UUID, tuple[float, list[str]]] = {}
         self._swept_at = time.monotonic()
+        self._place = FIRST
 
     async def run(self) -> None:
         """Ask for ever; wait for a database that is away."""
@@ -114,11 +132,51 @@ class Asking:
             self._cache[order_id] = time.monotonic(), found
         return found
 
+    async def outside(self, failed: Mapping[UUID, Sequence[str]]) -> dict[UUID, list[str]]:
+        """By order, what the parties outside say now of what these services failed at for good.
+
+        Asked anew for whoever looks, and not more often than so: each look asks the parties themselves.
+        """
+        now, keep = time.monotonic(), self._settings.outside_cache_seconds
+        unknown = [one for one in failed if now - self._outside.get(one, (float("-inf"), []))[0] > keep]
+        by_service: dict[str, list[UUID]] = {}
+        for order_id in unknown[:MAX_OUTSIDE]:
+            for service in failed[order_id]:
+                by_service.setdefault(service, []).append(order_id)
+        answers = await asyncio.gather(*(self._outside_of(*asked) for asked in by_service.items()))
+        for order_id in unknown[:MAX_OUTSIDE]:
+            self._outside.pop(order_id, None)
+            while len(self._outside) >= self._settings.cause_orders:
+                self._outside.pop(next(iter(self._outside)))
+            reported = [line for answer in answers for line in answer.get(order_id, [])]
+            self._outside[order_id] = now, reported
+        return {one: self._outside[one][1] for one in failed if one in self._outside}
+
+    async def _outside_of(self, service: str, order_ids: Sequence[UUID]) -> dict[UUID, list[str]]:
+        url = self._urls.get(service)
+        if url is None or self._http is None:
+            return {}
+        query = "&".join(f"order_id={order_id}" for order_id in order_ids)
+        timeout = ClientTimeout(total=self._settings.reconciliation_timeout_seconds)
+        address = URL(f"{url.rstrip('/')}/outside?{query}", encoded=True)
+        try:
+            async with self._http.get(address, allow_redirects=False, timeout=timeout) as response:
+                content = await bounded_body(response, MAX_ANSWER_BYTES)
+                if response.status != 200 or content is None:
+                    why = f"{service} does not say: it answers {response.status}"
+                    return {one: [why] for one in order_ids}
+                reported = _Outside.model_validate_json(content).orders
+        except (TimeoutError, ClientError, ConnectionError, ValidationError) as error:
+            return {one: [f"{service} does not say: {type(error).__name__}"] for one in order_ids}
+        nothing = [f"nothing is known outside of what {service} asked for"]
+        return {one: [str(each)[:MAX_TEXT] for each in some] or nothing for one, some in reported.items()}
+
     async def _round(self) -> None:
         before = datetime.now(UTC) - timedelta(seconds=self._settings.cause_after_seconds)
         sagas = await self._database.read(
             lambda connection: repository.waiting(connection, self._settings.cause_orders)
         )
+        sagas |= await self._some_of_all()
         waits = [wait for order_id, shown in sagas.items() for wait in waits_of(order_id, shown, before)]
         found = await self._ask(waits, patient=True)
         if found:
@@ -130,6 +188,15 @@ class Asking:
                 await repository.sweep(
                     connection, self._settings.cause_keep_seconds, self._settings.cause_rows
                 )
+
+    async def _some_of_all(self) -> dict[UUID, list[dict[str, Any]]]:
+        """The next ones of all sagas that have stood for long: after so many rounds each was asked about."""
+        late, after, limit = self._settings.board_late_seconds, self._place, self._settings.cause_orders
+        sagas, place = await self._database.read(
+            lambda connection: repository.waiting_next(connection, late, after, limit)
+        )
+        self._place = place or FIRST
+        return sagas
 
     async def _ask(self, waits: Sequence[Wait], *, patient: bool) -> list[Found]:
         """What the services say of these; where they say nothing, whoever published the fact before it.
@@ -169,9 +236,9 @@ class Asking:
             if isinstance(answer, _Answer):
                 now = datetime.now(UTC)
                 for wait in some:
-                    said = [one for one in answer.orders.get(wait.order_id, []) if one.kind == "publish"]
-                    if said:
-                        causes[wait.because_of_id] = _cause_of(said[0], now)
+                    reported = [one for one in answer.orders.get(wait.order_id, []) if one.kind == "publish"]
+                    if reported:
+                        causes[wait.because_of_id] = _cause_of(reported[0], now)
         return causes
 
     async def _of_service(self, service: str, waits: Sequence[Wait], *, patient: bool) -> list[Found]:
@@ -187,9 +254,9 @@ class Asking:
     def _cause(self, wait: Wait, answer: "_Answer | Cause", now: datetime) -> Cause:
         if isinstance(answer, Cause):
             return answer
-        said = answer.orders.get(wait.order_id) or answer.service
-        if said:
-            return _cause_of(said[0], now)
+        reported = answer.orders.get(wait.order_id) or answer.service
+        if reported:
+            return _cause_of(reported[0], now)
         outage = self._availability.outage_of(wait.service)
         if outage is not None and outage.deaf:
             return _of_service(wait.service, outage.why[:MAX_TEXT], SILENT, outage.since, now)
@@ -207,9 +274,13 @@ class Asking:
         silent_at, silence = self._silent.get(service, (0.0, None))
         if silence is not None and not patient and time.monotonic() - silent_at < self._retry_seconds:
             return silence
-        query = "&".join(f"order_id={order_id}" for order_id in dict.fromkeys(order_ids))
+        answer = _Answer(orders={}, service=[])
         try:
-            answer = await self._request(f"{url.rstrip('/')}/causes?{query}")
+            asked, most = list(dict.fromkeys(order_ids)), self._settings.cause_orders
+            for begin in range(0, len(asked), most):
+                query = "&".join(f"order_id={order_id}" for order_id in asked[begin : begin + most])
+                reported = await self._request(f"{url.rstrip('/')}/causes?{query}")
+                answer = _Answer(orders=answer.orders | reported.orders, service=reported.service)
         except (TimeoutError, ClientError, ConnectionError, ValidationError, ValueError) as error:
             return self._note_silence(service, silence, error)
         self._silent.pop(service, None)
@@ -262,11 +333,13 @@ def _of_service(service: str, why: str | None, code: str, since: datetime, now: 
     )
 
 
-def _cause_of(said: CauseAsSaid, now: datetime) -> Cause:
-    words = in_words(said.error, said.party)
-    fields = said.model_dump(exclude={"error"})
+def _cause_of(reported: ReportedCause, now: datetime) -> Cause:
+    words = in_words(reported.error, reported.party)
+    fields = reported.model_dump(exclude={"error"})
     error = words[:MAX_TEXT] if words else None
-    return Cause(**fields, code=said.error[:MAX_TEXT] if said.error else None, error=error, known_at=now)
+    return Cause(
+        **fields, code=reported.error[:MAX_TEXT] if reported.error else None, error=error, known_at=now
+    )
 
 
 def _instant(given: Any) -> datetime:

@@ -1,17 +1,24 @@
-"""Keeps why sagas wait, as their services said last."""
+"""Keeps why sagas wait, as their services reported last."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
 from sqlalchemy import (
     ColumnElement,
+    FromClause,
     Select,
+    Text,
     bindparam,
+    case,
     delete,
+    exists,
     func,
+    literal,
+    not_,
     or_,
     select,
     tuple_,
@@ -21,8 +28,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from events.storage.database import Connection
 from events.storage.sql import as_arrays, compiled, is_in, rows_of, seconds
-from saga_tracker.causes.cause import Cause
-from saga_tracker.tables import causes, sagas
+from saga_tracker.causes.cause import DEAD_LETTER, Cause
+from saga_tracker.tables import causes, dead_letters, sagas
 
 # A message that failed and a lock are known to one instance alone: if another says nothing, that says little.
 INSTANCE_SECONDS = 30.0
@@ -41,6 +48,20 @@ _WAITING = compiled(
     union_all(
         _some(sagas.c.due_at, sagas.c.due_at.is_not(None)), _some(sagas.c.since, sagas.c.ended_at.is_(None))
     )
+)
+_NEXT = compiled(
+    select(sagas.c.order_id, sagas.c.waits, sagas.c.since)
+    .where(
+        sagas.c.ended_at.is_(None),
+        sagas.c.since < func.now() - seconds("late_after_seconds"),
+        tuple_(sagas.c.since, sagas.c.order_id)
+        > tuple_(
+            bindparam("after_since", type_=sagas.c.since.type),
+            bindparam("after_order_id", type_=sagas.c.order_id.type),
+        ),
+    )
+    .order_by(sagas.c.since, sagas.c.order_id)
+    .limit(bindparam("row_limit"))
 )
 _COLUMNS = [causes.c[name] for name in ("order_id", "service", "because_of_id", "cause")]
 _rows = rows_of(_COLUMNS)
@@ -67,7 +88,7 @@ _DROP = compiled(
     )
 )
 _OF = compiled(select(*_COLUMNS).where(is_in(causes.c.order_id, "order_ids")))
-_said = insert(causes).values(
+_first_reason = insert(causes).values(
     order_id=bindparam("order_id"),
     service=bindparam("service"),
     because_of_id=bindparam("because_of_id"),
@@ -75,8 +96,8 @@ _said = insert(causes).values(
     reason=bindparam("reason"),
 )
 _SAY = compiled(
-    _said.on_conflict_do_update(
-        index_elements=_KEY, set_={"reason": func.coalesce(causes.c.reason, _said.excluded.reason)}
+    _first_reason.on_conflict_do_update(
+        index_elements=_KEY, set_={"reason": func.coalesce(causes.c.reason, _first_reason.excluded.reason)}
     ).returning(causes.c.reason)
 )
 _newest = select(causes.c.known_at).order_by(causes.c.known_at.desc()).offset(bindparam("max_rows")).limit(1)
@@ -88,6 +109,73 @@ _excess = (
     .with_for_update(skip_locked=True)
 )
 _SWEEP = compiled(delete(causes).where(tuple_(*_KEY).in_(_excess)))
+
+
+# --- In words, to group sagas by, and to find them by
+
+MAX_GIVEN_UP = 10_000
+
+
+def _of_cause(name: str) -> ColumnElement[str]:
+    return causes.c.cause.op("->>", return_type=Text())(literal(name))
+
+
+KIND = _of_cause("kind")
+WORDS: ColumnElement[str] = case(
+    (KIND == "lock", "locked by " + func.coalesce(_of_cause("session"), "another session")),
+    ((KIND == "call") & _of_cause("error").is_(None), _of_cause("what") + " is not answered yet"),
+    else_=func.coalesce(_of_cause("error"), _of_cause("what")),
+)
+_letter_words: ColumnElement[str] = "dead letter: " + dead_letters.c.reason
+_given_up = (
+    dead_letters.c.state == "open",
+    dead_letters.c.kind != "case",
+    dead_letters.c.order_id.is_not(None),
+)
+# A message that was given up counts for more than what its service says of the order.
+GIVEN_UP = (
+    select(dead_letters.c.order_id, dead_letters.c.service, func.min(_letter_words).label("words"))
+    .where(*_given_up)
+    .group_by(dead_letters.c.order_id, dead_letters.c.service)
+    .limit(MAX_GIVEN_UP)
+    .subquery("given_up")
+)
+_wanted = bindparam("cause", type_=Text)
+_is_reported = or_(_wanted == WORDS, _wanted == KIND)
+_is_given_up = or_(_wanted == _letter_words, _wanted == literal(DEAD_LETTER))
+# Orders of whom this is known, or was.
+WITH_CAUSE = union_all(
+    select(causes.c.order_id).where(_is_reported),
+    select(dead_letters.c.order_id).where(*_given_up, _is_given_up),
+).subquery("with_cause")
+
+
+def waits_because(of: FromClause) -> ColumnElement[bool]:
+    """That a saga waits for this cause now, looked up saga by saga."""
+
+    def waits(**parts: ColumnElement[Any]) -> ColumnElement[bool]:
+        wait = func.jsonb_build_object(*(part for name, value in parts.items() for part in (name, value)))
+        return of.c.waits.op("@>")(func.jsonb_build_array(wait))
+
+    letter = select(literal(1)).where(
+        *_given_up,
+        _is_given_up,
+        dead_letters.c.order_id == of.c.order_id,
+        waits(service=dead_letters.c.service),
+    )
+    reported = select(literal(1)).where(
+        causes.c.order_id == of.c.order_id,
+        _is_reported,
+        waits(service=causes.c.service, because_of_id=causes.c.because_of_id),
+        not_(
+            exists().where(
+                *_given_up,
+                dead_letters.c.order_id == causes.c.order_id,
+                dead_letters.c.service == causes.c.service,
+            )
+        ),
+    )
+    return or_(letter.correlate(of).offset(0).exists(), reported.correlate(of).offset(0).exists())
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +192,17 @@ async def waiting(connection: Connection, limit: int) -> dict[UUID, list[dict[st
     """Sagas that wait, those first that are late next, and what each waits for."""
     rows = await (await connection.execute(_WAITING, {"row_limit": limit})).fetchall()
     return {row["order_id"]: row["waits"] for row in rows}
+
+
+async def waiting_next(
+    connection: Connection, late_after_seconds: float, after: tuple[datetime, UUID], limit: int
+) -> tuple[dict[UUID, list[dict[str, Any]]], tuple[datetime, UUID] | None]:
+    """Of all sagas that stand for so long the next ones after a place, and where those end, if not all do."""
+    given: dict[str, Any] = {"late_after_seconds": late_after_seconds, "row_limit": limit}
+    given |= {"after_since": after[0], "after_order_id": after[1]}
+    rows = await (await connection.execute(_NEXT, given)).fetchall()
+    place = (rows[-1]["since"], rows[-1]["order_id"]) if len(rows) == limit else None
+    return {row["order_id"]: row["waits"] for row in rows if row["waits"]}, place
 
 
 async def keep(connection: Connection, found: Sequence[Found]) -> None:
@@ -135,7 +234,7 @@ async def of_orders(connection: Connection, order_ids: Sequence[UUID]) -> dict[U
 async def reason_given(
     connection: Connection, order_id: UUID, service: str, because_of_id: UUID, reason: str
 ) -> str:
-    """What was said of it when it was late for the first time: this, unless something was."""
+    """The reason from when it was late for the first time: this, unless there is one."""
     given = {"order_id": order_id, "service": service, "because_of_id": because_of_id, "reason": reason}
     row = await (await connection.execute(_SAY, given)).fetchone()
     return str(row["reason"]) if row else reason

@@ -1,8 +1,8 @@
 """What must be true of the system's books, whatever happened: pure, and the same for whoever asks.
 
 Each invariant is a sentence and a function: tests, drills and `make check` ask them all of a whole snapshot.
-Differences are between the tracker's view of an order and what all others say: reconciliation lists them.
-Only sagas that ended or need a person are compared: of one that moves, everyone may know something else.
+Differences are between the tracker's view of an order and what all others say: reconciliation lists them, of
+sagas that ended or need a person: of one that moves, everyone may know something else.
 """
 
 from collections import Counter
@@ -13,9 +13,12 @@ from itertools import chain
 from uuid import UUID
 
 from saga_tracker.consistency.snapshot import (
+    DONE,
     NOT_THERE,
     NOTHING,
     PROVIDER,
+    STATUSES_AFTER,
+    UNDONE,
     Books,
     Party,
     SeenSaga,
@@ -24,7 +27,6 @@ from saga_tracker.consistency.snapshot import (
     statuses_of,
     sum_of,
 )
-from saga_tracker.consistency.statuses import DONE, STATUSES_AFTER, UNDONE
 from saga_tracker.projection import State
 from saga_tracker.steps import SERVICES
 
@@ -55,7 +57,6 @@ class Violation:
 
 
 INVARIANTS: list[Invariant] = []
-
 
 # Whose ends have rules of their own.
 _RULED = frozenset({"order", "inventory", "payment", "fulfillment", "notification"})
@@ -119,7 +120,7 @@ def money_moves_once(_snapshot: Snapshot, books: AllBooks) -> Iterator[Complaint
             yield order_id, f"captured {money.captures} times, given back {money.returns} times"
 
 
-@invariant("Nothing is dispatched, and no customer told so, before the order is confirmed.", always=True)
+@invariant("Nothing is dispatched, and no customer notified, before the order is confirmed.", always=True)
 def nothing_leaves_early(_snapshot: Snapshot, books: AllBooks) -> Iterator[Complaint]:
     for order_id, book in books.items():
         if book.status == "confirmed":
@@ -127,7 +128,7 @@ def nothing_leaves_early(_snapshot: Snapshot, books: AllBooks) -> Iterator[Compl
         if book.parcel == "dispatched":
             yield order_id, f"on the road, but {book.status}"
         if book.notice.ending == "confirmed":
-            yield order_id, f"told as confirmed, but {book.status}"
+            yield order_id, f"notified as confirmed, but {book.status}"
 
 
 # --- true of every order for which nothing is on its way ----------------------------------------------------
@@ -228,15 +229,15 @@ def shipment_matches_the_carrier(_snapshot: Snapshot, books: AllBooks) -> Iterat
             yield order_id, f"{ours} says fulfilment, {theirs} says the carrier"
 
 
-@invariant("Every customer of a confirmed or cancelled order was told so, or notification says why not.")
+@invariant("Every customer of a confirmed or cancelled order was notified, or notification says why not.")
 def customer_is_notified(_snapshot: Snapshot, books: AllBooks) -> Iterator[Complaint]:
     for order_id, book in books.items():
         if book.status not in ("confirmed", "cancelled"):
             continue
         if book.notice == NOTHING or book.notice.status == "sending":
-            yield order_id, f"{book.status}, but the customer was not told"
+            yield order_id, f"{book.status}, but the customer was not notified"
         elif book.notice.ending != book.status:
-            yield order_id, f"{book.status}, but told as {book.notice.ending}"
+            yield order_id, f"{book.status}, but notified as {book.notice.ending}"
 
 
 @invariant("Every outbox and every table of calls is empty.")
@@ -278,7 +279,7 @@ INPUTS: Mapping[Party, frozenset[Party]] = {
     "payment": frozenset({"payment", "order", "inventory"}),
     PROVIDER: frozenset({PROVIDER, "payment"}),
 }
-# How a saga ends, by its state: what a customer is told of, and where each service stands then.
+# How a saga ends, by its state: what a customer is notified of, and where each service stands then.
 _ENDS: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
     State.COMPLETED: ("confirmed", DONE),
     State.CANCELLED: ("cancelled", UNDONE),
@@ -312,7 +313,7 @@ def judged(answered: AbstractSet[Party], asked: AbstractSet[Party]) -> frozenset
 
 
 def differences(order_id: UUID, book: Books) -> Iterator[Difference]:
-    """What does not fit. Nothing is said of services that were not asked, nor of money without a ledger."""
+    """What does not fit. Nothing is listed of services that were not asked, nor of money without a ledger."""
     saga = book.saga
     if saga is not None and saga.state not in COMPARED:
         return

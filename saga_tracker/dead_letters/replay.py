@@ -11,6 +11,8 @@ that names the replayed one.
 """
 
 import asyncio
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -23,23 +25,80 @@ import aio_pika
 from aio_pika.abc import AbstractExchange
 from aio_pika.exceptions import DeliveryError
 
+from events.facts.payment import PaymentCaptured
 from events.http.authentication import Identity
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connection_url, lost_means_away
+from events.messaging.copies import copy_of
+from events.messaging.envelope import Unreadable, decode, uuid_in
+from events.messaging.retries import ROUTING_KEY
 from events.messaging.topology import TRACKER
 from events.runtime.loops import promptly
 from events.service import REDRIVE_EXCHANGE, name_of
 from events.storage.database import Connection, Database
 from events.telemetry.redaction import in_words
 from saga_tracker.dead_letters import repository
-from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterState
-from saga_tracker.dead_letters.original import fact_in, for_view, original_of
-from saga_tracker.dead_letters.properties import from_text
+from saga_tracker.dead_letters.dead_letter import REPLAY_OF, DeadLetterKind, DeadLetterState, from_text
 from saga_tracker.http import audit
 from saga_tracker.http import manual_cases as cases
-from saga_tracker.http.audit import Entry
+from saga_tracker.http.audit import Entry, Proposal, second
 from saga_tracker.http.manual_cases import ManualCase
 from saga_tracker.scheduler import redrive
 from saga_tracker.settings import TrackerSettings
+
+# A dead letter whose message has no id that is any good (none, or one that another fact has) gets one of
+# its own when it is replayed. It is derived from what no service, broker or tracing changes on the way: the
+# key it was first sent with, and its body, which names the order and all that subscribers go by. So the
+# dead letters of all who could not use the message get the same id, and one that is replayed again keeps
+# it. The id that such a dead letter has says nothing: where there is none, aiormq makes one up for each
+# service that sends the message on.
+
+WITHOUT_GOOD_ID = ("no_fact_id", "reused_message_id")
+
+_OURS = "dead_letter_"
+_VIEWED = ("order_id", "stated_at", "causation_id", "traceparent", REPLAY_OF, ROUTING_KEY)
+_NEW_IDS = UUID("8f0c1f0e-6a59-5d0b-9f57-1c5f8f1f7a21")
+
+
+def original_of(dead_letter: Mapping[str, Any]) -> aio_pika.Message:
+    """The message a dead letter was, with headers that name the dead letter and its first routing key."""
+    properties = from_text(dead_letter["properties"])
+    headers = {name: value for name, value in properties.pop("headers").items() if not name.startswith(_OURS)}
+    for name in ("delivery_mode", "expiration", "user_id", "cluster_id"):
+        properties.pop(name, None)
+    added = {REPLAY_OF: str(dead_letter["letter_id"])}
+    if dead_letter["routing_key"]:
+        added[ROUTING_KEY] = dead_letter["routing_key"]
+    original = copy_of(aio_pika.Message(dead_letter["body"], headers=headers, **properties), added)
+    if dead_letter["reason"] in WITHOUT_GOOD_ID or uuid_in(original.message_id) is None:
+        original.message_id = str(_new_id(dead_letter))
+    return original
+
+
+def for_view(dead_letter: Mapping[str, Any]) -> aio_pika.Message:
+    """The same with no more headers than the view is made from: a stream cannot hold every type of them.
+
+    RabbitMQ 3.10 ends the connection over a decimal, and so every replay of that dead letter.
+    """
+    original = original_of(dead_letter)
+    headers = original.headers.items()
+    original.headers = {name: value for name, value in headers if name in _VIEWED and isinstance(value, str)}
+    return original
+
+
+def fact_in(dead_letter: Mapping[str, Any], original: aio_pika.Message) -> tuple[UUID, UUID] | None:
+    """The ids of the order and the fact that it tells of, if it can be read here."""
+    try:
+        envelope = decode(original, dead_letter["routing_key"])
+    except Unreadable:
+        return None
+    return envelope.fact.order_id, envelope.fact_id
+
+
+def _new_id(dead_letter: Mapping[str, Any]) -> UUID:
+    sent_as = dead_letter["routing_key"] or dead_letter["wire_name"] or ""
+    digest = hashlib.sha256(sent_as.encode(errors="replace") + b"\n" + dead_letter["body"])
+    return uuid5(_NEW_IDS, digest.hexdigest())
+
 
 # A message, and by name whom it is for.
 Publication = tuple[aio_pika.Message, str]
@@ -80,19 +139,46 @@ async def replay(
             done.skipped += some.skipped
 
 
+def moves_money(service: str, *bodies: bytes) -> bool:
+    """Whether a message to this service is about money: payment's are, and those that name an amount."""
+    return service == PaymentCaptured.owner or any(map(_names_an_amount, bodies))
+
+
+def _names_an_amount(body: bytes) -> bool:
+    names: set[str] = set()
+    try:
+        json.loads(body, object_pairs_hook=lambda pairs: names.update(name for name, _ in pairs))
+    except (ValueError, RecursionError):
+        # Nobody knows what is in it.
+        return True
+    return "amount_minor" in names
+
+
+def edited_id(letter_id: UUID, body: bytes) -> UUID:
+    """The id of an edited message: it derives from the letter and the body, so sent twice it counts once."""
+    return uuid5(letter_id, body.hex())
+
+
 async def replay_edited(
     settings: TrackerSettings, database: Database, letter_id: UUID, body: bytes, *, who: Identity, note: str
-) -> UUID | None:
-    """Send an open dead letter's message with another body, under a new id; None if it is not open.
+) -> Proposal | None:
+    """Send an open dead letter's message with another body, under a new id; nothing if it is not open.
 
-    The new id derives from the letter and the body, so that saying it twice is saying it once. The letter
-    keeps what it was, and the audit has the new id. Raises NotSent, or what the database raises.
+    The letter keeps what it was, and the audit has the new id. What moves money waits as a proposal for a
+    second person, where that takes two. Raises NotSent, Problem, or what the database raises.
     """
-    message_id = uuid5(letter_id, body.hex())
+    message_id = edited_id(letter_id, body)
     async with _Sender(settings) as sender, database.transaction() as connection:
         (dead_letter,) = await repository.take(connection, [letter_id]) or ({},)
         if dead_letter.get("state") != DeadLetterState.OPEN or dead_letter["kind"] == DeadLetterKind.CASE:
             return None
+        about = dead_letter["service"], dead_letter["order_id"], letter_id
+        if settings.second_approver and moves_money(dead_letter["service"], dead_letter["body"], body):
+            entry = Entry.of(who, "edit_proposed", f"{note} (as {message_id})", *about)
+            seconds = settings.proposal_seconds
+            waits = await second(connection, entry, letter_id, for_seconds=seconds, content=body)
+            if waits is not None:
+                return waits
         edited = {**dead_letter, "body": body}
         original = original_of(edited)
         original.message_id = str(message_id)
@@ -103,10 +189,9 @@ async def replay_edited(
             publications.append((view, TRACKER))
         await sender.send(publications)
         noted = f"{note} (sent edited as {message_id})"
-        entry = Entry.of(who, "edited", noted, edited["service"], edited["order_id"], letter_id)
-        await audit.enter(connection, [entry])
+        await audit.enter(connection, [Entry.of(who, "edited", noted, *about)])
         await repository.mark(connection, [letter_id], DeadLetterState.REPLAYED)
-    return message_id
+    return None
 
 
 async def _replay_batch(

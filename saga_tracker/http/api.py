@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AwareDatetime, BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from events.http.authentication import VIEWER
+from events.http.authentication import VIEWER, Viewer
 from events.http.limits import InDigits
 from events.http.problems import Problem, not_valid
 from events.service import name_of
@@ -91,6 +91,10 @@ Beginning = Annotated[
         description="How the order's id begins.",
     ),
 ]
+CauseWords = Annotated[
+    str | None,
+    Query(max_length=300, description="Why they wait: as an incident has it, or a kind such as `call`."),
+]
 Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they entered their state.")]
 
 
@@ -101,8 +105,8 @@ Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they en
         410: {"description": "The order ended long ago and was forgotten: when, the problem says"},
     },
 )
-async def see(order_id: UUID, tracker: Tracker) -> SagaWithTimeline:
-    """Where an order stands, since when, what it waits for and from whom, and the trail of its facts."""
+async def see(order_id: UUID, tracker: Tracker, who: Viewer) -> SagaWithTimeline:
+    """Where an order stands, since when, what it waits for and from whom, and the timeline of its facts."""
 
     async def look(connection: Connection) -> tuple[queries.Saga | None, Any]:
         found = await queries.saga_of(connection, order_id)
@@ -122,7 +126,7 @@ async def see(order_id: UUID, tracker: Tracker) -> SagaWithTimeline:
     causes = {one.service: one for one in await tracker.asking.look(order_id, found.row["waits"])}
     saga = views.with_causes(found.row, causes, found.letters)
     return views.saga_with_timeline(
-        saga, found.timeline, found.letters, tracker.settings, tracker.availability
+        saga, found.timeline, found.letters, tracker.settings, tracker.availability, who.role
     )
 
 
@@ -142,12 +146,13 @@ async def find(
     customer: Named = None,
     order: Beginning = None,
     has_letter: bool = False,
+    cause: CauseWords = None,
 ) -> SagaPage:
     """Sagas in a state, waiting for a service or a fact, or in their state for longer than so many seconds.
 
-    Also by why they failed, when they entered their state, what was ordered and by whom, how their id begins,
-    and whether a dead letter of them is open. All criteria given must hold. A cursor continues under the same
-    criteria and the same sorting.
+    Also by why they failed, why they wait, when they entered their state, what was ordered and by whom, how
+    their id begins, and whether a dead letter of them is open. All criteria given must hold. A cursor
+    continues under the same criteria and the same sorting.
     """
     if waiting_for is not None and waiting_for not in AWAITED:
         raise Problem(422, f"nothing waits for {waiting_for!r}", known=AWAITED)
@@ -164,6 +169,7 @@ async def find(
         id_from=id_from,
         id_to=id_to,
         has_letter=has_letter or None,
+        cause=cause,
         oldest_first=sort == "oldest",
     )
     after = Place(*place_in(cursor)) if cursor else None

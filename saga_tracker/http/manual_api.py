@@ -17,9 +17,8 @@ from saga_tracker.dead_letters.api import Tracker
 from saga_tracker.dead_letters.views import AuditPage, AuditView, NotedAct
 from saga_tracker.http import audit, queries
 from saga_tracker.http import manual_cases as cases
-from saga_tracker.http.audit import Entry
+from saga_tracker.http.audit import Entry, second
 from saga_tracker.http.manual_cases import ManualCase
-from saga_tracker.http.proposals import second
 from saga_tracker.projection import State
 from saga_tracker.scheduler import redrive
 from saga_tracker.scheduler import redrive as outbox
@@ -62,7 +61,7 @@ class ProposalView(BaseModel):
 
 
 class ResolveOutcome(BaseModel):
-    """Who was told that a person has settled what failed; nobody yet, where that takes a second person."""
+    """Who got word that a person has settled what failed; nobody yet, where that takes a second person."""
 
     order_id: UUID
     settled: list[AskedService]
@@ -106,8 +105,9 @@ async def settle_saga(order_id: UUID, act: NotedAct, who: Approver, tracker: Tra
         saga = await _needing_a_person(connection, order_id)
         failed = await cases.unanswered(connection, order_id)
         if failed and tracker.settings.second_approver:
+            entry = Entry.of(who, "settlement_proposed", act.note, None, order_id)
             seconds = tracker.settings.proposal_seconds
-            waits = await second(connection, "settlement_proposed", order_id, who, act.note, seconds)
+            waits = await second(connection, entry, order_id, for_seconds=seconds)
             if waits is not None:
                 proposed = ProposalView.model_validate(waits)
                 return ResolveOutcome(order_id=order_id, settled=[], proposed=proposed)

@@ -1,8 +1,8 @@
 """Manual cases: a service has failed for good to undo or to dispatch, and a person answers.
 
-Each failure is answered once: the service is asked to try again, or told that it was settled outside. The ids
-of both facts derive from the failure's, so that saying them twice is saying them once. A retry that fails is
-a failure of its own, with an answer of its own.
+Each failure is answered once: the service is asked to try again, or informed that it was settled outside. The
+ids of both facts derive from the failure's, so that saying them twice is saying them once. A retry that fails
+is a failure of its own, with an answer of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ from saga_tracker.scheduler import redrive as outbox
 from saga_tracker.steps import STEPS
 from saga_tracker.tables import FIRST_READ_AT, saga_facts
 
-# By the failure's name, the facts that end it. That nobody could be told undoes nothing and leaves the saga
-# as it is, but it can be tried again.
+# By the failure's name, the facts that end it. That the customer could not be notified undoes nothing and
+# leaves the saga as it is, but it can be tried again.
 ANSWERS: dict[str, tuple[str, ...]] = {
     name_of(step.trigger): tuple(name_of(kind) for kind in step.results if not kind.case)
     for step in STEPS
@@ -61,7 +61,7 @@ async def unanswered(connection: Connection, order_id: UUID) -> list[ManualCase]
 
 
 def cases_in(order_id: UUID, timeline: Sequence[Mapping[str, Any]]) -> list[ManualCase]:
-    """The failures in an order's trail that hold its saga up, unless they are over."""
+    """The failures in an order's timeline that hold its saga up, unless they are over."""
     published = {name_of(fact["wire_name"]) for fact in timeline}
     cases: list[ManualCase] = []
     for fact in timeline:

@@ -11,10 +11,10 @@ from fastapi import Query
 from pydantic import BaseModel
 
 from events.http.problems import Problem
+from events.http.tokens import Role
 from events.service import name_of
 from saga_tracker.availability import Availability
-from saga_tracker.causes.acts import Waiting, act_about
-from saga_tracker.causes.cause import DEAD_LETTER, Cause
+from saga_tracker.causes.cause import DEAD_LETTER, Cause, Waiting, act_about
 from saga_tracker.causes.repository import Found
 from saga_tracker.projection import State
 from saga_tracker.reading.reader import Progress
@@ -52,10 +52,10 @@ class WaitView(BaseModel):
     """Any one of `facts` from `service` ends it; `person` says that somebody has to act for it.
 
     `due_at`: when the tracker does something about it. `redriven_at`: when it sent the service the fact
-    before it once more. `overdue_at`: when it gave up that the service will answer by itself.
-    `service_down`: the service cannot work, so its time stands still. `service_locked`: some of its orders,
-    this one perhaps, wait for a lock. `cause`: why the service has not answered, as it said when it was asked
-    last; `act`: what a person can do about it.
+    before it once more. `overdue_at`: when it gave up that the service will answer by itself. `service_down`:
+    the service cannot work, so its time stands still. `service_locked`: some of its orders, this one perhaps,
+    wait for a lock. `cause`: why the service has not answered, by its own word when it was asked last; `act`:
+    what a person can do about it.
     """
 
     service: str
@@ -118,7 +118,7 @@ class CausationView(BaseModel):
 
 
 class FactView(BaseModel):
-    """One fact of a saga's trail, and how long after its beginning and its cause it was read.
+    """One fact of a saga's timeline, and how long after its beginning and its cause it was read.
 
     `stated_at` is what its publisher says of the time; `doubtful` says why that cannot be true.
     """
@@ -220,8 +220,13 @@ def saga_with_timeline(
     letters: Sequence[Mapping[str, Any]],
     settings: TrackerSettings,
     availability: Availability,
+    role: Role,
 ) -> SagaWithTimeline:
-    """A row of the view and the rows of its trail; its trace is a page of Jaeger's, if there is one."""
+    """A row of the view and the rows of its timeline, as somebody in this role may see them.
+
+    Its trace is a page of Jaeger's, if there is one.
+    """
+    timeline = [{**fact, "body": as_seen_by(role, fact["body"], settings)} for fact in timeline]
     doubt = timedelta(seconds=settings.clock_doubt_seconds)
     facts = [_fact(fact, timeline, saga["started_at"], doubt) for fact in timeline]
     jaeger_url = settings.jaeger_url
@@ -234,6 +239,25 @@ def saga_with_timeline(
     return SagaWithTimeline(
         **{**saga, "waits": waits}, trace_url=trace_url, dead_letters=dead_letters, facts=facts
     )
+
+
+MASKED = "(masked)"
+
+
+def as_seen_by(role: Role, body: Any, settings: TrackerSettings) -> Any:
+    """What a fact says, without the fields that are hidden from this role, and with others masked."""
+    if isinstance(body, list):
+        return [as_seen_by(role, each, settings) for each in body]
+    if not isinstance(body, dict):
+        return body
+    masked, hidden = settings.masked_fields, settings.hidden_fields
+    return {
+        name: MASKED
+        if name in masked and not role.covers(masked[name])
+        else as_seen_by(role, value, settings)
+        for name, value in body.items()
+        if name not in hidden or role.covers(hidden[name])
+    }
 
 
 def with_causes(

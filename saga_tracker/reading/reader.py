@@ -103,7 +103,7 @@ class Reader:
     async def catch_up(self) -> int | None:
         """Wait until all that was published by now is in the view; answers up to which offset that is.
 
-        None when that cannot be said: the broker is away, or the reader is far behind.
+        None when that is not known: the broker is away, or the reader is far behind.
         """
         stream = self._stream
         if stream is None:

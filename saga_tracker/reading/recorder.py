@@ -2,26 +2,59 @@
 
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, Table, bindparam, func, select, update
+from sqlalchemy import Column, Table, Text, bindparam, column, func, literal, select, update, values
 from sqlalchemy.dialects.postgresql import insert
 
+from events.facts.payment import PaymentApproved, PaymentDeclined
+from events.service import name_of
 from events.storage.database import Connection
 from events.storage.sql import as_arrays, compiled, rows_of
 from saga_tracker.deadlines import Rules, due
 from saga_tracker.projection import Saga, SagaFact, project
-from saga_tracker.reading import decisions, repository
+from saga_tracker.reading import repository
 from saga_tracker.reading.batch import ReadBatch, ReadFact, begun_ids, sort_out
 from saga_tracker.reading.repository import Position, ReadAnew
 from saga_tracker.reconciliation.comparisons import COMPARE_LATER, COMPARED_STATES
-from saga_tracker.tables import saga_facts, stream_position, unreadable_messages
+from saga_tracker.tables import FIRST_READ_AT, audit, saga_facts, stream_position, unreadable_messages
 from saga_tracker.timeline import Taken, step_taken
+
+# What people decided at a service, as its facts say, is entered in the audit as they are read, once each: by
+# the fact's name, what somebody did of whom it tells.
+ACTIONS = {name_of(PaymentApproved): "approved", name_of(PaymentDeclined): "rejected"}
+_KEY = [saga_facts.c.order_id, saga_facts.c.fact_id]
+_decided = rows_of(_KEY)
+_actions = values(column("name", Text), column("action", Text), name="actions", literal_binds=True).data(
+    list(ACTIONS.items())
+)
+_by, _note = saga_facts.c.body["by"].astext, saga_facts.c.body["note"].astext
+# Read again, as by a rebuild, it is the same entry. A payment that no person declined names nobody.
+_ENTER = compiled(
+    insert(audit)
+    .from_select(
+        ["at", "by", "action", "note", "service", "order_id", "case_id"],
+        select(FIRST_READ_AT, _by, _actions.c.action, _note, saga_facts.c.stated_by, *_KEY)
+        .join_from(saga_facts, _decided, (_KEY[0] == _decided.c.order_id) & (_KEY[1] == _decided.c.fact_id))
+        .join(_actions, saga_facts.c.wire_name.startswith(_actions.c.name + literal(".")))
+        .where(_by.is_not(None))
+        .order_by(FIRST_READ_AT),
+    )
+    .on_conflict_do_nothing(index_elements=[audit.c.case_id])
+)
+
+
+async def enter_decisions(connection: Connection, facts: Iterable[ReadFact]) -> None:
+    """Enter who decided, of facts that are in the view already."""
+    decided = [(fact.order_id, fact.fact_id) for fact in facts if fact.saga_fact.name in ACTIONS]
+    if decided:
+        await connection.execute(_ENTER, as_arrays(_KEY, decided))
+
 
 Key = tuple[UUID, UUID]
 
@@ -106,7 +139,7 @@ class Recorder:
             before |= await repository.facts_of(connection, sorted(order_ids & remembered.keys()))
             remembered = {}
         self._set_aside = remembered
-        # What is said again of an order that ended and was forgotten tells of no saga.
+        # What is published again of an order that ended and was forgotten belongs to no saga.
         fresh = batch.after(position.stream_offset).without(known.forgotten)
         if fresh.last_offset <= position.stream_offset:
             return Recorded(position, fresh, {}, {}, {}, _taken(batch, before))
@@ -159,7 +192,7 @@ class Recorder:
         async with connection.pipeline():
             if facts:
                 await connection.execute(_ENTER_FACTS, _arrays(facts))
-                await decisions.enter(connection, facts)
+                await enter_decisions(connection, facts)
             await _show(connection, recorded.sagas, self._rules)
             if recorded.batch.unreadable:
                 rows = map(_unreadable, recorded.batch.unreadable)

@@ -99,7 +99,7 @@ def _field(field: str) -> ColumnElement[str]:
     return value
 
 
-# As `heard_of` has it of a fact that has just been read.
+# As the reader of the stream has it of a fact that has just been read.
 _FACTS_OF = compiled(
     select(
         saga_facts.c.order_id,

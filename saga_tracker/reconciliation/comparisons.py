@@ -238,7 +238,7 @@ async def sagas_of(
 
 
 async def retold(connection: Connection, order_ids: Collection[UUID]) -> frozenset[UUID]:
-    """Those of these orders whose customer a person wanted told again."""
+    """Those of these orders whose customer a person wanted notified again."""
     rows = await (await connection.execute(_RETOLD, {"order_ids": list(order_ids)})).fetchall()
     return frozenset(row["order_id"] for row in rows)
 

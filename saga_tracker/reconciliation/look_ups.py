@@ -1,10 +1,11 @@
-"""Asks the services what the tracker missed of sagas that were under way in a gap of the stream.
+"""Asks the services what the tracker missed: of sagas under way in a gap of the stream, and whole orders.
 
 What a service's state proves, such as that a payment is captured, is entered as a fact of the saga, marked as
 reconstructed: so the saga goes on from there. A state may be ahead of a fact that is only on its way: what
 counts was proved twice, some time apart, and not read meanwhile.
 """
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -19,14 +20,24 @@ from events.service import name_of
 from events.storage.database import Connection, Database
 from events.storage.sql import as_arrays, compiled, is_among, is_in, rows_of, seconds
 from events.telemetry.log import log
-from saga_tracker.consistency.snapshot import PROVIDER, ServiceState
-from saga_tracker.consistency.statuses import Proof, proofs
+from saga_tracker.consistency.snapshot import PROVIDER, Proof, ServiceState, proofs
 from saga_tracker.projection import project
 from saga_tracker.reading import repository
 from saga_tracker.reading.recorder import derive_anew
-from saga_tracker.reconciliation.parties import Parties
+from saga_tracker.reconciliation.comparisons import COMPARE_LATER
+from saga_tracker.reconciliation.parties import NoAnswer, Parties
 from saga_tracker.settings import TrackerSettings
-from saga_tracker.tables import look_ups, saga_facts, sagas, stream_gaps, stream_position
+from saga_tracker.steps import SERVICES
+from saga_tracker.tables import (
+    comparisons,
+    differences,
+    look_ups,
+    saga_facts,
+    sagas,
+    stream_gaps,
+    stream_position,
+    tombstones,
+)
 
 REASON = "reconstructed from what the services say"
 # Beyond the time everybody asked may take.
@@ -173,3 +184,63 @@ async def _enter(connection: Connection, order_id: UUID, proved: Sequence[Proof]
         fact_id = uuid5(order_id, f"reconstructed:{proof.fact}")
         rows.append((order_id, fact_id, _WIRE_NAMES[proof.fact], proof.fact.partition(".")[0], body))
     await connection.execute(_ENTER, as_arrays(_PROVED, rows))
+
+
+# Finds orders that a service knows and the tracker never saw: no fact of them was read, or published.
+#
+# Walks through what every service keeps, a page each a round, by order id, and begins anew at the end. What
+# is not in the view is compared like any other order, so it is listed once it has lasted.
+
+_known = rows_of([sagas.c.order_id])
+_UNSEEN = compiled(
+    select(_known.c.order_id)
+    .where(
+        *(
+            ~exists().where(table.c.order_id == _known.c.order_id)
+            for table in (sagas, tombstones, comparisons)
+        )
+    )
+    .order_by(_known.c.order_id)
+)
+_some = select(literal(1)).where(differences.c.about == "saga").limit(bindparam("most")).subquery()
+_LISTED = compiled(select(func.count().label("listed")).select_from(_some))
+
+
+class Unseen:
+    """How far this tracker has come with each service. With so many found it waits until some are seen to."""
+
+    def __init__(self, database: Database, parties: Parties, page_size: int, most: int) -> None:
+        self._database = database
+        self._parties = parties
+        self._page_size = page_size
+        self._most = most
+        self._after: dict[str, UUID | None] = {}
+
+    async def look(self) -> int:
+        """A page of each service that answers; says how many orders are to be compared now."""
+        if not self._page_size:
+            return 0
+        async with self._database.transaction() as connection:
+            row = await (await connection.execute(_LISTED, {"most": self._most})).fetchone()
+        if row is None or row["listed"] >= self._most:
+            return 0
+        services = [service for service in SERVICES if service in self._parties.asked]
+        return sum(await asyncio.gather(*map(self._page_of, services)))
+
+    async def _page_of(self, service: str) -> int:
+        try:
+            known = await self._parties.orders_of(service, self._after.get(service), self._page_size)
+        except NoAnswer:
+            return 0
+        # A short page is the last one.
+        self._after[service] = known[-1] if len(known) == self._page_size else None
+        async with self._database.transaction() as connection:
+            return await _compare(connection, known)
+
+
+async def _compare(connection: Connection, known: list[UUID]) -> int:
+    rows = await (await connection.execute(_UNSEEN, {"order_id": known})).fetchall()
+    unseen = [row["order_id"] for row in rows]
+    if unseen:
+        await connection.execute(COMPARE_LATER, {"order_ids": unseen})
+    return len(unseen)

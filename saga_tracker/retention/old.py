@@ -33,7 +33,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by, array, insert
 from events.storage.database import Connection
 from events.storage.sql import as_arrays, compiled, days, is_in, rows_of
 from saga_tracker.reading import repository
-from saga_tracker.retention.rules import Kind
+from saga_tracker.settings import Kind
 from saga_tracker.tables import (
     audit,
     comparisons,
@@ -247,7 +247,7 @@ _DELETE_UNREADABLE = compiled(delete(unreadable_messages).where(is_in(_offset, "
 
 
 class OldSagas:
-    """Ended sagas with their facts. What is said of them again is known by their tombstones."""
+    """Ended sagas with their facts. What is published of them again is known by their tombstones."""
 
     kind: Kind = "sagas"
 
@@ -286,7 +286,7 @@ class OldDeadLetters:
 
 
 class OldUnreadable:
-    """What is known of messages of the stream that told of no saga."""
+    """What is known of messages of the stream that belonged to no saga."""
 
     kind: Kind = "unreadable"
 

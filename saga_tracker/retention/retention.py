@@ -25,8 +25,7 @@ from events.telemetry.redaction import in_words
 from saga_tracker.reading.repository import AnotherWrites
 from saga_tracker.reconciliation.parties import NoAnswer, Parties
 from saga_tracker.retention.old import OLD, Export, Old, Page, Row
-from saga_tracker.retention.rules import Kind
-from saga_tracker.settings import TrackerSettings
+from saga_tracker.settings import Kind, TrackerSettings
 from saga_tracker.tables import tombstones
 
 # --- Has the services delete what they keep of orders whose saga was deleted, once that is old enough, too

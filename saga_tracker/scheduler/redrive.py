@@ -133,7 +133,7 @@ async def facts_at(connection: Connection, keys: Sequence[Key]) -> dict[Key, dic
 
 
 def was_read(fact: Mapping[str, Any]) -> bool:
-    """Whether it can be sent: of a fact that was reconstructed, nobody knows what it said."""
+    """Whether it can be sent: of a fact that was reconstructed, nobody knows the payload."""
     return bool(fact["stream_offset"] >= 0)
 
 

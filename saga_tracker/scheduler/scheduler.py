@@ -225,7 +225,7 @@ class DeadlineScheduler:
         return acted
 
     async def _reasons(self, connection: Connection, late: Sequence[_Late]) -> dict[UUID, str]:
-        """Why orders time out: what their services said last, or what was published of it before."""
+        """Why orders time out: what their services reported last, or what was published of it before."""
         over = {one.order_id: one for one in late if one.due.act is Act.TIME_OUT}
         kept = await causes.of_orders(connection, list(over))
         reasons: dict[UUID, str] = {}

@@ -163,7 +163,7 @@ def tell(sides: Sequence[Side]) -> None:
 
 
 def run(command: Sequence[str], folder: Path) -> str:
-    """What a command prints. Raises RigError with what it said when it fails."""
+    """What a command prints. Raises RigError with its output when it fails."""
     answer = subprocess.run(
         command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False
     )

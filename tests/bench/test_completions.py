@@ -46,7 +46,7 @@ def fact(wire_name: str, order_id: UUID) -> Publishable:
 
 
 @pytest.mark.parametrize("lasting", [False, True])
-async def test_an_order_has_ended_once_its_customer_is_told_and_its_goods_are_gone(
+async def test_an_order_has_ended_once_its_customer_is_notified_and_its_goods_are_gone(
     servers: Servers, lasting: bool
 ) -> None:
     url = await broker_with_exchange(servers)

@@ -101,7 +101,7 @@ def test_messages_and_the_brokers_fsyncs_are_counted(rig: LocalRig) -> None:
     assert counted.broker["fsyncs"] >= MESSAGES  # one publish at a time
 
 
-def test_counts_are_told_for_each_saga() -> None:
+def test_counts_are_shown_for_each_saga() -> None:
     counted = Counters(
         wal={"fsyncs": 300, "bytes": 50_000}, commits={"order": 200, "payment": 100}, broker={"fsyncs": 20}
     )

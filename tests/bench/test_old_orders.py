@@ -44,7 +44,7 @@ async def test_old_orders_are_like_real_ones(rig: LocalRig) -> None:
     assert (await _row(rig, "order", "SELECT now() - min(placed_at) > interval '15 days' FROM orders"))[0]
 
 
-async def test_each_has_its_trail_and_its_indexes(rig: LocalRig) -> None:
+async def test_each_has_its_timeline_and_its_indexes(rig: LocalRig) -> None:
     (oldest,) = await _row(rig, "order", "SELECT order_id FROM orders ORDER BY placed_at LIMIT 1")
     async with aiohttp.ClientSession() as session:
         async with session.get(f"{rig.addresses.http('tracker')}/sagas/{oldest}") as response:
@@ -55,7 +55,7 @@ async def test_each_has_its_trail_and_its_indexes(rig: LocalRig) -> None:
     timeline = saga["facts"]
     assert {fact["body"]["order_id"] for fact in timeline} == {str(oldest)}
     known = {fact["fact_id"] for fact in timeline}
-    assert all(fact["cause"]["fact_id"] in known for fact in timeline[1:])
+    assert all(fact["causation"]["fact_id"] in known for fact in timeline[1:])
     keys = "SELECT count(*) FROM pg_constraint WHERE contype = 'p' AND conrelid IN ({})"
     for name, tables in TABLES.items():
         listed = ", ".join(f"'{table}'::regclass" for table in tables)

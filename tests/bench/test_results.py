@@ -130,7 +130,7 @@ def test_how_long_it_takes_grows_with_the_rounds() -> None:
     assert about_seconds(peak, Choices(3)) > about_seconds(peak, Choices(1)) > 45
 
 
-def test_processes_are_told_what_a_scenario_says_and_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_get_the_settings_of_a_scenario_and_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MURMURATION_BATCH_SIZE", "1")
     (burst,) = chosen_scenarios(["burst"])
     settings = {

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Response, async_playwright
 
+from events.http.authentication import ACTING_HEADER
 from events.runtime.process import uvicorn_server
 from saga_tracker.service import Tracker
 from tests.runtime.eventually import eventually
@@ -44,6 +46,17 @@ murmuration_circuit_open{party="provider"} 1.0
 murmuration_connected{to="database"} 1.0
 murmuration_connected{to="broker"} 1.0
 """
+# Why every order waits for payment.
+CAUSE = {
+    "kind": "call",
+    "what": "authorise",
+    "party": "provider",
+    "attempt": 2,
+    "of": 4,
+    "error": "provider_timeout",
+    "circuit": "closed",
+    "since": "2026-11-28T06:00:00Z",
+}
 
 
 class Payment:
@@ -51,14 +64,19 @@ class Payment:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str]] = []
+        self.acting_for: list[str] = []
         self.refuses = False
 
     async def get(self, request: web.Request) -> web.Response:
         if request.path == "/metrics":
             return web.Response(text=METRICS)
+        if request.path == "/causes":
+            asked = request.query.getall("order_id", [])
+            return web.json_response({"orders": {one: [CAUSE] for one in asked}, "service": []})
         return web.json_response({"status": "ready"})
 
     async def post(self, request: web.Request) -> web.Response:
+        self.acting_for.append(request.headers.get(ACTING_HEADER, ""))
         self.asked.append((request.path, request.headers["Authorization"], await request.text()))
         if self.refuses:
             return web.json_response({"detail": "the payment is not held: captured"}, status=409)
@@ -120,11 +138,11 @@ class Stage:
 
 
 @asynccontextmanager
-async def running_stage(servers: Servers, port: int = 0) -> AsyncIterator[Stage]:
+async def running_stage(servers: Servers, port: int = 0, **changes: Any) -> AsyncIterator[Stage]:
     """A tracker that nobody else speaks to, and its pages at an address of their own."""
     payment = Payment()
     async with new_watch(servers) as watch, payment.serving() as payment_url:
-        tracker = await watch.start(tokens=TOKENS, service_urls={"payment": payment_url}, **QUICK)
+        tracker = await watch.start(tokens=TOKENS, service_urls={"payment": payment_url}, **QUICK, **changes)
         app = watch.app(tracker)
         # Started and stopped by the watch.
         app.router.lifespan_context = _nothing

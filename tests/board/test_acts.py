@@ -5,10 +5,13 @@ import re
 from uuid import UUID, uuid4
 
 from playwright.async_api import Browser, Page, expect
+from pydantic import SecretStr
 
 from events.facts.saga import RetryRequested, Settled
-from tests.board.stage import Stage, looking
+from events.http.authentication import Acting
+from tests.board.stage import Stage, looking, running_stage
 from tests.runtime.eventually import eventually
+from tests.servers import Servers
 from tests.tracker.dead_letters import BENS, TOKEN, give_up, unusable
 from tests.tracker.facts import envelopes
 
@@ -131,11 +134,35 @@ async def test_an_approval_goes_to_payment_in_the_name_of_who_gives_it(
             )
             await act.locator("input[name=confirm]").check()
             await act.get_by_role("button", name="Approve").click()
-            said = "payment says: the payment is not held: captured" if refuses else "The payment goes ahead."
-            await expect(page.locator("main")).to_contain_text(said)
+            outcome = (
+                "payment says: the payment is not held: captured" if refuses else "The payment goes ahead."
+            )
+            await expect(page.locator("main")).to_contain_text(outcome)
     path, token, body = stage.payment.asked[0]
     assert (path, token) == (f"/payments/{order}/approve", f"Bearer {TOKEN}")
     assert json.loads(body) == {"note": "known customer"}
+
+
+async def test_who_signed_in_approves_and_cancels_without_a_token(browser: Browser, servers: Servers) -> None:
+    machines = SecretStr("the-machines")
+    async with running_stage(servers, admin_token=machines) as stage, looking(browser, stage) as (page, _):
+        order = await stage.say("held", "created reserved held")
+        await page.goto("/sign-in")
+        await page.locator("main input[name=token]").fill(TOKEN)
+        await page.locator("main").get_by_role("button", name="Sign in").click()
+        await page.goto(f"/ui/sagas/{order}")
+        act = page.locator("details[id^=act-approve]")
+        await act.locator("summary").first.click()
+        assert await page.locator("main input[name=token]").count() == 0
+        await act.locator("input[name=note]").fill("known customer")
+        await act.locator("input[name=confirm]").check()
+        await act.get_by_role("button", name="Approve").click()
+        await page.wait_for_url(re.compile("done=approve"))
+        (path, token, body), (assertion,) = stage.payment.asked[0], stage.payment.acting_for
+        assert (path, token) == (f"/payments/{order}/approve", f"Bearer {machines.get_secret_value()}")
+        assert json.loads(body) == {"note": "known customer"}
+        who = Acting(stage.tracker.settings).read(assertion, "POST", path)
+        assert (who.name, who.role, who.signed_in_by) == ("anna", "admin", "named token, at the tracker")
 
 
 async def test_the_first_page_tells_what_services_say_of_themselves(browser: Browser, stage: Stage) -> None:
@@ -144,9 +171,30 @@ async def test_the_first_page_tells_what_services_say_of_themselves(browser: Bro
         main = page.locator("main")
         await expect(main).to_contain_text("counts as down: it is only probed")
         await expect(main).to_contain_text("12.5 s")
+        await expect(main).to_contain_text(re.compile(r"circuit to provider\s*open"))
         await expect(main.get_by_role("region", name="Incidents")).to_contain_text(
             "nobody consumes its queue"
         )
+
+
+async def test_an_incident_leads_to_the_sagas_that_wait_for_its_cause(browser: Browser, stage: Stage) -> None:
+    async with looking(browser, stage) as (page, _):
+        cause = "provider did not answer in time"
+        incident = page.locator("tr", has=page.get_by_role("link", name=cause))
+
+        async def shown() -> bool:
+            await page.goto("/")
+            return await incident.count() > 0
+
+        await eventually(shown, why="payment was asked", within_seconds=30)
+        sagas = int(await incident.first.locator("td.number").inner_text())
+        await incident.first.get_by_role("link", name=cause).click()
+        await page.wait_for_url(re.compile(r"waiting_for=payment&cause=provider\+did\+not"))
+        assert await page.locator("tr[id^=saga-]").count() == sagas
+        assert await page.locator("input[name=cause]").input_value() == cause
+        await page.locator("input[name=cause]").fill("nothing of the kind")
+        await page.get_by_role("button", name="Find").click()
+        await expect(page.locator("main")).to_contain_text("None.")
 
 
 async def test_who_signed_in_acts_without_a_token(browser: Browser, stage: Stage) -> None:

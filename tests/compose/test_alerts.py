@@ -251,7 +251,7 @@ CASES = {
         {'murmuration_dead_letters_open{job="tracker",service="payment",kind="case"}': "3x30"},
         labels={"service": "payment"},
     ),
-    "CustomerNotTold": Case(
+    "CustomerNotNotified": Case(
         {'murmuration_dead_letters_open{job="tracker",service="notification",kind="case"}': "1x30"},
         {'murmuration_dead_letters_open{job="tracker",service="payment",kind="case"}': "1x30"},
     ),

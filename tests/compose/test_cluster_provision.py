@@ -114,7 +114,7 @@ def flags(state: str) -> list[dict[str, object]]:
     return [{"name": "stream_queue", "state": "enabled"}, {"name": "khepri_db", "state": state}]
 
 
-def test_a_cluster_of_an_older_version_is_told_to_decide_by_majority() -> None:
+def test_a_cluster_of_an_older_version_is_set_to_decide_by_majority() -> None:
     with saying(flags("disabled"), flags("enabled")) as broker:
         keep_metadata_by_consensus(broker.management)
     enabling = "PUT /api/feature-flags/khepri_db/enable"

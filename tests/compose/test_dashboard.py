@@ -37,7 +37,7 @@ def test_panels_do_not_overlap() -> None:
 
 
 @pytest.mark.parametrize("panel", list(panels()), ids=lambda panel: panel.title)
-def test_what_is_told_by_several_instances_is_counted_once(panel: Panel) -> None:
+def test_what_several_instances_report_is_counted_once(panel: Panel) -> None:
     """Every query says which labels count: none is a sum of what two trackers say of the same view."""
     for line in panel.lines:
         assert re.match(r"(sum|max|min|count|topk|histogram_quantile|1 - min)\b", line.query), line.query

@@ -68,7 +68,7 @@ def test_an_address_is_that_of_one_that_runs() -> None:
     assert where.broker_url("order") == "amqp://order:pass@127.0.0.1:4/"
 
 
-def test_the_engines_refusal_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engines_refusal_is_shown_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docker = tmp_path / "docker"
     docker.write_text("#!/bin/sh\necho a warning >&2; echo Error: no such network >&2; exit 1\n")
     docker.chmod(0o755)

@@ -102,7 +102,7 @@ def test_what_a_person_wrote_beside_them_stays(tmp_path: Path) -> None:
     assert path.read_text() == before
 
 
-def test_an_unwritable_place_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unwritable_place_is_shown_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert write_secrets(["--file", str(tmp_path / "none" / ".env")]) == 1
     assert capsys.readouterr().err.startswith("error: cannot write ")
 
@@ -135,7 +135,7 @@ def test_a_container_whose_process_does_not_answer_is_not_healthy() -> None:
     assert is_ready(port) is False
 
 
-def test_the_broker_is_told_what_the_code_says_as_soon_as_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_broker_gets_what_the_code_says_as_soon_as_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provisioning, "PAUSE_SECONDS", 0)
     wanted = definitions.definitions(SERVICES, dict.fromkeys(definitions.user_names(SERVICES), "secret"))
     with answering(503, 400, 204, 204) as server:
@@ -147,7 +147,7 @@ def test_the_broker_is_told_what_the_code_says_as_soon_as_it_listens(monkeypatch
     assert first | then == wanted
 
 
-def test_a_broker_that_never_takes_them_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_never_takes_them_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provisioning, "PAUSE_SECONDS", 0)
     with answering(401) as server, pytest.raises(RigError, match="does not take its definitions: 401 said"):
         teach_broker(Management(server.url, "wrong"), {}, attempts=3)

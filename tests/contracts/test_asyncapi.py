@@ -157,7 +157,7 @@ def test_all_that_is_needed_of_an_outsider_is_a_message_id(document: Json, servi
         assert about["description"].startswith(("AMQP property. ", "AMQP header. ")), name
 
 
-def test_what_is_sent_beside_a_body_is_told_and_nothing_else(document: Json, service: Service) -> None:
+def test_what_is_sent_beside_a_body_is_listed_and_nothing_else(document: Json, service: Service) -> None:
     sent = fields_of(
         fact_id=UUID(int=1),
         wire_name="order.created.v2",

@@ -49,37 +49,37 @@ ALL_PUBLISHED = wire_names(*(service.publishes for service in SERVICES), tuple(P
 NEWEST = {name for name, fact in PUBLISHED.items() if not issubclass(fact, SupersededFact)}
 
 
-def test_every_heard_fact_is_stated_by_somebody() -> None:
+def test_every_fact_subscribed_to_is_published_by_somebody() -> None:
     assert set() == SUBSCRIBED - ALL_PUBLISHED
 
 
-def test_every_stated_fact_is_heard_by_a_service_or_meant_for_the_tracker() -> None:
+def test_every_published_fact_is_subscribed_to_by_a_service_or_meant_for_the_tracker() -> None:
     assert ALL_PUBLISHED - SUBSCRIBED == RECEIVED_BY_THE_TRACKER_ALONE
 
 
-def test_every_published_fact_has_a_service_that_states_it() -> None:
+def test_every_published_fact_has_a_service_that_publishes_it() -> None:
     assert ALL_PUBLISHED == NEWEST
 
 
-def test_no_fact_is_stated_by_two() -> None:
+def test_no_fact_is_published_by_two() -> None:
     assert sum(len(service.publishes) for service in SERVICES) + len(PUBLISHED_BY_THE_TRACKER) == len(
         ALL_PUBLISHED
     )
 
 
-def test_every_service_states_only_what_it_owns() -> None:
+def test_every_service_publishes_only_what_it_owns() -> None:
     for service in SERVICES:
         assert {fact.owner for fact in service.publishes} == {service.name}
 
 
-def test_what_a_person_asks_is_heard_by_whoever_can_fail_for_good() -> None:
+def test_what_a_person_asks_reaches_whoever_can_fail_for_good() -> None:
     """Each takes what is meant for itself: the others receive it too, and leave it."""
     able = {service.name for service in SERVICES if any(fact.case for fact in service.publishes)}
     for kind in (RetryRequested, Settled):
         assert {service.name for service in SERVICES if kind in service.subscribes_to} == able
 
 
-def test_an_outside_publisher_is_heard_by_whoever_must_know_of_an_order() -> None:
+def test_what_an_outside_publisher_sends_reaches_whoever_must_know_of_an_order() -> None:
     """order_svc receives its own fact too, for it is not the only one to publish it."""
     assert {service.name for service in SERVICES if OrderCreated in service.subscribes_to} == {
         "order",

@@ -62,6 +62,7 @@ ROLES = {
     **{(spec.name, "GET", "/asyncapi.json"): VIEWERS for spec in SERVICE_PROCESSES},
     **{(spec.name, "GET", "/states"): VIEWERS for spec in SERVICE_PROCESSES},
     **{(spec.name, "GET", "/causes"): VIEWERS for spec in SERVICE_PROCESSES},
+    **{(spec.name, "GET", "/outside"): MACHINES for spec in SERVICE_PROCESSES},
     **{(spec.name, "GET", "/states/orders"): MACHINES for spec in SERVICE_PROCESSES},
     **{(spec.name, "POST", "/states/forget"): MACHINES for spec in SERVICE_PROCESSES},
     ("tracker", "GET", "/sagas"): VIEWERS,

@@ -97,7 +97,7 @@ def test_a_v1_order_of_the_first_publishers_had_no_currency() -> None:
     [PAYMENT_REFUNDED_V1, SHIPMENT_CANCELLED_V1, SHIPMENT_DISPATCHED_V1],
     ids=lambda fact: fact.wire_name,
 )
-def test_what_was_stated_before_people_could_settle_was_settled_by_nobody(published: Fact) -> None:
+def test_what_was_published_before_people_could_settle_was_settled_by_nobody(published: Fact) -> None:
     read = decode(encode(envelope(published)), routing_key=published.wire_name)
     assert read.fact.version == 2
     assert read.fact.model_dump() == published.model_dump() | {"settled_by": None}
@@ -128,7 +128,7 @@ def test_an_outside_publisher_may_leave_out_all_but_the_id() -> None:
         ({"timestamp": STATED_AT, "headers": {"stated_at": 17}}, STATED_AT),
     ],
 )
-def test_when_it_was_stated_is_read_from_what_is_there(
+def test_when_it_was_published_is_read_from_what_is_there(
     properties: dict[str, Any], stated_at: datetime
 ) -> None:
     read = decode(message(**properties), routing_key=None)
@@ -187,12 +187,12 @@ def test_what_cannot_be_read_says_why(
     assert detail in str(refused.value)
 
 
-def test_the_id_of_a_stated_fact_never_changes() -> None:
+def test_the_id_of_a_published_fact_never_changes() -> None:
     """Ids that were published must be derived again after any restart, in any version of this program."""
     assert derive_fact_id(CAUSE, "order", 0) == UUID("16595afc-eb1c-5e4b-aa0e-a2d17006f530")
 
 
-def test_every_stated_fact_has_an_id_of_its_own() -> None:
+def test_every_published_fact_has_an_id_of_its_own() -> None:
     ids = {
         derive_fact_id(UUID(int=n), service, i)
         for n in (1, 2)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from events.facts.money import DECIMALS, in_words
+from events.facts.base import DECIMALS, in_words
 
 KNOWN = Path(__file__).with_name("currencies.json")
 
@@ -36,7 +36,7 @@ def test_what_has_no_minor_unit_is_no_currency_to_pay_in() -> None:
 def test_a_currency_that_was_known_stays_known() -> None:
     """Orders in it may be in queues, and are in the stream: ISO 4217 may withdraw it, a release must not.
 
-    A release of `iso4217` that lacks one needs a line for it in events/facts/money.py.
+    A release of `iso4217` that lacks one needs a line for it in events/facts/base.py.
     """
     known = json.loads(KNOWN.read_text())
     assert {code: DECIMALS.get(code) for code in known} == known

@@ -78,7 +78,7 @@ def test_it_names_its_owner_and_version(fact: Fact) -> None:
     assert (fact.owner, f"v{fact.version}") == (owner, version)
 
 
-def test_versions_of_a_fact_have_no_gaps_and_only_the_newest_is_stated() -> None:
+def test_versions_of_a_fact_have_no_gaps_and_only_the_newest_is_published() -> None:
     newest: dict[str, list[type[Fact]]] = {}
     for kind in sorted(PUBLISHED.values(), key=lambda kind: kind.version):
         newest.setdefault(kind.wire_name.rpartition(".")[0], []).append(kind)

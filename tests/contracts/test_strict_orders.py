@@ -9,8 +9,7 @@ import pytest
 from aio_pika import Message
 from fastapi import FastAPI
 
-from events.facts.base import MAX_LINES
-from events.facts.money import DECIMALS
+from events.facts.base import DECIMALS, MAX_LINES
 from events.http.application import create_app
 from events.messaging.envelope import Unreadable, decode
 from events.runtime.settings import ServiceSettings

@@ -73,7 +73,7 @@ def test_every_call_is_given_up_done_or_not(service: Service) -> None:
 
 
 @every_service
-def test_every_declared_fact_is_stated_and_every_declared_call_asked_for(service: Service) -> None:
+def test_every_declared_fact_is_published_and_every_declared_call_asked_for(service: Service) -> None:
     decisions = [row.decision for row in TABLES[service.name] if row.decision is not None]
     published: set[type[Fact]] = {type(fact) for decision in decisions for fact in decision.facts}
     asked: set[type[Call]] = {type(call) for decision in decisions for call in decision.calls}

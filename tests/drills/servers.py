@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from compose.drills.rig import DrillRig
-from compose.drills.verbs import alarmed, read_only
+from compose.drills.stage import alarmed, read_only
 
 ALARMS = "rabbit_alarm:get_alarms()."
 LIMIT = "vm_memory_monitor:get_vm_memory_high_watermark()."

@@ -8,10 +8,9 @@ from compose.containers.provision import REPLICATED as REPLICATED_QUEUES
 from compose.containers.rig import NAMES, ContainerRig, ReplicaRig
 from compose.containers.stack import NODES
 from compose.drills.catalogue import CLUSTER_DRILLS
-from compose.drills.catalogue.broker import killing_nodes
-from compose.drills.command import Options, chosen_drills
+from compose.drills.catalogue.servers import killing_nodes
+from compose.drills.command import Harness, Options, chosen_drills
 from compose.drills.container_rig import REPLICATED, TARGETS, ClusterRig, members_online
-from compose.drills.harness import Harness
 from compose.drills.rig import SETTINGS, Deed
 from compose.system import SERVICES
 from events.messaging import topology

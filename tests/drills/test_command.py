@@ -109,7 +109,7 @@ def test_a_drill_that_the_rig_cannot_do_is_skipped_and_nothing_started(
     assert "slow-database" in (tmp_path / "drills-report-compose.md").read_text()
 
 
-def test_the_command_that_repeats_a_drill_is_told() -> None:
+def test_the_command_that_repeats_a_drill_is_shown() -> None:
     assert Options().again(7) == "SEED=7"
     assert Options(rig="compose", orders_per_second=12.5).again(7) == "SEED=7 RIG=compose RATE=12.5"
 

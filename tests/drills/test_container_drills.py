@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from compose.containers.rig import NAMES, ContainerRig
-from compose.drills.catalogue.network import cutting_off_from_broker
-from compose.drills.catalogue.processes import killing_services
+from compose.drills.catalogue.servers import cutting_off_from_broker
+from compose.drills.catalogue.services import killing_services
+from compose.drills.command import Harness
 from compose.drills.container_rig import NO_DELAYS, ContainerDrillRig
-from compose.drills.harness import Harness
 from compose.drills.rig import ONE_NODE, ONE_RELEASE, POSTGRES, RABBITMQ, SETTINGS, Deed
 from compose.drills.stage import Drill, Victims
 from compose.local.commands import RigError
@@ -68,7 +68,7 @@ async def test_conditions_are_as_of_now(rig: ContainerDrillRig) -> None:
     assert await rig.conditions() == dict.fromkeys(NAMES, "ready")
 
 
-async def test_what_the_engine_refuses_is_said(rig: ContainerDrillRig) -> None:
+async def test_what_the_engine_refuses_is_shown(rig: ContainerDrillRig) -> None:
     await rig.stop("sandbox")
     with pytest.raises(RigError, match=r"docker kill failed: .*is not running"):
         await rig.kill("sandbox")
@@ -77,7 +77,7 @@ async def test_what_the_engine_refuses_is_said(rig: ContainerDrillRig) -> None:
     await rig.start("sandbox")
 
 
-def test_what_containers_cannot_do_is_said() -> None:
+def test_what_containers_cannot_do_is_shown() -> None:
     rig = ContainerDrillRig(ContainerRig())
     assert rig.why_not(Deed("delay", "inventory", POSTGRES)) == NO_DELAYS
     assert rig.why_not(Deed("kill", "rabbitmq-2")) == rig.why_not(Deed("isolate", RABBITMQ)) == ONE_NODE

@@ -11,27 +11,26 @@ import psycopg
 import pytest
 
 from compose.demo.shop import Item
-from compose.drills.catalogue import broker, messages, outside
-from compose.drills.catalogue.network import cutting_off_from_broker
-from compose.drills.catalogue.processes import killing_services
-from compose.drills.harness import Harness
+from compose.drills.catalogue import servers, services
+from compose.drills.catalogue.servers import cutting_off_from_broker
+from compose.drills.catalogue.services import killing_services
+from compose.drills.command import Harness
 from compose.drills.judge import ALL_WELL
 from compose.drills.load import Kind
 from compose.drills.local_rig import LocalDrillRig
 from compose.drills.outcome import Report
 from compose.drills.report import write_reports
-from compose.drills.stage import Drill, Stage, Victims
-from compose.drills.verbs import paused
+from compose.drills.stage import Drill, Stage, Victims, paused
 from saga_tracker.consistency.rules import INVARIANTS
 from tests.drills.servers import look_at_both
 
 SEED = 4
 SHORT_DRILLS = (
-    broker.killing_broker(5.0),
+    servers.killing_broker(5.0),
     cutting_off_from_broker(Victims({"order": 6.0})),
-    outside.LOST_ANSWERS,
-    messages.EVERYTHING_TWICE,
-    messages.POISON,
+    servers.LOST_ANSWERS,
+    services.EVERYTHING_TWICE,
+    services.POISON,
 )
 PATIENCE_SECONDS = 4.0
 POLL_SECONDS = 0.1

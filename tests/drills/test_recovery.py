@@ -132,7 +132,7 @@ def test_the_end_is_counted_from_the_last_healing() -> None:
     assert Timeline([Sample(3.0, 1, 1)]).seconds_to_end == 3.0
 
 
-def test_late_is_told_from_stuck() -> None:
+def test_late_differs_from_stuck() -> None:
     slow = healed_at(20.0, Sample(100.0, 90, 40), Sample(130.0, 90, 60), Sample(140.0, 90, 70))
     stuck = healed_at(20.0, Sample(100.0, 90, 40), Sample(130.0, 90, 70), Sample(140.0, 90, 70))
     assert "20 orders had not ended; it could not catch up: 10 ended" in why_not_ended(slow, 120.0, 15.0)

@@ -12,8 +12,7 @@ import pytest
 
 from compose.demo.shop import Item, Shop
 from compose.drills.catalogue import DRILLS
-from compose.drills.command import chosen_drills
-from compose.drills.harness import Harness
+from compose.drills.command import Harness, chosen_drills
 from compose.drills.load import Load
 from compose.drills.local_rig import LocalDrillRig
 from compose.drills.outcome import Check, Fault, Outcome, Report, Sample, Stall, Timeline, longest_stall
@@ -133,7 +132,7 @@ def test_no_plot_is_drawn_where_nothing_was_measured() -> None:
     assert plot_of(Timeline()) == "<p>Nothing was measured.</p>"
 
 
-def test_a_failure_is_told_with_what_speaks_for_it() -> None:
+def test_a_failure_is_shown_with_what_speaks_for_it() -> None:
     checks = (Check("All is well."), Check("Nothing is lost.", ("order <7> is lost",)))
     failed = Outcome("drill", "a drill", 12.0, 5, {"COMPLETED": 4}, checks, {"order": "died"}, a_timeline())
     report = Report("local processes", 7, "now", 12.0, [failed])

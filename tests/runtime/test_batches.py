@@ -81,7 +81,7 @@ async def test_a_batch_has_a_bound(stage: Stage) -> None:
     assert max(row["size"] for row in written) <= 4
 
 
-async def test_a_fact_told_twice_in_one_batch_counts_once(stage: Stage) -> None:
+async def test_a_fact_delivered_twice_in_one_batch_counts_once(stage: Stage) -> None:
     order, fact_id = uuid4(), uuid4()
     twice = [message(Bumped(order_id=order), fact_id) for _ in range(2)]
     await stage.publish(*twice)
@@ -93,7 +93,7 @@ async def test_a_fact_told_twice_in_one_batch_counts_once(stage: Stage) -> None:
     assert not await stage.dead_letters()
 
 
-async def test_a_fact_told_again_later_counts_once(stage: Stage) -> None:
+async def test_a_fact_delivered_again_later_counts_once(stage: Stage) -> None:
     await stage.start()
     order, fact_id = uuid4(), uuid4()
     await stage.say(Bumped(order_id=order), fact_id=fact_id)
@@ -128,7 +128,7 @@ async def test_facts_and_commands_share_batches_without_losing_any(stage: Stage)
     assert len({answer.count for answer in answers}) == 30  # each saw a state of its own
 
 
-async def test_a_stated_fact_says_what_it_descends_from(stage: Stage) -> None:
+async def test_a_published_fact_says_what_it_descends_from(stage: Stage) -> None:
     await stage.start()
     order = uuid4()
     (fact_id,) = await stage.say(Bumped(order_id=order))

@@ -225,14 +225,14 @@ async def test_what_a_dead_instance_left_it_may_have_sent(stage: Stage) -> None:
 
 async def test_a_call_that_is_handed_over_after_it_was_found_in_the_table(stage: Stage) -> None:
     """It is attempted again, unaware of the first attempt: what that may have done is not forgotten."""
-    order, caller = uuid4(), (await stage.start())._dispatcher
-    assert caller is not None
+    order, dispatcher = uuid4(), (await stage.start())._dispatcher
+    assert dispatcher is not None
     call = Ring(order_id=order, plan=("loses", "fails", "fails"))
     row = CallRow(uuid4(), "ring", order, call.model_dump(mode="json"), None)
     await leave_behind(stage, 1, *call.plan, order=order, id=row.call_id)
-    caller.look_in_table()
+    dispatcher.look_in_table()
     await eventually(lambda: stage.outside.book.story(key(order)) == ["asked", "did"])
-    caller.hand_over([row])
+    dispatcher.hand_over([row])
     await eventually(lambda: stage.published(order, kind="answered"))
     assert stage.outside.book.story(key(order)) == ["asked", "did", "asked", "looked_up"]
 

@@ -121,7 +121,7 @@ def test_failures_that_come_all_at_once_say_little(story: str, state: CircuitSta
     assert Party(opens_after_seconds=1).play(story) == state
 
 
-def test_who_is_turned_away_is_told_for_how_long() -> None:
+def test_who_is_turned_away_learns_for_how_long() -> None:
     party = Party()
     party.play("---x")
     assert party.circuit.wait_seconds() == OPEN_SECONDS

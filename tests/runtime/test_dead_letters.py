@@ -59,10 +59,14 @@ UNUSABLE: list[tuple[str, aio_pika.Message, str]] = [
     ("unknown fact", raw(BODY, kind="toy.dreamt.v1", message_id=GOOD_ID), "unknown_fact"),
     ("nonsense for a type", raw(BODY, kind="?", message_id=GOOD_ID), "unknown_fact"),
     ("message_id is no UUID", raw(BODY, message_id="7"), "no_fact_id"),
-    ("nothing this service hears", message(Counted(order_id=uuid4(), count=1), uuid4()), "not_heard"),
+    (
+        "nothing this service subscribes to",
+        message(Counted(order_id=uuid4(), count=1), uuid4()),
+        "not_subscribed",
+    ),
 ]
 # What no delay makes readable, or true, is a dead letter at once.
-UNREADABLE = {"bad_body", "unknown_version", "unknown_fact", "no_fact_id", "not_heard", "contradicts"}
+UNREADABLE = {"bad_body", "unknown_version", "unknown_fact", "no_fact_id", "not_subscribed", "contradicts"}
 
 
 @pytest.mark.parametrize(("sent", "reason"), [pytest.param(*row[1:], id=row[0]) for row in UNUSABLE])
@@ -265,7 +269,7 @@ async def test_while_dead_letters_cannot_be_sent_neighbours_go_on_and_nothing_is
     assert "closed channel" not in caplog.text
 
 
-async def test_a_poison_fact_that_is_told_again_is_tried_again(stage: Stage) -> None:
+async def test_a_poison_fact_that_is_delivered_again_is_tried_again(stage: Stage) -> None:
     """Its first failure left no inbox row behind that would make a retry count as a duplicate."""
     await stage.start()
     order, fact_id = uuid4(), uuid4()

@@ -40,7 +40,7 @@ async def enter(database: Database, service: Sample, order: UUID, **changes: Any
 async def test_a_service_forgets_what_it_is_done_with_alone(servers: Servers, service: Sample) -> None:
     done, not_done, has_a_call, unknown = (uuid4() for _ in range(4))
     url = await servers.new_database(service.package)
-    async with app_on(url, service.store, SecretStr(TOKEN)) as (app, database):
+    async with app_on(url, service.repository, SecretStr(TOKEN)) as (app, database):
         for order in (done, has_a_call):
             await enter(database, service, order)
         await enter(database, service, not_done, **NOT_DONE[service.package])
@@ -57,7 +57,7 @@ async def test_a_service_forgets_what_it_is_done_with_alone(servers: Servers, se
             assert answer.status == 200, answer.text
             assert sorted(answer.json()["forgotten"]) == sorted([str(done), str(unknown)])
         async with database.transaction() as connection:
-            left = await service.store.read_many(connection, [done, not_done, has_a_call, unknown])
+            left = await service.repository.read_many(connection, [done, not_done, has_a_call, unknown])
         assert left.keys() == {not_done, has_a_call}
         tombs = await database.rows(b"SELECT order_id, units FROM tombstones")
     units = {row["order_id"]: row["units"] for row in tombs}

@@ -90,7 +90,7 @@ def test_every_broker_of_ours_has_the_bound_of_the_processes() -> None:
 
 
 @pytest.mark.parametrize(("given", "bound"), [({}, MAX_MESSAGE_BYTES), ({VARIABLE: "2097152"}, 2_097_152)])
-def test_the_local_broker_takes_the_bound_that_processes_are_told(
+def test_the_local_broker_takes_the_bound_that_processes_have(
     tmp_path: Path, given: dict[str, str], bound: int
 ) -> None:
     rig = LocalRig(tmp_path / "rig", blueprint=standin_blueprint(), environment=given)

@@ -89,7 +89,7 @@ def test_everything_is_ready_and_up_again_starts_nothing(rig: LocalRig) -> None:
     assert rig.up() == []
 
 
-def test_a_process_is_told_its_own_addresses_and_no_administrators(rig: LocalRig) -> None:
+def test_a_process_gets_its_own_addresses_and_no_administrators(rig: LocalRig) -> None:
     where, order = rig.addresses, variables_of(rig, "order")
     assert order["MURMURATION_DATABASE_URL"] == where.database_url("order")
     assert order["MURMURATION_BROKER_URL"] == where.broker_url("order")
@@ -181,7 +181,7 @@ def test_a_second_instance_has_its_own_port_and_the_same_database(rig: LocalRig)
     assert conditions(rig)["order"] == "ready"
 
 
-def test_a_process_that_ends_by_itself_is_said_to_have_died(rig: LocalRig) -> None:
+def test_a_process_that_ends_by_itself_is_shown_as_dead(rig: LocalRig) -> None:
     pid = rig.pid("tracker")
     assert pid is not None
     os.kill(pid, signal.SIGKILL)

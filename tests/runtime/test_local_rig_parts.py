@@ -71,7 +71,7 @@ def test_a_folder_is_a_postgres_only_with_a_server_and_initdb(tmp_path: Path) ->
     assert inspect(tmp_path) == PostgresBinaries(tmp_path, 17)
 
 
-def test_rabbitmqs_own_scripts_are_told_from_a_wrapper(tmp_path: Path) -> None:
+def test_rabbitmqs_own_scripts_are_not_taken_for_a_wrapper(tmp_path: Path) -> None:
     executable(tmp_path / "wrapper" / "rabbitmq-server", "#!/bin/sh\n")
     for name in SCRIPTS:
         executable(tmp_path / "own" / name, "#!/bin/sh\n")
@@ -266,7 +266,7 @@ def test_urls_are_derived_from_the_administrators() -> None:
     assert url_of(admin, "order", "pw") == "postgresql://order:pw@db.example:5433/order?sslmode=require"
 
 
-def test_a_gateway_is_told_only_what_it_calls() -> None:
+def test_a_gateway_gets_the_addresses_only_of_what_it_calls() -> None:
     assert gateway_variables(("push", "smtp"), 8090, 8025) == {
         "MURMURATION_PUSH_URL": "http://127.0.0.1:8090/push",
         "MURMURATION_SMTP_URL": "smtp://127.0.0.1:8025",
@@ -317,7 +317,7 @@ def test_an_administrators_own_policy_is_left_alone(apt_get: Path, monkeypatch: 
     assert system_packages.POLICY_FILE.read_text() == "exit 0\n"
 
 
-def test_a_plain_user_without_a_terminal_is_told_what_to_install(
+def test_a_plain_user_without_a_terminal_is_shown_what_to_install(
     apt_get: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     be(monkeypatch, root=False, terminal=False)

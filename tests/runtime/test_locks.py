@@ -84,7 +84,7 @@ async def test_more_locked_messages_than_are_delivered_at_once_leave_room_for_ot
     assert not await stage.dead_letters()
 
 
-async def test_a_command_that_meets_a_lock_is_told_to_come_back(stage: Stage) -> None:
+async def test_a_command_that_meets_a_lock_is_asked_to_come_back(stage: Stage) -> None:
     host, held = await start_with_a_tally(stage)
     url = await stage.serve(host)
     async with stage.holding(held), aiohttp.ClientSession() as http:

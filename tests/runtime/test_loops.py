@@ -58,7 +58,9 @@ async def cancelled_within() -> None:
     ("ending", "why"),
     [(raising, "KeyError"), (returning, "LoopEnded"), (cancelled_within, "LoopEnded")],
 )
-async def test_however_a_loop_ends_all_end_and_it_is_said_once(logged: Logged, ending: Any, why: str) -> None:
+async def test_however_a_loop_ends_all_end_and_it_is_logged_once(
+    logged: Logged, ending: Any, why: str
+) -> None:
     loops, failed = Loops(), asyncio.Event()
     loops.on_failure(failed.set)
     await loops.open()
@@ -151,7 +153,7 @@ async def test_what_it_had_not_acknowledged_is_on_the_queue_again_and_handled_by
     assert await stage.counts(orders) == dict.fromkeys(others, 1) | {held: 2}
 
 
-async def test_a_mistake_within_the_worker_does_it_too_and_who_waits_for_a_command_hears_soon(
+async def test_a_mistake_within_the_worker_does_it_too_and_who_waits_for_a_command_gets_an_answer_soon(
     stage: Stage, tmp_path: Path
 ) -> None:
     toy = ToyProcess(stage, tmp_path, command_timeout_seconds=15)

@@ -116,6 +116,6 @@ async def test_several_may_apply_them_at_once(servers: Servers) -> None:
     assert await schema(url) == await schema(other)
 
 
-async def test_a_database_that_is_not_there_is_said_to_be(servers: Servers) -> None:
+async def test_a_database_that_is_not_there_is_shown_so(servers: Servers) -> None:
     with pytest.raises(Exception, match="nowhere"):
         await asyncio.to_thread(upgrade, f"{servers.postgres_url}_nowhere", "order_svc")

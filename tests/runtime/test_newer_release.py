@@ -91,7 +91,7 @@ async def test_a_fact_about_a_state_it_cannot_read_waits_for_who_can(quick: Stag
     assert not await quick.dead_letters()
 
 
-async def test_whoever_asks_for_such_an_order_is_told_to_come_again(quick: Stage) -> None:
+async def test_whoever_asks_for_such_an_order_is_asked_to_come_again(quick: Stage) -> None:
     order = uuid4()
     await write_as_newer(quick, order)
     host = await quick.start()

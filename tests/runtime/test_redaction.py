@@ -48,15 +48,15 @@ def test_what_reads_like_a_secret_is_hidden(text: str, left: str | None) -> None
     assert redacted(text) == (text if left is None else left)
 
 
-def test_of_a_body_it_is_told_where_it_is_wrong_and_not_what_was_there() -> None:
+def test_of_a_body_it_is_shown_where_it_is_wrong_and_not_what_was_there() -> None:
     wrong = {"customer": "cust_canary!", "currency": 66613, "payment_token": ["tok_canary"]}
     with pytest.raises(ValidationError) as refused:
         OrderCreated.model_validate({"order_id": "s3cret-canary", **wrong})
-    said = in_words(refused.value)
-    assert_clean(said)
-    assert "customer: String should match pattern" in said
-    assert "payment_token: Input should be a valid string" in said
-    assert "lines: Field required" in said
+    words = in_words(refused.value)
+    assert_clean(words)
+    assert "customer: String should match pattern" in words
+    assert "payment_token: Input should be a valid string" in words
+    assert "lines: Field required" in words
 
 
 class _Holder(BaseModel):

@@ -113,7 +113,7 @@ async def test_a_steady_stream_is_published_once_each_while_rows_are_forgotten(s
     assert max(Counter(stage.published(*orders)).values()) == 1
 
 
-async def test_a_fact_that_nobody_hears_is_kept_and_does_not_hold_up_others(
+async def test_a_fact_that_nobody_receives_is_kept_and_does_not_hold_up_others(
     stage: Stage, logged: Logged
 ) -> None:
     await stage.unbind_stream()
@@ -232,7 +232,7 @@ async def test_a_service_may_start_before_its_broker(stage: Stage, logged: Logge
     assert len(of(logged, "outage_began")) == len(of(logged, "outage_ended")) == 2
 
 
-async def test_more_facts_that_nobody_hears_than_fit_in_memory_are_all_kept(stage: Stage) -> None:
+async def test_more_facts_that_nobody_receives_than_fit_in_memory_are_all_kept(stage: Stage) -> None:
     await stage.unbind_stream()
     await stage.deafen(Counted)
     host = await stage.start(relay_in_flight=2, relay_memory=4)

@@ -127,7 +127,7 @@ def test_what_was_stopped_killed_or_frozen_on_purpose_is_left_alone(supervised: 
     rig.wait_ready(ORDER)
 
 
-def test_one_that_was_told_more_than_others_is_told_it_again(supervised: Supervised) -> None:
+def test_one_that_was_given_more_settings_than_others_is_given_them_again(supervised: Supervised) -> None:
     supervised.rig.start(ORDER, instance=2, extra_environment={"MURMURATION_BATCH_SIZE": "7"})
     supervised.after(0)
     supervised.end(f"{ORDER}-2")

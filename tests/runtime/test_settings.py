@@ -174,8 +174,8 @@ def test_a_secret_may_be_in_a_file(
     secret.write_text("http://of:the-file@127.0.0.1/\n")
     monkeypatch.setenv(f"{ENV_PREFIX}{name}_FILE", str(secret))
     found = getattr(read_settings(kind), name.lower())
-    told = found.get_secret_value() if isinstance(found, SecretStr) else found
-    assert told == "http://of:the-file@127.0.0.1/"
+    plain = found.get_secret_value() if isinstance(found, SecretStr) else found
+    assert plain == "http://of:the-file@127.0.0.1/"
 
     monkeypatch.setenv(ENV_PREFIX + name, "http://of:the-variable@127.0.0.1/")
     with pytest.raises(SystemExit, match="2"):

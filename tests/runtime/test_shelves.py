@@ -12,7 +12,7 @@ from events.runtime.input import Input
 from events.runtime.settings import ProcessSettings
 from events.storage.database import Connection, Database, Session
 from events.storage.round_trip import BEGIN, RoundTrip
-from inventory_svc import repository as store
+from inventory_svc import repository
 from inventory_svc.decide import decide
 from tests.servers import Servers
 
@@ -54,7 +54,7 @@ async def play(connection: Session, *batch: Input) -> list[str]:
     """Decide a batch and save it; answers what became of each order."""
     opening, closing = RoundTrip(connection), RoundTrip(connection)
     opening.add(BEGIN)
-    unit_of_work = store.SHELVES.load(opening, batch)
+    unit_of_work = repository.SHELVES.load(opening, batch)
     await opening.run()
     for item in batch:
         unit_of_work.keep(item, decide(unit_of_work.state_of(item), item.payload).state)
@@ -95,7 +95,9 @@ async def test_a_fact_that_names_no_sku_moves_what_its_order_reserved(database: 
 async def test_no_batch_reads_every_sku(database: Database) -> None:
     """Not even the first ones after many were stocked, when PostgreSQL knows nothing of the table yet."""
     parameters = {"skus": [f"sku-{number}" for number in range(200)], "order_ids": [uuid4()] * 200}
-    explained = replace(store._LOCK_STOCK, name=b"explained", text=b"EXPLAIN " + store._LOCK_STOCK.text)
+    explained = replace(
+        repository._LOCK_STOCK, name=b"explained", text=b"EXPLAIN " + repository._LOCK_STOCK.text
+    )
     async with database.transaction() as connection:
         trip = RoundTrip(connection)
         answer = trip.add(explained, **parameters)

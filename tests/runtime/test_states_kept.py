@@ -92,27 +92,27 @@ async def connected(database_url: str) -> AsyncIterator[Session]:
         yield connection
 
 
-@pytest.mark.parametrize(("package", "store", "state"), KEPT, ids=[package for package, *_ in KEPT])
+@pytest.mark.parametrize(("package", "repository", "state"), KEPT, ids=[package for package, *_ in KEPT])
 async def test_it_is_read_as_it_was_written(
-    servers: Servers, package: str, store: OrderRepository[Any], state: Any
+    servers: Servers, package: str, repository: OrderRepository[Any], state: Any
 ) -> None:
     async with connected(await servers.new_database(package)) as connection:
         trip = RoundTrip(connection)
-        store.insert(trip, [replace(state, round=1)] if hasattr(state, "round") else [state])
-        store.update(trip, [state])
+        repository.insert(trip, [replace(state, round=1)] if hasattr(state, "round") else [state])
+        repository.update(trip, [state])
         await trip.run()
-        assert await store.read(connection, ORDER) == state
+        assert await repository.read(connection, ORDER) == state
 
 
 @pytest.mark.parametrize(
-    ("package", "store", "state", "insert", "row"),
+    ("package", "repository", "state", "insert", "row"),
     ROWS_OF_0001,
     ids=[package for package, *_ in ROWS_OF_0001],
 )
 async def test_a_failure_from_before_there_were_retries_begins_with_the_first(
     servers: Servers,
     package: str,
-    store: OrderRepository[Any],
+    repository: OrderRepository[Any],
     state: Any,
     insert: LiteralString,
     row: list[Any],
@@ -124,4 +124,4 @@ async def test_a_failure_from_before_there_were_retries_begins_with_the_first(
         await connection.execute(insert, row)
     await asyncio.to_thread(upgrade, url, package)
     async with connected(url) as connection:
-        assert await store.read(connection, ORDER) == state
+        assert await repository.read(connection, ORDER) == state

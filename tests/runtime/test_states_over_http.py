@@ -35,7 +35,7 @@ class Sample:
     """A service, one state that it has, and what it tells of it."""
 
     package: str
-    store: Repository
+    repository: Repository
     table: OrderRepository[Any]
     state: Callable[[UUID], Any]
     shown: dict[str, Any]
@@ -109,7 +109,7 @@ class _Open:
 
 @asynccontextmanager
 async def app_on(
-    database_url: str, store: Repository, token: SecretStr | None = None
+    database_url: str, repository: Repository, token: SecretStr | None = None
 ) -> AsyncIterator[tuple[FastAPI, Database]]:
     settings = ProcessSettings(
         broker_url="", database_url=database_url, http_port=0, admin_token=token, auth="open"
@@ -117,7 +117,7 @@ async def app_on(
     database = Database(settings, "states")
     await database.open()
     try:
-        yield create_app("states", "", settings, _Open(database), [states_router(store)]), database
+        yield create_app("states", "", settings, _Open(database), [states_router(repository)]), database
     finally:
         await database.close()
 
@@ -126,7 +126,7 @@ async def app_on(
 async def test_a_service_tells_what_it_knows_and_nothing_personal(servers: Servers, service: Sample) -> None:
     known, another, unknown = uuid4(), uuid4(), uuid4()
     url = await servers.new_database(service.package)
-    async with app_on(url, service.store) as (app, database):
+    async with app_on(url, service.repository) as (app, database):
         async with database.transaction() as connection:
             trip = RoundTrip(connection)
             service.table.insert(trip, [service.state(known), service.state(another)])

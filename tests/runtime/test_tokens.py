@@ -89,7 +89,7 @@ def test_those_of_a_setting_and_of_a_file_are_good_together(tmp_path: Path) -> N
         f"ada,admin,2026-11-28,{'0' * 64},more",
     ],
 )
-def test_an_entry_that_nobody_can_use_lets_nobody_in_and_is_not_told(tmp_path: Path, line: str) -> None:
+def test_an_entry_that_nobody_can_use_lets_nobody_in_and_is_not_shown(tmp_path: Path, line: str) -> None:
     with pytest.raises(BadEntry) as refused:
         NamedToken.read(line)
     assert "the-token-itself" not in str(refused.value)

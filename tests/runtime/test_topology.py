@@ -111,7 +111,7 @@ async def broker(servers: Servers) -> Broker:
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
-async def test_a_service_states_its_own_facts_and_no_others(broker: Broker, service: Service) -> None:
+async def test_a_service_publishes_its_own_facts_and_no_others(broker: Broker, service: Service) -> None:
     may = {wire: await broker.may_publish(service.name, wire) for wire in WIRE_NAMES}
     assert may == {wire: wire.startswith(f"{service.name}.") for wire in WIRE_NAMES}
 
@@ -135,7 +135,7 @@ async def test_an_outside_publisher_creates_orders_and_nothing_else(broker: Brok
         await broker.publish(PUBLISHER, "inventory", DEAD_LETTER_EXCHANGE)
 
 
-async def test_the_tracker_states_nothing_but_about_sagas(broker: Broker) -> None:
+async def test_the_tracker_publishes_nothing_but_about_sagas(broker: Broker) -> None:
     may = {wire: await broker.may_publish(TRACKER, wire) for wire in WIRE_NAMES}
     assert {wire for wire, allowed in may.items() if allowed} == {
         wire for wire in WIRE_NAMES if wire.startswith("saga.")
@@ -300,7 +300,7 @@ async def test_declaring_takes_no_queue_that_is_anything_else(servers: Servers) 
             await declare([PAYMENT], url)
 
 
-async def test_every_fact_reaches_whoever_hears_it(servers: Servers) -> None:
+async def test_every_fact_reaches_whoever_subscribes_to_it(servers: Servers) -> None:
     url = await asyncio.to_thread(servers.new_vhost)
     await declare(SERVICES, url)
     expected = {service.queue: 0 for service in SERVICES}

@@ -39,7 +39,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _complains(line: str) -> bool:
-    return '"level": "info"' not in line and "[info]" not in line
+    return '"level":"info"' not in line and "[info]" not in line
 
 
 @pytest.fixture(scope="session")

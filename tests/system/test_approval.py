@@ -1,10 +1,14 @@
 """An order above the limit waits for a person, whatever restarts meanwhile, and for no longer than it may."""
 
 import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
+from aiohttp import ClientSession, CookieJar
 
 from compose.demo.shop import Item, Refused
 from events.http.tokens import make
@@ -54,6 +58,55 @@ async def test_it_stays_held_while_everything_restarts(system: System) -> None:
     await system.settle({approved: "COMPLETED", rejected: "CANCELLED"})
     payment = await system.shop.ask("payment", "GET", f"/payments/{approved}")
     assert (payment["decided_by"], payment["decision_note"]) == ("ada", "a known customer")
+
+
+@asynccontextmanager
+async def _signed_in(system: System, name: str, role: str) -> AsyncIterator[tuple[ClientSession, str]]:
+    """A session on the board, and what its forms send along."""
+    token = make(system.rig.addresses.tokens_file, name, role)
+    jar = CookieJar(unsafe=True)  # of a host without a name, too
+    async with ClientSession(system.where.http("tracker"), cookie_jar=jar) as browser:
+
+        async def entered() -> bool:
+            page = await (await browser.get("/sign-in")).text()
+            form = {"csrf_token": _csrf_in(page), "token": token, "next": "/"}
+            return (await browser.post("/sign-in", data=form, allow_redirects=False)).status == 303
+
+        await until(entered, "the tracker learns of the token")
+        yield browser, _csrf_in(await (await browser.get("/sign-in")).text())
+
+
+def _csrf_in(page: str) -> str:
+    found = re.search(r'name="csrf_token" value="([^"]+)"', page)
+    assert found
+    return found[1]
+
+
+async def test_who_signed_in_decides_on_the_board_in_their_own_name(system: System) -> None:
+    approved, rejected, cancelled = [await _held(system) for _ in range(3)]
+    acts = {"approve": approved, "reject": rejected, "cancel": cancelled}
+    for name, role, expected in (
+        ("ben", "operator", {"approve": 403, "reject": 403, "cancel": 303}),
+        ("ada", "approver", {"approve": 303, "reject": 303}),
+    ):
+        async with _signed_in(system, name, role) as (browser, csrf):
+            for verb, status in expected.items():
+                form = {"csrf_token": csrf, "note": f"{verb} it", "confirm": "yes"}
+                path = f"/ui/sagas/{acts[verb]}/{verb}"
+                answer = await browser.post(path, data=form, allow_redirects=False)
+                assert answer.status == status, await answer.text()
+    await system.settle({approved: "COMPLETED", rejected: "CANCELLED", cancelled: "CANCELLED"})
+    for verb, action, by in (
+        ("approve", "approved", "ada"),
+        ("reject", "rejected", "ada"),
+        ("cancel", "cancelled", "ben"),
+    ):
+        audit = await system.shop.ask("tracker", "GET", f"/audit?order_id={acts[verb]}")
+        entries = [(entry["by"], entry["action"], entry["note"]) for entry in audit["entries"]]
+        assert entries == [(by, action, f"{verb} it")]
+        if by == "ada":
+            payment = await system.shop.ask("payment", "GET", f"/payments/{acts[verb]}")
+            assert (payment["decided_by"], payment["decision_note"]) == ("ada", f"{verb} it")
 
 
 async def test_nobody_decides_in_time(system: System) -> None:

@@ -46,7 +46,7 @@ async def texts_in(system: System, database: str) -> str:
         if column in BODIES or (table in KEPT[database] and column not in ("last_error", "reason")):
             continue
         found += await system.execute(database, f'SELECT "{column}"::text AS said FROM "{table}"')
-    return "\n".join(str(said) for (said,) in found)
+    return "\n".join(str(value) for (value,) in found)
 
 
 async def publish_nonsense(system: System) -> None:
@@ -113,7 +113,7 @@ async def provoke(system: System, rig: LocalRig) -> None:
 
     async def tried() -> bool:
         calls = await system.execute("payment", "SELECT last_error FROM calls")
-        return any(said for (said,) in calls)
+        return any(value for (value,) in calls)
 
     try:
         await until(tried, "the provider is asked in vain")

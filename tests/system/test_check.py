@@ -142,12 +142,12 @@ async def test_orders_on_their_way_are_no_violation(system: System) -> None:
     await system.settle(burst.ends)
 
 
-def test_nothing_running_is_said_so(tmp_path: Path) -> None:
+def test_nothing_running_is_shown_so(tmp_path: Path) -> None:
     with pytest.raises(RigError, match="nothing is running"):
         check(LocalRig(tmp_path / "none"), Console(file=StringIO()))
 
 
-async def test_a_system_with_a_part_missing_is_said_so(system: System) -> None:
+async def test_a_system_with_a_part_missing_is_shown_so(system: System) -> None:
     await system.stop("notification")
     try:
         answer = await asyncio.to_thread(run_command, system.rig, "check")
@@ -225,6 +225,6 @@ async def test_whatever_happens_the_wrong_constraint_goes(system: System) -> Non
     assert not await known()
 
 
-def test_a_scenario_that_nobody_wrote_is_said_so(rig: LocalRig) -> None:
+def test_a_scenario_that_nobody_wrote_is_refused(rig: LocalRig) -> None:
     with pytest.raises(RigError, match="there is no scenario flood"):
         command.demo(rig, Console(file=StringIO()), only=["flood"])

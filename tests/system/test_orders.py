@@ -70,7 +70,7 @@ async def test_another_body_under_the_same_key_is_refused(system: System) -> Non
     with pytest.raises(Refused) as refused:
         await system.shop.place("cust_ada", "tok_ok", Item(sku, 2, 500), key=key)
     assert refused.value.status == 422
-    assert refused.value.problem["order_id"] == str(order_id)
+    assert str(order_id) not in str(refused.value.problem)
     await system.settle({order_id: "COMPLETED"})
 
 
@@ -198,7 +198,7 @@ async def test_an_unknown_version_becomes_a_dead_letter_and_its_neighbours_are_p
 
 
 @pytest.mark.usefixtures("own_servers")
-async def test_a_publisher_may_state_nothing_but_new_orders(system: System) -> None:
+async def test_a_publisher_may_publish_nothing_but_new_orders(system: System) -> None:
     forged = message({"order_id": str(uuid4())}, "payment.captured.v1")
     with pytest.raises(ChannelAccessRefused):
         await publish(system, forged)

@@ -74,7 +74,7 @@ def facts_of(order_id: UUID = ORDER) -> dict[str, Fact]:
         "notified_of_cancellation": CustomerNotified(
             order_id=order_id, ending="cancelled", channels=("push",)
         ),
-        "not_told_of_cancellation": NotificationFailed(
+        "not_notified_of_cancellation": NotificationFailed(
             order_id=order_id, ending="cancelled", reason="email: bounced"
         ),
         **_about_lateness(order_id),
@@ -176,7 +176,7 @@ BECAUSE = {
     "cancel_settled": "cancel_failed",
     "telling_retried": "not_notified",
     "telling_settled": "not_notified",
-    "telling_of_cancellation_retried": "not_told_of_cancellation",
+    "telling_of_cancellation_retried": "not_notified_of_cancellation",
 }
 PATHS = {
     "completed": "created reserved captured scheduled confirmed sold dispatched notified",
@@ -222,7 +222,7 @@ PATHS = {
 RETOLD = (
     f"{PATHS['completed, customer not told']} telling_retried",
     f"{PATHS['completed, customer not told']} telling_settled",
-    "created stock_rejected cancelled not_told_of_cancellation telling_of_cancellation_retried",
+    "created stock_rejected cancelled not_notified_of_cancellation telling_of_cancellation_retried",
     "created reserved captured withdrawn cancel_failed cancel_settled",
     "created scheduled confirmed dispatch_failed dispatch_retried",
 )

@@ -70,7 +70,7 @@ async def states(watch: Watch, orders: list[UUID]) -> list[str | None]:
     return [await watch.state_of(order) for order in orders]
 
 
-async def test_who_does_it_without_stating_it_is_asked(watch: Watch) -> None:
+async def test_who_does_it_without_publishing_it_is_asked(watch: Watch) -> None:
     """As a replica of the release before sells without `inventory.stock_sold`."""
     with others_answering() as others:
         order = uuid4()

@@ -1,27 +1,31 @@
 """Why a saga waits, in words; what a person can do about it, and what people did."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote_plus, urlencode
 from uuid import UUID, uuid4
 
 import pytest
+from aiohttp import web
 from fastapi import FastAPI
 
 from events.facts.payment import PaymentDeclined
 from events.messaging.envelope import encode
 from events.service import DEAD_LETTER_EXCHANGE
-from saga_tracker.causes.acts import Waiting, act_about
-from saga_tracker.causes.cause import Cause, in_words, late
+from saga_tracker.causes.cause import Cause, Waiting, act_about, in_words, late
 from tests.runtime.eventually import eventually
 from tests.tracker.dead_letters import TOKEN, TOKENS, reason_of
-from tests.tracker.facts import envelopes
+from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Watch, get
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
 ORDER = UUID(int=7)
 LETTER = UUID(int=8)
+MOST_ASKED = 3
 
 
 def cause(kind: str, code: str | None = None, **more: Any) -> Cause:
@@ -162,19 +166,111 @@ async def test_what_people_decide_at_a_service_is_in_the_audit_once(watch: Watch
         return bool(await entries(approved) and await entries(rejected) and await stands(apps[-1], declined))
 
     await eventually(all_there)
-    told = (
+    decided = (
         [("grace", "approved", "I spoke to them", "payment")],
         [("grace", "rejected", "too much", "payment")],
     )
-    assert (await entries(approved), await entries(rejected), await entries(declined)) == (*told, [])
+    assert (await entries(approved), await entries(rejected), await entries(declined)) == (*decided, [])
     await watch.stop(tracker)
     await watch.rebuild()
     apps.append(watch.app(await watch.start(tokens=TOKENS)))
-    assert (await entries(approved), await entries(rejected)) == told
+    assert (await entries(approved), await entries(rejected)) == decided
 
 
 async def stands(app: FastAPI, order: UUID) -> bool:
     return bool((await get(app, f"/sagas/{order}")).json().get("state") == "COMPENSATING")
+
+
+@asynccontextmanager
+async def saying(by_order: dict[str, dict[str, Any]]) -> AsyncIterator[str]:
+    """A service that tells why some orders wait, and of the others nothing; its URL."""
+
+    async def causes(request: web.Request) -> web.Response:
+        asked = request.query.getall("order_id", [])
+        assert len(asked) <= MOST_ASKED
+        known = {one: [by_order[one]] for one in asked if one in by_order}
+        return web.json_response({"orders": known, "service": []})
+
+    app = web.Application()
+    app.add_routes([web.get("/causes", causes)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_sagas_are_counted_and_found_by_the_cause_of_their_wait(watch: Watch) -> None:
+    slow = [uuid4() for _ in range(2 * MOST_ASKED)]
+    poisoned, given_up, over, unasked = uuid4(), uuid4(), uuid4(), uuid4()
+    asked_at = NOW.isoformat()
+    timeout = {"kind": "call", "what": "authorise", "party": "provider", "error": "provider_timeout"}
+    failing = {"kind": "message", "what": "inventory.stock_reserved.v1", "error": "CheckViolation: wrong"}
+    known = {str(one): {**timeout, "since": asked_at} for one in (*slow, over)}
+    known[str(poisoned)] = {**failing, "since": asked_at}
+    async with saying(known) as url:
+        tracker = await watch.start(
+            tokens=TOKENS,
+            service_urls={"payment": url},
+            cause_orders=MOST_ASKED,
+            cause_after_seconds=0.0,
+            cause_watch_seconds=0.05,
+            board_late_seconds=0.1,
+            board_fresh_seconds=0.05,
+        )
+        app = watch.app(tracker)
+        for order in (*slow, poisoned, given_up, over):
+            await watch.say(*envelopes("created reserved", order))
+        await watch.say(*envelopes("created", unasked))
+        exchange = await watch.channel.get_exchange(DEAD_LETTER_EXCHANGE)
+        dead = encode(envelopes("created reserved", given_up)[1])
+        dead.headers = {**dead.headers, **reason_of("CheckViolation")}
+        await exchange.publish(dead, "payment")
+
+        async def found(cause: str, **more: str) -> set[UUID]:
+            query = urlencode({"cause": cause, "limit": 500, **more})
+            return {UUID(saga["order_id"]) for saga in (await get(app, f"/sagas?{query}")).json()["sagas"]}
+
+        words = "provider did not answer in time"
+
+        async def all_known() -> bool:
+            return (
+                await found(words) == {*slow, over}
+                and await found("CheckViolation: wrong") == {poisoned}
+                and await found("dead letter: CheckViolation") == {given_up}
+            )
+
+        await eventually(all_known, within_seconds=30)
+        assert await found("call", waiting_for="payment") == {*slow, over}
+        assert await found("call", waiting_for="inventory") == set()
+        assert await found("message") == {poisoned}
+        assert await found("dead_letter") == {given_up}
+        assert await found("nothing of the kind") == set()
+        # What was known of a wait that is over does not count.
+        await watch.say(envelopes(PATHS["completed"], over)[2])
+
+        async def moved() -> bool:
+            return await found(words) == set(slow)
+
+        await eventually(moved, within_seconds=30)
+
+        async def counted() -> dict[tuple[str, str | None], int] | None:
+            rows = (await tracker.board.going_on.get())["waits"]
+            counts = {(row["service"], row["cause"]): row["sagas"] for row in rows}
+            return counts if counts.get(("payment", words)) == len(slow) and len(counts) == 5 else None
+
+        assert await eventually(counted, within_seconds=30) == {
+            ("payment", words): len(slow),
+            ("payment", "CheckViolation: wrong"): 1,
+            ("payment", "dead letter: CheckViolation"): 1,
+            ("fulfillment", None): 1,
+            ("inventory", None): 1,
+        }
+        page = await get(app, "/", token=None)
+        assert f"waiting_for=payment&amp;cause={quote_plus(words)}&amp;sort=oldest" in page.text
 
 
 @pytest.mark.parametrize(

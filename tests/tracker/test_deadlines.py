@@ -98,7 +98,7 @@ def test_the_whole_way_forward_has_a_deadline_too() -> None:
     )
 
 
-def test_who_could_not_be_heard_was_not_late() -> None:
+def test_who_could_not_be_reached_was_not_late() -> None:
     received_again = BEGAN + timedelta(seconds=100)
     for known, expected in (
         ("created", "inventory redrive 105"),

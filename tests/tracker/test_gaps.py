@@ -8,8 +8,7 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
 from events.service import EXCHANGE, STREAM
-from saga_tracker.consistency.snapshot import ServiceState
-from saga_tracker.consistency.statuses import STATUSES_AFTER, Proof, proofs
+from saga_tracker.consistency.snapshot import STATUSES_AFTER, Proof, ServiceState, proofs
 from saga_tracker.projection import SagaFact, State, project
 from saga_tracker.service import Tracker
 from saga_tracker.steps import SERVICES
@@ -48,7 +47,7 @@ async def in_state(watch: Watch, order: UUID, state: str) -> None:
     await eventually(there, why=f"it is {state}", within_seconds=30)
 
 
-async def test_a_stream_made_anew_is_told_of_and_what_was_missed_is_asked_for(
+async def test_a_stream_made_anew_is_shown_and_what_was_missed_is_asked_for(
     watch: Watch,
 ) -> None:
     with others_answering() as others:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from events.messaging.envelope import decode
 from events.messaging.lenient_pamqp import MAX_DEPTH
 from events.service import DEAD_LETTER_EXCHANGE
-from saga_tracker.dead_letters.properties import as_text, from_text
+from saga_tracker.dead_letters.dead_letter import as_text, from_text
 from tests import raw_amqp
 from tests.runtime.eventually import eventually
 from tests.tracker.dead_letters import TOKEN, TOKENS, give_up, reason_of, sees_dead_letters, unusable
@@ -61,7 +61,14 @@ def test_what_is_read_of_headers_is_written_and_read_whole() -> None:
         assert from_text(as_text(properties)) == properties
 
 
-@pytest.mark.parametrize("depth", [20, EARLIER_DEPTH, 450])
+def test_what_an_earlier_release_stored_is_read_by_a_caller_of_any_depth() -> None:
+    def called(frames: int) -> dict[str, Any]:
+        return called(frames - 1) if frames else from_text(tagged(1, 450))
+
+    assert called(frames=500) == called(frames=0)
+
+
+@pytest.mark.parametrize("depth", [20, EARLIER_DEPTH, 450, 5_000])
 async def test_a_letter_of_an_earlier_release_is_shown_and_replayed(
     watch: Watch, app: FastAPI, depth: int
 ) -> None:

@@ -114,7 +114,7 @@ async def test_each_dead_letter_is_shown_and_replayed_or_discarded(
     await facts_named.delete(if_empty=False)
 
 
-async def test_what_told_of_no_saga_long_ago_is_forgotten(watch: Watch) -> None:
+async def test_what_belonged_to_no_saga_long_ago_is_forgotten(watch: Watch) -> None:
     await watch.start(retention_interval_seconds=0.1, dead_letter_retention_days=30)
     for offset, days in ((1, 31), (2, 29)):
         await watch.rows(

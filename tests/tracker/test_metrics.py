@@ -84,7 +84,7 @@ async def test_a_late_step_is_counted_with_how_late_it_was(watch: Watch) -> None
     assert Since(before, found).of(f"{name}_count") == 1
 
 
-async def test_what_was_stated_long_ago_is_history(watch: Watch) -> None:
+async def test_what_was_published_long_ago_is_history(watch: Watch) -> None:
     """As when the view is lost, or made for the first time, and the stream is read from its start."""
     long_ago = datetime.now(UTC) - timedelta(days=1)
     for _ in range(3):
@@ -144,7 +144,7 @@ async def test_a_stuck_saga_shows_its_age(watch: Watch) -> None:
     tracker = await watch.start()
     await watch.say(*envelopes("created reserved", uuid4(), datetime.now(UTC) - timedelta(hours=1)))
     await watch.sees_facts(2)
-    await watch.read_when_stated()
+    await watch.read_when_published()
     found = await now(watch, tracker, lambda found: found.of("murmuration_saga_oldest_seconds") > 60)
     assert 3_590 < found.of("murmuration_saga_oldest_seconds", state="PENDING_PAYMENT") < 3_700
 

@@ -76,7 +76,7 @@ async def test_a_fact_of_its_own_reaches_everybody_and_the_view(watch: Watch) ->
     await eventually(lambda: is_empty(watch))
 
 
-async def test_what_is_for_one_service_is_as_it_was_stated(watch: Watch) -> None:
+async def test_what_is_for_one_service_is_as_it_was_published(watch: Watch) -> None:
     tracker = await watch.start()
     redrives = await watch.receive_redrives()
     message = redriven("payment")

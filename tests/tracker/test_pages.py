@@ -63,16 +63,17 @@ def test_the_first_page_escapes_every_string() -> None:
         plots=[],
         latest=[a_saga(State.COMPENSATING)],
     )
-    # Who is late, why and after what; the gap; a service and why it is down; a party; the broker; the leader.
+    # Who is late, why, after what, and how that is; the gap; a service, why it is down, its circuit; a party;
+    # the broker; the leader.
     # Why the saga failed; whom it waits for, for what, what is down and what is locked.
-    is_escaped(text, 3 + 1 + 2 + 1 + 1 + 1 + 1 + 3 * 2 + 1 + 3)
+    is_escaped(text, 4 + 1 + 3 + 1 + 1 + 1 + 1 + 3 * 2 + 1 + 3)
 
 
 def test_the_list_of_sagas_escapes_every_string() -> None:
     page: SagaPage = planted(SagaPage)
     page.sagas = [a_saga(State.COMPENSATING)]
-    asked = Asked(reason=SCRIPT, sku=SCRIPT, customer=SCRIPT, order=SCRIPT, waiting_for=SCRIPT)
-    is_escaped(pages.sagas_page(page, asked), 1 + 3 * 2 + 1 + 3 + 4)
+    asked = Asked(reason=SCRIPT, cause=SCRIPT, sku=SCRIPT, customer=SCRIPT, order=SCRIPT, waiting_for=SCRIPT)
+    is_escaped(pages.sagas_page(page, asked), 1 + 3 * 2 + 1 + 3 + 5)
 
 
 @pytest.mark.parametrize("state", State)
@@ -100,15 +101,20 @@ def test_the_page_of_dead_letters_escapes_every_string(chosen: DeadLetterState) 
 def test_the_page_of_a_letter_escapes_every_string() -> None:
     whole: WholeDeadLetter = planted(WholeDeadLetter)
     shown = letters.letter_page(
-        whole, base_url="http://localhost/", text=SCRIPT, edited=SCRIPT, diff=[("added", SCRIPT)]
+        whole,
+        base_url="http://localhost/",
+        text=SCRIPT,
+        edited=SCRIPT,
+        diff=[("added", SCRIPT)],
+        proposed=planted(letters.ProposalView),
     )
-    is_escaped(shown, 9)
+    is_escaped(shown, 9 + 3)
     assert [act.verb for act in on_letter(whole, f"http://{SCRIPT}/")] == ["replay", "discard"]
 
 
 def test_the_other_pages_escape_every_string() -> None:
     case: CaseView = planted(CaseView)
-    is_escaped(overviews.manual_page([case]), 5)
+    is_escaped(overviews.manual_page([case]), 5 + 1 + 5)
     found: Reconciliation = planted(Reconciliation)
     is_escaped(overviews.reconciliation_page(found), 5)
     entries: AuditPage = planted(AuditPage)
@@ -123,7 +129,7 @@ def test_a_page_of_an_error_escapes_every_string() -> None:
     is_escaped(bytes(error_page(problem).body).decode(), 4)
 
 
-def test_an_amount_is_said_where_money_is_decided_about() -> None:
+def test_an_amount_is_shown_where_money_is_decided_about() -> None:
     saga = a_saga(State.AWAITING_APPROVAL)
     ordered = Ordered(4_000, "EUR", [], 1_000, "cust_1")
     acts: list[ActView] = on_saga(saga, [], "http://localhost/", ordered)

@@ -48,7 +48,7 @@ SHOWN = [
     ("sold dispatched notified", "COMPLETING", "order", None),
     # Nobody is told of a cancellation before the end; then notification owes it, and a person's second try.
     ("created stock_rejected cancelled", "CANCELLED", "notification", "card_declined"),
-    ("created stock_rejected cancelled not_told_of_cancellation", "CANCELLED", "", "card_declined"),
+    ("created stock_rejected cancelled not_notified_of_cancellation", "CANCELLED", "", "card_declined"),
     (RETOLD[0], "COMPLETED", "notification", "email: bounced"),
     (RETOLD[2], "CANCELLED", "notification", "card_declined"),
     (f"{RETOLD[2]} notified_of_cancellation", "CANCELLED", "", "card_declined"),
@@ -223,7 +223,7 @@ def test_neither_order_nor_repetition_matters(data: DataObject, path: str) -> No
 
 
 @given(st.sampled_from(list(PATHS.values())), st.data())
-def test_neither_the_end_nor_the_pivot_is_said_early(path: str, data: DataObject) -> None:
+def test_neither_the_end_nor_the_pivot_is_shown_early(path: str, data: DataObject) -> None:
     known = data.draw(st.lists(st.sampled_from(facts_named(path)), min_size=1))
     names = {fact.name for fact in known}
     saga = project(known)
@@ -279,7 +279,7 @@ def test_after_an_approval_its_time_begins_anew() -> None:
         assert project(facts_named(known)).unparked_at == BEGAN + timedelta(seconds=second)
 
 
-def test_a_customer_told_at_last_is_no_reason_any_more() -> None:
+def test_a_customer_notified_at_last_is_no_reason_any_more() -> None:
     known = "created reserved captured scheduled confirmed sold not_notified dispatched notified"
     saga = project(facts_named(known))
     assert (saga.state, saga.reason) == (State.COMPLETED, None)
@@ -299,7 +299,7 @@ def test_the_trace_is_that_of_the_order() -> None:
     assert project([untraced]).trace_id is None
 
 
-def test_an_order_stated_twice_began_the_first_time() -> None:
+def test_an_order_published_twice_began_the_first_time() -> None:
     first, second = facts_named("created reserved")
     again = SagaFact(second.fact_id, first.name, second.read_at)
     assert project([again, first]).started_at == first.read_at

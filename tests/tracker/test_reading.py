@@ -26,7 +26,7 @@ BURST = 60
 MAX_BYTES = 5_000
 
 
-async def test_a_saga_shows_as_its_facts_are_stated(watch: Watch) -> None:
+async def test_a_saga_shows_as_its_facts_are_published(watch: Watch) -> None:
     await watch.start()
     order = uuid4()
     for fact, state in zip(
@@ -38,7 +38,7 @@ async def test_a_saga_shows_as_its_facts_are_stated(watch: Watch) -> None:
         await eventually(partial(_stands, watch, order, state))
 
 
-async def test_what_was_stated_before_it_started_is_read(watch: Watch) -> None:
+async def test_what_was_published_before_it_started_is_read(watch: Watch) -> None:
     facts = envelopes(PATHS["completed"], uuid4())
     await watch.say(*facts)
     await watch.start()
@@ -52,13 +52,13 @@ async def test_order_and_repetition_in_the_stream_do_not_matter(watch: Watch) ->
         await watch.say(*reversed(facts), *facts)
     await watch.start()
     await watch.sees_facts(sum(len(path.split()) for path in PATHS.values()))
-    await watch.read_when_stated()
+    await watch.read_when_published()
     backwards = await watch.rows("SELECT order_id, state, since, waiting_for, reason, fact_count FROM sagas")
     again = {path: uuid4() for path in PATHS}
     for path, order in again.items():
         await watch.say(*envelopes(PATHS[path], order))
     await watch.sees_facts(2 * sum(len(path.split()) for path in PATHS.values()))
-    await watch.read_when_stated()
+    await watch.read_when_published()
     by_order = {row.pop("order_id"): row for row in backwards}
     for path, order in again.items():
         found = await watch.rows(
@@ -94,7 +94,7 @@ async def test_it_goes_on_where_it_stopped(watch: Watch) -> None:
     assert written[0]["batches"] == 2
 
 
-async def test_a_broker_that_is_away_is_waited_for_and_said_once(
+async def test_a_broker_that_is_away_is_waited_for_and_logged_once(
     watch: Watch, logged: list[MutableMapping[str, Any]]
 ) -> None:
     proxy = await watch.proxy_broker()

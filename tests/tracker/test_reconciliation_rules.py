@@ -10,6 +10,7 @@ from events.service import name_of
 from saga_tracker.consistency.rules import Difference, differences, judged
 from saga_tracker.consistency.snapshot import (
     PARTIES,
+    STATUSES_AFTER,
     Awaited,
     Books,
     Ledger,
@@ -17,7 +18,6 @@ from saga_tracker.consistency.snapshot import (
     SeenSaga,
     ServiceState,
 )
-from saga_tracker.consistency.statuses import STATUSES_AFTER
 from saga_tracker.projection import State
 from saga_tracker.steps import SERVICES, STEPS
 from tests.tracker.facts import ORDER

@@ -339,7 +339,7 @@ async def replayed(app: FastAPI, path: str) -> bool:
     return (await act(app, path)).status == 200
 
 
-async def test_a_service_that_has_no_queue_is_not_taken_to_have_heard(watch: Watch, app: FastAPI) -> None:
+async def test_a_service_that_has_no_queue_is_not_taken_to_have_received(watch: Watch, app: FastAPI) -> None:
     await give_up(watch, unusable())
     (dead_letter,) = await sees_dead_letters(app, 1)
     assert (await act(app, f"/dead-letters/{dead_letter['letter_id']}/replay")).status == 503

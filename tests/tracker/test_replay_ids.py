@@ -128,7 +128,7 @@ async def test_what_the_view_knows_and_what_nobody_can_read_is_not_sent_to_the_t
     assert await to_tracker.get(fail=False) is None
 
 
-async def test_a_service_that_is_not_there_is_not_taken_to_have_heard(watch: Watch, app: FastAPI) -> None:
+async def test_a_service_that_is_not_there_is_not_taken_to_have_received(watch: Watch, app: FastAPI) -> None:
     """Although another is, and gets the same id."""
     await watch.receive_redrives("order")
     await refuse(watch, order_created(uuid4(), "7"), "no_fact_id")

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 
 from saga_tracker.retention import retention
 from saga_tracker.retention.old import OLD as OLD_KINDS
-from saga_tracker.retention.rules import Keep
 from saga_tracker.service import Tracker
+from saga_tracker.settings import Keep
 from tests.runtime.eventually import eventually
 from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.others import others_answering
@@ -118,7 +118,7 @@ async def test_by_default_no_saga_is_deleted(watch: Watch) -> None:
     assert await is_ready(tracker)
 
 
-async def test_what_is_said_again_of_a_forgotten_order_begins_no_saga(watch: Watch) -> None:
+async def test_what_is_published_again_of_a_forgotten_order_begins_no_saga(watch: Watch) -> None:
     await watch.start(**ON)
     began = datetime.now(UTC) - timedelta(days=OLD)
     order = await say(watch, PATHS["completed"], OLD)
@@ -308,11 +308,11 @@ async def test_the_services_forget_an_order_after_its_saga_and_what_they_are_not
         for order in (old, stuck, between):
             await goes(watch, order)
 
-        async def has_told_them() -> bool:
+        async def has_listed_them() -> bool:
             done = await watch.rows("SELECT order_id FROM tombstones WHERE states_forgotten")
             return [row["order_id"] for row in done] == [old]
 
-        await eventually(has_told_them)
+        await eventually(has_listed_them)
         assert not any(old in known for known in others.states.values())
         assert all(between in known for known in others.states.values())
         assert others.states["payment"].keys() == {stuck, between}

@@ -74,7 +74,7 @@ async def holder(watch: Watch) -> str | None:
     return name
 
 
-async def test_who_is_late_once_is_sent_the_fact_it_should_have_heard_and_nobody_else_is(
+async def test_who_is_late_once_is_sent_the_fact_it_should_have_received_and_nobody_else_is(
     watch: Watch,
 ) -> None:
     redrives = await watch.receive_redrives()
@@ -182,7 +182,7 @@ async def test_a_tracker_that_was_down_for_an_hour_catches_up_before_it_calls_an
     assert by_tracker == [{"order_id": stuck}]
 
 
-async def test_while_nobody_can_be_heard_nobody_is_late(watch: Watch) -> None:
+async def test_while_nobody_can_be_reached_nobody_is_late(watch: Watch) -> None:
     proxy = await watch.proxy_broker()
     await watch.start(
         broker_url=proxy.url(watch.broker_url), **impatient(inventory=1.2), interrupted_after_seconds=0.8

@@ -55,13 +55,13 @@ async def sign_in_with(page: AsyncClient, token: str, **form: str) -> httpx2.Res
     return await page.post("/sign-in", data={"csrf_token": csrf, "token": token, **form})
 
 
-async def test_a_browser_is_led_to_the_sign_in_and_a_program_is_told(
+async def test_a_browser_is_led_to_the_sign_in_and_a_program_gets_an_error(
     page: AsyncClient,
 ) -> None:
     led = await page.get("/ui/dead-letters")
     assert (led.status_code, led.headers["location"]) == (303, "/sign-in?next=/ui/dead-letters")
-    told = await page.get("/sagas", headers={"accept": "application/json"})
-    assert (told.status_code, told.headers["www-authenticate"]) == (401, "Bearer")
+    of_program = await page.get("/sagas", headers={"accept": "application/json"})
+    assert (of_program.status_code, of_program.headers["www-authenticate"]) == (401, "Bearer")
 
 
 async def test_a_named_token_signs_in_for_a_session(page: AsyncClient) -> None:
@@ -244,7 +244,7 @@ async def test_an_answer_that_was_not_asked_for_signs_nobody_in(openid: AsyncCli
     assert (await openid.get("/")).status_code == 303
 
 
-async def test_a_provider_that_is_away_is_told(watch: Watch) -> None:
+async def test_a_provider_that_is_away_is_shown(watch: Watch) -> None:
     given: dict[str, Any] = {
         "oidc_issuer": "http://127.0.0.1:1",
         "oidc_client_id": "murmuration",

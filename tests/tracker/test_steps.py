@@ -18,7 +18,7 @@ SUBSCRIPTIONS: set[tuple[type[Fact], str]] = {
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.trigger.__name__} to {step.service}")
-def test_whoever_is_waited_for_hears_the_fact_before_and_states_what_is_awaited(step: Step) -> None:
+def test_whoever_is_waited_for_receives_the_fact_before_and_publishes_what_is_awaited(step: Step) -> None:
     service = BY_NAME[step.service]
     assert step.trigger in (service.publishes if step.own else service.subscribes_to)
     assert step.own or not step.person
@@ -50,7 +50,7 @@ def test_the_sign_is_waited_for(fact: type[Fact], service: str) -> None:
     assert (name_of(fact), service) in waited_for
 
 
-def test_every_fact_stated_is_awaited_or_begins_something() -> None:
+def test_every_fact_published_is_awaited_or_begins_something() -> None:
     published = {fact for service in SERVICES for fact in service.publishes}
     begin = {fact for fact in published if not any(fact in step.results for step in STEPS)}
     assert begin == {OrderCreated}

@@ -59,7 +59,7 @@ async def say_late(watch: Watch) -> UUID:
     return order
 
 
-async def test_another_takes_over_within_seconds_and_nothing_is_stated_twice(
+async def test_another_takes_over_within_seconds_and_nothing_is_published_twice(
     watch: Watch, processes: list["subprocess.Popen[str]"]
 ) -> None:
     first = start(watch, processes)

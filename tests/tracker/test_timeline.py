@@ -28,7 +28,7 @@ def caused(rows: list[dict[str, Any]]) -> list[str | None]:
     return [causation.name if causation else None for causation in causes]
 
 
-def test_a_causation_id_that_is_in_the_trail_names_the_cause() -> None:
+def test_a_causation_id_that_is_in_the_timeline_names_the_cause() -> None:
     rows = timeline("created reserved")
     causation = causation_of(rows[1], rows)
     assert causation is not None

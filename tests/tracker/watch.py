@@ -14,7 +14,7 @@ from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
 from fastapi import FastAPI
 from psycopg.rows import dict_row
 
-from compose.drills.proxy import Proxy, proxy_to
+from compose.drills.local_rig import Proxy, proxy_to
 from compose.system import SERVICES
 from events.facts import Fact
 from events.http.application import create_app
@@ -195,7 +195,7 @@ class Watch:
         rows = await self.rows("SELECT * FROM sagas ORDER BY order_id")
         return [{name: value for name, value in row.items() if name != "due_at"} for row in rows]
 
-    async def read_when_stated(self, order_id: UUID | None = None) -> None:
+    async def read_when_published(self, order_id: UUID | None = None) -> None:
         """Have the view as if every fact, or those of an order, had been read when it was published."""
         await self.rows(
             "UPDATE saga_facts SET read_at = stated_at"

@@ -160,10 +160,10 @@ class Auditor:
 
     def _tracked(self, world: World, receive: Callable[[Known], tuple[SagaFact, ...]]) -> dict[UUID, Saga]:
         """What the tracker makes of all the facts that were published."""
-        trails: dict[UUID, list[SagaFact]] = {order_id: [] for order_id in self.stage.orders}
+        timelines: dict[UUID, list[SagaFact]] = {order_id: [] for order_id in self.stage.orders}
         for published in world.published:
-            trails[fact_of(published).order_id] += receive(published)
-        return {order_id: project(timeline) for order_id, timeline in trails.items()}
+            timelines[fact_of(published).order_id] += receive(published)
+        return {order_id: project(timeline) for order_id, timeline in timelines.items()}
 
     def check(self, world: World, *, at_rest: bool) -> None:
         """Raises Inconsistent with every violation there is."""

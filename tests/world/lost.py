@@ -70,10 +70,10 @@ class LossyStage(Stage):
         return role == self.role and type(what.value) is self.kind
 
     def _sagas(self, world: World) -> dict[UUID, Saga]:
-        trails: dict[UUID, list[SagaFact]] = {order_id: [] for order_id in self.orders}
+        timelines: dict[UUID, list[SagaFact]] = {order_id: [] for order_id in self.orders}
         for published in world.published:
-            trails[fact_of(published).order_id] += explore.received_by_the_tracker(published)
-        return {order_id: project(timeline) for order_id, timeline in trails.items() if timeline}
+            timelines[fact_of(published).order_id] += explore.received_by_the_tracker(published)
+        return {order_id: project(timeline) for order_id, timeline in timelines.items() if timeline}
 
     def _acts_of_the_tracker(self, world: World, order_id: UUID, saga: Saga) -> Iterator[Move]:
         for one in due(saga, RULES, explore.at(explore.MAX_SERIAL)):

@@ -91,7 +91,7 @@ class Stage:
         )
         subscribers = {kind: _subscribers(kind) for service in SERVICES for kind in service.subscribes_to}
         self.subscribers: Mapping[type, tuple[int, ...]] = subscribers
-        self.caller = {kind: role for role, one in enumerate(SERVICES) for kind in one.calls.values()}
+        self.owner_of_call = {kind: role for role, one in enumerate(SERVICES) for kind in one.calls.values()}
         self.known = Pool().known
         self.situations: list[tuple[str, Any, Any]] = []
         self._to_receive = cache(self._to_receive_first)
@@ -147,7 +147,7 @@ class Stage:
             if delivery.value.role == _NOTIFICATION:
                 return self._hand_over(world, delivery)
         for call in world.calls:
-            if self.caller[type(call.value)] == _NOTIFICATION:
+            if self.owner_of_call[type(call.value)] == _NOTIFICATION:
                 return next(self._come_of(world, call))
         return None
 
@@ -241,7 +241,7 @@ class Stage:
     def _come_of(self, world: World, known: Known) -> Iterator[Move]:
         """A call is answered, or given up: then for sure, or not knowing."""
         call: Call = known.value
-        number, role = self.number[call.order_id], self.caller[type(call)]
+        number, role = self.number[call.order_id], self.owner_of_call[type(call)]
         rest = world._replace(calls=world.calls - {known})
         for outside, outcome in self._answers(known, world.standings[number][_OUTSIDE]):
             after = self._receive(

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from saga_tracker.consistency import statuses
+from saga_tracker.consistency import snapshot
 from saga_tracker.consistency.rules import INVARIANTS, violations
 from saga_tracker.consistency.snapshot import (
     Backlog,
@@ -83,8 +83,8 @@ def but(book: str, order_id: UUID, instead: Any = None, *, books: Snapshot = SOU
 @pytest.fixture(autouse=True)
 def _a_further_service(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that says of itself when it is done."""
-    monkeypatch.setitem(statuses.DONE, "loyalty", ("granted",))
-    monkeypatch.setitem(statuses.UNDONE, "loyalty", ("none",))
+    monkeypatch.setitem(snapshot.DONE, "loyalty", ("granted",))
+    monkeypatch.setitem(snapshot.UNDONE, "loyalty", ("none",))
 
 
 def loyalty_says(order_id: UUID, status: str) -> Snapshot:
@@ -124,7 +124,7 @@ BREAKAGES = [
     (
         "nothing_leaves_early",
         but("notification", UNDONE, ServiceState("sending", ending="confirmed")),
-        "told as confirmed, but cancelled",
+        "notified as confirmed, but cancelled",
     ),
     ("every_order_ends", but("payment", STUCK), "payment none, fulfillment rejected"),
     ("every_order_ends", but("order", STRANGER, ServiceState("early_scheduled", 0)), "order early_scheduled"),
@@ -188,11 +188,11 @@ BREAKAGES = [
         but("fulfillment", DONE, ServiceState("scheduled")),
         "scheduled says fulfilment, dispatched says the carrier",
     ),
-    ("customer_is_notified", but("notification", UNDONE), "cancelled, but the customer was not told"),
+    ("customer_is_notified", but("notification", UNDONE), "cancelled, but the customer was not notified"),
     (
         "customer_is_notified",
         but("notification", DONE, ServiceState("notified", ending="cancelled")),
-        "confirmed, but told as cancelled",
+        "confirmed, but notified as cancelled",
     ),
     (
         "nothing_waits",
@@ -226,7 +226,10 @@ def test_every_invariant_has_a_breakage_and_a_sentence() -> None:
 
 def test_a_violation_names_its_order() -> None:
     (violation,) = violations(but("notification", UNDONE))
-    assert str(violation) == f"customer_is_notified: order {UNDONE}: cancelled, but the customer was not told"
+    assert (
+        str(violation)
+        == f"customer_is_notified: order {UNDONE}: cancelled, but the customer was not notified"
+    )
 
 
 @pytest.mark.parametrize(("name", "books", "what"), BREAKAGES)

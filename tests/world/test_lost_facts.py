@@ -152,7 +152,7 @@ def stuck(play: Play) -> set[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("play", PLAYS, ids=str)
-def test_told_again_it_ends_as_it_would_have_ended(play: Play) -> None:
+def test_sent_again_it_ends_as_it_would_have_ended(play: Play) -> None:
     ends = play.ends(tells_again=True)
     assert ends
     assert OVERDUE not in {end.verdict for end in ends}
@@ -163,7 +163,7 @@ def test_told_again_it_ends_as_it_would_have_ended(play: Play) -> None:
 
 
 @pytest.mark.parametrize("play", PLAYS, ids=str)
-def test_never_told_it_is_undone_or_waits_for_a_person(play: Play) -> None:
+def test_never_sent_it_is_undone_or_waits_for_a_person(play: Play) -> None:
     ends = play.ends(tells_again=False)
     assert {standing(end) for end in ends if end.verdict == OVERDUE} == stuck(play)
     over = {known_as(end) for end in ends if end.verdict != OVERDUE}

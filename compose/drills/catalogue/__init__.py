@@ -1,40 +1,40 @@
-"""The drills: what each breaks, when, and how it heals. A file for each kind of thing that breaks."""
+"""The drills: what each breaks, when, and how it heals."""
 
-from compose.drills.catalogue import broker, databases, messages, network, outside, processes
+from compose.drills.catalogue import servers, services
 from compose.drills.stage import Drill
 
 # What takes several nodes and replicas. The others go there, too, but break no more than they do elsewhere.
 CLUSTER_DRILLS: tuple[Drill, ...] = (
-    broker.KILL_NODES,
-    broker.FREEZE_NODE,
-    broker.SPLIT,
-    processes.KILL_REPLICAS,
+    servers.KILL_NODES,
+    servers.FREEZE_NODE,
+    servers.SPLIT,
+    services.KILL_REPLICAS,
 )
 # Not run unless asked for: each takes ten minutes.
-LONG_DRILLS: tuple[Drill, ...] = (processes.LONG_OUTAGE,)
+LONG_DRILLS: tuple[Drill, ...] = (services.LONG_OUTAGE,)
 
 DRILLS: tuple[Drill, ...] = (
-    processes.KILL_SERVICES,
-    processes.PAUSE_SERVICES,
-    broker.RESTART_BROKER,
-    broker.KILL_BROKER,
-    broker.ALARM_BROKER,
-    databases.STOP_DATABASE,
-    databases.KILL_DATABASE,
-    databases.READ_ONLY_DATABASE,
-    network.CUT_OFF_FROM_BROKER,
-    network.CUT_OFF_FROM_DATABASE,
-    network.SLOW_DATABASE,
-    outside.PROVIDER_DOWN,
-    outside.SLOW_PROVIDER,
-    outside.LOST_ANSWERS,
-    messages.EVERYTHING_TWICE,
-    messages.POISON,
-    processes.TRACKER_DOWN,
-    processes.ROLLING_RESTART,
-    processes.ROLLING_UPGRADE,
-    processes.FULL_STOP,
-    messages.FLASH_SALE,
+    services.KILL_SERVICES,
+    services.PAUSE_SERVICES,
+    servers.RESTART_BROKER,
+    servers.KILL_BROKER,
+    servers.ALARM_BROKER,
+    servers.STOP_DATABASE,
+    servers.KILL_DATABASE,
+    servers.READ_ONLY_DATABASE,
+    servers.CUT_OFF_FROM_BROKER,
+    servers.CUT_OFF_FROM_DATABASE,
+    servers.SLOW_DATABASE,
+    servers.PROVIDER_DOWN,
+    servers.SLOW_PROVIDER,
+    servers.LOST_ANSWERS,
+    services.EVERYTHING_TWICE,
+    services.POISON,
+    services.TRACKER_DOWN,
+    services.ROLLING_RESTART,
+    services.ROLLING_UPGRADE,
+    services.FULL_STOP,
+    services.FLASH_SALE,
     *CLUSTER_DRILLS,
     *LONG_DRILLS,
 )

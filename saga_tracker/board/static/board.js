@@ -34,14 +34,15 @@
     const watched = main().dataset.watched;
     const stream = new EventSource("/ui/events" + (watched ? "?order_id=" + encodeURIComponent(watched) : ""));
     stream.addEventListener("changed", event => { if (concerns(JSON.parse(event.data))) later(); });
-    stream.onopen = () => document.body.classList.remove("stale");
+    // What changed between the making of the page and the opening of the stream, nobody would tell.
+    stream.onopen = () => { document.body.classList.remove("stale"); later(); };
     stream.onerror = () => {
       document.body.classList.add("stale");
-      if (stream.readyState === EventSource.CLOSED) setTimeout(() => { listen(); later(); }, RETRY_MS);
+      if (stream.readyState === EventSource.CLOSED) setTimeout(listen, RETRY_MS);
     };
     addEventListener("pagehide", () => stream.close(), {once: true});
   }
-  addEventListener("pageshow", event => { if (event.persisted) { listen(); later(); } });
+  addEventListener("pageshow", event => { if (event.persisted) listen(); });
   document.addEventListener("visibilitychange", () => { if (!document.hidden && main().dataset.topics) later(); });
 
   // --- Times: relative, as time goes by; the absolute and local one on hover.

@@ -3,7 +3,7 @@
 import asyncio
 from random import Random
 
-from compose.drills.verbs import killed, misbehaving
+from compose.drills.stage import killed, misbehaving
 from compose.system import SERVICE_NAMES
 from tests.system.faults.verbs import under_load
 from tests.system.stage import System

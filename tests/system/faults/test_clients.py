@@ -14,7 +14,7 @@ SEED = 20
 AMOUNT_MINOR = 500
 
 
-def request(key: str, sku: str) -> bytes:
+def request(key: str, sku: str, token: str) -> bytes:
     """A POST of one unit, byte for byte."""
     order = {
         "customer": "cust_ada",
@@ -29,6 +29,8 @@ def request(key: str, sku: str) -> bytes:
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
         f"Idempotency-Key: {key}",
+        # Each client has keys of its own.
+        f"Authorization: Bearer {token}",
     )
     return "\r\n".join([*head, "", body]).encode()
 
@@ -47,7 +49,7 @@ async def test_they_hang_up_in_the_middle(system: System) -> None:
     random, sku = Random(SEED), await system.new_sku(3 * CLIENTS)
     keys = [str(uuid4()) for _ in range(3 * CLIENTS)]
     cut, whole, gone = keys[:CLIENTS], keys[CLIENTS : 2 * CLIENTS], keys[2 * CLIENTS :]
-    sent = {key: request(key, sku) for key in keys}
+    sent = {key: request(key, sku, system.rig.addresses.token) for key in keys}
     sent |= {key: sent[key][: random.randrange(1, len(sent[key]))] for key in cut}
     await asyncio.gather(*(hang_up(system, part) for part in sent.values()))
     item = Item(sku, 1, AMOUNT_MINOR)

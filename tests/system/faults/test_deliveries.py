@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from compose.demo.shop import Item
-from compose.drills.verbs import everything_twice, killed, paused, put_in_queue
+from compose.drills.stage import everything_twice, killed, paused, put_in_queue
 from compose.system import SERVICE_NAMES
 from saga_tracker.consistency.snapshot import statuses_of
 from tests.system.faults.verbs import overheard, publish_again, queued, refusing, reverse, under_load

@@ -14,7 +14,7 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
 from compose.demo.shop import Item
-from compose.drills.verbs import killed
+from compose.drills.stage import killed
 from tests.metrics import Numbers
 from tests.system.faults.verbs import overheard, restarted
 from tests.system.stage import System, until

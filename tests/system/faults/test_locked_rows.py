@@ -29,7 +29,7 @@ async def test_one_locked_row_stops_no_other_sku(system: System, rig: LocalRig) 
         for order_id in pears:
             await until(partial(_is_confirmed, system, order_id), within_seconds=SOON_SECONDS)
         log = rig.state_dir / "logs" / "inventory.log"
-        session = f'"pid": {somebody.info.backend_pid}, "role": "inventory", "application_name": "left open"'
+        session = f'"pid":{somebody.info.backend_pid},"role":"inventory","application_name":"left open"'
         await until(partial(_is_logged, log, session))
         await until(partial(_is_shown, system, of_apple, f"pid {somebody.info.backend_pid}"))
         await asyncio.sleep(LOCKED_SECONDS)

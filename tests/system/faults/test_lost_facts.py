@@ -8,7 +8,7 @@ import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
 from compose.demo.shop import Item, Refused
-from compose.drills.verbs import killed, paused
+from compose.drills.stage import killed, paused
 from events.facts.order import OrderCreated
 from events.facts.saga import SagaTimedOut
 from events.messaging.topology import TRACKER
@@ -51,7 +51,7 @@ async def _publish_and_drop(system: System) -> UUID:
     return order_id
 
 
-async def test_an_order_that_its_owner_never_heard_of_completes(system: System) -> None:
+async def test_an_order_that_its_owner_never_received_completes(system: System) -> None:
     """Once it is order_svc's turn, it is sent the order, too."""
     async with killed(system, "order"):
         order_id = await _publish_and_drop(system)
@@ -59,7 +59,7 @@ async def test_an_order_that_its_owner_never_heard_of_completes(system: System) 
     await system.settle({order_id: "COMPLETED"})
 
 
-async def test_an_order_that_its_owner_never_heard_of_can_time_out(system: System) -> None:
+async def test_an_order_that_its_owner_never_received_can_time_out(system: System) -> None:
     """Then it is withdrawn and undone all the same, and its customer told."""
     async with paused(system, "tracker"):
         async with killed(system, "order"):
@@ -88,7 +88,7 @@ async def test_an_order_that_its_owner_never_heard_of_can_time_out(system: Syste
     assert (notice.status, notice.ending) == ("notified", "cancelled")
 
 
-async def test_an_order_that_its_owner_never_heard_of_can_be_cancelled(system: System) -> None:
+async def test_an_order_that_its_owner_never_received_can_be_cancelled(system: System) -> None:
     """As soon as it has received anything of it; the end is said once it knows whose order it is."""
 
     async def is_withdrawn() -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from compose.demo.shop import Item, Refused
-from compose.drills.verbs import misbehaving
+from compose.drills.stage import misbehaving
 from saga_tracker.consistency.snapshot import statuses_of
 from tests.system.faults.verbs import under_load
 from tests.system.stage import System, until

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from compose.drills.load import KINDS
-from compose.drills.verbs import killed
+from compose.drills.stage import killed
 from compose.system import SERVICE_NAMES
 from events.runtime.crash import CrashPoint
 from tests.system.burst import new_burst

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from compose.demo.shop import Item, Refused
-from compose.drills.verbs import killed, stopped
+from compose.drills.stage import killed, stopped
 from compose.system import SERVICE_NAMES
 from tests.system.faults.verbs import all_say, under_load
 from tests.system.stage import System

@@ -1,4 +1,4 @@
-"""What can go wrong, as verbs, beside those of compose/drills/verbs.py."""
+"""What can go wrong, as verbs, beside those of compose/drills/stage.py."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
