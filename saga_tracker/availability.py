@@ -101,6 +101,7 @@ class Availability:
         self._answered_at: dict[str, datetime] = {}
         self._unready_since: dict[str, datetime] = {}
         self._locks: dict[str, Lock] = {}
+        self._queued_since: dict[str, datetime] = {}
         # Of each service and step, one that waits and was not passed over when that was noted.
         self._first: dict[tuple[str, str], _Waiter] = {}
         self._received_at = ALWAYS
@@ -127,6 +128,17 @@ class Availability:
             self._found_down(service, failing, at, f"it is not ready: {unready}", deaf=True)
         else:
             self._found_up(service, at)
+
+    def queued_since(self, service: str) -> datetime | None:
+        """Since when its queue has not been seen empty: nothing in it waits for much longer than that."""
+        return self._queued_since.get(service)
+
+    def saw_queue(self, service: str, at: datetime, messages: int) -> None:
+        """How many messages wait in its queue."""
+        if messages:
+            self._queued_since.setdefault(service, at)
+        else:
+            self._queued_since.pop(service, None)
 
     def saw_lock(self, service: str, at: datetime, session: str | None) -> None:
         """Some of its orders wait for a lock that this session holds, and the others pass; None if no lock.

@@ -177,6 +177,11 @@ class TrackerSettings(SessionSettings):
     second_approver: bool = False
     proposal_seconds: int = Field(default=3_600, gt=0)
 
+    # Which fields of facts only some see: the others see that there is one, or nothing of it. By the field,
+    # the least role that sees it: {"customer": "operator"}. A payment token nobody sees.
+    masked_fields: Annotated[dict[str, Role], NoDecode, FromJson] = Field(default_factory=dict)
+    hidden_fields: Annotated[dict[str, Role], NoDecode, FromJson] = Field(default_factory=dict)
+
     # How often one look at the database says to all open pages what changed, and how many pages that may be.
     board_poll_seconds: float = Field(default=1.0, gt=0)
     board_max_tabs: int = Field(default=100, gt=0)
@@ -236,7 +241,7 @@ class TrackerSettings(SessionSettings):
             raise ValueError(f"no service is named {unknown[0]!r}")
         return SERVICE_PATIENCE_SECONDS | given
 
-    @field_validator("oidc_roles")
+    @field_validator("oidc_roles", "masked_fields", "hidden_fields")
     @classmethod
     def _of_people(cls, given: dict[str, Role]) -> dict[str, Role]:
         if unknown := sorted(set(given.values()) - set(NAMED_ROLES)):

@@ -221,6 +221,7 @@ OPERATOR = _for(Role.OPERATOR)
 # What moves money.
 APPROVER = _for(Role.APPROVER)
 
+Viewer = Annotated[Identity, VIEWER]
 Operator = Annotated[Identity, OPERATOR]
 Approver = Annotated[Identity, APPROVER]
 Client = Annotated[Identity, CLIENT]

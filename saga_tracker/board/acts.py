@@ -29,7 +29,7 @@ from saga_tracker.dead_letters.dead_letter import DeadLetterKind, DeadLetterStat
 from saga_tracker.dead_letters.views import Act, DeadLetterView, NotedAct
 from saga_tracker.http import audit, manual_api
 from saga_tracker.http.audit import Entry
-from saga_tracker.http.views import FactView, SagaView
+from saga_tracker.http.views import MASKED, FactView, SagaView
 from saga_tracker.projection import State
 from saga_tracker.settings import TrackerSettings
 
@@ -209,17 +209,21 @@ class Ordered:
 
 def ordered(facts: Sequence[FactView]) -> Ordered | None:
     """From order.created, and the limit above which a person had to approve it."""
-    created = next((fact.body for fact in facts if fact.name == "order.created"), None)
-    lines = created.get("lines") if created else None
-    if not isinstance(lines, list) or not created:
-        return None
-    currency = str(created.get("currency", ""))
+    created = next((fact.body for fact in facts if fact.name == "order.created"), {})
     held = next((fact.body for fact in facts if fact.name == "payment.held"), {})
+    lines, currency, limit = created.get("lines"), created.get("currency"), held.get("limit_minor")
+    if not isinstance(lines, list) or not isinstance(currency, str):
+        return None
+    amounts = [line.get("amount_minor") for line in lines if isinstance(line, dict)]
+    known = [amount for amount in amounts if isinstance(amount, int)]
+    # Where the role of whoever looks does not see amounts, there is none to show.
+    if currency == MASKED or len(known) < len(lines):
+        return None
     return Ordered(
-        amount_minor=sum(int(line.get("amount_minor", 0)) for line in lines),
+        amount_minor=sum(known),
         currency=currency,
         lines=lines,
-        limit_minor=held.get("limit_minor"),
+        limit_minor=limit if isinstance(limit, int) else None,
         customer=str(created.get("customer", "")),
     )
 

@@ -34,6 +34,7 @@ class ServiceHealth:
 
     consumers: int | None = None
     queued: int | None = None
+    queued_since: datetime | None = None
     outage: Outage | None = None
     lock: Lock | None = None
     database: bool | None = None
@@ -66,6 +67,7 @@ async def looked_up(
         healths[name] = ServiceHealth(
             consumers=consumers,
             queued=queued,
+            queued_since=availability.queued_since(name) if queued else None,
             outage=availability.outage_of(name),
             lock=lock if lock and lock.session else None,
             **_read(text),

@@ -14,7 +14,7 @@ from events.facts import Fact, published_facts
 from events.facts.base import SupersededFact
 from events.facts.order import OrderCancelled
 from events.facts.saga import SagaTimedOut
-from events.http.authentication import VIEWER
+from events.http.authentication import VIEWER, Viewer
 from events.http.problems import Problem
 from events.http.tokens import Role
 from events.runtime.definition import installed_services
@@ -29,6 +29,7 @@ from saga_tracker.consistency.snapshot import PARTIES
 from saga_tracker.dead_letters.views import AuditPage
 from saga_tracker.http import audit, manual_api
 from saga_tracker.http.audit import Entry
+from saga_tracker.http.views import as_seen_by
 from saga_tracker.projection import LADDER, State
 from saga_tracker.reconciliation import api as reconciliation_api
 from saga_tracker.reconciliation.api import KnownParty, Reconciliation
@@ -248,12 +249,14 @@ def services_page(health: Mapping[str, Any]) -> str:
 
 
 @router.get("/ui/facts/{wire_name}")
-async def fact_type(wire_name: str, tracker: Tracker) -> HTMLResponse:
+async def fact_type(wire_name: str, tracker: Tracker, who: Viewer) -> HTMLResponse:
     """A type of fact: what it means, who publishes it and who subscribes, its schema and an example."""
     kind = published_facts().get(wire_name)
     if kind is None:
         raise Problem(404, f"no fact is named {wire_name}")
     example = await tracker.database.read(lambda connection: queries.example(connection, wire_name))
+    if example is not None:
+        example["body"] = as_seen_by(who.role, example["body"], tracker.settings)
     return answer(fact_type_page(kind, example))
 
 

@@ -15,7 +15,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BeforeValidator
 
 from events.facts.base import in_words
-from events.http.authentication import VIEWER
+from events.http.authentication import VIEWER, Viewer
 from events.http.problems import Problem
 from saga_tracker.board import acts, drawing
 from saga_tracker.board.drawing import Series
@@ -268,9 +268,11 @@ def _cell(value: Any) -> Any:
 
 
 @router.get("/ui/sagas/{order_id}")
-async def timeline(order_id: UUID, tracker: Tracker, request: Request, done: str = "") -> HTMLResponse:
+async def timeline(
+    order_id: UUID, tracker: Tracker, who: Viewer, request: Request, done: str = ""
+) -> HTMLResponse:
     """One saga: where it stands, whom it waits for, what can be done, and its story."""
-    saga = await api.see(order_id, tracker)
+    saga = await api.see(order_id, tracker, who)
     async with tracker.database.transaction() as connection:
         rows = await dead_letter_queries.dead_letters_where(
             connection, DeadLetterFilter(order_id=order_id), None, MAX_OF_ORDER
@@ -364,9 +366,9 @@ def _links(saga: SagaWithTimeline, settings: TrackerSettings | None) -> list[tup
 
 
 @router.get("/ui/sagas/{order_id}/facts/{fact_id}")
-async def fact(order_id: UUID, fact_id: UUID, tracker: Tracker) -> HTMLResponse:
+async def fact(order_id: UUID, fact_id: UUID, tracker: Tracker, who: Viewer) -> HTMLResponse:
     """One fact in detail: what it says, what it came from, and what came of it."""
-    saga = await api.see(order_id, tracker)
+    saga = await api.see(order_id, tracker, who)
     found = next((each for each in saga.facts if each.fact_id == fact_id), None)
     if found is None:
         raise Problem(404, f"order {order_id} has no fact {fact_id}")

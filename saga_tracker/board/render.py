@@ -22,6 +22,7 @@ from events.facts.base import in_words
 from events.http.authentication import PUBLIC
 from events.http.problems import Problem, problem_of
 from events.http.sessions import csrf_token, signed_in
+from saga_tracker.http.views import MASKED
 from saga_tracker.projection import State
 
 READ_LATE_SECONDS = 5
@@ -147,6 +148,7 @@ def _environment() -> Environment:
         "static_url": static_url,
         "query": _query,
         "topics": (),
+        "masked": MASKED,
         "watched": None,
         "path": "",
     }

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import ValidationError
 from sqlalchemy import (
     ColumnElement,
+    FromClause,
     Select,
     Text,
     bindparam,
@@ -149,22 +150,23 @@ WITH_CAUSE = union_all(
 ).subquery("with_cause")
 
 
-def _waits(**of: ColumnElement[Any]) -> ColumnElement[bool]:
-    wait = func.jsonb_build_object(*(part for name, value in of.items() for part in (name, value)))
-    return sagas.c.waits.op("@>")(func.jsonb_build_array(wait))
+def waits_because(of: FromClause) -> ColumnElement[bool]:
+    """That a saga waits for this cause now, looked up saga by saga."""
 
+    def waits(**parts: ColumnElement[Any]) -> ColumnElement[bool]:
+        wait = func.jsonb_build_object(*(part for name, value in parts.items() for part in (name, value)))
+        return of.c.waits.op("@>")(func.jsonb_build_array(wait))
 
-_letter_of_saga = (
-    select(literal(1))
-    .where(*_given_up, dead_letters.c.order_id == sagas.c.order_id, _waits(service=dead_letters.c.service))
-    .correlate(sagas)
-)
-_reported_of_saga = (
-    select(literal(1))
-    .where(
-        causes.c.order_id == sagas.c.order_id,
+    letter = select(literal(1)).where(
+        *_given_up,
+        _is_given_up,
+        dead_letters.c.order_id == of.c.order_id,
+        waits(service=dead_letters.c.service),
+    )
+    reported = select(literal(1)).where(
+        causes.c.order_id == of.c.order_id,
         _is_reported,
-        _waits(service=causes.c.service, because_of_id=causes.c.because_of_id),
+        waits(service=causes.c.service, because_of_id=causes.c.because_of_id),
         not_(
             exists().where(
                 *_given_up,
@@ -173,12 +175,7 @@ _reported_of_saga = (
             )
         ),
     )
-    .correlate(sagas)
-)
-# Looked up saga by saga: that a saga waits for this cause now.
-WAITS_BECAUSE = or_(
-    _letter_of_saga.where(_is_given_up).offset(0).exists(), _reported_of_saga.offset(0).exists()
-)
+    return or_(letter.correlate(of).offset(0).exists(), reported.correlate(of).offset(0).exists())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AwareDatetime, BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from events.http.authentication import VIEWER
+from events.http.authentication import VIEWER, Viewer
 from events.http.limits import InDigits
 from events.http.problems import Problem, not_valid
 from events.service import name_of
@@ -106,7 +106,7 @@ Sort = Annotated[Literal["newest", "oldest"], Query(description="By when they en
         410: {"description": "The order ended long ago and was forgotten: when, the problem says"},
     },
 )
-async def see(order_id: UUID, tracker: Tracker) -> SagaWithTimeline:
+async def see(order_id: UUID, tracker: Tracker, who: Viewer) -> SagaWithTimeline:
     """Where an order stands, since when, what it waits for and from whom, and the timeline of its facts."""
 
     async def look(connection: Connection) -> tuple[queries.Saga | None, Any]:
@@ -127,7 +127,7 @@ async def see(order_id: UUID, tracker: Tracker) -> SagaWithTimeline:
     causes = {one.service: one for one in await tracker.asking.look(order_id, found.row["waits"])}
     saga = views.with_causes(found.row, causes, found.letters)
     return views.saga_with_timeline(
-        saga, found.timeline, found.letters, tracker.settings, tracker.availability
+        saga, found.timeline, found.letters, tracker.settings, tracker.availability, who.role
     )
 
 

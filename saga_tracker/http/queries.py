@@ -3,7 +3,7 @@
 Ages are by the database's clock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -13,6 +13,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 from sqlalchemy import (
     ColumnElement,
+    FromClause,
     Select,
     Text,
     bindparam,
@@ -25,8 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 
 from events.storage.database import Connection
-from events.storage.sql import array_of, compiled, in_seconds, seconds
-from saga_tracker.causes.repository import WAITS_BECAUSE, WITH_CAUSE
+from events.storage.sql import array_of, compiled, in_seconds, seconds, setting
+from saga_tracker.causes.repository import WITH_CAUSE, waits_because
 from saga_tracker.scheduler.leader import HOLDER
 from saga_tracker.tables import (
     FIRST_READ_AT,
@@ -89,23 +90,30 @@ class Place:
 
 
 _now = func.now()
-# Facts that were reconstructed have no place in the stream.
-_reconstructed = (
-    select(literal(1))
-    .select_from(saga_facts)
-    .where(saga_facts.c.order_id == sagas.c.order_id, saga_facts.c.stream_offset < 0)
-    .correlate(sagas)
-    # Looked up for each saga that is shown: left to itself, PostgreSQL reads all facts first.
-    .offset(0)
-    .exists()
-    .label("reconstructed")
-)
-_COLUMNS = [
-    _reconstructed,
-    *(column for column in sagas.c if column.name not in ("waiting_for", "due_at")),
-    in_seconds(_now - sagas.c.since).label("in_state_seconds"),
-    in_seconds(func.coalesce(sagas.c.ended_at, _now) - sagas.c.started_at).label("duration_seconds"),
-]
+# All sagas, or those of them that are walked through.
+Sagas = FromClause
+
+
+def _columns(of: Sagas) -> list[ColumnElement[Any]]:
+    reconstructed = (
+        select(literal(1))
+        .select_from(saga_facts)
+        # Facts that were reconstructed have no place in the stream.
+        .where(saga_facts.c.order_id == of.c.order_id, saga_facts.c.stream_offset < 0)
+        .correlate(of)
+        # Looked up for each saga that is shown: left to itself, PostgreSQL reads all facts first.
+        .offset(0)
+        .exists()
+    )
+    return [
+        reconstructed.label("reconstructed"),
+        *(of.c[column.name] for column in sagas.c if column.name not in ("waiting_for", "due_at")),
+        in_seconds(_now - of.c.since).label("in_state_seconds"),
+        in_seconds(func.coalesce(of.c.ended_at, _now) - of.c.started_at).label("duration_seconds"),
+    ]
+
+
+_COLUMNS = _columns(sagas)
 _ONE = compiled(select(*_COLUMNS).where(sagas.c.order_id == bindparam("order_id")))
 # A payment token is good for nothing but paying: it is nobody's to see.
 _body = saga_facts.c.body.op("-")(literal("payment_token")).label("body")
@@ -173,30 +181,44 @@ async def sagas_where(
     connection: Connection, wanted: SagaFilter, after: Place | None, limit: int
 ) -> list[dict[str, Any]]:
     """Up to `limit` sagas, by when they entered their state."""
-    given: dict[str, Any] = {"row_limit": limit}
-    criteria = [name for name in _CRITERIA if getattr(wanted, name, None) is not None]
+    given: dict[str, Any] = {"row_limit": limit, "walk_limit": WALKED_SAGAS}
+    criteria = [name for name in (*_CRITERIA, *_LOOKED_UP) if getattr(wanted, name, None) is not None]
     given |= {name: getattr(wanted, name) for name in criteria}
     if wanted.sku is not None:
         given["sku_line"] = Jsonb([{"sku": wanted.sku}])
-    ordered = tuple(name for name in ("sku", "customer") if name in criteria)
-    if ordered and (found := await _few(connection, _rare(ordered), given)) is not None:
-        given["among"] = found
-        criteria = ["among", *(name for name in criteria if name not in ordered)]
-    elif wanted.cause is not None and (found := await _few(connection, _RARE_CAUSE, given)) is not None:
-        given["among"] = found
-        criteria = ["among", *criteria]
     if after is not None:
         given |= {"after_since": after.since, "after_order_id": after.order_id}
-    query = _page(tuple(criteria), after is not None, wanted.oldest_first)
-    cursor = await connection.execute(query, given)
-    return await cursor.fetchall()
+    looked_up = tuple(name for name in _LOOKED_UP if name in criteria)
+    others = tuple(name for name in criteria if name not in looked_up)
+    way = continued, oldest_first = after is not None, wanted.oldest_first
+    if not looked_up:
+        return await _rows(connection, _page(others, *way), given)
+    if (found := await _few(connection, looked_up, given)) is not None:
+        checked = ("all_cause",) if wanted.cause is not None else ()
+        return await _rows(connection, _page(("among", *checked, *others), *way), given | {"among": found})
+    rows = await _rows(connection, _walk(looked_up, others, continued, oldest_first), given)
+    if len(rows) == limit:
+        return rows
+    # They are frequent, and not among those where this begins: then all of them are looked up.
+    return await _rows(connection, _page((*(f"all_{name}" for name in looked_up), *others), *way), given)
 
 
-async def _few(connection: Connection, query: bytes, given: dict[str, Any]) -> list[UUID] | None:
-    """The orders that a query finds; None of more than a few."""
-    cursor = await connection.execute(query, given | {"row_limit": RARE_ORDERS + 1})
-    found = [row["order_id"] for row in await cursor.fetchall()]
-    return found if len(found) <= RARE_ORDERS else None
+async def _rows(connection: Connection, query: bytes, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return await (await connection.execute(query, given)).fetchall()
+
+
+async def _few(
+    connection: Connection, looked_up: tuple[str, ...], given: Mapping[str, Any]
+) -> list[UUID] | None:
+    """The orders that have all of this; None of more than a few."""
+    query, limited = _some(looked_up), {**given, "row_limit": FEW_ORDERS + 1}
+    if looked_up == ("sku",):
+        async with connection.transaction():
+            await connection.execute(_LOOK_AT_SOME)
+            if len(await _rows(connection, query, limited)) > FEW_ORDERS:
+                return None
+    rows = await _rows(connection, query, limited)
+    return [row["order_id"] for row in rows] if len(rows) <= FEW_ORDERS else None
 
 
 # As their indexes have them.
@@ -204,17 +226,21 @@ _lines = saga_facts.c.body.op("->")(literal("lines"))
 _customer = saga_facts.c.body.op("->>", return_type=Text())(literal("customer"))
 _has_sku = _lines.op("@>")(bindparam("sku_line", type_=JSONB))
 _is_customer = _customer == bindparam("customer", type_=Text)
-# Of what was ordered rarely the orders are looked up first; of the rest, sagas are looked at in turn.
-RARE_ORDERS = 1_000
+# Of what few orders have, the orders are looked up first. Of what many have, so many sagas are looked at in
+# turn.
+FEW_ORDERS = 1_000
+WALKED_SAGAS = 10_000
+# Where the index has more, PostgreSQL answers with about so many, whichever: it shows that they are many.
+_LOOK_AT_SOME = compiled(setting("gin_fuzzy_search_limit", str(2 * FEW_ORDERS)))
 
 
-def _began_with(wanted: Any) -> ColumnElement[bool]:
+def _began_with(wanted: Any, of: Sagas) -> ColumnElement[bool]:
     """That this holds of what the order began with, looked up saga by saga."""
     return (
         select(literal(1))
         .select_from(saga_facts)
-        .where(saga_facts.c.order_id == sagas.c.order_id, _begins, wanted)
-        .correlate(sagas)
+        .where(saga_facts.c.order_id == of.c.order_id, _begins, wanted)
+        .correlate(of)
         .offset(0)
         .exists()
     )
@@ -238,42 +264,77 @@ _CRITERIA: dict[str, Sequence[ColumnElement[bool]]] = {
     "since_from": [sagas.c.since >= bindparam("since_from", type_=TIMESTAMP(timezone=True))],
     "since_to": [sagas.c.since <= bindparam("since_to", type_=TIMESTAMP(timezone=True))],
     "among": [sagas.c.order_id == array_of("among", sagas.c.order_id).any_()],
-    "sku": [_began_with(_has_sku)],
-    "customer": [_began_with(_is_customer)],
     "id_from": [sagas.c.order_id >= bindparam("id_from", type_=sagas.c.order_id.type)],
     "id_to": [sagas.c.order_id <= bindparam("id_to", type_=sagas.c.order_id.type)],
-    "cause": [sagas.c.ended_at.is_(None), WAITS_BECAUSE],
     "has_letter": [sagas.c.order_id == func.array(_with_letters).any_()],
 }
 
 
-_RARE_CAUSE = compiled(select(WITH_CAUSE.c.order_id).distinct().limit(bindparam("row_limit")))
+_ORDERED = {"sku": _has_sku, "customer": _is_customer}
+_LOOKED_UP = (*_ORDERED, "cause")
+
+
+def _has(name: str, of: Sagas) -> ColumnElement[bool]:
+    """That a saga has what is looked up of it."""
+    if name == "cause":
+        return of.c.ended_at.is_(None) & waits_because(of)
+    return _began_with(_ORDERED[name], of)
+
+
+def _orders_with(name: str) -> Select[Any]:
+    if name == "cause":
+        return select(WITH_CAUSE.c.order_id)
+    return select(saga_facts.c.order_id).where(_begins, _ORDERED[name])
+
+
+_CRITERIA |= {f"all_{name}": [sagas.c.order_id.in_(_orders_with(name))] for name in _ORDERED}
+# That this was reported of an order is not enough: it may have gone on.
+_CRITERIA["all_cause"] = [_has("cause", sagas)]
 
 
 @cache
-def _rare(ordered: tuple[str, ...]) -> bytes:
-    """Orders of a customer, or with a SKU, up to so many."""
-    wanted = {"sku": _has_sku, "customer": _is_customer}
-    query = select(saga_facts.c.order_id).where(_begins, *(wanted[name] for name in ordered))
+def _some(looked_up: tuple[str, ...]) -> bytes:
+    """Orders that have all of this, up to so many."""
+    ordered = [_ORDERED[name] for name in looked_up if name in _ORDERED]
+    query = select(saga_facts.c.order_id).where(_begins, *ordered)
+    if "cause" in looked_up:
+        with_cause = _orders_with("cause")
+        query = query.where(saga_facts.c.order_id.in_(with_cause)) if ordered else with_cause.distinct()
     return compiled(query.limit(bindparam("row_limit")))
 
 
-@cache
-def _page(criteria: tuple[str, ...], continued: bool, oldest_first: bool) -> bytes:
-    """The statement for a combination of criteria, each of which an index serves."""
-    query: Select[Any] = select(*_COLUMNS)
-    for name in criteria:
-        query = query.where(*_CRITERIA[name])
-    here = tuple_(sagas.c.since, sagas.c.order_id)
+def _in_turn(query: Select[Any], of: Sagas, oldest_first: bool) -> Select[Any]:
+    order = [of.c.since, of.c.order_id]
+    return query.order_by(*(order if oldest_first else [column.desc() for column in order]))
+
+
+def _chosen(
+    columns: Sequence[ColumnElement[Any]], criteria: tuple[str, ...], continued: bool, oldest_first: bool
+) -> Select[Any]:
+    query: Select[Any] = select(*columns).where(*(each for name in criteria for each in _CRITERIA[name]))
     if continued:
+        here = tuple_(sagas.c.since, sagas.c.order_id)
         there = tuple_(
             bindparam("after_since", type_=TIMESTAMP(timezone=True)),
             bindparam("after_order_id", type_=sagas.c.order_id.type),
         )
         query = query.where(here > there if oldest_first else here < there)
-    order = [sagas.c.since, sagas.c.order_id]
-    query = query.order_by(*(order if oldest_first else [column.desc() for column in order]))
-    return compiled(query.limit(bindparam("row_limit")))
+    return _in_turn(query, sagas, oldest_first)
+
+
+@cache
+def _page(criteria: tuple[str, ...], continued: bool, oldest_first: bool) -> bytes:
+    """The statement for a combination of criteria, each of which an index serves."""
+    return compiled(_chosen(_COLUMNS, criteria, continued, oldest_first).limit(bindparam("row_limit")))
+
+
+@cache
+def _walk(looked_up: tuple[str, ...], others: tuple[str, ...], continued: bool, oldest_first: bool) -> bytes:
+    """The same for what many have, of the first sagas that the others leave. They come in order."""
+    first = _chosen(list(sagas.c), others, continued, oldest_first)
+    walked = first.limit(bindparam("walk_limit")).subquery("walked")
+    query: Select[Any] = select(*_columns(walked)).where(*(_has(name, walked) for name in looked_up))
+    return compiled(_in_turn(query, walked, oldest_first).limit(bindparam("row_limit")))
 
 
 async def figures(connection: Connection) -> dict[str, list[dict[str, Any]]]:

@@ -11,6 +11,7 @@ from fastapi import Query
 from pydantic import BaseModel
 
 from events.http.problems import Problem
+from events.http.tokens import Role
 from events.service import name_of
 from saga_tracker.availability import Availability
 from saga_tracker.causes.cause import DEAD_LETTER, Cause, Waiting, act_about
@@ -219,8 +220,13 @@ def saga_with_timeline(
     letters: Sequence[Mapping[str, Any]],
     settings: TrackerSettings,
     availability: Availability,
+    role: Role,
 ) -> SagaWithTimeline:
-    """A row of the view and the rows of its timeline; its trace is a page of Jaeger's, if there is one."""
+    """A row of the view and the rows of its timeline, as somebody in this role may see them.
+
+    Its trace is a page of Jaeger's, if there is one.
+    """
+    timeline = [{**fact, "body": as_seen_by(role, fact["body"], settings)} for fact in timeline]
     doubt = timedelta(seconds=settings.clock_doubt_seconds)
     facts = [_fact(fact, timeline, saga["started_at"], doubt) for fact in timeline]
     jaeger_url = settings.jaeger_url
@@ -233,6 +239,25 @@ def saga_with_timeline(
     return SagaWithTimeline(
         **{**saga, "waits": waits}, trace_url=trace_url, dead_letters=dead_letters, facts=facts
     )
+
+
+MASKED = "(masked)"
+
+
+def as_seen_by(role: Role, body: Any, settings: TrackerSettings) -> Any:
+    """What a fact says, without the fields that are hidden from this role, and with others masked."""
+    if isinstance(body, list):
+        return [as_seen_by(role, each, settings) for each in body]
+    if not isinstance(body, dict):
+        return body
+    masked, hidden = settings.masked_fields, settings.hidden_fields
+    return {
+        name: MASKED
+        if name in masked and not role.covers(masked[name])
+        else as_seen_by(role, value, settings)
+        for name, value in body.items()
+        if name not in hidden or role.covers(hidden[name])
+    }
 
 
 def with_causes(

@@ -83,6 +83,8 @@ class Watcher:
         for name, service in zip(self._urls, responses, strict=True):
             self._availability.looked(name, now, consumers.get(queues[name]), service.unready)
             self._availability.saw_lock(name, now, service.lock)
+            if (queue := self._reader.queues.get(queues[name])) is not None:
+                self._availability.saw_queue(name, now, queue[1])
         self._report()
 
     def _report(self) -> None:

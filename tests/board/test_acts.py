@@ -171,6 +171,7 @@ async def test_the_first_page_tells_what_services_say_of_themselves(browser: Bro
         main = page.locator("main")
         await expect(main).to_contain_text("counts as down: it is only probed")
         await expect(main).to_contain_text("12.5 s")
+        await expect(main).to_contain_text(re.compile(r"circuit to provider\s*open"))
         await expect(main.get_by_role("region", name="Incidents")).to_contain_text(
             "nobody consumes its queue"
         )

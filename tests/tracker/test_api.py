@@ -8,9 +8,11 @@ import pytest
 from fastapi import FastAPI
 
 from events.facts.order import OrderWithdrawn
+from events.http.tokens import named
 from events.messaging.envelope import encode
+from saga_tracker.http import queries
 from saga_tracker.projection import State
-from tests.tracker.dead_letters import give_up, sees_dead_letters, unusable
+from tests.tracker.dead_letters import BENS, TOKEN, TOKENS, give_up, sees_dead_letters, unusable
 from tests.tracker.facts import BEGAN, PATHS, TRACEPARENT, envelopes
 from tests.tracker.watch import Watch, get
 
@@ -154,6 +156,81 @@ async def test_sagas_are_found_by_state_wait_and_age(watch: Watch, app: FastAPI)
     assert await found("older_than_seconds=0") >= {pending, held}
     assert young not in await found("older_than_seconds=600")
     assert await found("waiting_for=notification") == set()
+
+
+async def test_fields_are_masked_or_hidden_from_roles_below(watch: Watch) -> None:
+    tracker = await watch.start(
+        tokens=f"{TOKENS} {named('vera', 'viewer', 'veras')}",
+        masked_fields={"customer": "operator", "sku": "approver"},
+        hidden_fields={"currency": "admin"},
+    )
+    app = watch.app(tracker)
+    (order,) = await tell(watch, "created reserved captured")
+
+    async def seen(token: str | None) -> tuple[Any, Any, Any]:
+        saga = (await get(app, f"/sagas/{order}", token=token)).json()
+        created, captured = saga["facts"][0]["body"], saga["facts"][2]["body"]
+        assert created["lines"][0]["quantity"] == 2
+        assert captured["customer"] == created["customer"]
+        assert all("payment_token" not in fact["body"] for fact in saga["facts"])
+        return created["customer"], created["lines"][0]["sku"], created.get("currency")
+
+    masked = "(masked)"
+    assert await seen(None) == (masked, masked, None)
+    assert await seen("veras") == (masked, masked, None)
+    assert await seen(BENS) == ("cust_1", masked, None)
+    assert await seen(TOKEN) == ("cust_1", "lamp", "EUR")
+    fact_id = (await get(app, f"/sagas/{order}")).json()["facts"][0]["fact_id"]
+    for path in (
+        f"/ui/sagas/{order}",
+        f"/ui/sagas/{order}/facts/{fact_id}",
+        "/ui/facts/order.created.v2",
+    ):
+        for token, sees in (("veras", False), (BENS, True)):
+            page = await get(app, path, token=token)
+            assert page.status == 200
+            assert ("cust_1" in page.text, "lamp" in page.text) == (sees, False)
+        assert "lamp" in (await get(app, path, token=TOKEN)).text
+
+
+@pytest.mark.parametrize(("few", "walked"), [(1_000, 10), (2, 1_000), (2, 3), (2, 8)])
+async def test_what_few_and_what_many_have_is_found_alike(
+    watch: Watch, app: FastAPI, monkeypatch: pytest.MonkeyPatch, few: int, walked: int
+) -> None:
+    """By what was looked up first, by walking, and where that finds too little: in pages, from both ends."""
+    monkeypatch.setattr(queries, "FEW_ORDERS", few)
+    monkeypatch.setattr(queries, "WALKED_SAGAS", walked)
+    orders = [
+        await tell(watch, *["created reserved"] * 3, began=BEGAN + timedelta(minutes=minute))
+        for minute in range(3)
+    ]
+    await watch.rows(
+        "UPDATE saga_facts SET body = jsonb_set(body, '{lines,0,sku}', to_jsonb('chair'::text))"
+        " WHERE order_id = ANY(%(ids)s)",
+        ids=orders[1],
+    )
+    everybody = {
+        UUID(saga["order_id"]): saga["since"] for saga in (await get(app, "/sagas?limit=500")).json()["sagas"]
+    }
+    lamps, chairs = {*orders[0], *orders[2]}, set(orders[1])
+    for query, wanted in (
+        ("sku=lamp", lamps),
+        ("sku=chair", chairs),
+        ("customer=cust_1", {*lamps, *chairs}),
+        ("sku=lamp&customer=cust_1", lamps),
+        ("sku=lamp&state=PENDING_PAYMENT", lamps),
+        ("sku=lamp&state=COMPLETED", set[UUID]()),
+    ):
+        for sort in ("newest", "oldest"):
+            found: list[UUID] = []
+            path = f"/sagas?{query}&sort={sort}&limit=2"
+            page = (await get(app, path)).json()
+            while page["next_cursor"]:
+                found += [UUID(saga["order_id"]) for saga in page["sagas"]]
+                page = (await get(app, f"{path}&cursor={page['next_cursor']}")).json()
+            found += [UUID(saga["order_id"]) for saga in page["sagas"]]
+            in_order = sorted(wanted, key=lambda one: (everybody[one], one), reverse=sort == "newest")
+            assert found == in_order, (query, sort)
 
 
 async def test_sagas_are_found_by_reason_time_what_was_ordered_and_id(watch: Watch, app: FastAPI) -> None:

@@ -142,6 +142,17 @@ def test_who_answers_nobody_is_down_although_it_consumes_and_says_it_is_ready() 
     assert known.outage_of("payment") is None
 
 
+def test_a_queue_is_as_old_as_it_has_not_been_seen_empty() -> None:
+    known = Availability({"payment": 60.0}, settled_seconds=15.0, unready_seconds=2.0)
+    known.saw_queue("payment", at(1), 3)
+    known.saw_queue("payment", at(2), 7)
+    assert known.queued_since("payment") == at(1)
+    known.saw_queue("payment", at(3), 0)
+    assert known.queued_since("payment") is None
+    known.saw_queue("payment", at(4), 1)
+    assert known.queued_since("payment") == at(4)
+
+
 def test_who_waits_for_a_lock_is_not_late_although_others_pass() -> None:
     known = knowing()
     pass_over(known, 2)

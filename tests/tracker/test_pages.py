@@ -63,10 +63,10 @@ def test_the_first_page_escapes_every_string() -> None:
         plots=[],
         latest=[a_saga(State.COMPENSATING)],
     )
-    # Who is late, why, after what, and how that is; the gap; a service and why it is down; a party; the
-    # broker; the leader.
+    # Who is late, why, after what, and how that is; the gap; a service, why it is down, its circuit; a party;
+    # the broker; the leader.
     # Why the saga failed; whom it waits for, for what, what is down and what is locked.
-    is_escaped(text, 4 + 1 + 2 + 1 + 1 + 1 + 1 + 3 * 2 + 1 + 3)
+    is_escaped(text, 4 + 1 + 3 + 1 + 1 + 1 + 1 + 3 * 2 + 1 + 3)
 
 
 def test_the_list_of_sagas_escapes_every_string() -> None:

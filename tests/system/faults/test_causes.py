@@ -1,5 +1,6 @@
 """The 3 a.m. test: of a planted fault the saga names step, cause and act; and doing the act mends it."""
 
+import html
 import json
 import re
 from collections.abc import AsyncIterator, Callable
@@ -11,7 +12,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 from compose.demo.shop import Item
 from compose.drills.stage import killed, misbehaving
@@ -212,7 +213,8 @@ async def test_the_saga_names_step_cause_and_act_and_the_act_mends_it(system: Sy
     async with fault.planted(system, sku):
         order_id = await system.shop.place("cust_ada", "tok_ok", Item(sku, 1, fault.amount_minor))
 
-        wait = await _shown(system, order_id, fault)
+        wait = await _named(system, order_id, fault)
+        await _on_the_page(system, order_id, fault)
         assert wait["cause"]["known_at"] >= wait["cause"]["since"]
         assert str(fault.amount_minor) not in json.dumps([wait["cause"]["error"], wait["act"]])
         if pid := re.search(r"pg_terminate_backend\((\d+)\)", wait["act"]):
@@ -233,7 +235,7 @@ def _fits(wait: dict[str, Any], fault: Fault) -> bool:
     )
 
 
-async def _shown(system: System, order_id: UUID, fault: Fault) -> dict[str, Any]:
+async def _named(system: System, order_id: UUID, fault: Fault) -> dict[str, Any]:
     """The wait that shows the fault. Fails with what is shown instead."""
     seen: list[dict[str, Any]] = []
 
@@ -245,6 +247,26 @@ async def _shown(system: System, order_id: UUID, fault: Fault) -> dict[str, Any]
     found = await seen_in_time(look, bool, KNOWN_SECONDS)
     assert found, f"not shown; instead {seen}"
     return found
+
+
+async def _on_the_page(system: System, order_id: UUID, fault: Fault) -> None:
+    """The saga's page, too, names step, cause and act. Fails with what it shows instead."""
+    seen: list[str] = []
+
+    async def shown() -> bool:
+        async with (
+            ClientSession(system.where.http("tracker"), headers={"Accept": "text/html"}) as browser,
+            browser.get(f"/ui/sagas/{order_id}") as answer,
+        ):
+            page = await answer.text()
+        found = re.search(r"<dt>Waits for</dt><dd>(.*?)</dd>", page, re.DOTALL)
+        seen[:] = [html.unescape(re.sub(r"<[^>]+>|\s+", " ", found[1]))] if found else [page[:1_000]]
+        step, _, act = seen[0].partition("What to do:")
+        return bool(
+            fault.service in step and re.search(fault.error or "pid", step) and re.search(fault.act, act)
+        )
+
+    assert await seen_in_time(shown, bool, KNOWN_SECONDS), f"not shown; instead {seen}"
 
 
 @pytest.mark.parametrize(
