@@ -16,7 +16,7 @@ from events.telemetry.metrics import Values, broker_blocked, connections, gauge
 from saga_tracker import __doc__ as purpose
 from saga_tracker import sign_in
 from saga_tracker.availability import Availability
-from saga_tracker.board import acts, letters, overviews, pages, render, selections
+from saga_tracker.board import acts, letters, overviews, pages, render
 from saga_tracker.board.live import Board
 from saga_tracker.causes.asking import Asking
 from saga_tracker.dead_letters import api as dead_letters_api
@@ -47,7 +47,7 @@ BOARD, SELECTIONS = "board", "selections"
 NOT_NOTIFIED_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION, CAUSES, BOARD, SELECTIONS)
 PAGES = [
     pages.router,
-    selections.router,
+    letters.router,
     letters.router,
     overviews.router,
     acts.forms,

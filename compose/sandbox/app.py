@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from compose.sandbox import carrier, provider
-from compose.sandbox.directory import customer_of
+from compose.sandbox.customers import MailServer, MailSink, Push, PushSink, customer_of, mail_as_json
 from compose.sandbox.http import (
     OnReference,
     Problem,
@@ -32,7 +32,6 @@ from compose.sandbox.http import (
 )
 from compose.sandbox.ledger import Ledger
 from compose.sandbox.operations import Delays, Desk, FaultRule, Faults, Operation
-from compose.sandbox.sinks import MailServer, MailSink, Push, PushSink, mail_as_json
 from events.http.limits import WithoutNul
 from events.runtime.settings import FromEnvironment
 from events.telemetry.log import log

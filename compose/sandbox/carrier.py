@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from compose.sandbox.directory import DEPOTS, UNSERVED
+from compose.sandbox.customers import DEPOTS, UNSERVED
 from compose.sandbox.http import Body, OnReference, Reference
 from compose.sandbox.operations import Answer, Manner, new_id
 

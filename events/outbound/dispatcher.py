@@ -292,7 +292,8 @@ class CallDispatcher:
             metrics.call_attempted(row.name, type(outcome).__name__, began)
         crash_point("after_call")
         try:
-            await self._learn(replace(row, traceparent=span.traceparent), outcome)
+            descends = row.traceparent == span.traceparent
+            await self._learn(row if descends else replace(row, traceparent=span.traceparent), outcome)
         except StateNotUnderstood:
             # Another release has taken the order further; a replica of that one learns the outcome.
             await self._left.leave(row.call_id, maybe_done=True)

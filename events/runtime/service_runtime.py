@@ -23,9 +23,9 @@ from events.runtime.locks import LockedOut
 from events.runtime.loops import Loop, Loops
 from events.runtime.settings import ServiceSettings
 from events.runtime.worker import Overloaded, Worker
-from events.storage.backlog import read_backlogs
 from events.storage.database import BY_KEY, Database
 from events.storage.instance import Instance
+from events.storage.outbox import read_backlogs
 from events.storage.retention import Retention
 from events.telemetry.log import log
 from events.telemetry.metrics import LookUp, broker_blocked, connections

@@ -13,11 +13,13 @@ from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
+from prometheus_client.metrics_core import Metric
 from sqlalchemy import (
     BindParameter,
     Column,
     ColumnElement,
     Float,
+    Select,
     Subquery,
     Table,
     and_,
@@ -26,16 +28,20 @@ from sqlalchemy import (
     delete,
     false,
     func,
+    literal,
     literal_column,
     null,
     select,
     tuple_,
+    union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from events.storage.database import Database
-from events.storage.sql import as_arrays, compiled, rows_of, setting, unsynced
+from events.storage.database import Connection, Database
+from events.storage.sql import as_arrays, compiled, in_seconds, rows_of, setting, unsynced
+from events.storage.tables import calls, outbox
+from events.telemetry.metrics import backlog, refused
 
 # The statements by which an outbox is read and written, compiled for one table.
 
@@ -262,3 +268,54 @@ class OutboxTable(Generic[RowT]):
 
 def _storable(why: str) -> str:
     return why[:MAX_ERROR_CHARACTERS].replace("\x00", "�").encode(errors="replace").decode()
+
+
+# How much waits in a service's tables, and for how long.
+#
+# Looked up rather than counted in memory: what an instance left behind that died belongs to nobody until it
+# is adopted, and it is what a person must know of. Both tables are empty most of the time; no index serves
+# the age of the oldest, for it would cost every fact something, so no more than so many rows are looked at.
+
+MAX_ROWS = 10_000
+
+
+def _backlog(
+    what: str, since: Column[Any], set_aside_until: ColumnElement[Any]
+) -> Select[str, int, float, int]:
+    first = select(since.label("since"), set_aside_until.label("until")).limit(MAX_ROWS).subquery("first")
+    return select(
+        literal(what).label("what"),
+        func.count().label("waiting"),
+        in_seconds(func.now() - func.min(first.c.since)).label("age"),
+        func.count(first.c.until).label("refused"),
+    )
+
+
+_READ = compiled(
+    union_all(
+        _backlog("outbox", outbox.c.stated_at, outbox.c.due_at),
+        _backlog("calls", calls.c.asked_at, null()),
+    )
+)
+
+
+async def read_backlogs(connection: Connection) -> list[Metric]:
+    """The backlogs of the outbox and of the calls, and how much of the first is set aside.
+
+    Of very many, the oldest may be missed by a little.
+    """
+    cursor = await connection.execute(_READ)
+    found = {row["what"]: row for row in await cursor.fetchall()}
+    return [
+        *backlog(
+            "outbox",
+            f"Facts that are committed and not confirmed by the broker, of all instances, up to {MAX_ROWS}",
+            found["outbox"],
+        ),
+        refused(found["outbox"]["refused"]),
+        *backlog(
+            "call",
+            f"Calls to the outside whose outcome is not committed, of all instances, up to {MAX_ROWS}",
+            found["calls"],
+        ),
+    ]

@@ -25,8 +25,8 @@ from saga_tracker.board.queries import LAST_MINUTES
 from saga_tracker.board.render import PageRoute, answer, rendered
 from saga_tracker.causes.cause import KINDS
 from saga_tracker.consistency.snapshot import Movement
-from saga_tracker.dead_letters import queries as dead_letter_queries
-from saga_tracker.dead_letters.queries import DeadLetterFilter
+from saga_tracker.dead_letters import repository as dead_letter_queries
+from saga_tracker.dead_letters.repository import DeadLetterFilter
 from saga_tracker.dead_letters.views import AuditView, DeadLetterView
 from saga_tracker.http import api, audit
 from saga_tracker.http.api import AWAITED, Age, Beginning, CauseWords, Instant, Named, Reason, Sort

@@ -9,10 +9,10 @@ from events.http.authentication import OPERATOR, VIEWER, Identity, Operator
 from events.http.limits import InDigits, StrictRoute
 from events.http.problems import RETRY_AFTER_SECONDS, Problem
 from events.storage.database import CONTENTION, Connection, Database
-from saga_tracker.dead_letters import queries, repository, views
+from saga_tracker.dead_letters import repository, views
 from saga_tracker.dead_letters.dead_letter import MAX_NAME_CHARACTERS, MAX_REASON_CHARACTERS, DeadLetterState
-from saga_tracker.dead_letters.queries import DeadLetterFilter, Place
 from saga_tracker.dead_letters.replay import NotSent, Replayed, replay
+from saga_tracker.dead_letters.repository import DeadLetterFilter, Place
 from saga_tracker.dead_letters.views import (
     MAX_SHOWN_BYTES,
     Act,
@@ -83,7 +83,7 @@ async def find(
     wanted = DeadLetterFilter(service, reason, wire_name, order_id, state.value if state else None)
     after = Place(*place_in(cursor)) if cursor else None
     async with tracker.database.transaction() as connection:
-        rows = await queries.dead_letters_where(connection, wanted, after, limit + 1)
+        rows = await repository.dead_letters_where(connection, wanted, after, limit + 1)
     dead_letters = [DeadLetterView(**row) for row in rows[:limit]]
     last = dead_letters[-1] if len(rows) > limit else None
     next_cursor = cursor_after(last.arrived_at, last.letter_id) if last else None
@@ -94,7 +94,7 @@ async def find(
 async def groups(tracker: Tracker) -> Groups:
     """How many dead letters there are of each service, reason and fact."""
     async with tracker.database.transaction() as connection:
-        rows = await queries.groups(connection, MAX_GROUPS)
+        rows = await repository.groups(connection, MAX_GROUPS)
     return Groups(groups=[GroupView(**row) for row in rows])
 
 
@@ -102,7 +102,7 @@ async def groups(tracker: Tracker) -> Groups:
 async def see(letter_id: UUID, tracker: Tracker) -> WholeDeadLetter:
     """One dead letter with the message in it, its headers and its history."""
     async with tracker.database.transaction() as connection:
-        found = await queries.dead_letter(connection, letter_id, MAX_SHOWN_BYTES)
+        found = await repository.dead_letter(connection, letter_id, MAX_SHOWN_BYTES)
         entries = await audit.of_dead_letter(connection, letter_id, MAX_AUDIT_OF_DEAD_LETTER)
     if found is None:
         raise _no_such(letter_id)
@@ -125,10 +125,10 @@ async def replay_some(selection: Selection, who: Operator, tracker: Tracker) -> 
     wanted = DeadLetterFilter(selection.service, selection.reason, selection.wire_name)
     most = tracker.settings.replay_dead_letters
     async with tracker.database.transaction() as connection:
-        letter_ids = await queries.open_dead_letter_ids(connection, wanted, most)
+        letter_ids = await repository.open_dead_letter_ids(connection, wanted, most)
     done = await _replay(tracker, letter_ids, who, selection)
     async with tracker.database.transaction() as connection:
-        remaining = await queries.count_open(connection, wanted)
+        remaining = await repository.count_open(connection, wanted)
     return _outcome(done, [], remaining)
 
 
@@ -190,7 +190,7 @@ def _outcome(done: Replayed, missing: list[UUID], remaining: int) -> ReplayOutco
 
 
 async def _read(connection: Connection, letter_id: UUID) -> DeadLetterView:
-    found = await queries.dead_letter(connection, letter_id, 0)
+    found = await repository.dead_letter(connection, letter_id, 0)
     if found is None:
         raise _no_such(letter_id)
     return DeadLetterView(**{name: found[0][name] for name in DeadLetterView.model_fields})

@@ -37,13 +37,11 @@ from events.service import REDRIVE_EXCHANGE, name_of
 from events.storage.database import Connection, Database
 from events.telemetry.redaction import in_words
 from saga_tracker.dead_letters import repository
-from saga_tracker.dead_letters.dead_letter import REPLAY_OF, DeadLetterKind, DeadLetterState
-from saga_tracker.dead_letters.properties import from_text
+from saga_tracker.dead_letters.dead_letter import REPLAY_OF, DeadLetterKind, DeadLetterState, from_text
 from saga_tracker.http import audit
 from saga_tracker.http import manual_cases as cases
-from saga_tracker.http.audit import Entry
+from saga_tracker.http.audit import Entry, Proposal, second
 from saga_tracker.http.manual_cases import ManualCase
-from saga_tracker.http.proposals import Proposal, second
 from saga_tracker.scheduler import redrive
 from saga_tracker.settings import TrackerSettings
 

@@ -30,8 +30,8 @@ from events.storage.sql import array_of, compiled
 from events.telemetry.log import log
 from saga_tracker.dead_letters import repository
 from saga_tracker.dead_letters.dead_letter import DeadLetterState
-from saga_tracker.dead_letters.queries import DeadLetterFilter, open_dead_letter_ids
 from saga_tracker.dead_letters.replay import NotSent, Replayed, replay
+from saga_tracker.dead_letters.repository import DeadLetterFilter, open_dead_letter_ids
 from saga_tracker.http import audit
 from saga_tracker.http.audit import Entry
 from saga_tracker.scheduler.redrive import Publisher

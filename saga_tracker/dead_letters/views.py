@@ -16,8 +16,9 @@ from saga_tracker.dead_letters.dead_letter import (
     MAX_REASON_CHARACTERS,
     DeadLetterKind,
     DeadLetterState,
+    from_text,
+    shown,
 )
-from saga_tracker.dead_letters.properties import from_text, shown
 
 # More of a body than this is not shown; it is replayed whole all the same.
 MAX_SHOWN_BYTES = 1_000_000

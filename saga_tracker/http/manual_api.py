@@ -17,9 +17,8 @@ from saga_tracker.dead_letters.api import Tracker
 from saga_tracker.dead_letters.views import AuditPage, AuditView, NotedAct
 from saga_tracker.http import audit, queries
 from saga_tracker.http import manual_cases as cases
-from saga_tracker.http.audit import Entry
+from saga_tracker.http.audit import Entry, second
 from saga_tracker.http.manual_cases import ManualCase
-from saga_tracker.http.proposals import second
 from saga_tracker.projection import State
 from saga_tracker.scheduler import redrive
 from saga_tracker.scheduler import redrive as outbox

@@ -288,7 +288,7 @@ def _orders_with(name: str) -> Select[Any]:
 
 
 _CRITERIA |= {f"all_{name}": [sagas.c.order_id.in_(_orders_with(name))] for name in _ORDERED}
-# That this was said of an order is not enough: it may have gone on.
+# That this was reported of an order is not enough: it may have gone on.
 _CRITERIA["all_cause"] = [_has("cause", sagas)]
 
 

@@ -14,8 +14,7 @@ from events.http.problems import Problem
 from events.http.tokens import Role
 from events.service import name_of
 from saga_tracker.availability import Availability
-from saga_tracker.causes.acts import Waiting, act_about
-from saga_tracker.causes.cause import DEAD_LETTER, Cause
+from saga_tracker.causes.cause import DEAD_LETTER, Cause, Waiting, act_about
 from saga_tracker.causes.repository import Found
 from saga_tracker.projection import State
 from saga_tracker.reading.reader import Progress

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from compose.drills.report import COLOURS, svg_of, templates_in
 from compose.local.commands import RigError
-from compose.report import COLOURS, svg_of, templates_in
 from tests.bench.cpu import LOAD
 from tests.bench.results import FIGURES, Result, Round, Run, number_of_rounds
 

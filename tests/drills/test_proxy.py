@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from compose.drills.proxy import Proxy, proxy_to
+from compose.drills.local_rig import Proxy, proxy_to
 
 LATENCY_SECONDS = 0.1
 

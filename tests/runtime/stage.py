@@ -18,7 +18,7 @@ from psycopg.rows import dict_row
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.pool import NullPool
 
-from compose.drills.proxy import Proxy, proxy_to
+from compose.drills.local_rig import Proxy, proxy_to
 from events.facts.base import Fact
 from events.http.application import create_app
 from events.messaging.envelope import Envelope, encode

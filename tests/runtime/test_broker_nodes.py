@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from yarl import URL
 
-from compose.drills.proxy import Proxy
+from compose.drills.local_rig import Proxy
 from events.messaging.connection import connection_url, lasting_connection_url
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, is_ready

@@ -8,7 +8,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from compose.drills.proxy import Proxy
+from compose.drills.local_rig import Proxy
 from events.runtime.batch import Batch, Committed
 from events.runtime.input import Input
 from tests.runtime.eventually import eventually

@@ -12,7 +12,7 @@ import aiohttp
 import psycopg
 import pytest
 
-from compose.drills.proxy import Proxy, proxy_to
+from compose.drills.local_rig import Proxy, proxy_to
 from events.facts.order import OrderCreated
 from events.http.application import create_app
 from events.messaging.topology import declare

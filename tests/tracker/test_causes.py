@@ -16,8 +16,7 @@ from fastapi import FastAPI
 from events.facts.payment import PaymentDeclined
 from events.messaging.envelope import encode
 from events.service import DEAD_LETTER_EXCHANGE
-from saga_tracker.causes.acts import Waiting, act_about
-from saga_tracker.causes.cause import Cause, in_words, late
+from saga_tracker.causes.cause import Cause, Waiting, act_about, in_words, late
 from tests.runtime.eventually import eventually
 from tests.tracker.dead_letters import TOKEN, TOKENS, reason_of
 from tests.tracker.facts import PATHS, envelopes

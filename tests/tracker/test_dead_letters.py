@@ -17,7 +17,7 @@ from pamqp.commands import Basic
 from events.facts.payment import PaymentRefundFailed
 from events.runtime.settings import MAX_MESSAGE_BYTES
 from events.service import DEAD_LETTER_EXCHANGE
-from saga_tracker.dead_letters.properties import as_text, from_text, shown
+from saga_tracker.dead_letters.dead_letter import as_text, from_text, shown
 from tests.runtime.eventually import eventually
 from tests.tracker.dead_letters import (
     FIRST_AT,

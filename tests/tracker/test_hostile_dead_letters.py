@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from events.messaging.envelope import decode
 from events.messaging.lenient_pamqp import MAX_DEPTH
 from events.service import DEAD_LETTER_EXCHANGE
-from saga_tracker.dead_letters.properties import as_text, from_text
+from saga_tracker.dead_letters.dead_letter import as_text, from_text
 from tests import raw_amqp
 from tests.runtime.eventually import eventually
 from tests.tracker.dead_letters import TOKEN, TOKENS, give_up, reason_of, sees_dead_letters, unusable

@@ -14,7 +14,7 @@ from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
 from fastapi import FastAPI
 from psycopg.rows import dict_row
 
-from compose.drills.proxy import Proxy, proxy_to
+from compose.drills.local_rig import Proxy, proxy_to
 from compose.system import SERVICES
 from events.facts import Fact
 from events.http.application import create_app

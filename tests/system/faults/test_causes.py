@@ -213,7 +213,7 @@ async def test_the_saga_names_step_cause_and_act_and_the_act_mends_it(system: Sy
     async with fault.planted(system, sku):
         order_id = await system.shop.place("cust_ada", "tok_ok", Item(sku, 1, fault.amount_minor))
 
-        wait = await _shown(system, order_id, fault)
+        wait = await _named(system, order_id, fault)
         await _on_the_page(system, order_id, fault)
         assert wait["cause"]["known_at"] >= wait["cause"]["since"]
         if fault.kind in ("call", "message"):
@@ -240,7 +240,7 @@ def _fits(wait: dict[str, Any], fault: Fault) -> bool:
     )
 
 
-async def _shown(system: System, order_id: UUID, fault: Fault) -> dict[str, Any]:
+async def _named(system: System, order_id: UUID, fault: Fault) -> dict[str, Any]:
     """The wait that shows the fault. Fails with what is shown instead."""
     seen: list[dict[str, Any]] = []
 
