@@ -27,7 +27,7 @@ LINTED := compose docs events $(wildcard *_svc) saga_tracker tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: FORCE help demo up status env token down logs check map bench bench-compare bench-tracing drills drill new-service test jaeger lint clean
+.PHONY: FORCE help demo up status env token down logs check map bench bench-compare bench-tracing drills drill new-service pictures test jaeger lint clean
 .PHONY: compose-up compose-down compose-demo compose-check
 
 help: ## list these commands
@@ -68,6 +68,9 @@ new-service: $(READY) ## write the folder of a new service (NAME=loyalty HEARS=o
 
 map: $(READY) ## draw the map of facts anew: docs/choreography.md and docs/system.svg
 	@$(COMPOSE) map
+
+pictures: $(READY) ## take the pictures of the board that the documents show, with Chromium
+	@PICTURES=docs $(RUN) -m pytest -q tests/board/test_look.py -k "pictured"
 
 compose-up: ## build and start the same system in containers, with Docker (CLUSTER=1, OBSERVE=1)
 	@$(if $(OBSERVE),$(OBSERVED)) $(PYTHON) -m compose.containers up $(if $(CLUSTER),--cluster)

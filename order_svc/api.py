@@ -4,7 +4,7 @@ import hashlib
 from typing import Annotated
 from uuid import UUID, uuid4, uuid5
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from events.facts.base import DECIMALS, Line, Lines, OrderCurrency, Token
@@ -12,6 +12,8 @@ from events.http.application import Running
 from events.http.authentication import OWN_ORDER, Client, Identity
 from events.http.limits import StrictRoute
 from events.http.problems import FORGOTTEN, Problem
+from events.runtime.service_runtime import ServiceRuntime
+from events.strict_json import JSON_TYPE
 from events.telemetry.log import log
 from order_svc.decide import CancelOrder, Order, PlaceOrder
 from order_svc.repository import ORDERS
@@ -74,6 +76,7 @@ class OrderView(BaseModel):
 @router.post(
     "",
     status_code=202,
+    response_model=OrderView,
     responses={
         410: FORGOTTEN,
         422: {"description": "Not a valid order, or its key was used for another order"},
@@ -83,25 +86,26 @@ class OrderView(BaseModel):
 async def place(
     wanted: OrderRequest,
     who: Client,
-    runtime: Running,
-    response: Response,
+    request: Request,
     idempotency_key: IdempotencyKey = None,
-    traceparent: TraceParent = None,
-) -> OrderView:
+) -> Response:
     """Accept an order: from the answer on it is durable and will end, one way or the other.
 
     Without an Idempotency-Key every request is an order of its own. The same key with another body: 422. Of
     clients with tokens each has keys of its own, and sees and cancels its own orders alone.
     """
+    # Not asked for as `Running` and a header, which FastAPI takes as long to find as the order to read.
+    runtime: ServiceRuntime = request.app.state.runtime
     runtime.admit()
     fingerprint = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()
     order_id = uuid4() if idempotency_key is None else _id_of(who.client, idempotency_key)
     command = PlaceOrder(order_id=order_id, fingerprint=fingerprint, client=who.client, **dict(wanted))
-    order: Order = await runtime.ask(command, traceparent)
+    order: Order = await runtime.ask(command, request.headers.get("traceparent"))
     if order.fingerprint != fingerprint:
         raise Problem(422, "this Idempotency-Key was used for another order")
-    response.headers["Location"] = f"/orders/{order_id}"
-    return OrderView.model_validate(order)
+    # Written at once: FastAPI would read it once more, and then write it by the standard library.
+    view = OrderView.model_validate(order).model_dump_json()
+    return Response(view, 202, {"Location": f"/orders/{order_id}"}, JSON_TYPE)
 
 
 @router.get("/{order_id}", responses={404: UNKNOWN})

@@ -45,7 +45,7 @@ OrderIds = Annotated[
 ]
 _CALLS = compiled(
     select(
-        *(calls.c.order_id, calls.c.name, calls.c.attempts, calls.c.last_error),
+        *(calls.c.call_id, calls.c.order_id, calls.c.name, calls.c.attempts, calls.c.last_error),
         *(calls.c.asked_at, calls.c.due_at),
     )
     .where(calls.c.order_id == array_of("order_ids", calls.c.order_id).any_())
@@ -123,6 +123,7 @@ def _of_call(row: dict[str, Any], runtime: ServiceRuntime) -> Cause:
         error=error[:MAX_ERROR_CHARACTERS] if error else None,
         next_attempt_at=row["due_at"] if waits else None,
         circuit=breaker.state if breaker else None,
+        failed_at=runtime.failed_at(row["call_id"]),
     )
 
 

@@ -16,6 +16,7 @@ from events.messaging.topology import service_queue_arguments
 from events.runtime.settings import ServiceSettings
 from events.service import EXCHANGE, Service
 from events.strict_json import JSON_TYPE
+from events.telemetry.tracing import is_tracing
 
 FACTS = RabbitExchange(EXCHANGE, type=ExchangeType.TOPIC, durable=True, declare=False)
 # What the document says instead of where the broker is, which is not for everybody.
@@ -60,11 +61,11 @@ class ServiceBroker(RabbitBroker):
             apply_types=False,
             logger=None,
         )
-        self.facts_subscriber = self._subscribe(service, receive)
+        self.facts_subscriber = self._subscribe(service, receive, on_lost)
         for fact in service.publishes:
             self._publishes(fact)
 
-    def _subscribe(self, service: Service, receive: Receive) -> DirectSubscriber:
+    def _subscribe(self, service: Service, receive: Receive, on_lost: Callable[[], None]) -> DirectSubscriber:
         async def decide(fact: Any) -> None:
             """Decode, decide, commit with its batch, acknowledge."""
             receive(fact)
@@ -82,6 +83,8 @@ class ServiceBroker(RabbitBroker):
             FACTS,
             self.channel,
             receive,
+            on_lost=on_lost,
+            traced=is_tracing,
             title=service.queue,
             description=f"Bound to {', '.join(service.binding_keys)}.",
         )

@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from aio_pika import IncomingMessage
 from aio_pika.abc import AbstractRobustChannel, AbstractRobustConnection
 from aio_pika.exceptions import ChannelInvalidStateError
 
@@ -16,7 +15,7 @@ from events.messaging.connection import (
     closed_means_away,
     lost_means_away,
 )
-from events.messaging.subscriber import Receive
+from events.messaging.subscriber import Arrived, Receive
 from events.runtime.loops import promptly
 from events.runtime.settings import ServiceSettings
 from events.service import Service
@@ -137,7 +136,7 @@ class Consumer:
             with contextlib.suppress(*BROKER_AWAY), closed_means_away():
                 await promptly(self.broker.facts_subscriber.stop(), self._answer_seconds)
 
-    async def acknowledge(self, messages: Sequence[IncomingMessage]) -> None:
+    async def acknowledge(self, messages: Sequence[Arrived]) -> None:
         """Take messages off the queue whose effects are committed.
 
         A lost channel redelivers them: no matter.

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
-from aio_pika import IncomingMessage
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import DeliveryError
 
@@ -22,6 +21,7 @@ from events.messaging.consumer import is_there
 from events.messaging.copies import bare_copy_of, copy_of
 from events.messaging.envelope import uuid_in
 from events.messaging.retries import Failure, History
+from events.messaging.subscriber import Arrived, whole
 from events.messaging.topology import retry_exchange
 from events.runtime.causes import Causes
 from events.runtime.crash import crash_point
@@ -58,8 +58,8 @@ class DeadLetterPublisher:
         service: str,
         causes: Causes,
         *,
-        acknowledge: Callable[[Sequence[IncomingMessage]], Awaitable[None]],
-        handle_again: Callable[[IncomingMessage], None],
+        acknowledge: Callable[[Sequence[Arrived]], Awaitable[None]],
+        handle_again: Callable[[Arrived], None],
     ) -> None:
         self._settings = settings
         self._service = service
@@ -166,16 +166,16 @@ class DeadLetterPublisher:
                 retry_exchange(delay),
                 retries.of_retry(history, failure.reason, _detail(failure)),
             )
-        where = await channel.get_exchange(exchange, ensure=False)
+        where, original = await channel.get_exchange(exchange, ensure=False), whole(failure.message)
         with self._span_of(failure, exchange) as span, span.current(), lost_means_away():
             try:
                 with closed_means_away():
-                    await where.publish(copy_of(failure.message, headers), self._service, mandatory=True)
+                    await where.publish(copy_of(original, headers), self._service, mandatory=True)
             except (*BROKER_AWAY, DeliveryError):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever nobody thought of, it must not stop the others
                 log.error("copy_without_properties", exc_info=error, fact_id=failure.message.message_id)
-                await where.publish(bare_copy_of(failure.message, headers), self._service, mandatory=True)
+                await where.publish(bare_copy_of(original, headers), self._service, mandatory=True)
         metrics.message_failed(failure.reason, dead=exchange == DEAD_LETTER_EXCHANGE)
         self._causes.failed(
             uuid_in(failure.message.headers.get("order_id") or failure.message.correlation_id),

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from aio_pika import IncomingMessage
-
+from events.messaging.subscriber import Arrived
 from events.messaging.topology import RETRY_DELAYS_SECONDS
 from events.service import EXCHANGE, REDRIVE_EXCHANGE
 
@@ -34,7 +33,7 @@ class Failure:
     anybody may read it.
     """
 
-    message: IncomingMessage
+    message: Arrived
     reason: str
     detail: str
     for_good: bool

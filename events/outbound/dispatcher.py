@@ -33,6 +33,9 @@ from events.telemetry.log import log, story
 from events.telemetry.redaction import named
 from events.telemetry.tracing import Attributes, Work, trace_id, work
 
+# Of a call that fails again and again, the last failures are known.
+MAX_FAILED_AT = 10
+
 CallT_contra = TypeVar("CallT_contra", bound=Call, contravariant=True)
 
 
@@ -155,6 +158,7 @@ class CallDispatcher:
         self._running: dict[UUID, asyncio.Task[None]] = {}
         self._left = LeftCalls(settings, database, instance, list(service.calls))
         self._aside: dict[UUID, int] = {}
+        self._failed_at: dict[UUID, tuple[datetime, ...]] = {}
         self._slots = asyncio.Semaphore(settings.call_concurrency)
         self._look_in_table_at: datetime | None = None
         self._wake = asyncio.Event()
@@ -163,6 +167,10 @@ class CallDispatcher:
     def idle(self) -> bool:
         """Whether no attempt is under way or waiting in memory."""
         return not self._waiting and not self._running
+
+    def failed_at(self, call_id: UUID) -> tuple[datetime, ...]:
+        """When the last attempts of a call that goes on failed, as far as this instance made them."""
+        return self._failed_at.get(call_id, ())
 
     def hand_over(self, rows: Sequence[CallRow]) -> None:
         """Take committed calls; past the memory bound they stay in the table until there is room."""
@@ -285,7 +293,8 @@ class CallDispatcher:
             metrics.call_attempted(row.name, type(outcome).__name__, began)
         crash_point("after_call")
         try:
-            await self._learn(replace(row, traceparent=span.traceparent), outcome)
+            descends = row.traceparent == span.traceparent
+            await self._learn(row if descends else replace(row, traceparent=span.traceparent), outcome)
         except StateNotUnderstood:
             # Another release has taken the order further; a replica of that one learns the outcome.
             await self._left.leave(row.call_id, maybe_done=True)
@@ -340,6 +349,10 @@ class CallDispatcher:
     async def _postpone(self, row: CallRow, failure: CallFailed, schedule: RetrySchedule) -> None:
         """Write the failed attempt down, and when the next one is due."""
         attempts = row.attempts + 1
+        before = self._failed_at.pop(row.call_id, ())
+        while len(self._failed_at) >= self._settings.cause_memory:
+            self._failed_at.pop(next(iter(self._failed_at)))
+        self._failed_at[row.call_id] = (*before, datetime.now(UTC))[-MAX_FAILED_AT:]
         # Those that wait for the same instant come one after the other.
         at_least = failure.wait_seconds and failure.wait_seconds + schedule.pause_after(0)
         due_at = datetime.now(UTC) + timedelta(seconds=max(schedule.pause_after(attempts), at_least))

@@ -34,6 +34,7 @@ from yarl import URL
 from events.outbound.circuit import CircuitBreaker
 from events.outbound.dispatcher import CallFailed
 from events.runtime.settings import ServiceSettings
+from events.telemetry.redaction import HIDDEN
 from events.telemetry.tracing import current_traceparent, is_tracing, note_on_current
 
 MAX_REASON_CHARACTERS = 200
@@ -159,8 +160,7 @@ class HttpParty:
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """GET `path`, or `path`/`last_part`, the latter quoted. Raises CallFailed; nothing was done then."""
-        whole = path if last_part is None else f"{path}/{quote(last_part, safe='')}"
-        return await self.request("GET", whole, query=query, headers=headers)
+        return await self.request("GET", path, last_part=last_part, query=query, headers=headers)
 
     async def post(
         self,
@@ -202,6 +202,7 @@ class HttpParty:
         method: str,
         path: str,
         *,
+        last_part: str | None = None,
         query: Fields | None = None,
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
@@ -214,9 +215,11 @@ class HttpParty:
             sent["Content-Type"] = content_type
         if is_tracing() and (traceparent := current_traceparent()) is not None:
             sent["traceparent"] = traceparent
-            # Without the query: its values may be secret, or say who the customer is.
-            note_on_current({"http.request.method": method, "url.full": self._base_url + path})
-        url = self._base_url + path + (f"?{urlencode(_pairs(query))}" if query else "")
+            # Without the query and the last part: they may be secret, or say who the customer is.
+            shown = self._base_url + path + (f"/{HIDDEN}" if last_part is not None else "")
+            note_on_current({"http.request.method": method, "url.full": shown})
+        part = f"/{quote(last_part, safe='')}" if last_part is not None else ""
+        url = self._base_url + path + part + (f"?{urlencode(_pairs(query))}" if query else "")
         maybe_done = method not in SAFE_METHODS
         with self._breaker.request() as request:
             try:

@@ -14,7 +14,7 @@ from uuid import UUID
 import psycopg
 
 CauseKind = Literal["call", "lock", "message", "publish", "broker", "database"]
-MAX_ERROR_CHARACTERS = 200
+MAX_ERROR_CHARACTERS, MAX_FAILED_AT = 200, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class Cause:
     next_attempt_at: datetime | None = None
     circuit: str | None = None
     session: str | None = None
+    # When the last attempts failed.
+    failed_at: tuple[datetime, ...] = ()
 
 
 def error_words(error: Exception) -> str:
@@ -59,7 +61,8 @@ class Causes:
         """Keep this one. What was tried before keeps the time since when it is tried."""
         before = self._known.pop(order_id, None)
         if before is not None and (before.kind, before.what) == (cause.kind, cause.what):
-            cause = replace(cause, since=before.since)
+            failed_at = (*before.failed_at, *cause.failed_at)[-MAX_FAILED_AT:]
+            cause = replace(cause, since=before.since, failed_at=failed_at)
         while len(self._known) >= self._max_orders:
             self._known.pop(next(iter(self._known)))
         self._known[order_id] = cause
@@ -85,7 +88,8 @@ class Causes:
             self.moved_on([order_id])
             return
         kind: CauseKind = "lock" if error is None else "message"
-        cause = Cause(kind, what, datetime.now(UTC), attempt=attempt, of=of, error=error)
+        now = datetime.now(UTC)
+        cause = Cause(kind, what, now, attempt=attempt, of=of, error=error, failed_at=(now,))
         self.note(order_id, replace(cause, next_attempt_at=comes_again_at))
 
     def moved_on(self, order_ids: Iterable[UUID]) -> None:

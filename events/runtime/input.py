@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
-from aio_pika import IncomingMessage
+from events.messaging.subscriber import Arrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,6 @@ class Entry:
     `locked_since`: when it first met a lock, by `time.monotonic`; 0 if it has not.
     """
 
-    message: IncomingMessage | None = None
+    message: Arrived | None = None
     item: Input | None = None
     locked_since: float = 0.0

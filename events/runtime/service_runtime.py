@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from prometheus_client.metrics_core import Metric
 
@@ -79,6 +80,10 @@ class ServiceRuntime:
     def broker(self) -> ServiceBroker:
         """What it subscribes and publishes by, on FastStream."""
         return self._consumer.broker
+
+    def failed_at(self, call_id: UUID) -> tuple[datetime, ...]:
+        """When the last attempts of a call that goes on failed."""
+        return self._dispatcher.failed_at(call_id) if self._dispatcher is not None else ()
 
     @property
     def gateway(self) -> Gateway[Call] | None:

@@ -12,13 +12,12 @@ from time import monotonic
 from typing import Any
 from uuid import uuid4
 
-from aio_pika import IncomingMessage
-
 from events.decision import Command, Contradiction, Outcome
 from events.facts import Fact
 from events.messaging.connection import broker_user
 from events.messaging.envelope import Unreadable, decode
 from events.messaging.retries import Failure, attempts_before, original_routing_key, why_it_failed
+from events.messaging.subscriber import Arrived
 from events.outbound.dispatcher import CallRow
 from events.runtime.batch import Batch, Committed, NotNeeded
 from events.runtime.causes import Causes, error_words
@@ -57,7 +56,7 @@ class Worker:
         *,
         pass_on: Callable[[Committed], None],
         look_in_tables: Callable[[], None],
-        acknowledge: Callable[[Sequence[IncomingMessage]], Awaitable[None]],
+        acknowledge: Callable[[Sequence[Arrived]], Awaitable[None]],
         take_failures: Callable[[Sequence[Failure]], None],
     ) -> None:
         self._settings = settings
@@ -86,7 +85,7 @@ class Worker:
         """Whether nothing waits, but for locks."""
         return not self._waiting and not self._asked and not self._working
 
-    def receive(self, message: IncomingMessage) -> None:
+    def receive(self, message: Arrived) -> None:
         """Take what was delivered. The broker's prefetch bounds how much waits."""
         if message.redelivered:
             metrics.REDELIVERIES.inc()
@@ -105,13 +104,17 @@ class Worker:
         self._promised.add(done)
         done.add_done_callback(self._promised.discard)
         item = Input("command", command.order_id, command, command.once_id or uuid4(), traceparent, done)
-        return await self._enqueue(item, done, self._asked)
+        self._enqueue(item, self._asked)
+        # Whoever asked may give up; it counts until it is committed all the same.
+        return await asyncio.shield(done)
 
     async def learn(self, row: CallRow, outcome: Outcome) -> None:
         """Commit the outcome of a call. Raises what `decide` raises."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        item = Input("outcome", row.order_id, outcome, row.call_id, row.traceparent, done)
-        await self._enqueue(item, done, self._waiting)
+        self._enqueue(
+            Input("outcome", row.order_id, outcome, row.call_id, row.traceparent, done), self._waiting
+        )
+        await done
 
     async def run(self) -> None:
         """Work for ever. At the end, whoever waits for a command learns that it was not answered in time."""
@@ -191,17 +194,16 @@ class Worker:
             self._waiting.popleft() for _ in range(others)
         ]
 
-    def _published_here(self, message: IncomingMessage) -> bool:
+    def _published_here(self, message: Arrived) -> bool:
         """Whether it comes from this service's own outbox: then its effect was committed before it was sent.
 
         The broker vouches for the user. (Where all processes share one, the relay alone names it.)
         """
         return message.user_id == self._user and message.app_id == self._service
 
-    async def _enqueue(self, item: Input, done: "asyncio.Future[Any]", queue: deque[Entry]) -> Any:
+    def _enqueue(self, item: Input, queue: deque[Entry]) -> None:
         queue.append(Entry(item=item))
         self._wake.set()
-        return await asyncio.shield(done)
 
     async def _work(self, entries: Sequence[Entry]) -> int:
         """One batch from its deliveries to their acknowledgement; answers how many of it are set aside."""
@@ -329,7 +331,7 @@ def _not_handled(item: Input, why: Exception) -> None:
     )
 
 
-def _failure(message: IncomingMessage, why: Exception) -> Failure:
+def _failure(message: Arrived, why: Exception) -> Failure:
     """What was not committed comes again later, unless that cannot change anything."""
     if isinstance(why, Contradiction):
         return Failure(message, why.reason, in_words(why), for_good=True)
@@ -358,13 +360,13 @@ def _report(committed: Committed) -> None:
             )
 
 
-def _unforeseen(message: IncomingMessage, error: Exception) -> Failure:
+def _unforeseen(message: Arrived, error: Exception) -> Failure:
     """A message that nobody can read for a reason that nobody thought of: a mistake in the program."""
     log.error("message_broke_reading", message_id=message.message_id, wire_name=message.type, exc_info=error)
     return Failure(message, type(error).__name__, in_words(error), for_good=True)
 
 
-def read(message: IncomingMessage, subscribes_to: tuple[type[Fact], ...], max_bytes: int) -> Input:
+def read(message: Arrived, subscribes_to: tuple[type[Fact], ...], max_bytes: int) -> Input:
     """A delivery as an input. Raises Unreadable, also for a fact that this service does not receive."""
     envelope = decode(message, original_routing_key(message), max_bytes)
     if not isinstance(envelope.fact, subscribes_to):

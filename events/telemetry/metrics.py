@@ -170,7 +170,7 @@ def publish_confirmed(wire_name: str, began: float) -> None:
 
 def call_attempted(call: str, outcome: str, began: float) -> None:
     """An attempt that was begun then, by `time.perf_counter`, has this outcome: its type, or `failed`."""
-    CALL_SECONDS.labels(call, outcome).observe(time.perf_counter() - began)
+    _call_seconds(call, outcome).observe(time.perf_counter() - began)
 
 
 def message_failed(reason: str, *, dead: bool) -> None:
@@ -193,6 +193,12 @@ def circuit_is(party: str, *, is_open: bool) -> None:
 def _confirm_seconds(wire_name: str) -> Histogram:
     """Bound ahead: looking a label up costs as much again as counting. A process publishes few kinds."""
     return CONFIRM_SECONDS.labels(wire_name)
+
+
+@cache
+def _call_seconds(call: str, outcome: str) -> Histogram:
+    """Bound ahead, too: both are of a few types."""
+    return CALL_SECONDS.labels(call, outcome)
 
 
 @cache

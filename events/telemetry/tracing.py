@@ -8,12 +8,12 @@ Whether an order is recorded is decided once, where its trace begins.
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
-from aio_pika import IncomingMessage
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -38,6 +38,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from events.messaging.retries import attempts_before
+from events.messaging.subscriber import Arrived
 from events.runtime.input import Input
 from events.service import EXCHANGE
 from events.telemetry import tracing
@@ -49,6 +50,8 @@ from events.telemetry.redaction import in_words, redacted
 
 _IDS = RandomIdGenerator()
 _TRACEPARENT = re.compile(r"^00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+_TRACEPARENT_CHARACTERS = 55
+_NOTHING = nullcontext()
 
 
 def begin_trace() -> str:
@@ -58,7 +61,15 @@ def begin_trace() -> str:
 
 def trace_id(traceparent: str | None) -> str | None:
     """The trace id in a traceparent, as logs and Jaeger show it."""
-    found = _TRACEPARENT.match(traceparent or "")
+    if not traceparent or len(traceparent) > _TRACEPARENT_CHARACTERS:
+        return None
+    return _trace_id(traceparent)
+
+
+@lru_cache(maxsize=4_096)
+def _trace_id(traceparent: str) -> str | None:
+    """Remembered: one and the same is looked at several times on its way through a process."""
+    found = _TRACEPARENT.match(traceparent)
     return found[1] if found else None
 
 
@@ -193,15 +204,12 @@ class Work:
         if self._span is not None:
             self._span.end()
 
-    @contextmanager
-    def current(self) -> Iterator[None]:
+    def current(self) -> AbstractContextManager[object]:
         """Inside, its span is the current one: that of `note_on_current`, and above those of libraries."""
         if _recording is None:
-            yield
-        else:
-            span = self._span or NonRecordingSpan(_span_context(self.traceparent))
-            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-                yield
+            return _NOTHING
+        span = self._span or NonRecordingSpan(_span_context(self.traceparent))
+        return trace.use_span(span, record_exception=False, set_status_on_exception=False)
 
     def __enter__(self) -> Self:
         return self
@@ -302,9 +310,11 @@ class BatchTrace:
         self._works: dict[int, Work] = {}
         self._batch: Span | None = None
 
-    def enter(self, item: Input, message: IncomingMessage | None = None) -> Input:
+    def enter(self, item: Input, message: Arrived | None = None) -> Input:
         """Begin its span. Answers the same as something that descends from that span."""
         self._entered += 1
+        if not tracing.is_tracing() and trace_id(item.traceparent) is not None:
+            return item
         name, kind = f"process {item.name}", SpanKind.CONSUMER
         if message is None:
             name, kind = f"decide {item.name}", SpanKind.INTERNAL
@@ -346,7 +356,7 @@ class BatchTrace:
     def _of(self, item: Input) -> dict[str, str | int]:
         return {"saga.order_id": str(item.order_id), "saga.causation_id": str(item.causation_id)}
 
-    def _of_delivery(self, message: IncomingMessage, fact_name: str) -> dict[str, str | int]:
+    def _of_delivery(self, message: Arrived, fact_name: str) -> dict[str, str | int]:
         """OpenTelemetry's conventions for messaging, and this system's own words."""
         return {
             "messaging.system": "rabbitmq",

@@ -208,12 +208,27 @@ def _waiting_bars(
         if wait.service not in rows:
             continue
         start = places.get(wait.because_of_id, end) + 8
+        width = max(4.0, end + COMING_GAP - 8 - start)
         title = f"{wait.service} has been waited for since {wait.since:%H:%M:%S}"
         yield (
             f'<rect class="call open" x="{start:.1f}" y="{rows[wait.service] - 5}" '
-            f'width="{max(4.0, end + COMING_GAP - 8 - start):.1f}" height="10" rx="3">'
+            f'width="{width:.1f}" height="10" rx="3">'
             f"<title>{escape(title)}</title></rect>"
         )
+        yield from _attempts(wait, start, width, rows[wait.service])
+
+
+def _attempts(wait: WaitView, start: float, width: float, y: int) -> Iterator[str]:
+    """The single attempts that failed, on the bar of the wait, which ends when the service was asked."""
+    cause = wait.cause
+    if cause is None:
+        return
+    lasted = max(0.001, (cause.known_at - wait.since).total_seconds())
+    for at in cause.failed_at:
+        share = min(1.0, max(0.0, (at - wait.since).total_seconds() / lasted))
+        x = start + share * width
+        title = f"an attempt at {cause.what} failed at {at:%H:%M:%S}: {cause.error or 'a lock'}"
+        yield (f'<path class="attempt" d="M{x:.1f} {y - 8}v16"><title>{escape(title)}</title></path>')
 
 
 def _ticks(facts: Sequence[FactView], places: dict[UUID, float], y: int) -> Iterator[str]:

@@ -43,6 +43,7 @@ from saga_tracker.settings import TrackerSettings
 from saga_tracker.steps import SERVICES
 
 MAX_ANSWER_BYTES = 1_048_576
+MAX_ATTEMPTS = 10
 MAX_TEXT = 300
 SWEEP_SECONDS = 60.0
 # As many as a service answers at once.
@@ -335,7 +336,7 @@ def _of_service(service: str, why: str | None, code: str, since: datetime, now: 
 
 def _cause_of(reported: ReportedCause, now: datetime) -> Cause:
     words = in_words(reported.error, reported.party)
-    fields = reported.model_dump(exclude={"error"})
+    fields = reported.model_dump(exclude={"error"}) | {"failed_at": reported.failed_at[-MAX_ATTEMPTS:]}
     error = words[:MAX_TEXT] if words else None
     return Cause(
         **fields, code=reported.error[:MAX_TEXT] if reported.error else None, error=error, known_at=now

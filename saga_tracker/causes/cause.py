@@ -24,7 +24,8 @@ class ReportedCause(BaseModel):
 
     `kind`: `call`, a request to a party outside; `message`, one that the service fails at; `lock`, a row that
     another session holds; `publish`, a fact that the broker refuses; `broker`, `database` or `service`, which
-    are away; `dead_letter`, a message that the service gave up. `since`: when it began.
+    are away; `dead_letter`, a message that the service gave up. `since`: when it began; `failed_at`: when the
+    last attempts failed.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class ReportedCause(BaseModel):
     circuit: str | None = None
     session: str | None = None
     since: datetime
+    failed_at: tuple[datetime, ...] = ()
 
 
 class Cause(ReportedCause):

@@ -1,5 +1,6 @@
 """What the tracker tells over HTTP: one saga, many, and figures about all."""
 
+from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 from uuid import UUID
 
@@ -173,16 +174,19 @@ async def find(
         oldest_first=sort == "oldest",
     )
     after = Place(*place_in(cursor)) if cursor else None
-
-    async def look(connection: Connection) -> tuple[list[dict[str, Any]], dict[UUID, dict[str, Found]]]:
-        rows = await queries.sagas_where(connection, wanted, after, limit + 1)
-        waiting = [row["order_id"] for row in rows if row["waits"]]
-        return rows, await kept_causes.of_orders(connection, waiting)
-
-    rows, kept = await tracker.database.read(look)
+    rows, kept = await tracker.database.read(partial(_found, wanted=wanted, after=after, limit=limit + 1))
     sagas = [SagaView(**views.with_causes(row, kept.get(row["order_id"], {}))) for row in rows[:limit]]
     last = sagas[-1] if len(rows) > limit else None
     return SagaPage(sagas=sagas, next_cursor=cursor_after(last.since, last.order_id) if last else None)
+
+
+async def _found(
+    connection: Connection, wanted: SagaFilter, after: Place | None, limit: int
+) -> tuple[list[dict[str, Any]], dict[UUID, dict[str, Found]]]:
+    """Sagas, and why those of them that wait do."""
+    rows = await queries.sagas_where(connection, wanted, after, limit)
+    waiting = [row["order_id"] for row in rows if row["waits"]]
+    return rows, await kept_causes.of_orders(connection, waiting)
 
 
 def _ids_beginning(prefix: str) -> tuple[UUID, UUID]:

@@ -46,6 +46,11 @@ murmuration_circuit_open{party="provider"} 1.0
 murmuration_connected{to="database"} 1.0
 murmuration_connected{to="broker"} 1.0
 """
+# What the provider says of every order for which payment failed.
+OUTSIDE = [
+    {"call": "refund", "party": "provider", "answer": "undo refused, refund_refused"},
+    {"call": "issue_credit_note", "party": "provider", "answer": "undo refused, credit_note_refused"},
+]
 # Why every order waits for payment.
 CAUSE = {
     "kind": "call",
@@ -56,6 +61,7 @@ CAUSE = {
     "error": "provider_timeout",
     "circuit": "closed",
     "since": "2026-11-28T06:00:00Z",
+    "failed_at": ["2026-11-28T06:00:01Z"],
 }
 
 
@@ -70,6 +76,9 @@ class Payment:
     async def get(self, request: web.Request) -> web.Response:
         if request.path == "/metrics":
             return web.Response(text=METRICS)
+        if request.path == "/outside":
+            asked = request.query.getall("order_id", [])
+            return web.json_response({"orders": dict.fromkeys(asked, OUTSIDE)})
         if request.path == "/causes":
             asked = request.query.getall("order_id", [])
             return web.json_response({"orders": {one: [CAUSE] for one in asked}, "service": []})

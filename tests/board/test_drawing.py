@@ -7,6 +7,7 @@ import pytest
 
 from saga_tracker.board.drawing import Published, Series, choreography, lanes, plot, still_to_come
 from saga_tracker.board.letters import HIDDEN, diff, masked, unmasked
+from saga_tracker.causes.cause import Cause
 from saga_tracker.http.views import CausationView, FactView, SagaWithTimeline, WaitView
 from saga_tracker.projection import State, project
 from tests.planted import SCRIPT, planted
@@ -77,6 +78,30 @@ def test_what_is_still_to_come_follows_the_steps_to_the_end() -> None:
     assert len(dashed) == len(still_to_come(saga.waits))
     assert still_to_come([]) == []
     assert "coming" not in lanes(saga_of(PATHS["completed"]))
+
+
+def test_each_attempt_that_failed_is_on_the_bar_of_its_wait() -> None:
+    saga = saga_of("created reserved")
+    (wait,) = saga.waits
+    since = wait.since
+    failed_at = tuple(since + timedelta(seconds=second) for second in (1, 2, 4, 8))
+    wait.cause = Cause(
+        kind="call",
+        what="authorise",
+        error=SCRIPT,
+        attempt=5,
+        since=since,
+        failed_at=failed_at,
+        known_at=since + timedelta(seconds=10),
+    )
+    text = lanes(saga)
+    assert SCRIPT not in text
+    drawn = ElementTree.fromstring(text)
+    (bar,) = (each for each in drawn.iter(f"{SVG}rect") if each.attrib["class"] == "call open")
+    strokes = [each.attrib["d"] for each in drawn.iter(f"{SVG}path") if each.attrib["class"] == "attempt"]
+    places = [float(stroke[1:].split()[0]) for stroke in strokes]
+    left, width = float(bar.attrib["x"]), float(bar.attrib["width"])
+    assert places == pytest.approx([left + width * share for share in (0.1, 0.2, 0.4, 0.8)], abs=0.1)
 
 
 def test_later_facts_stand_further_right() -> None:

@@ -7,6 +7,7 @@ import pytest
 from playwright.async_api import Browser, Page
 
 from tests.board.stage import Stage, looking
+from tests.runtime.eventually import eventually
 
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
 # Where CI finds a picture of every page.
@@ -26,6 +27,15 @@ PAGES = {
     "services": "/ui/services",
     "fact-type": "/ui/facts/payment.captured.v1",
 }
+# The documents show these, not all of them down to their end: `make pictures` takes them anew.
+PICTURES = os.environ.get("PICTURES")
+# Each with its height, and what is to be seen on it.
+PICTURED = {
+    "home": ("board-home.png", 780, "provider did not answer in time"),
+    "manual": ("board-manual.png", 400, "undo refused, refund_refused, says provider"),
+}
+PICTURE_WIDTH, MAX_PICTURE_BYTES = 1_100, 150_000
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 async def show(page: Page, stage: Stage, name: str) -> None:
@@ -49,6 +59,25 @@ async def test_a_page_has_no_errors_and_hinders_nobody(
         found = await page.evaluate("async () => (await axe.run()).violations")
         problems = [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found]
         assert problems == []
+
+
+@pytest.mark.parametrize("name", PICTURED)
+async def test_a_page_is_pictured_in_the_documents(
+    browser: Browser, stage: Stage, name: str, tmp_path: Path
+) -> None:
+    file, height, words = PICTURED[name]
+    assert (DOCS / file).stat().st_size < MAX_PICTURE_BYTES
+    async with looking(browser, stage) as (page, _):
+
+        async def tells() -> bool:
+            await show(page, stage, name)
+            return words in await page.locator("main").inner_text()
+
+        await eventually(tells, why=words, within_seconds=30)
+        taken = (Path(PICTURES) if PICTURES else tmp_path) / file
+        await page.set_viewport_size({"width": PICTURE_WIDTH, "height": height})
+        await page.screenshot(path=taken)
+        assert taken.stat().st_size < MAX_PICTURE_BYTES
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -1,5 +1,6 @@
 """One concept, one word, and it is the one the field uses: a private word costs a newcomer a look-up."""
 
+import ast
 import io
 import re
 import tokenize
@@ -28,6 +29,7 @@ USUAL = {
 }
 # Columns and headers that releases before this one read and write.
 OF_EARLIER_RELEASES = {"heard_at", "stated_at", "stated_by", "STATED_AT"}
+LONGEST_FILE_LINES, LONGEST_FUNCTION_LINES = 400, 50
 PART_OF_A_NAME = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 FOLDERS = ("compose", "docs", "events", "saga_tracker", "tests", *(service.package for service in SERVICES))
 FILES = sorted(
@@ -80,3 +82,17 @@ def test_comments_and_docstrings_say_the_usual_words(folder: str) -> None:
         for word in words.findall(prose_of(path))
     }
     assert private == set()
+
+
+def test_no_file_and_no_function_is_longer_than_can_be_kept_in_mind() -> None:
+    long: dict[str, int] = {}
+    for path in FILES:
+        if not path.is_relative_to(CHECKOUT / "tests"):
+            text, name = path.read_text(), str(path.relative_to(CHECKOUT))
+            sizes = {name: (len(text.splitlines()), LONGEST_FILE_LINES)}
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                    sizes[f"{name}: {node.name}"] = (lines, LONGEST_FUNCTION_LINES)
+            long |= {what: lines for what, (lines, most) in sizes.items() if lines > most}
+    assert long == {}

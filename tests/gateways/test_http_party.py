@@ -104,10 +104,14 @@ async def test_a_span_says_where_but_neither_who_nor_what(server: Server) -> Non
         party = server.party_at(f"http://me:secret@127.0.0.1:{server.port}/party?key=hidden")
         with tracing.work("call", None) as span, span.current():
             await party.request("GET", "/search", query={"email": "ada@shop.example"})
+        with tracing.work("call", None) as asking, asking.current():
+            await party.get("/customers", last_part="cust_ada")
         tracing.flush_traces()
     finally:
         tracing.stop_tracing()
-    [found] = exporter.get_finished_spans()
+    [found, looked_up] = exporter.get_finished_spans()
+    assert (looked_up.attributes or {})["url.full"] == f"http://127.0.0.1:{server.port}/party/customers/..."
+    assert server.asked[1].startswith(b"GET /party/customers/cust_ada HTTP/1.1\r\n")
     assert dict(found.attributes or {}) == {
         "http.request.method": "GET",
         "url.full": f"http://127.0.0.1:{server.port}/party/search",

@@ -4,6 +4,7 @@ Two files do so: events/messaging/lenient_pamqp.py, and events/messaging/subscri
 base of FastStream's own subscribers. Of FastStream beside that, what is documented and matters most.
 """
 
+import asyncio
 import struct
 import tomllib
 from collections.abc import Callable
@@ -29,7 +30,14 @@ from pamqp.header import ContentHeader
 
 from compose.local.state import CHECKOUT
 from events.messaging import lenient_pamqp
-from events.messaging.subscriber import DirectSubscriber, Receive, subscribe_directly
+from events.messaging.subscriber import (
+    Arrived,
+    Delivery,
+    DirectSubscriber,
+    Receive,
+    subscribe_directly,
+    whole,
+)
 from tests import raw_amqp
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import Stage, message
@@ -206,14 +214,15 @@ def test_faststream_starts_the_subscriber_of_our_own_as_it_does_its_own() -> Non
     assert described[0] == described[1]
 
 
-async def test_faststream_runs_the_subscriber_of_our_own(stage: Stage) -> None:
+@pytest.mark.parametrize("traced", [False, True])
+async def test_faststream_runs_the_subscriber_of_our_own(stage: Stage, traced: bool) -> None:
     """What arrives is handed on in order, unacknowledged, and nothing any more once it stops."""
     sent = five_messages()
     await stage.publish(*sent)
     await eventually(lambda: stage.waiting_in_queue_is(len(sent)))
-    arrived: list[IncomingMessage] = []
+    arrived: list[Arrived] = []
     broker = RabbitBroker(stage.broker_url, logger=None, apply_types=False)
-    subscriber = direct_subscriber_of(broker, arrived.append)
+    subscriber = direct_subscriber_of(broker, arrived.append, traced=lambda: traced)
 
     @subscriber
     async def receive(message: Any) -> None:
@@ -235,8 +244,77 @@ async def test_faststream_runs_the_subscriber_of_our_own(stage: Stage) -> None:
         await broker.stop()
 
 
-def direct_subscriber_of(broker: RabbitBroker, receive: Receive) -> DirectSubscriber:
+@pytest.mark.parametrize("ends", ["consumer", "channel", "connection"])
+async def test_the_subscriber_of_our_own_says_that_it_consumes_no_more(stage: Stage, ends: str) -> None:
+    broker = RabbitBroker(stage.broker_url, logger=None, apply_types=False)
+    lost = asyncio.Event()
+    subscriber = direct_subscriber_of(broker, lambda _: None, on_lost=lost.set)
+
+    @subscriber
+    async def receive(message: Any) -> None:
+        raise AssertionError("nobody calls this")
+
+    await broker.start()
+    try:
+        assert not lost.is_set()
+        assert subscriber.beneath is not None
+        if ends == "consumer":
+            await stage.channel.queue_delete(TOY.queue)
+        elif ends == "channel":
+            # Nothing has this tag: the broker closes the channel for it.
+            await subscriber.beneath.basic_ack(1)
+        else:
+            await subscriber.beneath.connection.close()
+        async with asyncio.timeout(10):
+            await lost.wait()
+    finally:
+        await broker.stop()
+
+
+async def test_the_subscriber_of_our_own_stops_without_a_word(stage: Stage) -> None:
+    broker = RabbitBroker(stage.broker_url, logger=None, apply_types=False)
+    lost = asyncio.Event()
+    subscriber = direct_subscriber_of(broker, lambda _: None, on_lost=lost.set)
+
+    @subscriber
+    async def receive(message: Any) -> None:
+        raise AssertionError("nobody calls this")
+
+    await broker.start()
+    await broker.stop()
+    assert not lost.is_set()
+
+
+async def test_a_delivery_says_what_aio_pika_says_of_it(stage: Stage) -> None:
+    """By the same names, and nothing else."""
+    broker = RabbitBroker(stage.broker_url, logger=None, apply_types=False)
+    arrived: list[Arrived] = []
+    subscriber = direct_subscriber_of(broker, arrived.append)
+
+    @subscriber
+    async def receive(message: Any) -> None:
+        raise AssertionError("nobody calls this")
+
+    await stage.publish(*five_messages())
+    await broker.start()
+    try:
+        await eventually(lambda: len(arrived) == 5)
+        for one in arrived:
+            assert isinstance(one, Delivery)
+            for name in (*(name for name in Delivery.__slots__ if name != "_delivered"), "channel"):
+                assert getattr(one, name) == getattr(whole(one), name), name
+    finally:
+        await broker.stop()
+
+
+def direct_subscriber_of(
+    broker: RabbitBroker,
+    receive: Receive,
+    *,
+    on_lost: Callable[[], None] = lambda: None,
+    traced: Callable[[], bool] = lambda: False,
+) -> DirectSubscriber:
     queue = RabbitQueue(TOY.queue, queue_type=QueueType.QUORUM, durable=True, declare=False)
     exchange = RabbitExchange("facts", declare=False)
     channel = Channel(prefetch_count=10, publisher_confirms=False)
-    return subscribe_directly(broker, queue, exchange, channel, receive)
+    return subscribe_directly(broker, queue, exchange, channel, receive, on_lost=on_lost, traced=traced)

@@ -216,6 +216,11 @@ async def test_the_saga_names_step_cause_and_act_and_the_act_mends_it(system: Sy
         wait = await _named(system, order_id, fault)
         await _on_the_page(system, order_id, fault)
         assert wait["cause"]["known_at"] >= wait["cause"]["since"]
+        if fault.kind in ("call", "message"):
+            # Each attempt by itself, for the picture.
+            failed_at = wait["cause"]["failed_at"]
+            assert failed_at == sorted(failed_at)
+            assert 1 <= len(failed_at) <= wait["cause"]["attempt"]
         assert str(fault.amount_minor) not in json.dumps([wait["cause"]["error"], wait["act"]])
         if pid := re.search(r"pg_terminate_backend\((\d+)\)", wait["act"]):
             # What the act says is done as it says it.
