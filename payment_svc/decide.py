@@ -186,7 +186,6 @@ def undo(payment: Payment | None, order_id: UUID, reason: str) -> Decided:
     elif payment.status in ("authorising", "capturing"):
         return Decision(replace(payment, withdrawn=True, reason=reason))
     elif payment.status == "authorisation_pending" and not payment.withdrawn:
-        # Nothing that is pending can be called back: it is undone once it is known.
         waits = PaymentRefundPending(order_id=order_id, reason=AUTHORISATION_PENDING)
         return Decision(replace(payment, withdrawn=True, reason=reason), facts=(waits,))
     elif payment.status == "captured":

@@ -41,6 +41,10 @@ _ORDER_OF = compiled(
 )
 
 
+NOT_SIGNED = {"description": "It is not signed by Stripe, or was signed too long ago"}
+NO_SECRET = {"description": "No secret of webhooks is set, so none are taken"}
+
+
 class _Object(BaseModel):
     id: str
     object: str
@@ -57,7 +61,12 @@ class _Event(BaseModel):
     data: _Data
 
 
-@router.post("/stripe", dependencies=[PUBLIC], responses={400: {"description": "Not signed by Stripe"}})
+@router.post(
+    "/stripe",
+    status_code=204,
+    dependencies=[PUBLIC],
+    responses={400: NOT_SIGNED, 404: NO_SECRET},
+)
 async def stripe_event(request: Request, runtime: Running) -> Response:
     """Take an event. Its signature is what lets it in."""
     settings = runtime.settings

@@ -115,8 +115,7 @@ class Objects:
         ).fetchone()
         if row is None:
             raise not_found(f"{kind}: '{object_id}'")
-        found: Object = json.loads(row["content"])
-        return found
+        return dict(json.loads(row["content"]))
 
     def of_parent(self, kind: str, parent: str, after: str | None, limit: int) -> tuple[list[Object], bool]:
         """Those of one parent, the latest first, and whether there are more."""

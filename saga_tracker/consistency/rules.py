@@ -57,7 +57,6 @@ class Violation:
 
 
 INVARIANTS: list[Invariant] = []
-
 # Whose ends have rules of their own.
 _RULED = frozenset({"order", "inventory", "payment", "fulfillment", "notification"})
 NOT_CHARGED = ("none", "held", "declined", "refunded", "fenced")
@@ -184,7 +183,6 @@ def manual_case_stands_still(_snapshot: Snapshot, books: AllBooks) -> Iterator[C
     for order_id, book in books.items():
         if book.verdict != "NEEDS_MANUAL":
             continue
-        # Of one that was cancelled the refund had been certain, and failed when all else was undone.
         held = {"confirmed": "sold", "cancelled": "released"}.get(book.status, "reserved")
         if book.reservation.status != held:
             yield order_id, f"for a person to settle, but no longer {held}"
