@@ -84,7 +84,7 @@ class ServiceBroker(RabbitBroker):
             self.channel,
             receive,
             on_lost=on_lost,
-            traced=is_tracing(),
+            traced=is_tracing,
             title=service.queue,
             description=f"Bound to {', '.join(service.binding_keys)}.",
         )

@@ -122,14 +122,14 @@ class DirectSubscriber(RabbitSubscriber):
 
     receive: Receive
     on_lost: Callable[[], None]
-    traced: bool
+    traced: Callable[[], bool]
     stopped = False
     beneath: Beneath | None = None
     tag: str | None = None
 
     async def start(self) -> None:
         """As FastStream's own does it, up to where that consumes."""
-        if self.traced:
+        if self.traced():
             await super().start()
             return
         await SubscriberUsecase.start(self)
@@ -173,7 +173,7 @@ def subscribe_directly(
     receive: Receive,
     *,
     on_lost: Callable[[], None] = lambda: None,
-    traced: bool = False,
+    traced: Callable[[], bool] = lambda: False,
     title: str | None = None,
     description: str | None = None,
 ) -> DirectSubscriber:

@@ -222,7 +222,7 @@ async def test_faststream_runs_the_subscriber_of_our_own(stage: Stage, traced: b
     await eventually(lambda: stage.waiting_in_queue_is(len(sent)))
     arrived: list[Arrived] = []
     broker = RabbitBroker(stage.broker_url, logger=None, apply_types=False)
-    subscriber = direct_subscriber_of(broker, arrived.append, traced=traced)
+    subscriber = direct_subscriber_of(broker, arrived.append, traced=lambda: traced)
 
     @subscriber
     async def receive(message: Any) -> None:
@@ -312,7 +312,7 @@ def direct_subscriber_of(
     receive: Receive,
     *,
     on_lost: Callable[[], None] = lambda: None,
-    traced: bool = False,
+    traced: Callable[[], bool] = lambda: False,
 ) -> DirectSubscriber:
     queue = RabbitQueue(TOY.queue, queue_type=QueueType.QUORUM, durable=True, declare=False)
     exchange = RabbitExchange("facts", declare=False)
