@@ -34,6 +34,8 @@ POSTGRES_IMAGE = "postgres:17"
 RABBITMQ_IMAGE = "rabbitmq:4-management"
 RABBITMQ_PORT = 5672
 CONFIGURATION_INSIDE = "/etc/rabbitmq/conf.d/20-murmuration.conf"
+# Deleting what a whole session wrote takes a busy engine longer than the minute that its client waits.
+ENGINE_TIMEOUT_SECONDS = 300
 CONTAINER_START_SECONDS = 120
 MAX_CONNECTIONS = 200
 # Making a vhost takes a call of the command line tool, which takes longer than making several.
@@ -163,15 +165,16 @@ def container_servers() -> Iterator[ContainerServers]:
     # It removes what a killed session leaves; its image is not on a machine without a way to the registry.
     if not image_is_here(testcontainers_config.ryuk_image):
         testcontainers_config.ryuk_disabled = True
+    patient = {"timeout": ENGINE_TIMEOUT_SECONDS}
     with ExitStack() as stack:
         try:
-            postgres = PostgresContainer(POSTGRES_IMAGE, driver=None)
+            postgres = PostgresContainer(POSTGRES_IMAGE, driver=None, docker_client_kw=patient)
         except DockerException as error:
             pytest.exit(f"INFRA=docker needs a Docker engine that answers: {error}", returncode=1)
         postgres.with_command(f"-c max_connections={MAX_CONNECTIONS}")
         stack.enter_context(postgres)
         rabbitmq = (
-            DockerContainer(RABBITMQ_IMAGE)
+            DockerContainer(RABBITMQ_IMAGE, docker_client_kw=patient)
             .with_exposed_ports(RABBITMQ_PORT)
             .with_env("RABBITMQ_DEFAULT_USER", ADMIN_USER)
             .with_env("RABBITMQ_DEFAULT_PASS", ADMIN_USER)
