@@ -8,8 +8,8 @@ import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from aiohttp import web
 from psycopg import sql
 
 from compose.containers.env import FOLDER
@@ -256,3 +257,15 @@ def _drop_databases(admin_url: str, blueprint: Blueprint) -> None:
 
 def _database_of(url: str) -> str:
     return urlsplit(url).path.removeprefix("/")
+
+
+@asynccontextmanager
+async def serving(app: web.Application) -> AsyncIterator[str]:
+    """Somebody else's HTTP server as a test has it, on a free port; its URL."""
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
