@@ -8,8 +8,8 @@ import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from aiohttp import web
 from psycopg import sql
 
 from compose.containers.env import FOLDER
@@ -34,6 +35,8 @@ POSTGRES_IMAGE = "postgres:17"
 RABBITMQ_IMAGE = "rabbitmq:4-management"
 RABBITMQ_PORT = 5672
 CONFIGURATION_INSIDE = "/etc/rabbitmq/conf.d/20-murmuration.conf"
+# Deleting what a whole session wrote takes a busy engine longer than the minute that its client waits.
+ENGINE_TIMEOUT_SECONDS = 300
 CONTAINER_START_SECONDS = 120
 MAX_CONNECTIONS = 200
 # Making a vhost takes a call of the command line tool, which takes longer than making several.
@@ -163,15 +166,16 @@ def container_servers() -> Iterator[ContainerServers]:
     # It removes what a killed session leaves; its image is not on a machine without a way to the registry.
     if not image_is_here(testcontainers_config.ryuk_image):
         testcontainers_config.ryuk_disabled = True
+    patient = {"timeout": ENGINE_TIMEOUT_SECONDS}
     with ExitStack() as stack:
         try:
-            postgres = PostgresContainer(POSTGRES_IMAGE, driver=None)
+            postgres = PostgresContainer(POSTGRES_IMAGE, driver=None, docker_client_kw=patient)
         except DockerException as error:
             pytest.exit(f"INFRA=docker needs a Docker engine that answers: {error}", returncode=1)
         postgres.with_command(f"-c max_connections={MAX_CONNECTIONS}")
         stack.enter_context(postgres)
         rabbitmq = (
-            DockerContainer(RABBITMQ_IMAGE)
+            DockerContainer(RABBITMQ_IMAGE, docker_client_kw=patient)
             .with_exposed_ports(RABBITMQ_PORT)
             .with_env("RABBITMQ_DEFAULT_USER", ADMIN_USER)
             .with_env("RABBITMQ_DEFAULT_PASS", ADMIN_USER)
@@ -253,3 +257,15 @@ def _drop_databases(admin_url: str, blueprint: Blueprint) -> None:
 
 def _database_of(url: str) -> str:
     return urlsplit(url).path.removeprefix("/")
+
+
+@asynccontextmanager
+async def serving(app: web.Application) -> AsyncIterator[str]:
+    """Somebody else's HTTP server as a test has it, on a free port; its URL."""
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

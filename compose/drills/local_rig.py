@@ -29,13 +29,13 @@ from compose.drills.rig import (
 )
 from compose.local.addresses import Addresses
 from compose.local.commands import Progress
+from compose.local.ports import LOOPBACK
 from compose.local.provision import SANDBOX
 from compose.local.rig import LocalRig
 from compose.release_before import environment_of, unpack, why_not_here
 from compose.system import SERVICE_NAMES, TRACKER
 
 CHUNK_BYTES = 65_536
-LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from events.http.authentication import ACTING_HEADER
 from events.runtime.process import uvicorn_server
 from saga_tracker.service import Tracker
 from tests.runtime.eventually import eventually
-from tests.servers import Servers
+from tests.servers import Servers, serving
 from tests.tracker.dead_letters import TOKENS, give_up, unusable
 from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Watch, new_watch
@@ -96,14 +96,8 @@ class Payment:
         """Serve; the address."""
         app = web.Application()
         app.add_routes([web.get("/{path:.*}", self.get), web.post("/{path:.*}", self.post)])
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        try:
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-        finally:
-            await runner.cleanup()
+        async with serving(app) as url:
+            yield url
 
 
 @dataclass

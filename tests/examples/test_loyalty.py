@@ -48,6 +48,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__"))
     environment = clean_environment()
     environment.pop(CHOSEN_VARIABLE)
+    # What one wants of this run of pytest is not meant for those that are begun from it.
+    environment.pop("PYTEST_ADDOPTS", None)
     pip = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(target))
     run(environment, *pip, str(source))
     return {**environment, "PYTHONPATH": f"{target}:{CHECKOUT}"}

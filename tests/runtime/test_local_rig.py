@@ -203,8 +203,8 @@ def test_a_process_that_dies_at_start_is_reported_with_its_log(rig: LocalRig) ->
 
 
 def test_a_process_that_never_gets_ready_is_reported_with_what_it_says(rig: LocalRig) -> None:
-    with pytest.raises(RigError, match="not ready after 1 s: /readyz says 503: told to stay unready"):
-        rig.start("order", instance=5, extra_environment={"STANDIN": "unready"}, timeout_seconds=1)
+    with pytest.raises(RigError, match="not ready after 5 s: /readyz says 503: told to stay unready"):
+        rig.start("order", instance=5, extra_environment={"STANDIN": "unready"}, timeout_seconds=5)
     rig.stop("order", instance=5)
 
 

@@ -18,6 +18,7 @@ from events.messaging.envelope import encode
 from events.service import DEAD_LETTER_EXCHANGE
 from saga_tracker.causes.cause import Cause, Waiting, act_about, in_words, late
 from tests.runtime.eventually import eventually
+from tests.servers import serving
 from tests.tracker.dead_letters import TOKEN, TOKENS, reason_of
 from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Watch, get
@@ -193,14 +194,8 @@ async def saying(by_order: dict[str, dict[str, Any]]) -> AsyncIterator[str]:
 
     app = web.Application()
     app.add_routes([web.get("/causes", causes)])
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with serving(app) as url:
+        yield url
 
 
 async def test_sagas_are_counted_and_found_by_the_cause_of_their_wait(watch: Watch) -> None:

@@ -14,6 +14,7 @@ from events.service import REDRIVE_EXCHANGE
 from saga_tracker.service import Tracker
 from tests.metrics import Numbers
 from tests.runtime.eventually import eventually
+from tests.servers import serving
 from tests.tracker.facts import envelopes
 from tests.tracker.test_scheduler import impatient, just_now, published_by_trackers, stands, states
 from tests.tracker.watch import FIVE, Watch, get
@@ -76,14 +77,8 @@ async def readiness(answer: dict[str, Any]) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/readyz", say)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with serving(app) as url:
+        yield url
 
 
 async def keep_answering(watch: Watch) -> UUID:

@@ -17,6 +17,7 @@ from aiohttp import ClientSession, web
 from compose.demo.shop import Item
 from compose.drills.stage import killed, misbehaving
 from compose.waiting import seen_in_time
+from tests.servers import serving
 from tests.system.faults.test_full_queue import IMPATIENT, crammed
 from tests.system.faults.verbs import refusing, restarted
 from tests.system.stage import System
@@ -81,16 +82,8 @@ async def another_provider(status: int, content_type: str, system: System, _: st
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    try:
-        async with restarted(system, "payment", {"MURMURATION_PROVIDER_URL": f"http://{host}:{port}"}):
-            yield
-    finally:
-        await runner.cleanup()
+    async with serving(app) as url, restarted(system, "payment", {"MURMURATION_PROVIDER_URL": url}):
+        yield
 
 
 @asynccontextmanager
