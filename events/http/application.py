@@ -81,6 +81,8 @@ def create_app(
     app.state.authentication = Authentication(settings)
     if isinstance(settings, SessionSettings):
         add_sessions(app, settings)
+    # The first is the innermost: the others see its answers.
+    answer_with_problems(app)
     app.add_middleware(DocumentsPolicy)
     app.add_middleware(BoundedBody, max_bytes=settings.max_request_bytes)
     app.add_middleware(WithoutNul)
@@ -91,7 +93,6 @@ def create_app(
     for router in (*routers, _health):
         _check(router)
         app.include_router(router)
-    answer_with_problems(app)
     document(app)
     return app
 

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from events.http.intake import IntakeClosed
 from events.runtime.worker import Overloaded
@@ -64,8 +65,36 @@ def answer_with_problems(app: FastAPI) -> None:
     async def answer(_: Request, error: Exception) -> JSONResponse:
         return problem_response(problem_of(error))
 
-    for kind in _PROBLEMS:
+    for kind in _PROBLEMS.keys() - {Exception}:
         app.add_exception_handler(kind, answer)
+    app.add_middleware(AnsweredErrors)
+
+
+class AnsweredErrors:
+    """Answers what nobody expected, and keeps the connection.
+
+    Starlette's own handler for Exception raises it again once it is answered: the server then closes the
+    connection, and a client's next request on it is lost.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as error:
+            # An answer that has begun can only be broken off.
+            if begun or scope["type"] != "http":
+                raise
+            await problem_response(problem_of(error))(scope, receive, send)
 
 
 def problem_of(error: Exception) -> Problem:

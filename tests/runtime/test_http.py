@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -73,6 +74,27 @@ async def test_what_nobody_expected_is_a_problem_too(stage: Stage, http: ClientS
     async with http.post(f"{url}/bumps/{uuid4()}", json={"by": 0}) as answer:
         assert answer.status == 500
         assert "nothing to count" not in str(await problem_of(answer))
+
+
+async def test_a_connection_outlives_what_nobody_expected(stage: Stage) -> None:
+    """A client that sends its next request on it gets an answer to that, too."""
+    url = urlsplit(await stage.serve(await stage.start()))
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    body = b'{"by": 0}'
+    request = (
+        f"POST /bumps/{uuid4()} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 500")
+            found = re.search(rb"content-length: (\d+)", head)
+            assert found is not None
+            await reader.readexactly(int(found[1]))
+    writer.close()
+    await writer.wait_closed()
 
 
 @pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])

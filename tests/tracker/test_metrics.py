@@ -162,8 +162,13 @@ async def test_one_of_two_trackers_keeps_the_deadlines(watch: Watch) -> None:
     trackers = [await watch.start(lease_seconds=1.0), await watch.start(lease_seconds=1.0)]
     for tracker in trackers:
         await now(watch, tracker, lambda found: found.of("murmuration_leader_present") == 1)
-    keeping = [(await numbers_of(watch, tracker)).of("murmuration_leader") for tracker in trackers]
-    assert sorted(keeping) == [0, 1]
+
+    # A leader that gets no time on a busy machine may lose the lease; another one takes it soon.
+    async def one_keeps() -> bool:
+        keeping = [(await numbers_of(watch, tracker)).of("murmuration_leader") for tracker in trackers]
+        return sorted(keeping) == [0, 1]
+
+    await eventually(one_keeps)
     # The clock by which deadlines are kept stands still while nobody reads: then nobody keeps them.
     for tracker in trackers:
         await tracker.loops.close(5)
