@@ -76,6 +76,8 @@ class Harness:
 
     def why_skipped(self, drill: Drill) -> str | None:
         """The deed of a drill that this rig cannot do, and why; None when it can do them all."""
+        if drill.settings and (reason := self.rig.why_not_set(drill.settings)) is not None:
+            return f"cannot set {', '.join(drill.settings)} otherwise: {reason}"
         reasons = ((deed, self.rig.why_not(deed)) for deed in drill.deeds)
         return next((f"cannot {deed}: {reason}" for deed, reason in reasons if reason is not None), None)
 
@@ -88,7 +90,7 @@ class Harness:
         try:
             # What an earlier drill left dead is none of this one's business.
             await self.rig.start_all()
-            async with self.rig.ready_for(drill.deeds), open_shop(self.rig.where) as shop:
+            async with self.rig.ready_for(drill.deeds, drill.settings), open_shop(self.rig.where) as shop:
                 outcome = await self._run(drill, shop)
         except RigError as error:
             outcome.breaks_off(_sentence(error))
@@ -98,11 +100,14 @@ class Harness:
     async def _run(self, drill: Drill, shop: Shop) -> Outcome:
         random = Random(f"{self.seed}:{drill.name}")  # noqa: S311 - to be repeated, not to be secret
         run_name = f"{drill.name}-{self.seed}"
-        load = Load(shop, random, run_name, drill.orders_per_second or self.orders_per_second)
+        per_second = drill.orders_per_second or self.orders_per_second
+        load = Load(shop, random, run_name, per_second, kinds=drill.kinds)
         # Generators of their own: what the one draws does not depend on how often the other did.
         strikes = Random(f"{run_name}:strike")  # noqa: S311
         stage = Stage(self.rig, shop, load, strikes, Timeline(), run_name)
-        outcome = Outcome(drill.name, drill.title, timeline=stage.timeline, target=drill.target)
+        outcome = Outcome(
+            drill.name, drill.title, timeline=stage.timeline, notes=stage.notes, target=drill.target
+        )
         await self._break(drill, stage, outcome)
         outcome.accepted = len(load.accepted_as)
         await self._judge(drill, stage, outcome)
@@ -110,15 +115,17 @@ class Harness:
 
     async def _break(self, drill: Drill, stage: Stage, outcome: Outcome) -> None:
         """Load, strike, heal, and wait until every order ended."""
+        limit_seconds = max(self.limit_seconds, drill.target.ended_within_seconds)
         try:
             async with sampling(stage.timeline, self.rig.where, lambda: len(stage.load.accepted_as)):
                 async with asyncio.timeout(drill.limit_seconds + LEAD_SECONDS + TAIL_SECONDS):
                     await self._under_load(drill, stage)
-                async with asyncio.timeout(self.limit_seconds):
+                async with asyncio.timeout(limit_seconds):
                     # By a sample later than the last acceptance.
                     await stage.timeline.in_flight_at_most(0)
+                    await drill.rested(stage)
         except* TimeoutError:
-            outcome.breaks_off(why_not_ended(stage.timeline, self.limit_seconds, OF_LATE_SECONDS))
+            outcome.breaks_off(why_not_ended(stage.timeline, limit_seconds, OF_LATE_SECONDS))
         except* BROKE_OFF as errors:
             for error in _leaves(errors):
                 outcome.breaks_off(_sentence(error))

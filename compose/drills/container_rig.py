@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from compose.containers import provision
 from compose.containers.engine import engine_problem
@@ -24,7 +25,16 @@ from compose.containers.stack import (
     start_private,
 )
 from compose.drills import FOLDER
-from compose.drills.rig import ONE_NODE, ONE_RELEASE, SETTINGS, Deed, InThreads, Server, needs_nodes
+from compose.drills.rig import (
+    ONE_NODE,
+    ONE_RELEASE,
+    SETTINGS,
+    Deed,
+    InThreads,
+    Server,
+    Settings,
+    needs_nodes,
+)
 from compose.local.commands import Progress, RigError
 from compose.local.ports import LOOPBACK
 from compose.local.provision import ADMIN_USER
@@ -34,15 +44,24 @@ from compose.system import PROCESSES, SERVICE_NAMES, TRACKER
 # The network on which processes reach a server; see compose.yaml.
 NETWORKS: Mapping[Server, str] = {"postgres": "databases", "rabbitmq": "broker"}
 CONNECTED = (*SERVICE_NAMES, TRACKER)
+SET_ONCE = "containers are set when they are made: MURMURATION_PROVIDER=stripe in the environment"
 NO_DELAYS = "that needs the kernel's netem, which the kernel of many an engine is built without"
 
 
 class ContainerDrillRig(InThreads[ContainerRig]):
     """A `DrillRig` of containers. Who is cut off is taken off a network, which no connection notices."""
 
-    def __init__(self, rig: ContainerRig, name: str = "containers", targets: Collection[str] = NAMES) -> None:
+    def __init__(
+        self,
+        rig: ContainerRig,
+        name: str = "containers",
+        targets: Collection[str] = NAMES,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`environment`: what a person chose for these containers."""
         super().__init__(rig)
         self.name = name
+        self._chosen = dict(environment)
         self._targets = targets
         self._where: ContainerAddresses | None = None
         self._cut: set[tuple[str, Server]] = set()
@@ -70,8 +89,12 @@ class ContainerDrillRig(InThreads[ContainerRig]):
         known = self._targets if deed.server is None else CONNECTED
         return None if deed.target in known else "there is no such container here"
 
+    def why_not_set(self, settings: Settings) -> str | None:
+        wanted = {pair for variables in settings.values() for pair in variables.items()}
+        return None if wanted <= self._chosen.items() else SET_ONCE
+
     @asynccontextmanager
-    async def ready_for(self, _deeds: Iterable[Deed]) -> AsyncIterator[None]:
+    async def ready_for(self, _deeds: Iterable[Deed], _settings: Settings) -> AsyncIterator[None]:
         """Nothing has to be prepared. Whoever is cut off in the end, for a drill broke off, is connected."""
         await self._look_around()
         try:
@@ -144,13 +167,13 @@ class ContainerSystem:
     """What can be broken; see `ContainerRig` for how replicas are called."""
     settings: Mapping[str, str] = SETTINGS
 
-    def __init__(self, state_dir: Path, _progress: Progress, _environment: Mapping[str, str]) -> None:
+    def __init__(self, state_dir: Path, _progress: Progress, environment: Mapping[str, str]) -> None:
         folder = state_dir.absolute() / f"{FOLDER}-{self.kind}"
         self._stack = private_stack(
             folder, project_of(folder), files=self.files, ports=self.ports, variables=self.variables()
         )
         self._rig = ContainerRig(self._stack)
-        self.rig = ContainerDrillRig(self._rig, self.rig_name, self.targets)
+        self.rig = ContainerDrillRig(self._rig, self.rig_name, self.targets, environment)
         self.remains = f"docker compose --project-name {self._stack.project} logs"
 
     @property
@@ -231,8 +254,13 @@ class AnyOfThem:
 class ClusterRig(ContainerDrillRig):
     """A `DrillRig` of a cluster. `order-2` is the second replica of `order`, the first is `order`."""
 
-    def __init__(self, rig: ContainerRig, name: str = "a cluster of containers") -> None:
-        super().__init__(rig, name, TARGETS)
+    def __init__(
+        self,
+        rig: ContainerRig,
+        name: str = "a cluster of containers",
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(rig, name, TARGETS, environment)
         self._isolated: set[str] = set()
 
     @property
@@ -246,9 +274,9 @@ class ClusterRig(ContainerDrillRig):
         return super().why_not(deed)
 
     @asynccontextmanager
-    async def ready_for(self, deeds: Iterable[Deed]) -> AsyncIterator[None]:
+    async def ready_for(self, deeds: Iterable[Deed], settings: Settings) -> AsyncIterator[None]:
         """Whoever is apart in the end, for a drill broke off, is brought back."""
-        async with super().ready_for(deeds):
+        async with super().ready_for(deeds, settings):
             try:
                 yield
             finally:
@@ -322,7 +350,7 @@ class ClusterSystem(ContainerSystem):
 
     def __init__(self, state_dir: Path, progress: Progress, environment: Mapping[str, str]) -> None:
         super().__init__(state_dir, progress, environment)
-        self.rig = ClusterRig(self._rig)
+        self.rig = ClusterRig(self._rig, environment=environment)
 
     def variables(self) -> Mapping[str, str]:
         return private_variables()

@@ -1,7 +1,7 @@
 """A steady load of orders that go every way, from a client that does not give up."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from uuid import UUID
@@ -119,12 +119,14 @@ class Load:
         run_name: str,
         per_second: float,
         *,
+        kinds: Sequence[Kind] = KINDS,
         goes_elsewhere_seconds: float = GOES_ELSEWHERE_SECONDS,
     ) -> None:
         self.accepted_as: dict[UUID, Kind] = {}
         self.withdrawn: set[UUID] = set()
         self.refused: set[str] = set()
         self.turned_away: set[str] = set()
+        self._kinds = kinds
         self._goes_elsewhere_seconds = goes_elsewhere_seconds
         self._shop = shop
         self._random = random
@@ -151,7 +153,7 @@ class Load:
         async with asyncio.TaskGroup() as group:
             while not self._stopped.is_set():
                 await self._clients.acquire()
-                kind = self._random.choice(KINDS)
+                kind = self._random.choice(self._kinds)
                 sku = self._random.choice(self._in_stock) if kind.in_stock else self._none_left
                 item = Item(sku, self._random.randint(1, 3), self._random.randint(*AMOUNTS_MINOR))
                 group.create_task(self._place_in_turn(kind, item))

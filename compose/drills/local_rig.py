@@ -24,6 +24,7 @@ from compose.drills.rig import (
     InThreads,
     Release,
     Server,
+    Settings,
     drill_environment,
     needs_nodes,
 )
@@ -287,10 +288,16 @@ class LocalDrillRig(InThreads[LocalRig]):
         known = TARGETS if deed.server is None else CONNECTED
         return None if deed.target in known else "there is no such process here"
 
+    def why_not_set(self, settings: Settings) -> str | None:
+        return next((f"there is no {name} here" for name in settings if name not in CONNECTED), None)
+
     @asynccontextmanager
-    async def ready_for(self, deeds: Iterable[Deed]) -> AsyncIterator[None]:
-        """Have those whose connections will be broken connect through a proxy; run what is replaced twice."""
+    async def ready_for(self, deeds: Iterable[Deed], settings: Settings) -> AsyncIterator[None]:
+        """Have those whose connections will be broken connect through a proxy, and those that are set
+        otherwise restarted; run what is replaced twice."""
         deeds = list(deeds)
+        for name, variables in settings.items():
+            self._detours[name].update(variables)
         replaced = [deed.target for deed in deeds if deed.verb == "replace"]
         links = {(deed.target, deed.server) for deed in deeds if deed.server is not None}
         async with AsyncExitStack() as stack:

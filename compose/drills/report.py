@@ -114,6 +114,8 @@ def print_outcome(outcome: Outcome, console: Console, again: str) -> None:
         kept, manual, refused, ended = recovery_cells(outcome.recovery)
         line += f"; kept {kept}, {manual} manual, {refused} refused, all ended after {ended}"
     console.print(line, soft_wrap=True)
+    for note in outcome.notes:
+        console.print(f"        {escape(note)}", soft_wrap=True)
     for problem in outcome.problems[:PRINTED_PROBLEMS]:
         console.print(f"        {escape(problem)}", soft_wrap=True)
     if len(outcome.problems) > PRINTED_PROBLEMS:
@@ -183,6 +185,7 @@ def _details(outcome: Outcome) -> Iterator[str]:
     for fault in outcome.timeline.faults:
         healed = "never" if fault.healed_seconds is None else f"{fault.healed_seconds:.1f} s"
         yield f"- {fault.label}: from {fault.began_seconds:.1f} s, healed {healed}"
+    yield from (f"- {note}" for note in outcome.notes)
     yield ""
     for why in outcome.broke_off:
         yield f"- FAIL The drill broke off: {why}"
@@ -302,6 +305,7 @@ def _drill(outcome: Outcome) -> dict[str, Any]:
         "recovery": _recovery(outcome),
         "target": asdict(outcome.target),
         "faults": [asdict(fault) for fault in outcome.timeline.faults],
+        "notes": list(outcome.notes),
         "broke_off": outcome.broke_off,
         "failed": {check.sentence: list(check.problems) for check in outcome.checks if check.problems},
     }

@@ -29,6 +29,8 @@ Verb = Literal[
     "replace",
 ]
 Release = Literal["before", "this"]
+# By process, the variables in which it differs from the others while a drill is played.
+Settings = Mapping[str, Mapping[str, str]]
 REPLICAS = (1, 2)
 ONE_NODE = "there is one broker node here"
 ONE_RELEASE = "there is no image of the release before here"
@@ -125,8 +127,11 @@ class DrillRig(Machinery, Protocol):
     def why_not(self, deed: Deed) -> str | None:
         """Why this rig cannot do such a thing; None when it can."""
 
-    def ready_for(self, deeds: Iterable[Deed]) -> AbstractAsyncContextManager[None]:
-        """Inside, the system runs such that these deeds can be done to it."""
+    def why_not_set(self, settings: Settings) -> str | None:
+        """Why this rig cannot have processes set like this; None when it can."""
+
+    def ready_for(self, deeds: Iterable[Deed], settings: Settings) -> AbstractAsyncContextManager[None]:
+        """Inside, the system runs such that these deeds can be done to it, and with these settings."""
 
     async def cut_off(self, name: str, server: Server) -> None:
         """Part a process from a server: nothing it has open leads there any more, nor anything it opens."""
@@ -164,6 +169,8 @@ class DrillRig(Machinery, Protocol):
 
 
 SETTINGS_PREFIX = "MURMURATION_"
+# Every drill can be played with each provider.
+PROVIDER_VARIABLE = "MURMURATION_PROVIDER"
 # Everything that decides about an order has its default: the drills are about those. Only the comparison that
 # judges them is surer sooner.
 SETTINGS = {
@@ -201,6 +208,13 @@ class System(Protocol):
 
 
 def drill_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a system to be broken gets: settings and servers of one's own are not meant for it."""
-    kept = {name: value for name, value in environment.items() if not name.startswith(SETTINGS_PREFIX)}
+    """What a system to be broken gets: settings and servers of one's own are not meant for it.
+
+    But for the payment provider, which has a door of its own in each system's sandbox.
+    """
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(SETTINGS_PREFIX) or name == PROVIDER_VARIABLE
+    }
     return kept | SETTINGS

@@ -14,9 +14,9 @@ import psycopg
 from aio_pika.abc import AbstractIncomingMessage
 
 from compose.demo.shop import Shop
-from compose.drills.load import Load
+from compose.drills.load import KINDS, Kind, Load
 from compose.drills.outcome import USUAL, Target, Timeline
-from compose.drills.rig import Deed, DrillRig, Machinery, Server
+from compose.drills.rig import Deed, DrillRig, Machinery, Server, Settings
 from compose.local.provision import ADMIN_USER, SANDBOX
 from compose.rig import Whereabouts
 from compose.system import SERVICE_NAMES
@@ -69,6 +69,8 @@ class Stage:
     random: Random
     timeline: Timeline
     run_name: str
+    notes: list[str] = field(default_factory=list)
+    """What is worth a line of the report: what was counted, for example."""
 
     @contextmanager
     def broken(self, label: str) -> Iterator[None]:
@@ -92,6 +94,10 @@ async def nothing_more(_stage: Stage, _books: Mapping[UUID, Books]) -> Problems:
     return []
 
 
+async def at_once(_stage: Stage) -> None:
+    """For a drill after which nothing comes late."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drill:
     """One way to break the system."""
@@ -106,6 +112,12 @@ class Drill:
     """What is asked over and above, once all is at rest."""
     orders_per_second: float | None = None
     """The load, where it is not what the whole run has."""
+    kinds: tuple[Kind, ...] = KINDS
+    """What is ordered, drawn at random."""
+    settings: Settings = field(default_factory=dict)
+    """How some processes are set meanwhile, where that is not the default."""
+    rested: Callable[[Stage], Awaitable[None]] = at_once
+    """Waits, once every order has ended, for what may come later still."""
     target: Target = USUAL
     """What it may cost."""
     limit_seconds: float = 150.0

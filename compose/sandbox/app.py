@@ -109,6 +109,7 @@ class Sandbox:
         )
         self.webhooks = Webhooks(
             self.ledger,
+            self.faults,
             settings.sandbox_webhook_url or None,
             settings.stripe_webhook_secret.get_secret_value(),
             spread_seconds=settings.sandbox_webhook_spread_seconds,

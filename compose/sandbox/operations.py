@@ -59,6 +59,12 @@ class FaultRule(Body):
         le=1,
         description="Stripe's door: a 500 kept under the key, half of them after the work",
     )
+    webhook_delay_seconds: float = Field(
+        default=0, ge=0, le=3_600, description="Stripe's door: events come so much later"
+    )
+    pending_delay_seconds: float = Field(
+        default=0, ge=0, le=3_600, description="Stripe's door: what is pending ends so much later"
+    )
     seed: int = 0
 
 
@@ -96,6 +102,10 @@ class Faults:
     def in_force(self) -> dict[str, FaultRule]:
         """Target by target, the rule in force."""
         return {target: rule for target, (rule, _random) in self._rules.items()}
+
+    def rule_of(self, target: Target) -> FaultRule:
+        """The rule in force for a party; one that does nothing where there is none."""
+        return self._rules[target][0] if target in self._rules else FaultRule(target=target)
 
     def draw(self, target: Target) -> Fault:
         """What the next request to this party meets."""

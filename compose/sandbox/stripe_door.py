@@ -7,7 +7,8 @@ Idempotency-Key, errors included once the work has begun; the same key for other
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 from sqlite3 import Connection
 from typing import Any
@@ -42,6 +43,20 @@ MAX_PAGE, PAGE = 100, 10
 # Of a 500 that is saved under its key: whether the work was done before shows in the object alone.
 SAVED_ERROR = StripeProblem(500, "api_error", None, "Something went wrong on Stripe's end.")
 
+# What is due later than this, such as the end of a hold, nobody waits for.
+SOON_SECONDS = 3_600.0
+_COUNTED = """
+    SELECT kind, coalesce(json_extract(content, '$.status'), 'made') AS status, count(*)
+    FROM stripe_objects GROUP BY 1, 2
+"""
+_OPEN = """
+    SELECT (SELECT count(*) FROM stripe_deliveries),
+           (SELECT count(*) FROM stripe_objects WHERE due_at < ?),
+           (SELECT count(*) FROM stripe_objects WHERE content LIKE '%"duplicate_transaction"%')
+           + (SELECT count(*) FROM operations WHERE party = 'stripe'
+              AND (answer LIKE '%"code": "already_%' OR answer LIKE '%The money is back already.%'))
+"""
+
 Parameters = dict[str, Any]
 Endpoint = Callable[[Request], Awaitable[Response]]
 # What is done to which object; the third says whose manner it is done in.
@@ -72,6 +87,7 @@ class StripeDoor:
         self._pending_seconds = pending_seconds
         self._hold_seconds = hold_seconds
         self.ahead_seconds = 0.0
+        self._keys_in_use: set[str] = set()
 
     def routes(self) -> list[Route]:
         """All that is under /v1."""
@@ -101,7 +117,22 @@ class StripeDoor:
         return [
             *(Route(path, self._takes(act), methods=["POST"]) for path, act in acts.items()),
             *(Route(path, self._shows(act), methods=["GET"]) for path, act in look_ups.items()),
+            Route("/stripe/books", self._books, methods=["GET"]),
         ]
+
+    async def _books(self, _request: Request) -> Response:
+        """How many objects stand how, what is yet to happen by itself, and what was asked for once too often.
+
+        The last is not in the ledger, whose constraints refuse it; Stripe would have done it.
+        """
+        counted = await self._ledger.rows(_COUNTED)
+        objects: dict[str, dict[str, int]] = {}
+        for kind, status, count in counted:
+            objects.setdefault(kind, {})[status] = count
+        soon = time.time() + self.ahead_seconds + SOON_SECONDS
+        [(undelivered, due, twice)] = await self._ledger.rows(_OPEN, soon)
+        books = {"objects": objects, "undelivered": undelivered, "due": due, "asked_twice": twice}
+        return Response(json.dumps(books), media_type=JSON_TYPE)
 
     async def run(self) -> None:
         """Let happen what happens by itself, until cancelled."""
@@ -119,7 +150,7 @@ class StripeDoor:
             db,
             time.time() + self.ahead_seconds,
             lambda kind, thing: self._webhooks.emit(db, kind, thing),
-            pending_seconds=self._pending_seconds,
+            pending_seconds=self._pending_seconds + self._faults.rule_of("provider").pending_delay_seconds,
             hold_seconds=self._hold_seconds,
         )
 
@@ -128,18 +159,34 @@ class StripeDoor:
             try:
                 form = await self._form(request)
                 key, asked = _admit(request), _nested(form)
-                fault = await self._fault()
-                status, text, manner = self._once(request, key, asked, act, fault)
+                with self._alone(key):
+                    return await self._taken(request, key, asked, act)
             except StripeProblem as problem:
                 return _answered(problem)
-            await self._ledger.committed()
-            if manner is Manner.SLOW:
-                await self._delays.wait(self._slow_seconds)
-            if manner is Manner.LOST or fault.loses_answer:
-                return Dropped()
-            return Response(text, status, media_type=JSON_TYPE)
 
         return endpoint
+
+    @contextmanager
+    def _alone(self, key: str) -> Iterator[None]:
+        """Inside, no other request goes on under this key. Raises StripeProblem (409)."""
+        if key in self._keys_in_use:
+            why = "There is another request in progress under this key."
+            raise StripeProblem(409, "invalid_request_error", "idempotency_key_in_use", why)
+        self._keys_in_use.add(key)
+        try:
+            yield
+        finally:
+            self._keys_in_use.remove(key)
+
+    async def _taken(self, request: Request, key: str, asked: Parameters, act: Act) -> Response:
+        fault = await self._fault()
+        status, text, manner = self._once(request, key, asked, act, fault)
+        await self._ledger.committed()
+        if manner is Manner.SLOW:
+            await self._delays.wait(self._slow_seconds)
+        if manner is Manner.LOST or fault.loses_answer:
+            return Dropped()
+        return Response(text, status, media_type=JSON_TYPE)
 
     def _shows(self, act: Act) -> Endpoint:
         async def endpoint(request: Request) -> Response:

@@ -13,7 +13,7 @@ import stripe
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
 
 from compose.sandbox.ledger import Ledger
-from compose.sandbox.operations import new_id
+from compose.sandbox.operations import Faults, new_id
 from compose.sandbox.stripe_objects import Object
 from events.telemetry.log import log
 
@@ -30,9 +30,12 @@ _random = SystemRandom()
 class Webhooks:
     """Delivers events to one URL, under one secret; without a URL there are none."""
 
-    def __init__(self, ledger: Ledger, url: str | None, secret: str, *, spread_seconds: float) -> None:
+    def __init__(
+        self, ledger: Ledger, faults: Faults, url: str | None, secret: str, *, spread_seconds: float
+    ) -> None:
         """`spread_seconds`: within so much time of its event a delivery comes, before or after others."""
         self._ledger = ledger
+        self._faults = faults
         self._url = url
         self._secret = secret
         self._spread_seconds = spread_seconds
@@ -50,8 +53,9 @@ class Webhooks:
             "livemode": False,
             "type": kind,
         }
+        late_seconds = self._faults.rule_of("provider").webhook_delay_seconds
         for _ in range(TIMES):
-            due_at = time.time() + _random.uniform(0, self._spread_seconds)
+            due_at = time.time() + late_seconds + _random.uniform(0, self._spread_seconds)
             db.execute(
                 "INSERT INTO stripe_deliveries (content, due_at, attempts, since) VALUES (?, ?, 0, ?)",
                 (json.dumps(event), due_at, time.time()),

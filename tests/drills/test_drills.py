@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from compose.demo.shop import Item
-from compose.drills.catalogue import servers, services
+from compose.drills.catalogue import provider, servers, services
 from compose.drills.catalogue.servers import cutting_off_from_broker
 from compose.drills.catalogue.services import killing_services
 from compose.drills.command import Harness
@@ -25,10 +25,21 @@ from saga_tracker.consistency.rules import INVARIANTS
 from tests.drills.servers import look_at_both
 
 SEED = 4
+# What Stripe saved as an error is given up soon.
+BRIEF = {
+    "MURMURATION_CALL_ATTEMPTS": "8",
+    "MURMURATION_UNDO_ATTEMPTS": "8",
+    "MURMURATION_CALL_BACKOFF_CAP_SECONDS": "1",
+    "MURMURATION_UNDO_BACKOFF_CAP_SECONDS": "1",
+}
 SHORT_DRILLS = (
     servers.killing_broker(5.0),
     cutting_off_from_broker(Victims({"order": 6.0})),
-    servers.LOST_ANSWERS,
+    provider.LOST_ANSWERS,
+    provider.PROVIDER_LIMITS,
+    provider.WEBHOOKS_LATE,
+    provider.PENDING_REFUNDS,
+    provider.charging_once(300, **BRIEF),
     services.EVERYTHING_TWICE,
     services.POISON,
 )

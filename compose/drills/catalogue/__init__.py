@@ -1,6 +1,6 @@
 """The drills: what each breaks, when, and how it heals."""
 
-from compose.drills.catalogue import servers, services
+from compose.drills.catalogue import provider, servers, services
 from compose.drills.stage import Drill
 
 # What takes several nodes and replicas. The others go there, too, but break no more than they do elsewhere.
@@ -11,7 +11,7 @@ CLUSTER_DRILLS: tuple[Drill, ...] = (
     services.KILL_REPLICAS,
 )
 # Not run unless asked for: each takes ten minutes.
-LONG_DRILLS: tuple[Drill, ...] = (services.LONG_OUTAGE,)
+LONG_DRILLS: tuple[Drill, ...] = (services.LONG_OUTAGE, provider.CHARGED_ONCE)
 
 DRILLS: tuple[Drill, ...] = (
     services.KILL_SERVICES,
@@ -25,9 +25,12 @@ DRILLS: tuple[Drill, ...] = (
     servers.CUT_OFF_FROM_BROKER,
     servers.CUT_OFF_FROM_DATABASE,
     servers.SLOW_DATABASE,
-    servers.PROVIDER_DOWN,
-    servers.SLOW_PROVIDER,
-    servers.LOST_ANSWERS,
+    provider.PROVIDER_DOWN,
+    provider.SLOW_PROVIDER,
+    provider.LOST_ANSWERS,
+    provider.PROVIDER_LIMITS,
+    provider.WEBHOOKS_LATE,
+    provider.PENDING_REFUNDS,
     services.EVERYTHING_TWICE,
     services.POISON,
     services.TRACKER_DOWN,
