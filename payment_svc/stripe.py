@@ -14,6 +14,7 @@ hours, whatever the object says. Nothing is ever searched for, as a search lags 
 
 from collections.abc import AsyncIterator
 from typing import Any, assert_never
+from uuid import uuid4
 
 import stripe
 
@@ -40,6 +41,7 @@ from payment_svc.payment import (
 )
 from payment_svc.stripe_api import (
     ALREADY_REFUNDED,
+    CANCELABLE,
     EXPIRED,
     MAX_PAGES,
     NOT_NOW,
@@ -170,8 +172,7 @@ class StripePayments:
             intent = await self._intent(_id_of(call))
         if intent.status == "requires_action":
             # Nobody is there to act, and nobody may do so later.
-            cancel_options: Any = {"idempotency_key": f"{call.idempotency_key}:unattended"}
-            await read(Intent, self._stripe.payment_intents.cancel_async(intent.id, {}, cancel_options))
+            await self._canceled(intent.id, f"{call.idempotency_key}:unattended")
         known = authorisation_in(intent)
         if known is None:
             raise CallFailed(f"payment_intent_{intent.status}", maybe_done=False)
@@ -206,18 +207,36 @@ class StripePayments:
             if isinstance(registered, AuthorisationDeclined):
                 return Undone("void")
             intent_id = registered.provider_payment
-        options: Any = {"idempotency_key": call.idempotency_key}
-        cancelling = self._stripe.payment_intents.cancel_async(intent_id, {}, options)
-        try:
-            intent = await read(Intent, cancelling)
-        except stripe.InvalidRequestError as error:
-            if not is_elsewhere(error):
-                raise
-            intent = await self._intent(intent_id)
+        intent = await self._canceled(intent_id, call.idempotency_key)
         known = await self._voided(call, intent)
         if known is None:
             raise CallFailed(f"payment_intent_{intent.status}", maybe_done=False)
         return known
+
+    async def _canceled(self, intent_id: str, key: str) -> Intent:
+        """As it is once it was to be cancelled.
+
+        An error that is kept under the key is answered for a day. Then the payment itself says what it came
+        to, and to cancel what is not cancelled is no harm under another key: twice comes to the same.
+        """
+        try:
+            return await self._cancel(intent_id, key)
+        except CallFailed as failure:
+            if not failure.replayed:
+                raise
+        intent = await self._intent(intent_id)
+        if intent.status in CANCELABLE:
+            return await self._cancel(intent_id, f"{key}:{uuid4().hex}")
+        return intent
+
+    async def _cancel(self, intent_id: str, key: str) -> Intent:
+        options: Any = {"idempotency_key": key}
+        try:
+            return await read(Intent, self._stripe.payment_intents.cancel_async(intent_id, {}, options))
+        except stripe.InvalidRequestError as error:
+            if not is_elsewhere(error):
+                raise
+            return await self._intent(intent_id)
 
     async def _voided(self, call: Void, intent: Intent) -> Results | None:
         if intent.status == "canceled":

@@ -1,11 +1,11 @@
 """Stripe's objects as far as they are read, how they are fetched, and what its errors mean."""
 
 from collections.abc import Awaitable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 import stripe
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from events.outbound.dispatcher import CallFailed
 from events.outbound.http_party import FORM, HttpParty
@@ -17,6 +17,9 @@ PAGE = 100
 MAX_PAGES = 50
 EXPIRED = "authorisation_expired"
 REFUND_PENDING = "refund_pending"
+CANCELABLE = frozenset(
+    {"requires_payment_method", "requires_confirmation", "requires_action", "requires_capture"}
+)
 UNKNOWN_METHOD = "unknown_payment_method"
 ALREADY_REFUNDED = "charge_already_refunded"
 # An InvalidRequestError of these codes says something about this payment. Any other is a mistake of ours, or
@@ -38,6 +41,8 @@ REFUSALS = frozenset(
 NOT_NOW = frozenset({"charge_disputed", "balance_insufficient"})
 
 ObjectT = TypeVar("ObjectT", bound=BaseModel)
+# Where nobody ever set any, Stripe says null.
+Marks = Annotated[dict[str, str], BeforeValidator(lambda given: {} if given is None else given)]
 
 
 class Error(BaseModel):
@@ -77,13 +82,13 @@ class RefundObject(BaseModel):
     id: str
     status: Literal["pending", "requires_action", "succeeded", "failed", "canceled"]
     failure_reason: str | None = None
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: Marks = Field(default_factory=dict)
 
 
 class Credit(BaseModel):
     id: str
     created: int
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: Marks = Field(default_factory=dict)
 
 
 class Method(BaseModel):

@@ -157,8 +157,16 @@ CHROMIUM = Tool(
 # Of these two nobody installs so many packages for the sake of one example each.
 NODE = Tool("Node", ask_node, "apt-get install nodejs npm")
 GO = Tool("Go", ask_go, "apt-get install golang-go")
+STRIPE_MOCK = Tool(
+    "stripe-mock",
+    partial(works, "stripe-mock", "-version"),
+    "go install github.com/stripe/stripe-mock@latest, with Go's folder of programs on the PATH",
+)
 RELEASE_BEFORE = Tool(f"the release before ({COMMIT[:7]})", why_not_here, HOW_TO_GET_IT)
-TOOLS = (ENGINE, COMPOSE, IMAGES, PROMETHEUS, JAEGER, OPENSSL, RABBITMQ, CHROMIUM, NODE, GO, RELEASE_BEFORE)
+TOOLS = (
+    *(ENGINE, COMPOSE, IMAGES, PROMETHEUS, JAEGER, OPENSSL, RABBITMQ, CHROMIUM),
+    *(NODE, GO, STRIPE_MOCK, RELEASE_BEFORE),
+)
 
 
 @cache

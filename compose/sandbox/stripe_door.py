@@ -186,7 +186,8 @@ class StripeDoor:
             await self._delays.wait(self._slow_seconds)
         if manner is Manner.LOST or fault.loses_answer:
             return Dropped()
-        return Response(text, status, media_type=JSON_TYPE)
+        headers = {"Idempotent-Replayed": "true"} if manner is None else None
+        return Response(text, status, headers=headers, media_type=JSON_TYPE)
 
     def _shows(self, act: Act) -> Endpoint:
         async def endpoint(request: Request) -> Response:
@@ -225,8 +226,8 @@ class StripeDoor:
 
     def _once(
         self, request: Request, key: str, asked: Parameters, act: Act, fault: Fault
-    ) -> tuple[int, str, Manner]:
-        """The answer to this key. Raises StripeProblem, which is not saved."""
+    ) -> tuple[int, str, Manner | None]:
+        """The answer to this key, and how to give it; None: it was kept. Raises StripeProblem."""
         self.go_on()
         text = f"{request.url.path} {json.dumps(asked, sort_keys=True)}"
         digest = blake2b(text.encode(), digest_size=16).digest()
@@ -240,7 +241,7 @@ class StripeDoor:
                 if saved["request_digest"] != digest:
                     why = "Keys for idempotent requests can only be used with the same parameters."
                     raise StripeProblem(400, "idempotency_error", None, why)
-                return saved["http_status"], saved["answer"], Manner.WELL
+                return saved["http_status"], saved["answer"], None
             object_id = request.path_params.get("id", "")
             objects = self._objects(db)
             manner = _manner_of(db, objects, request.url.path, object_id, asked)

@@ -42,14 +42,18 @@ CallT_contra = TypeVar("CallT_contra", bound=Call, contravariant=True)
 class CallFailed(Exception):
     """An attempt failed in a way that another may not. `maybe_done`: it may have been done all the same.
 
-    `wait_seconds`: before then another one would fail in the same way.
+    `wait_seconds`: before then another one would fail in the same way. `replayed`: so it was answered before,
+    and is whenever the same is asked under the same key.
     """
 
-    def __init__(self, reason: str, *, maybe_done: bool, wait_seconds: float = 0.0) -> None:
+    def __init__(
+        self, reason: str, *, maybe_done: bool, wait_seconds: float = 0.0, replayed: bool = False
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.maybe_done = maybe_done
         self.wait_seconds = wait_seconds
+        self.replayed = replayed
 
 
 class Gateway(Protocol[CallT_contra]):

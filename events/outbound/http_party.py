@@ -43,6 +43,8 @@ MAX_HEADERS = 64
 OK, NOT_FOUND, TOO_MANY_REQUESTS = 200, 404, 429
 # Whoever only asks changes nothing.
 SAFE_METHODS = frozenset({"GET", "HEAD"})
+# On an answer that was kept under its Idempotency-Key, as Stripe and others mark it.
+REPLAYED = "Idempotent-Replayed"
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
@@ -223,9 +225,7 @@ class HttpParty:
         maybe_done = method not in SAFE_METHODS
         with self._breaker.request() as request:
             try:
-                status, body, retry_after = await self._exchange(
-                    method, URL(url, encoded=True), sent, content
-                )
+                status, body, answered = await self._exchange(method, URL(url, encoded=True), sent, content)
             except _Unreachable:
                 raise CallFailed(f"{self._name}_unreachable", maybe_done=False) from None
             except TimeoutError:
@@ -243,14 +243,17 @@ class HttpParty:
                 raise CallFailed(
                     f"{self._name}_answered_{status}",
                     maybe_done=maybe_done,
-                    wait_seconds=min(retry_after, self._settings.call_retry_after_cap_seconds),
+                    wait_seconds=min(
+                        _seconds_in(answered.get("Retry-After")), self._settings.call_retry_after_cap_seconds
+                    ),
+                    replayed=answered.get(REPLAYED) == "true",
                 )
         return Reply(self._name, status, body)
 
     async def _exchange(
         self, method: str, url: URL, headers: Mapping[str, str], content: bytes | None
-    ) -> tuple[int, bytes | None, float]:
-        """The status, the body (None for one that is too large), and in how many seconds to ask again.
+    ) -> tuple[int, bytes | None, Mapping[str, str]]:
+        """The status, the body (None for one that is too large), and the headers.
 
         Raises _Unreachable when nothing was sent, TimeoutError, or ClientError for an answer that was lost.
         """
@@ -275,7 +278,7 @@ class HttpParty:
                 raise _Unreachable from None
             try:
                 body = await self._read(response)
-                return response.status, body, _seconds_in(response.headers.get("Retry-After"))
+                return response.status, body, response.headers
             finally:
                 response.release()
 

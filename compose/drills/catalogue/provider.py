@@ -77,7 +77,7 @@ LOST_ANSWERS = Drill(
 
 # The payment provider takes no more than so much, and says when to come again.
 
-LIMITED_RATE = 0.5
+LIMITED_RATE = 0.3
 
 
 async def limit_rates(stage: Stage) -> None:
@@ -145,6 +145,19 @@ async def nothing_due_at_stripe(stage: Stage) -> None:
         poll_seconds=POLL_SECONDS,
     )
     assert still_to_come(books) == 0, f"Stripe's door is not through: {books}"
+    # What a webhook ended is asked for once more, whenever that was due.
+    left = await seen_in_time(
+        lambda: calls_left(stage), lambda left: left == 0, RESTS_WITHIN_SECONDS, poll_seconds=POLL_SECONDS
+    )
+    assert left == 0, f"payment still has {left} calls to make"
+
+
+async def calls_left(stage: Stage) -> int:
+    """Of payment, to the provider."""
+    url = stage.rig.where.database_url("payment")
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        row = await (await connection.execute("SELECT count(*) FROM calls")).fetchone()
+        return int(row[0]) if row else 0
 
 
 async def facts_of(stage: Stage, *names: str) -> dict[UUID, list[str]]:

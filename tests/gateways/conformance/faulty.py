@@ -19,6 +19,7 @@ class Fault(StrEnum):
     LATE = "answered too late"
     LIMITED = "429 with Retry-After"
     UNAVAILABLE = "503 before the work"
+    IN_USE = "409 while another request is under way under its key"
     BROKE_AFTER = "502 after the work"
     SAVED_AFTER = "500 after the work, saved under its key"
     GARBAGE = "an answer that is nothing"
@@ -45,10 +46,11 @@ class Faulty:
         self.asked.append(f"{request.method} {request.path}")
         body = await request.read()
         key = request.headers.get("Idempotency-Key", "")
+        if request.method == "POST" and key in self.saved:
+            return saved_error({"Idempotent-Replayed": "true"})
         if request.method == "POST" and self.saves_before:
             self.saved.add(key)
-        if request.method == "POST" and key in self.saved:
-            return web.json_response({"error": {"type": "api_error"}}, status=500)
+            return saved_error()
         fault = None
         if request.method == "POST" and self.times > 0:
             self.times -= 1
@@ -59,6 +61,9 @@ class Faulty:
             case Fault.LIMITED:
                 headers = {"Retry-After": "2"}
                 return web.json_response({"error": {"type": "rate_limit"}}, status=429, headers=headers)
+            case Fault.IN_USE:
+                error = {"type": "invalid_request_error", "code": "idempotency_key_in_use"}
+                return web.json_response({"error": error}, status=409)
             case Fault.UNAVAILABLE:
                 return web.json_response({"error": {"type": "api_error"}}, status=503)
             case _:
@@ -78,7 +83,7 @@ class Faulty:
                 return web.json_response({}, status=502)
             case Fault.SAVED_AFTER:
                 self.saved.add(key)
-                return web.json_response({"error": {"type": "api_error"}}, status=500)
+                return saved_error()
             case Fault.GARBAGE:
                 answer = b"<html>"
             case Fault.TRUNCATED:
@@ -105,6 +110,10 @@ class Faulty:
         assert request.transport is not None
         request.transport.close()
         return web.Response()
+
+
+def saved_error(headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": {"type": "api_error"}}, status=500, headers=headers)
 
 
 @asynccontextmanager
