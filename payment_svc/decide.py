@@ -12,8 +12,7 @@
     saga.retry_requested,
     saga.settled         -> what failed is tried again; or a person gave the money back: refunded
 
-A call in flight when the order is withdrawn is undone once its outcome is known.
-"""
+A call in flight when the order is withdrawn is undone once its outcome is known."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -84,7 +83,6 @@ APPROVAL_EXPIRED = "approval_expired"
 # has as many of its own minor units as `default` says: 1000000 is 10000.00 EUR, 1000000 JPY or 1000.000 KWD.
 ApprovalLimits = Mapping[str, int]
 DEFAULT = "default"
-
 
 Subscribes = StockReserved | ShipmentRejected | ShipmentCancelled | ApprovalExpired | RetryRequested | Settled
 Publishes = (
@@ -223,9 +221,11 @@ def look_again(payment: Payment | None, notified: Notified) -> Decided:
 
 def stand(payment: Payment | None, stands: Stands) -> Decided:
     """What is pending has ended, or it turns out that what had ended did not."""
-    if payment is None or stands.round != payment.round:
-        return Decision(payment)
+    if payment is None:
+        return Decision(None)
     noted = note_dispute(payment, stands.disputed)
+    if stands.round != payment.round:
+        return noted
     decided = end_pending(noted.state or payment, stands)
     return replace(decided, facts=(*noted.facts, *decided.facts))
 

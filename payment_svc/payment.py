@@ -241,7 +241,13 @@ IN_FLIGHT = frozenset(
 MATTERS_TO: Mapping[About, frozenset[str]] = {
     "authorisation": frozenset({"authorisation_pending"}),
     "refund": frozenset({"refund_pending", "refunded", "declined"}),
-    "dispute": frozenset({"captured", "refund_failed", "refunded"}),
+    # Its event may come before it is known that the money was taken, and while it goes back.
+    "dispute": frozenset(
+        {
+            *("capturing", "captured", "voiding", "refunding", "refund_pending", "crediting"),
+            *("declined", "refund_failed", "refunded"),
+        }
+    ),
 }
 
 

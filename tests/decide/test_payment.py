@@ -406,6 +406,7 @@ FOLLOW_REFUND = Follow(order_id=ORDER, what="refund", **THERE)
 LOOK = FOLLOW.model_copy(update={"once": True})
 LOOK_AT_REFUND = FOLLOW_REFUND.model_copy(update={"once": True})
 PENDING = replace(REGISTERED, status="authorisation_pending")
+CAPTURING_THERE = replace(REGISTERED, status="capturing")
 CAPTURED_THERE = replace(REGISTERED, status="captured")
 REFUNDING_THERE = withdrawn(replace(REGISTERED, status="refunding"))
 REFUND_PENDING = replace(REFUNDING_THERE, status="refund_pending")
@@ -482,12 +483,18 @@ NOTIFIED_BY_THE_PROVIDER = rows(
     given(PENDING).when(ABOUT_AUTHORISATION).then(PENDING, LOOK),
     given(PENDING).when(ABOUT_REFUND, ABOUT_DISPUTE).nothing(),
     given(REFUND_PENDING).when(ABOUT_REFUND).then(REFUND_PENDING, LOOK_AT_REFUND),
-    given(REFUND_PENDING).when(ABOUT_AUTHORISATION, ABOUT_DISPUTE).nothing(),
+    given(REFUND_PENDING).when(ABOUT_AUTHORISATION).nothing(),
+    given(REFUND_PENDING).when(ABOUT_DISPUTE).then(REFUND_PENDING, LOOK_AT_REFUND),
     given(REFUNDED_THERE).when(ABOUT_REFUND, ABOUT_DISPUTE).then(REFUNDED_THERE, LOOK_AT_REFUND),
     given(CAPTURED_THERE).when(ABOUT_DISPUTE).then(CAPTURED_THERE, LOOK_AT_REFUND),
     given(CAPTURED_THERE).when(ABOUT_AUTHORISATION, ABOUT_REFUND).nothing(),
     given(CAPTURED_THERE).when(*(notified(about, "pi_other") for about in get_args(About))).nothing(),
-    given(REGISTERED, REGISTERING, replace(REGISTERED, status="capturing")).when(*EVERYTHING).nothing(),
+    given(REGISTERED, REGISTERING).when(*EVERYTHING).nothing(),
+    # Its event overtakes the answer to the capture, or comes while the money goes back.
+    given(CAPTURING_THERE).when(ABOUT_DISPUTE).then(CAPTURING_THERE, LOOK_AT_REFUND),
+    given(CAPTURING_THERE).when(ABOUT_AUTHORISATION, ABOUT_REFUND).nothing(),
+    given(REFUNDING_THERE).when(ABOUT_DISPUTE).then(REFUNDING_THERE, LOOK_AT_REFUND),
+    given(REFUNDING_THERE).when(ABOUT_AUTHORISATION, ABOUT_REFUND).nothing(),
     given(None, HELD, FENCED, DECLINED, VOIDING, REFUNDING, CREDITING, REFUND_FAILED)
     .when(*EVERYTHING)
     .nothing(),
@@ -518,6 +525,10 @@ LATE_FACTS = rows(
     .when(Stands("captured", disputed="disputed"))
     .then(replace(CAPTURED_THERE, disputed=True), payment_disputed()),
     given(replace(CAPTURED_THERE, disputed=True)).when(Stands("captured", disputed="disputed")).nothing(),
+    # Asked in the round before: that it is disputed is so in every round.
+    given(in_round(2, REFUNDED_THERE))
+    .when(Stands("refunded", disputed="disputed"))
+    .then(replace(in_round(2, REFUNDED_THERE), disputed=True), payment_disputed()),
     given(None).when(Stands("refunded")).nothing(),
 )
 
