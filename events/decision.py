@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 StateT_co = TypeVar("StateT_co", covariant=True)
 FactT_co = TypeVar("FactT_co", covariant=True)
 CallT_co = TypeVar("CallT_co", covariant=True)
-RetryPolicy = Literal["step", "undo", "message"]
+RetryPolicy = Literal["step", "undo", "message", "pending"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,19 @@ class Decision(Generic[StateT_co, FactT_co, CallT_co]):
 
 
 class Command(BaseModel):
-    """A request that concerns one order; the answer is read off the state it leads to."""
+    """A request that concerns one order; the answer is read off the state it leads to.
+
+    One with a `once_id` counts once, as a fact does: it is entered in the inbox by it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     order_id: UUID
+
+    @property
+    def once_id(self) -> UUID | None:
+        """By what its repetitions are known; None where each counts."""
+        return None
 
 
 class Call(BaseModel):
@@ -40,7 +48,7 @@ class Call(BaseModel):
 
     A subclass names itself in the calls table: `class Capture(Call, name="capture")`. Its `retry_policy` says
     how many attempts it is worth: those of a `step` that can still be called off, of an `undo` whose failure
-    is a case for a person, or of a `message` that may arrive late.
+    is a case for a person, of a `message` that may arrive late, or of what is `pending` elsewhere for days.
 
     What was definitely refused is refused for ever under its idempotency key; the next `round` has another.
     """

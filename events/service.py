@@ -38,7 +38,9 @@ def name_of(kind: type[Fact] | str) -> str:
 class Step:
     """After `trigger` it is the service's turn; any one of `results` ends the turn.
 
-    `person`: the service has done its part, and what it is to publish next depends on a person. `since`: a
+    `person`: the service has done its part, and what it is to publish next depends on a person.
+    `deadline_seconds`: how long it may take, where that is not what its service's steps take; it counts for
+    itself then, and not as part of the time of the whole order, for it is waited for elsewhere. `since`: a
     step that was added to a choreography which runs is not owed for what was received before, so what ended
     stays ended; and late, its service is also asked, for a replica of the release before does it and does
     not publish it. `knowing`: what it cannot answer without, so that its answer is the sign of both, and late
@@ -48,6 +50,7 @@ class Step:
     trigger: type[Fact]
     results: tuple[type[Fact], ...]
     person: bool = False
+    deadline_seconds: float | None = None
     since: datetime | None = None
     knowing: type[Fact] | None = None
     service: str = ""

@@ -11,7 +11,8 @@ from events.http.authentication import VIEWER, Approver, SignedAct
 from events.http.limits import StrictRoute
 from events.http.problems import FORGOTTEN, Problem
 from events.runtime.service_runtime import ServiceRuntime
-from payment_svc.decide import APPROVAL_EXPIRED, APPROVAL_REJECTED, Approve, Payment, Reject
+from payment_svc.decide import APPROVAL_EXPIRED, APPROVAL_REJECTED
+from payment_svc.payment import Approve, Payment, Reject
 from payment_svc.repository import PAYMENTS
 
 router = APIRouter(prefix="/payments", tags=["payments"], route_class=StrictRoute)

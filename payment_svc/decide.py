@@ -1,10 +1,14 @@
 """What payment makes of each fact, command and outcome.
 
     stock_reserved       -> authorise, then capture -> captured | declined
+                            (before that registered, with a provider that wants it so)
                             (above the limit: payment.held, until a person approves or rejects)
     shipment_rejected,
     shipment_cancelled   -> void, else refund, else credit note -> refunded, else refund_failed
                             (or a fence, when nothing was begun yet)
+    what is pending at the provider
+                         -> pending, or refund_pending, until the provider says how it ended; and what it says
+                            later still: refund_reversed, disputed
     saga.retry_requested,
     saga.settled         -> what failed is tried again; or a person gave the money back: refunded
 
@@ -12,27 +16,67 @@ A call in flight when the order is withdrawn is undone once its outcome is known
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, assert_never
+from dataclasses import replace
+from typing import assert_never
 from uuid import UUID
 
-from events.decision import Call, Command, Decision, GaveUp, Outcome
-from events.facts.base import AmountMinor, Currency, Line, Note, Person, Token
+from events.decision import Decision, GaveUp
 from events.facts.fulfillment import ShipmentCancelled, ShipmentRejected
 from events.facts.inventory import StockReserved
 from events.facts.payment import (
     PaymentApproved,
     PaymentCaptured,
     PaymentDeclined,
+    PaymentDisputed,
     PaymentHeld,
+    PaymentPending,
     PaymentRefunded,
     PaymentRefundFailed,
+    PaymentRefundPending,
+    PaymentRefundReversed,
     UndoneBy,
 )
 from events.facts.saga import ApprovalExpired, RetryRequested, Settled
+from payment_svc.payment import (
+    IN_FLIGHT,
+    MATTERS_TO,
+    REGISTERS,
+    SANDBOX,
+    Approve,
+    AuthorisationDeclined,
+    Authorise,
+    Authorised,
+    Calls,
+    Capture,
+    Captured,
+    CaptureRefused,
+    Follow,
+    IssueCreditNote,
+    Notified,
+    Outcomes,
+    Payment,
+    Pending,
+    Refund,
+    Register,
+    Registered,
+    Reject,
+    Stands,
+    Undone,
+    UndoRefused,
+    Void,
+    authorise_of,
+    capture_of,
+    credit_note_of,
+    follow_of,
+    refund_of,
+    register_of,
+    rung_of,
+    void_of,
+)
 
 NAME = "payment"
 PROVIDER_UNAVAILABLE = "provider_unavailable"
+AUTHORISATION_PENDING = "authorisation_pending"
 APPROVAL_REJECTED = "approval_rejected"
 APPROVAL_EXPIRED = "approval_expired"
 
@@ -42,147 +86,42 @@ ApprovalLimits = Mapping[str, int]
 DEFAULT = "default"
 
 
-class Approve(Command):
-    """A person lets a held payment go ahead."""
-
-    by: Person
-    note: Note
-
-
-class Reject(Command):
-    """A person refuses a held payment."""
-
-    by: Person
-    note: Note
-
-
-class Authorise(Call, name="authorise"):
-    """Set the amount aside on the customer's means of payment."""
-
-    amount_minor: AmountMinor
-    currency: Currency
-    payment_token: Token
-
-
-class Capture(Call, name="capture"):
-    """Take what was authorised."""
-
-
-class Void(Call, name="void", retry_policy="undo"):
-    """Let go of what was authorised but not captured, and refuse a late authorisation."""
-
-
-class Refund(Call, name="refund", retry_policy="undo"):
-    """Give back what was captured."""
-
-
-class IssueCreditNote(Call, name="issue_credit_note", retry_policy="undo"):
-    """Owe the customer what could not be refunded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Authorised(Outcome):
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorisationDeclined(Outcome):
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Captured(Outcome):
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureRefused(Outcome):
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Undone(Outcome):
-    """A void, refund or credit note succeeded."""
-
-    undone_by: UndoneBy
-
-
-@dataclass(frozen=True, slots=True)
-class UndoRefused(Outcome):
-    """The provider will never do this void, refund or credit note."""
-
-    call: Void | Refund | IssueCreditNote
-    reason: str
-
-
-Calls = Authorise | Capture | Void | Refund | IssueCreditNote
 Subscribes = StockReserved | ShipmentRejected | ShipmentCancelled | ApprovalExpired | RetryRequested | Settled
-Outcomes = (
-    Authorised | AuthorisationDeclined | Captured | CaptureRefused | Undone | UndoRefused | GaveUp[Calls]
-)
 Publishes = (
-    PaymentHeld | PaymentApproved | PaymentCaptured | PaymentDeclined | PaymentRefunded | PaymentRefundFailed
+    PaymentHeld
+    | PaymentApproved
+    | PaymentPending
+    | PaymentCaptured
+    | PaymentDeclined
+    | PaymentRefundPending
+    | PaymentRefunded
+    | PaymentRefundFailed
+    | PaymentRefundReversed
+    | PaymentDisputed
 )
-Rung = Literal["void", "refund", "issue_credit_note"]
-
-
-@dataclass(frozen=True, slots=True)
-class Payment:
-    """One order's money. `fenced`: undone before it was done, so never to be charged.
-
-    `withdrawn` means that fulfilment asked for the undo, so it ends in `refunded`; an undo that payment
-    began by itself ends in `declined`. `reason` is why it is being undone. `retry_with` and `round`: what a
-    retry of an undo that failed begins with, under which key.
-    """
-
-    order_id: UUID
-    status: Literal[
-        "held",
-        "authorising",
-        "capturing",
-        "captured",
-        "voiding",
-        "refunding",
-        "crediting",
-        "declined",
-        "refunded",
-        "refund_failed",
-        "fenced",
-    ]
-    amount_minor: int = 0
-    currency: str | None = None
-    customer: str | None = None
-    payment_token: str | None = None
-    lines: tuple[Line, ...] = ()
-    withdrawn: bool = False
-    reason: str | None = None
-    decided_by: str | None = None
-    decision_note: str | None = None
-    retry_with: Rung = "void"
-    round: int = 1
-    settled_by: str | None = None
-
-
 Decided = Decision[Payment | None, Publishes, Calls]
-# A call is on its way, and only then does an outcome mean anything.
-IN_FLIGHT = frozenset({"authorising", "capturing", "voiding", "refunding", "crediting"})
 
 
 def decide(
     payment: Payment | None,
-    message: Subscribes | Outcomes | Approve | Reject,
+    message: Subscribes | Outcomes | Approve | Reject | Notified,
     *,
     approval_limits_minor: ApprovalLimits,
+    provider: str = SANDBOX,
 ) -> Decision[Payment | None, Publishes, Calls]:
     match message:
         case StockReserved():
-            return begin(payment, message, limit_of(message.currency, approval_limits_minor))
+            return begin(payment, message, limit_of(message.currency, approval_limits_minor), provider)
         case ShipmentRejected() | ShipmentCancelled():
             return undo(payment, message.order_id, message.reason)
         case Approve() | Reject():
             return settle_hold(payment, message)
         case ApprovalExpired():
             return expire_hold(payment)
+        case Notified():
+            return look_again(payment, message)
+        case Stands():
+            return stand(payment, message)
         case RetryRequested() | Settled():
             return take_up(payment, message)
         case _:
@@ -193,7 +132,9 @@ def limit_of(currency: str, limits_minor: ApprovalLimits) -> int:
     return limits_minor.get(currency, limits_minor[DEFAULT])
 
 
-def begin(payment: Payment | None, reserved: StockReserved, approval_limit_minor: int) -> Decided:
+def begin(
+    payment: Payment | None, reserved: StockReserved, approval_limit_minor: int, provider: str
+) -> Decided:
     if payment is not None:
         return Decision(payment)
     begun = Payment(
@@ -204,6 +145,7 @@ def begin(payment: Payment | None, reserved: StockReserved, approval_limit_minor
         customer=reserved.customer,
         payment_token=reserved.payment_token,
         lines=reserved.lines,
+        provider=provider,
     )
     if reserved.amount_minor > approval_limit_minor:
         held = PaymentHeld(
@@ -213,16 +155,12 @@ def begin(payment: Payment | None, reserved: StockReserved, approval_limit_minor
             limit_minor=approval_limit_minor,
         )
         return Decision(replace(begun, status="held"), facts=(held,))
-    return authorise(begun)
+    return ask_for_money(begun)
 
 
-def authorise(payment: Payment) -> Decided:
-    call = Authorise(
-        order_id=payment.order_id,
-        amount_minor=payment.amount_minor,
-        currency=payment.currency or "",
-        payment_token=payment.payment_token or "",
-    )
+def ask_for_money(payment: Payment) -> Decided:
+    """First of all by having it registered, if the provider wants that: its id is kept before any charge."""
+    call = register_of(payment) if payment.provider in REGISTERS else authorise_of(payment)
     return Decision(replace(payment, status="authorising"), calls=(call,))
 
 
@@ -233,7 +171,7 @@ def settle_hold(payment: Payment | None, command: Approve | Reject) -> Decided:
     if isinstance(command, Reject):
         return decline(decided, APPROVAL_REJECTED)
     approved = PaymentApproved(order_id=payment.order_id, by=command.by, note=command.note)
-    return replace(authorise(decided), facts=(approved,))
+    return replace(ask_for_money(decided), facts=(approved,))
 
 
 def expire_hold(payment: Payment | None) -> Decided:
@@ -247,6 +185,9 @@ def undo(payment: Payment | None, order_id: UUID, reason: str) -> Decided:
         payment = Payment(order_id=order_id, status="fenced")
     elif payment.status in ("authorising", "capturing"):
         return Decision(replace(payment, withdrawn=True, reason=reason))
+    elif payment.status == "authorisation_pending" and not payment.withdrawn:
+        waits = PaymentRefundPending(order_id=order_id, reason=AUTHORISATION_PENDING)
+        return Decision(replace(payment, withdrawn=True, reason=reason), facts=(waits,))
     elif payment.status == "captured":
         return refund(replace(payment, withdrawn=True, reason=reason))
     elif payment.status != "held":
@@ -271,10 +212,72 @@ def take_up(payment: Payment | None, asked: RetryRequested | Settled) -> Decided
             return issue_credit_note(payment)
 
 
+def look_again(payment: Payment | None, notified: Notified) -> Decided:
+    """Only where it may matter: what is under way is answered, and says more than its event."""
+    if payment is None or payment.provider_payment != notified.provider_payment:
+        return Decision(payment)
+    if payment.status not in MATTERS_TO[notified.about]:
+        return Decision(payment)
+    return Decision(payment, calls=(follow_of(payment, once=True),))
+
+
+def stand(payment: Payment | None, stands: Stands) -> Decided:
+    """What is pending has ended, or it turns out that what had ended did not."""
+    if payment is None or stands.round != payment.round:
+        return Decision(payment)
+    noted = note_dispute(payment, stands.disputed)
+    decided = end_pending(noted.state or payment, stands)
+    return replace(decided, facts=(*noted.facts, *decided.facts))
+
+
+def note_dispute(payment: Payment, disputed: str | None) -> Decided:
+    if disputed is None or payment.disputed:
+        return Decision(payment)
+    fact = PaymentDisputed(order_id=payment.order_id, reason=disputed)
+    return Decision(replace(payment, disputed=True), facts=(fact,))
+
+
+def end_pending(payment: Payment, stands: Stands) -> Decided:
+    match payment.status, stands.status:
+        case "authorisation_pending", "authorised":
+            return void(payment) if payment.withdrawn else capture(payment)
+        case "authorisation_pending", "declined":
+            return end_uncharged(payment, stands.reason or PROVIDER_UNAVAILABLE)
+        case "refund_pending", "refunded":
+            return end_undone(payment, "refund")
+        case "refund_pending", "credited":
+            return end_undone(payment, "credit_note")
+        case "refund_pending", "refund_failed":
+            return issue_credit_note(payment)
+        case "refunded" | "declined", "refund_failed" if payment.settled_by is None:
+            # It was certainly coming, and did not come after all: under new keys it may be tried again.
+            stuck = replace(
+                payment, status="refund_failed", retry_with="void", round=payment.round + 1, reversed=True
+            )
+            reversed_ = PaymentRefundReversed(
+                order_id=payment.order_id, reason=f"refund: {stands.reason}"[:200]
+            )
+            return Decision(stuck, facts=(reversed_,))
+        case _:
+            return Decision(payment)
+
+
+def be_pending(payment: Payment, reason: str) -> Decided:
+    if payment.status == "authorising":
+        following = replace(payment, status="authorisation_pending")
+        pending = PaymentPending(order_id=payment.order_id, reason=reason[:200])
+        return Decision(following, facts=(pending,), calls=(follow_of(following),))
+    following = replace(payment, status="refund_pending")
+    waits = PaymentRefundPending(order_id=payment.order_id, reason=reason[:200])
+    return Decision(following, facts=(waits,), calls=(follow_of(following),))
+
+
 def learn(payment: Payment | None, outcome: Outcomes) -> Decided:
     if payment is None or payment.status not in IN_FLIGHT:
         return Decision(payment)
     match outcome:
+        case Registered(provider_payment):
+            return be_registered(replace(payment, provider_payment=provider_payment))
         case Authorised():
             return void(payment) if payment.withdrawn else capture(payment)
         case AuthorisationDeclined(reason):
@@ -285,20 +288,37 @@ def learn(payment: Payment | None, outcome: Outcomes) -> Decided:
             return void(replace(payment, reason=payment.reason or reason))
         case Undone(undone_by):
             return end_undone(payment, undone_by)
+        case Pending(reason):
+            return be_pending(payment, reason)
         case UndoRefused(call, reason):
             return next_rung(payment, call, reason)
         case GaveUp():
             return give_up(payment, outcome)
+        case Stands():
+            return stand(payment, outcome)
         case _:
             assert_never(outcome)
 
 
+def be_registered(payment: Payment) -> Decided:
+    return void(payment) if payment.withdrawn else Decision(payment, calls=(authorise_of(payment),))
+
+
 def give_up(payment: Payment, gave_up: GaveUp[Calls]) -> Decided:
     match gave_up.call:
-        case Authorise() if not gave_up.maybe_done:
+        case Register() | Authorise() if not gave_up.maybe_done:
             return end_uncharged(payment, PROVIDER_UNAVAILABLE)
-        case Authorise() | Capture():
+        case Register() | Authorise() | Capture():
             return void(replace(payment, reason=payment.reason or PROVIDER_UNAVAILABLE))
+        case Follow() if payment.status == "authorisation_pending":
+            return void(replace(payment, reason=payment.reason or PROVIDER_UNAVAILABLE))
+        case Follow() if payment.status == "refund_pending":
+            return fail_undo(replace(payment, retry_with="refund"), f"{gave_up.call.name}: {gave_up.reason}")
+        case Follow():
+            return Decision(payment)
+        case Void() if payment.provider in REGISTERS and payment.provider_payment is None:
+            # Nobody learned its id, so nobody can have asked for money under it.
+            return end_uncharged(payment, payment.reason or PROVIDER_UNAVAILABLE)
         case Void() | Refund() | IssueCreditNote():
             # Not on to the next rung: this one may have been done, and money must not go back twice. So a
             # retry asks for the same under the same key.
@@ -323,35 +343,20 @@ def next_rung(payment: Payment, refused: Void | Refund | IssueCreditNote, reason
             assert_never(refused)
 
 
-def rung_of(call: Void | Refund | IssueCreditNote) -> Rung:
-    match call:
-        case Void():
-            return "void"
-        case Refund():
-            return "refund"
-        case IssueCreditNote():
-            return "issue_credit_note"
-        case _:
-            assert_never(call)
-
-
 def capture(payment: Payment) -> Decided:
-    return Decision(replace(payment, status="capturing"), calls=(Capture(order_id=payment.order_id),))
+    return Decision(replace(payment, status="capturing"), calls=(capture_of(payment),))
 
 
 def void(payment: Payment) -> Decided:
-    call = Void(order_id=payment.order_id, round=payment.round)
-    return Decision(replace(payment, status="voiding"), calls=(call,))
+    return Decision(replace(payment, status="voiding"), calls=(void_of(payment),))
 
 
 def refund(payment: Payment) -> Decided:
-    call = Refund(order_id=payment.order_id, round=payment.round)
-    return Decision(replace(payment, status="refunding"), calls=(call,))
+    return Decision(replace(payment, status="refunding"), calls=(refund_of(payment),))
 
 
 def issue_credit_note(payment: Payment) -> Decided:
-    call = IssueCreditNote(order_id=payment.order_id, round=payment.round)
-    return Decision(replace(payment, status="crediting"), calls=(call,))
+    return Decision(replace(payment, status="crediting"), calls=(credit_note_of(payment),))
 
 
 def be_captured(payment: Payment) -> Decided:

@@ -4,15 +4,20 @@
 `HttpPaymentProvider`, which speaks to the sandbox. `PaymentGateway` turns calls into outcomes.
 """
 
-from typing import Any, Protocol, assert_never
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, TypeVar, assert_never
 from uuid import UUID
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, Field, SecretStr, ValidationInfo, field_validator
 
+from events.decision import Outcome
 from events.facts.payment import UndoneBy
+from events.outbound.dispatcher import CallFailed, Gateway
 from events.outbound.http_party import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused, Reply
 from events.runtime.settings import ServiceSettings
-from payment_svc.decide import (
+from payment_svc.payment import (
+    SANDBOX,
+    STRIPE,
     AuthorisationDeclined,
     Authorise,
     Authorised,
@@ -20,25 +25,56 @@ from payment_svc.decide import (
     Capture,
     Captured,
     CaptureRefused,
+    Follow,
     IssueCreditNote,
     Refund,
+    Register,
+    Results,
     Undone,
     UndoRefused,
     Void,
 )
+from payment_svc.stripe import StripePayments
 
 ALREADY_REFUNDED = "already_refunded"
 ALREADY_CREDITED = "already_credited"
 
-Results = Authorised | AuthorisationDeclined | Captured | CaptureRefused | Undone | UndoRefused
-
 
 class ProviderSettings(ServiceSettings):
-    """What the gateway reads besides."""
+    """What the gateway reads besides: with whom payments are begun, and how to reach each provider.
 
-    provider_url: HttpUrl
+    Payments that were begun with another one are finished with that, as long as it can be reached.
+    """
+
+    provider: Literal["sandbox", "stripe"] = SANDBOX
+    provider_url: HttpUrl | None = Field(default=None, validate_default=True)
     # Sent as a bearer token, as most providers want their key.
     provider_token: SecretStr | None = None
+    stripe_key: SecretStr | None = Field(default=None, validate_default=True)
+    # Where Stripe's API is; a sandbox has a door like it.
+    stripe_api: HttpUrl = "https://api.stripe.com"
+    # Of the endpoint that takes events; None: there is none, and what is pending is asked for.
+    stripe_webhook_secret: SecretStr | None = None
+    stripe_webhook_tolerance_seconds: int = Field(default=300, gt=0)
+
+    @field_validator("provider_url")
+    @classmethod
+    def _where(cls, given: str | None, known: ValidationInfo) -> str | None:
+        return _needed(given, SANDBOX, known)
+
+    @field_validator("stripe_key")
+    @classmethod
+    def _by_which_key(cls, given: SecretStr | None, known: ValidationInfo) -> SecretStr | None:
+        return _needed(given, STRIPE, known)
+
+
+GivenT = TypeVar("GivenT")
+
+
+def _needed(given: GivenT | None, provider: str, known: ValidationInfo) -> GivenT | None:
+    if given is None and known.data.get("provider") == provider:
+        raise ValueError(f"needed where payments are begun with {provider}")
+    return given
 
 
 class PaymentProvider(OutsideParty, Protocol):
@@ -95,6 +131,9 @@ class PaymentGateway:
     async def _ask(self, call: Calls) -> Accepted | Refused:
         provider, key = self._provider, call.idempotency_key
         match call:
+            case Register() | Follow():
+                # Nothing has an id here, and nothing is ever pending.
+                raise CallFailed(f"nothing_to_{call.name}", maybe_done=False)
             case Authorise():
                 return await provider.authorise(
                     call.order_id, call.amount_minor, call.currency, call.payment_token, key=key
@@ -115,7 +154,7 @@ def outcome_of(call: Calls, answer: Accepted | Refused) -> Results:
     """What the provider's answer means to decide.py."""
     refused = answer.reason if isinstance(answer, Refused) else None
     match call:
-        case Authorise():
+        case Register() | Follow() | Authorise():
             return Authorised() if refused is None else AuthorisationDeclined(refused)
         case Capture():
             return Captured() if refused is None else CaptureRefused(refused)
@@ -196,7 +235,55 @@ def _means_of(call: Void | Refund | IssueCreditNote) -> UndoneBy:
             assert_never(call)
 
 
+class Providers:
+    """The gateway to all providers that can be reached: each call goes to the one that it names."""
+
+    def __init__(self, gateways: Mapping[str, Gateway[Calls]]) -> None:
+        self._gateways = gateways
+
+    async def open(self) -> None:
+        """Get ready."""
+        for gateway in self._gateways.values():
+            await gateway.open()
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        for gateway in self._gateways.values():
+            await gateway.close()
+
+    async def perform(self, call: Calls) -> Outcome:
+        """Do it. Raises CallFailed when another attempt may help."""
+        return await self._of(call).perform(call)
+
+    async def look_up(self, call: Calls) -> Outcome | None:
+        """What an earlier attempt came to. Raises CallFailed when the provider does not say."""
+        return await self._of(call).look_up(call)
+
+    def _of(self, call: Calls) -> Gateway[Calls]:
+        gateway = self._gateways.get(call.provider)
+        if gateway is None:
+            raise CallFailed(f"{call.provider}_not_configured", maybe_done=False)
+        return gateway
+
+
+def gateways_from(settings: ProviderSettings) -> Gateway[Calls]:
+    """The way to every provider that the settings say how to reach."""
+    gateways: dict[str, Gateway[Calls]] = {}
+    if settings.provider_url is not None:
+        gateways[SANDBOX] = gateway_from(settings)
+    if settings.stripe_key is not None:
+        gateways[STRIPE] = stripe_from(settings, settings.stripe_key)
+    return Providers(gateways)
+
+
 def gateway_from(settings: ProviderSettings) -> PaymentGateway:
-    """The gateway to the provider that the settings name."""
+    """The gateway to a provider that speaks the sandbox's protocol."""
+    assert settings.provider_url is not None, "checked by whoever asks"
     provider = HttpParty("provider", settings.provider_url, settings, bearer_token=settings.provider_token)
     return PaymentGateway(HttpPaymentProvider(provider))
+
+
+def stripe_from(settings: ProviderSettings, key: SecretStr) -> StripePayments:
+    """The gateway to Stripe."""
+    base_url = settings.stripe_api.rstrip("/")
+    return StripePayments(HttpParty("stripe", base_url, settings), base_url, key.get_secret_value())

@@ -15,17 +15,21 @@ from events.facts.payment import (
     PaymentApproved,
     PaymentCaptured,
     PaymentDeclined,
+    PaymentDisputed,
     PaymentHeld,
+    PaymentPending,
     PaymentRefunded,
     PaymentRefundFailed,
+    PaymentRefundPending,
+    PaymentRefundReversed,
 )
 from events.facts.saga import ApprovalExpired, RetryRequested, Settled
 from events.runtime.definition import ServiceDefinition
 from events.runtime.settings import FromJson
 from events.service import Step
-from payment_svc import api
+from payment_svc import api, webhooks
 from payment_svc.decide import DEFAULT, NAME, decide
-from payment_svc.gateway import ProviderSettings, gateway_from
+from payment_svc.gateway import ProviderSettings, gateways_from
 from payment_svc.repository import PAYMENTS
 
 DEFAULT_APPROVAL_LIMIT_MINOR = 1_000_000
@@ -53,10 +57,16 @@ class PaymentSettings(ProviderSettings):
 
 
 def _decide_by(settings: PaymentSettings) -> Callable[..., Decision[Any, Any, Any]]:
-    return partial(decide, approval_limits_minor=settings.approval_limit_minor)
+    return partial(decide, approval_limits_minor=settings.approval_limit_minor, provider=settings.provider)
 
 
 _REFUNDED = (PaymentRefunded, PaymentDeclined, PaymentRefundFailed)
+_REFUNDING = (*_REFUNDED, PaymentRefundPending)
+# A payment that fails half-way is undone by payment itself, hence refunds on the way forward.
+_CHARGED = (PaymentCaptured, PaymentDeclined, PaymentRefundFailed, PaymentRefundPending)
+_CHARGING = (*_CHARGED, PaymentPending)
+# For how long a provider may work on what is pending before a person should look: a payment, and a refund.
+PENDING_SECONDS, REFUND_PENDING_SECONDS = 86_400.0, 10 * 86_400.0
 
 SERVICE = ServiceDefinition(
     name=NAME,
@@ -65,22 +75,20 @@ SERVICE = ServiceDefinition(
     decide_by=_decide_by,
     repository=PAYMENTS,
     settings=PaymentSettings,
-    gateway=gateway_from,
-    routers=(api.router,),
-    # A payment that fails half-way is undone by payment itself, hence refund_failed on the way forward.
+    gateway=gateways_from,
+    routers=(api.router, webhooks.router),
     steps=(
-        Step(StockReserved, (PaymentCaptured, PaymentDeclined, PaymentHeld, PaymentRefundFailed)),
-        Step(
-            PaymentHeld,
-            (PaymentApproved, PaymentCaptured, PaymentDeclined, PaymentRefundFailed),
-            person=True,
-        ),
-        Step(PaymentApproved, (PaymentCaptured, PaymentDeclined, PaymentRefundFailed)),
-        Step(ApprovalExpired, (PaymentDeclined, PaymentApproved, PaymentCaptured, PaymentRefundFailed)),
-        Step(ShipmentCancelled, _REFUNDED),
-        Step(ShipmentRejected, (PaymentRefunded, PaymentRefundFailed)),
+        Step(StockReserved, (*_CHARGING, PaymentHeld)),
+        Step(PaymentHeld, (PaymentApproved, *_CHARGING), person=True),
+        Step(PaymentApproved, _CHARGING),
+        Step(ApprovalExpired, (PaymentApproved, *_CHARGING)),
+        Step(PaymentPending, (*_CHARGED, PaymentRefunded), deadline_seconds=PENDING_SECONDS),
+        Step(ShipmentCancelled, _REFUNDING),
+        Step(ShipmentRejected, (PaymentRefunded, PaymentRefundFailed, PaymentRefundPending)),
+        Step(PaymentRefundPending, _REFUNDED, deadline_seconds=REFUND_PENDING_SECONDS),
         # An undo that failed for good: a person resolves it, and the chain goes on from there.
         Step(PaymentRefundFailed, (PaymentRefunded, PaymentDeclined), person=True),
+        Step(PaymentRefundReversed, (PaymentRefunded, PaymentDeclined), person=True),
         Step(RetryRequested, _REFUNDED),
         Step(Settled, _REFUNDED),
     ),
@@ -91,6 +99,10 @@ SERVICE = ServiceDefinition(
     statuses_after={
         PaymentHeld: ("held",),
         PaymentApproved: (),
+        PaymentPending: (),
+        PaymentRefundPending: (),
+        PaymentDisputed: (),
+        PaymentRefundReversed: ("refund_failed",),
         PaymentCaptured: ("captured",),
         PaymentDeclined: ("declined",),
         PaymentRefunded: ("refunded", "fenced"),

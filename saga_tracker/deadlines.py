@@ -19,7 +19,7 @@ from events.facts.payment import PaymentHeld
 from events.service import name_of
 from saga_tracker.availability import ALWAYS, Availability, Time
 from saga_tracker.projection import Saga, State, Wait
-from saga_tracker.steps import SUBSCRIBED
+from saga_tracker.steps import PATIENT, SUBSCRIBED
 
 
 class Act(StrEnum):
@@ -107,7 +107,9 @@ def _next(
         """When its time is over that begins then, or the whole saga's, which does not begin before either."""
         at = begins + timedelta(seconds=rules.seconds_of(wait.service, wait.because_of))
         whole = max(whole_from, begins) if begins > since else whole_from
-        return min(at, whole + timedelta(seconds=rules.saga_seconds)) if withdrawable else at
+        if not withdrawable or (wait.because_of, wait.service) in PATIENT:
+            return at
+        return min(at, whole + timedelta(seconds=rules.saga_seconds))
 
     if wait.redriven_at is None and (wait.because_of, wait.service) in SUBSCRIBED:
         return Due(Act.REDRIVE, late_at(time.redrive_from), wait)

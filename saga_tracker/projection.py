@@ -7,20 +7,16 @@ they were read never matters. A fact also says that its causes happened, whether
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
 from events.facts.base import Fact
 from events.facts.fulfillment import (
-    ShipmentCancelFailed,
-    ShipmentCancelled,
     ShipmentDispatched,
     ShipmentDispatchFailed,
-    ShipmentRejected,
     ShipmentScheduled,
 )
-from events.facts.inventory import StockRejected, StockReleased, StockReserved
+from events.facts.inventory import StockReleased
 from events.facts.notification import CustomerNotified, NotificationFailed
 from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
 from events.facts.payment import (
@@ -29,7 +25,7 @@ from events.facts.payment import (
     PaymentDeclined,
     PaymentHeld,
     PaymentRefunded,
-    PaymentRefundFailed,
+    PaymentRefundReversed,
 )
 from events.facts.saga import (
     ApprovalExpired,
@@ -41,22 +37,9 @@ from events.facts.saga import (
 )
 from events.service import Step, name_of
 from saga_tracker.causes.cause import as_late, in_full
+from saga_tracker.ladder import LADDER, PAST_PIVOT, TURNED_BACK, Rung
+from saga_tracker.ladder import State as State
 from saga_tracker.steps import AFTER_THE_PIVOT, COMPLETING, STEPS
-
-
-class State(StrEnum):
-    """Where an order stands, as a person sees it."""
-
-    PENDING_INVENTORY = "PENDING_INVENTORY"
-    PENDING_PAYMENT = "PENDING_PAYMENT"
-    AWAITING_APPROVAL = "AWAITING_APPROVAL"
-    PENDING_SHIPMENT = "PENDING_SHIPMENT"
-    COMPLETING = "COMPLETING"
-    COMPLETED = "COMPLETED"
-    COMPENSATING = "COMPENSATING"
-    CANCELLED = "CANCELLED"
-    NEEDS_MANUAL = "NEEDS_MANUAL"
-
 
 ENDED = (State.COMPLETED, State.CANCELLED)
 
@@ -124,38 +107,6 @@ class Saga:
     fact_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """One of `reached_by` puts a saga here, unless it stands on a higher rung. `anew`: for a second time."""
-
-    state: State
-    reached_by: tuple[type[Fact], ...]
-    anew: bool = False
-
-
-# The highest rung reached says where a saga stands that is neither cancelled nor past its pivot: how far
-# it came forward or, once it turned back, how far it is undone.
-LADDER = (
-    Rung(State.COMPENSATING, (StockReleased, StockRejected)),
-    Rung(State.COMPENSATING, (PaymentRefunded, PaymentDeclined)),
-    Rung(State.NEEDS_MANUAL, (PaymentRefundFailed,)),
-    Rung(State.COMPENSATING, (ShipmentCancelled, ShipmentRejected)),
-    Rung(State.NEEDS_MANUAL, (ShipmentCancelFailed,)),
-    Rung(State.COMPENSATING, (OrderWithdrawn,)),
-    Rung(State.PENDING_SHIPMENT, (ShipmentScheduled,)),
-    Rung(State.PENDING_SHIPMENT, (PaymentCaptured,)),
-    Rung(State.PENDING_PAYMENT, (PaymentApproved,), anew=True),
-    Rung(State.AWAITING_APPROVAL, (ApprovalExpired,)),
-    Rung(State.AWAITING_APPROVAL, (PaymentHeld,)),
-    Rung(State.PENDING_PAYMENT, (StockReserved,)),
-    Rung(State.PENDING_INVENTORY, (OrderCreated,)),
-)
-# Telling of a cancellation is no sign that an order was confirmed: see `_Known`.
-_PAST_PIVOT: tuple[type[Fact], ...] = (
-    OrderConfirmed,
-    *(kind for step in AFTER_THE_PIVOT for kind in step.results),
-)
-_TURNED_BACK = (OrderWithdrawn, StockRejected, PaymentDeclined, ShipmentRejected)
 _STEPS_AFTER: dict[str, list[Step]] = {}
 for _step in STEPS:
     _STEPS_AFTER.setdefault(name_of(_step.trigger), []).append(_step)
@@ -273,7 +224,7 @@ def project(facts: Collection[SagaFact]) -> Saga:
     if not facts:
         raise ValueError("a saga begins with a fact")
     known = _Known(facts)
-    standing = _noting_lateness(_stand(known), known)
+    standing = _noting_lateness(_reversed(_stand(known), known), known)
     created = known.first(OrderCreated)
     started_at = (created or known.all[0]).read_at
     return Saga(
@@ -310,7 +261,7 @@ def _noting_lateness(standing: _Standing, known: _Known) -> _Standing:
 
 
 def _stand(known: _Known) -> _Standing:
-    pivot = known.first(OrderConfirmed) or known.first(*_PAST_PIVOT)
+    pivot = known.first(OrderConfirmed) or known.first(*PAST_PIVOT)
     cancelled = known.first(OrderCancelled)
     if pivot and cancelled:
         since = max(pivot.read_at, cancelled.read_at)
@@ -321,6 +272,23 @@ def _stand(known: _Known) -> _Standing:
     if pivot:
         return _past_pivot(known, pivot)
     return _on_ladder(known)
+
+
+def _reversed(standing: _Standing, known: _Known) -> _Standing:
+    """A refund that failed after it was published is for a person, wherever the order stands by now.
+
+    They are counted: each one that failed follows a refund, and is over with the next.
+    """
+    failures = known.each(PaymentRefundReversed)
+    if len(failures) < max(1, len(known.each(PaymentRefunded, PaymentDeclined))):
+        return standing
+    failed = failures[-1]
+    acts = [act for act in known.each(RetryRequested, Settled) if act.about == failed.fact_id]
+    if not acts:
+        waits = standing.waits + _waits_of(PaymentRefundReversed.owner, failed)
+        return _Standing(State.NEEDS_MANUAL, failed.read_at, waits, failed.reason)
+    waits = standing.waits + _waits_again(acts[-1])
+    return _Standing(State.COMPENSATING, acts[-1].read_at, waits, failed.reason)
 
 
 def _past_pivot(known: _Known, pivot: SagaFact) -> _Standing:
@@ -386,7 +354,7 @@ def _failed_undo(known: _Known, rung: Rung) -> _Standing:
 
 
 def _why_back(known: _Known, fact: SagaFact) -> str | None:
-    turned = known.first(OrderWithdrawn) or known.first(*_TURNED_BACK) or fact
+    turned = known.first(OrderWithdrawn) or known.first(*TURNED_BACK) or fact
     return in_full(turned.reason, known.first(SagaTimedOut))
 
 

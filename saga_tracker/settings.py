@@ -27,7 +27,11 @@ from saga_tracker.steps import SERVICES, STEPS
 ServicesUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s{}]*\{service\}[^\s{}]*$")]
 
 # How long each service may take for a step, and for how long an outage of it makes none of its orders late.
-STEP_DEADLINES_SECONDS = {service.name: service.step_deadline_seconds for service in installed_services()}
+STEP_DEADLINES_SECONDS = {service.name: service.step_deadline_seconds for service in installed_services()} | {
+    f"{step.service}:{name_of(step.trigger)}": step.deadline_seconds
+    for step in STEPS
+    if step.deadline_seconds is not None
+}
 SERVICE_PATIENCE_SECONDS = {service.name: service.patience_seconds for service in installed_services()}
 
 

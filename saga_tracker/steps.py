@@ -23,6 +23,10 @@ STEPS = tuple(
 
 # Which service receives which fact, as opposed to what it goes on from by itself.
 SUBSCRIBED = frozenset((name_of(step.trigger), step.service) for step in STEPS if not step.own)
+# What is waited for elsewhere, by a deadline of its own: the time of the whole order says nothing of it.
+PATIENT = frozenset(
+    (name_of(step.trigger), step.service) for step in STEPS if step.deadline_seconds is not None
+)
 # What replicas of a release before this one do without publishing it.
 ADDED = frozenset((name_of(step.trigger), step.service) for step in STEPS if step.since is not None)
 # Who cannot answer which of them without having received `order.created`.

@@ -34,6 +34,7 @@ RABBITMQ_VARIABLE = f"{PREFIX}RABBITMQ_URL"
 # Known to the rig alone: administrators' URLs are none of a service's business.
 KEPT_FROM_PROCESSES = frozenset({POSTGRES_VARIABLE, RABBITMQ_VARIABLE})
 
+PAYMENT = "payment"
 # Whose token a rig has of its own.
 LOCAL_NAME = "local"
 # Who gets to a process here is on this machine; unless the environment says otherwise.
@@ -165,9 +166,25 @@ class Addresses:
             variables[f"{PREFIX}SERVICE_URLS"] = json.dumps(urls)
             # As the release before has them.
             variables |= {f"{PREFIX}{asked.upper()}_URL": url for asked, url in urls.items()}
-        environment = _ON_LOOPBACK | self.inherited_environment() | variables | dict(extra or {})
+        given = self.inherited_environment()
+        environment = _ON_LOOPBACK | self._stripe(name, given) | given | variables | dict(extra or {})
         log = self.places.logs / f"{full_name}.log"
         return ServiceProcess(full_name, spec.package, port, environment, log)
+
+    def _stripe(self, name: str, given: Mapping[str, str]) -> dict[str, str]:
+        """How payment and the sandbox's door in Stripe's form find each other; nothing for Stripe itself."""
+        key, secret = f"{PREFIX}STRIPE_KEY", f"{PREFIX}STRIPE_WEBHOOK_SECRET"
+        if given.keys() & {key, f"{key}_FILE", secret, f"{secret}_FILE"}:
+            return {}
+        signed = {secret: f"whsec_{self.state.secret('stripe-webhooks')}"}
+        if name == PAYMENT:
+            return {
+                f"{PREFIX}STRIPE_API": self.http(SANDBOX),
+                key: f"sk_test_{self.state.secret('stripe')}",
+            } | signed
+        if name == SANDBOX and PAYMENT in {spec.name for spec in self.blueprint.processes}:
+            return {f"{PREFIX}SANDBOX_WEBHOOK_URL": f"{self.http(PAYMENT)}/webhooks/stripe"} | signed
+        return {}
 
     @property
     def external(self) -> frozenset[str]:
@@ -214,4 +231,4 @@ class Addresses:
             self.state.port(spec.name)
         self.state.port(SMTP_PORT)
         _ = self.database_passwords, self.broker_passwords, self.admin_token, self.token
-        _ = self.postgres, self.rabbitmq
+        _ = self.postgres, self.rabbitmq, self.state.secret("stripe"), self.state.secret("stripe-webhooks")

@@ -1,5 +1,6 @@
 """The outside world, wired up: its settings, and which path leads where."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from starlette.routing import Route
 from compose.sandbox import carrier, provider
 from compose.sandbox.customers import MailServer, MailSink, Push, PushSink, customer_of, mail_as_json
 from compose.sandbox.http import (
+    Body,
     OnReference,
     Problem,
     answer_bug,
@@ -32,6 +34,8 @@ from compose.sandbox.http import (
 )
 from compose.sandbox.ledger import Ledger
 from compose.sandbox.operations import Delays, Desk, FaultRule, Faults, Operation
+from compose.sandbox.stripe_door import StripeDoor
+from compose.sandbox.stripe_webhooks import Webhooks
 from events.http.limits import WithoutNul
 from events.runtime.settings import FromEnvironment
 from events.telemetry.log import log
@@ -42,6 +46,12 @@ PAGE_LIMIT = 1000
 MAX_ROW_ID = 2**63 - 1
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Clock(Body):
+    """How far ahead of the time a clock is."""
+
+    ahead_seconds: float = Field(ge=0, le=366 * 24 * 3600)
 
 
 class SandboxSettings(FromEnvironment):
@@ -67,6 +77,19 @@ class SandboxSettings(FromEnvironment):
     sandbox_stop_seconds: int = Field(default=5, ge=1, description="for requests in flight at SIGTERM")
     sandbox_sink_retention: int = Field(default=10_000, ge=1, description="mails kept, and pushes kept")
 
+    # Of Stripe's door.
+    sandbox_pending_seconds: float = Field(default=2, ge=0, description="after that what is pending ends")
+    sandbox_hold_seconds: float = Field(
+        default=7 * 24 * 3600, gt=0, description="an authorisation lasts so long"
+    )
+    sandbox_webhook_url: str | None = Field(default=None, description="None or empty: there are no webhooks")
+    sandbox_webhook_spread_seconds: float = Field(
+        default=0.5, ge=0, description="how far out of order they come"
+    )
+    stripe_webhook_secret: SecretStr = Field(
+        default=SecretStr("whsec_sandbox"), description="what signs them"
+    )
+
 
 class Sandbox:
     """The outside world, wired up. Must be made inside its event loop."""
@@ -83,6 +106,22 @@ class Sandbox:
             self.delays,
             slow_seconds=settings.sandbox_slow_seconds,
             body_limit_bytes=settings.sandbox_body_limit_bytes,
+        )
+        self.webhooks = Webhooks(
+            self.ledger,
+            settings.sandbox_webhook_url or None,
+            settings.stripe_webhook_secret.get_secret_value(),
+            spread_seconds=settings.sandbox_webhook_spread_seconds,
+        )
+        self.stripe = StripeDoor(
+            self.ledger,
+            self.faults,
+            self.delays,
+            self.webhooks,
+            slow_seconds=settings.sandbox_slow_seconds,
+            body_limit_bytes=settings.sandbox_body_limit_bytes,
+            pending_seconds=settings.sandbox_pending_seconds,
+            hold_seconds=settings.sandbox_hold_seconds,
         )
         self.pushes = PushSink(settings.sandbox_sink_retention)
         self.mail_server = MailServer(
@@ -109,10 +148,14 @@ class Sandbox:
 
     @asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        loops = [asyncio.create_task(self.stripe.run()), asyncio.create_task(self.webhooks.run())]
         try:
             async with measured_loop():
                 yield
         finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
             await self.mail_server.close()
             self.ledger.close()
 
@@ -121,6 +164,8 @@ class Sandbox:
         return [
             *(Route(path, self.desk.takes(operation), methods=["POST"]) for path, operation in operations),
             *(Route(path, endpoint, methods=["GET"]) for path, endpoint in look_ups),
+            *self.stripe.routes(),
+            Route("/stripe/clock", self._put_clock, methods=["PUT"]),
             Route("/faults", self._put_faults, methods=["PUT"]),
             Route("/faults", self._clear_faults, methods=["DELETE"]),
         ]
@@ -229,6 +274,15 @@ class Sandbox:
         self.faults.put(rule)
         log.warning("faults_set", **rule.model_dump())
         return self._faults_in_force()
+
+    async def _put_clock(self, request: Request) -> Response:
+        """Stripe's door goes by a clock that is so far ahead: what is due by then happens."""
+        self._admit(request)
+        clock = await read_body(request, Clock, self.settings.sandbox_body_limit_bytes)
+        self.stripe.ahead_seconds = clock.ahead_seconds
+        self.stripe.go_on()
+        await self.ledger.committed()
+        return Response(status_code=204)
 
     async def _clear_faults(self, request: Request) -> Response:
         self._admit(request)

@@ -65,6 +65,26 @@ CREATE UNIQUE INDEX IF NOT EXISTS captured_or_voided ON entries (reference)
 CREATE UNIQUE INDEX IF NOT EXISTS given_back_once ON entries (reference)
     WHERE kind IN ('refunded', 'credited');
 
+-- Of Stripe's door: each object as it is now, and when something becomes of it by itself; and the events that
+-- are yet to be delivered.
+CREATE TABLE IF NOT EXISTS stripe_objects (
+    id TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    parent TEXT,
+    content TEXT NOT NULL,
+    due_at REAL
+);
+CREATE INDEX IF NOT EXISTS stripe_objects_of ON stripe_objects (parent, kind);
+CREATE INDEX IF NOT EXISTS stripe_objects_due ON stripe_objects (due_at) WHERE due_at IS NOT NULL;
+CREATE TABLE IF NOT EXISTS stripe_deliveries (
+    id INTEGER PRIMARY KEY,
+    content TEXT NOT NULL,
+    due_at REAL NOT NULL,
+    attempts INTEGER NOT NULL,
+    since REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS stripe_deliveries_due ON stripe_deliveries (due_at);
+
 CREATE TABLE IF NOT EXISTS shipments (
     id INTEGER PRIMARY KEY,
     reference TEXT NOT NULL UNIQUE,

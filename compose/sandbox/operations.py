@@ -52,6 +52,13 @@ class FaultRule(Body):
     lose_answer_rate: float = Field(
         default=0, ge=0, le=1, description="the work is done, the answer is not sent"
     )
+    rate_limit_rate: float = Field(default=0, ge=0, le=1, description="429 before any work")
+    saved_error_rate: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="Stripe's door: a 500 kept under the key, half of them after the work",
+    )
     seed: int = 0
 
 
@@ -62,6 +69,9 @@ class Fault:
     latency_seconds: float = 0
     fails: bool = False
     loses_answer: bool = False
+    limits_rate: bool = False
+    saves_error_before: bool = False
+    saves_error_after: bool = False
 
 
 NO_FAULT = Fault()
@@ -92,10 +102,16 @@ class Faults:
         if not self._rules or target not in self._rules:
             return NO_FAULT
         rule, random = self._rules[target]
+        fails, loses = random.random() < rule.fail_rate, random.random() < rule.lose_answer_rate
+        # Drawn only by rules that have them: so that a seed of before means the same.
+        saved = random.random() if rule.saved_error_rate else 1.0
         return Fault(
             latency_seconds=rule.latency_seconds,
-            fails=random.random() < rule.fail_rate,
-            loses_answer=random.random() < rule.lose_answer_rate,
+            fails=fails,
+            loses_answer=loses,
+            limits_rate=bool(rule.rate_limit_rate) and random.random() < rule.rate_limit_rate,
+            saves_error_before=saved < rule.saved_error_rate / 2,
+            saves_error_after=rule.saved_error_rate / 2 <= saved < rule.saved_error_rate,
         )
 
 
@@ -180,6 +196,9 @@ class Desk:
         fault = self._faults.draw(operation.party)
         if fault.latency_seconds:
             await self._delays.wait(fault.latency_seconds)
+        if fault.limits_rate:
+            headers = {"Retry-After": "1"}
+            raise Problem(429, "rate-limit", "Too many requests", NOT_DONE, headers=headers)
         if fault.fails:
             raise Problem(503, "fault-drill", "Unavailable", NOT_DONE)
         answer, manner = await self._perform_once(operation, key, body)
@@ -233,7 +252,7 @@ class Desk:
                     )
             else:
                 manner = operation.manner(db, body)
-                failure = _refuse_to_work(db, operation.party, key, manner)
+                failure = refuse_to_work(db, operation.party, key, manner)
                 http_status, text = 0, ""
                 if failure is None:
                     answer = operation.perform(db, body)
@@ -284,7 +303,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _refuse_to_work(db: Connection, party: Party, key: str, manner: Manner) -> Problem | None:
+def refuse_to_work(db: Connection, party: str, key: str, manner: Manner) -> Problem | None:
+    """What an attempt is answered that is not to do any work; None when it is."""
     if manner is Manner.FAILS:
         return Problem(500, "always-fails", "Internal error", "this token makes every attempt fail")
     if manner is Manner.FLAKY:

@@ -22,6 +22,12 @@ class PaymentApproved(Fact, wire="payment.approved.v1"):
     note: Note
 
 
+class PaymentPending(Fact, wire="payment.pending.v1"):
+    """The provider is still working on it: whether the customer has paid will be known later."""
+
+    reason: Reason
+
+
 class PaymentCaptured(Fact, wire="payment.captured.v1"):
     """The customer has paid. Carries what fulfilment needs of the order."""
 
@@ -56,6 +62,24 @@ class PaymentRefundedV1(SupersededFact, wire="payment.refunded.v1"):
     def upcast(self) -> PaymentRefunded:
         """The same fact, settled by nobody."""
         return PaymentRefunded(order_id=self.order_id, undone_by=self.undone_by, reason=self.reason)
+
+
+class PaymentRefundPending(Fact, wire="payment.refund_pending.v1"):
+    """What is to be given back is neither back nor certainly coming: the provider will say so later."""
+
+    reason: Reason
+
+
+class PaymentRefundReversed(Fact, wire="payment.refund_reversed.v1", case=True):
+    """A refund failed after it was certain, and published: a person has to settle it, whatever has ended."""
+
+    reason: Reason
+
+
+class PaymentDisputed(Fact, wire="payment.disputed.v1"):
+    """The customer's bank took the money back, or is about to: that is argued out at the provider's."""
+
+    reason: Reason
 
 
 class PaymentRefundFailed(Fact, wire="payment.refund_failed.v1", case=True):

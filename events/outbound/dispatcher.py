@@ -89,6 +89,7 @@ def schedules_of(settings: ServiceSettings) -> dict[RetryPolicy, RetrySchedule]:
         "step": RetrySchedule(settings.call_attempts, first, settings.call_backoff_cap_seconds),
         "undo": RetrySchedule(settings.undo_attempts, first, settings.undo_backoff_cap_seconds),
         "message": RetrySchedule(settings.message_attempts, first, settings.message_backoff_cap_seconds),
+        "pending": RetrySchedule(settings.pending_attempts, first, settings.pending_backoff_cap_seconds),
     }
 
 

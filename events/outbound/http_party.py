@@ -223,7 +223,9 @@ class HttpParty:
         maybe_done = method not in SAFE_METHODS
         with self._breaker.request() as request:
             try:
-                status, body = await self._exchange(method, URL(url, encoded=True), sent, content)
+                status, body, retry_after = await self._exchange(
+                    method, URL(url, encoded=True), sent, content
+                )
             except _Unreachable:
                 raise CallFailed(f"{self._name}_unreachable", maybe_done=False) from None
             except TimeoutError:
@@ -238,13 +240,17 @@ class HttpParty:
             if not request.alive:
                 # A 5xx may come from a proxy that gave up on a provider that did not.
                 maybe_done = maybe_done and status != TOO_MANY_REQUESTS
-                raise CallFailed(f"{self._name}_answered_{status}", maybe_done=maybe_done)
+                raise CallFailed(
+                    f"{self._name}_answered_{status}",
+                    maybe_done=maybe_done,
+                    wait_seconds=min(retry_after, self._settings.call_retry_after_cap_seconds),
+                )
         return Reply(self._name, status, body)
 
     async def _exchange(
         self, method: str, url: URL, headers: Mapping[str, str], content: bytes | None
-    ) -> tuple[int, bytes | None]:
-        """The status and the body; None for one that is too large.
+    ) -> tuple[int, bytes | None, float]:
+        """The status, the body (None for one that is too large), and in how many seconds to ask again.
 
         Raises _Unreachable when nothing was sent, TimeoutError, or ClientError for an answer that was lost.
         """
@@ -268,7 +274,8 @@ class HttpParty:
                 # Refused, too late, no such name, a certificate that does not hold.
                 raise _Unreachable from None
             try:
-                return response.status, await self._read(response)
+                body = await self._read(response)
+                return response.status, body, _seconds_in(response.headers.get("Retry-After"))
             finally:
                 response.release()
 
@@ -349,6 +356,13 @@ class _Spoilt(ClientConnectionError):
 class _Recorded(BaseModel):
     http_status: int
     answer: dict[str, JsonValue]
+
+
+def _seconds_in(retry_after: str | None) -> float:
+    """What Retry-After says in seconds. One that is a date is left to the retry policy."""
+    if retry_after is None or not (retry_after.isascii() and retry_after.isdigit()):
+        return 0.0
+    return float(retry_after[:9])
 
 
 def _check(headers: Mapping[str, str]) -> None:

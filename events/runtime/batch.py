@@ -130,7 +130,7 @@ class Batch:
 
     def _enter(self, trip: RoundTrip, inputs: Sequence[Input]) -> list[Rows]:
         """Enter the inbox and settle the calls; the answers are the causes that count."""
-        facts = [(item.causation_id, item.payload) for item in inputs if item.kind == "fact"]
+        facts = [(item.causation_id, item.payload) for item in inputs if item.in_inbox]
         outcomes = [item.causation_id for item in inputs if item.kind == "outcome"]
         results = []
         if facts:
@@ -145,7 +145,7 @@ class Batch:
         committed = Committed()
         now = datetime.now(UTC)
         for item in inputs:
-            if item.kind != "command":
+            if item.kind == "outcome" or item.in_inbox:
                 if item.causation_id not in fresh:
                     continue
                 fresh.remove(item.causation_id)

@@ -28,6 +28,11 @@ class Input:
     failures: int = 0
 
     @property
+    def in_inbox(self) -> bool:
+        """Whether it counts once by an entry in the inbox, which the outcome of a call does by its row."""
+        return self.kind == "fact" or (self.kind == "command" and self.payload.once_id is not None)
+
+    @property
     def name(self) -> str:
         """A fact's wire name; the type of a command or an outcome."""
         return self.payload.wire_name if self.kind == "fact" else type(self.payload).__name__

@@ -210,6 +210,8 @@ class ServiceSettings(ProcessSettings):
     call_timeout_seconds: float = Field(default=4.0, gt=0)
     # Of that, at most so much for a connection, with its name and its TLS: until then nothing was sent.
     call_connect_timeout_seconds: float = Field(default=2.0, gt=0)
+    # No party is left alone for longer than this because its Retry-After says so.
+    call_retry_after_cap_seconds: float = Field(default=30.0, ge=0)
     # Of an answer over HTTP, unpacked.
     call_answer_limit_bytes: int = Field(default=262_144, gt=0)
     # A kept connection that was idle for longer is not used again. A server that closes an idle one just then
@@ -218,6 +220,9 @@ class ServiceSettings(ProcessSettings):
     call_attempts: int = Field(default=25, gt=0)
     undo_attempts: int = Field(default=12, gt=0)
     message_attempts: int = Field(default=30, gt=0)
+    # Of what is pending at an outside party, which also says so: asked for some 40 days, ever less often.
+    pending_attempts: int = Field(default=1_000, gt=0)
+    pending_backoff_cap_seconds: float = Field(default=3_600.0, gt=0)
     call_backoff_seconds: float = Field(default=0.3, gt=0)
     call_backoff_cap_seconds: float = Field(default=5.0, gt=0)
     undo_backoff_cap_seconds: float = Field(default=45.0, gt=0)

@@ -93,14 +93,17 @@ class Worker:
         self._wake.set()
 
     async def ask(self, command: Command, traceparent: str | None) -> Any:
-        """Commit a command; answers the order's state then. Raises Overloaded, or what `decide` raises."""
+        """Commit a command; answers the order's state then, or None if it counted before.
+
+        Raises Overloaded, or what `decide` raises.
+        """
         if self._over or len(self._promised) >= self._settings.max_pending_commands:
             raise Overloaded
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         # Until it is committed, however long its caller waits for that: the bound is on what is in memory.
         self._promised.add(done)
         done.add_done_callback(self._promised.discard)
-        item = Input("command", command.order_id, command, uuid4(), traceparent, done)
+        item = Input("command", command.order_id, command, command.once_id or uuid4(), traceparent, done)
         self._enqueue(item, self._asked)
         # Whoever asked may give up; it counts until it is committed all the same.
         return await asyncio.shield(done)

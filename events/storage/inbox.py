@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
-from events.decision import Contradiction
+from events.decision import Command, Contradiction
 from events.facts import Fact
 from events.facts.base import content_of, contradict
 from events.runtime.input import Input
@@ -35,16 +35,22 @@ _KNOWN = prepared(
 )
 
 
-def enter(trip: RoundTrip, facts: Iterable[tuple[UUID, Fact]]) -> Rows:
+def enter(trip: RoundTrip, facts: Iterable[tuple[UUID, Fact | Command]]) -> Rows:
     """Have these facts entered, of which there are some; the answer are the ids that were not known.
 
-    Of several under one id the first is entered.
+    Of several under one id the first is entered. A command that counts once is entered by its type alone.
     """
-    first: dict[UUID, Fact] = {}
+    first: dict[UUID, Fact | Command] = {}
     for fact_id, fact in facts:
         first.setdefault(fact_id, fact)
-    rows = ((fact_id, fact.order_id, fact.wire_name, content_of(fact)) for fact_id, fact in first.items())
+    rows = ((fact_id, one.order_id, *_named(one)) for fact_id, one in first.items())
     return trip.add(_ENTER, **as_arrays(_COLUMNS, rows))
+
+
+def _named(one: Fact | Command) -> tuple[str, int | None]:
+    if isinstance(one, Fact):
+        return one.wire_name, content_of(one)
+    return f"command.{type(one).__name__}", None
 
 
 def repeated(inputs: Sequence[Input], fresh: set[UUID]) -> list[Input]:

@@ -30,7 +30,8 @@ from saga_tracker.dead_letters.views import AuditPage
 from saga_tracker.http import audit, manual_api
 from saga_tracker.http.audit import Entry
 from saga_tracker.http.views import as_seen_by
-from saga_tracker.projection import LADDER, State
+from saga_tracker.ladder import LADDER
+from saga_tracker.projection import State
 from saga_tracker.reconciliation import api as reconciliation_api
 from saga_tracker.reconciliation.api import KnownParty, Reconciliation
 from saga_tracker.steps import SERVICES

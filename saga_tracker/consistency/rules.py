@@ -57,7 +57,6 @@ class Violation:
 
 
 INVARIANTS: list[Invariant] = []
-
 # Whose ends have rules of their own.
 _RULED = frozenset({"order", "inventory", "payment", "fulfillment", "notification"})
 NOT_CHARGED = ("none", "held", "declined", "refunded", "fenced")
@@ -184,7 +183,7 @@ def manual_case_stands_still(_snapshot: Snapshot, books: AllBooks) -> Iterator[C
     for order_id, book in books.items():
         if book.verdict != "NEEDS_MANUAL":
             continue
-        held = "sold" if book.status == "confirmed" else "reserved"
+        held = {"confirmed": "sold", "cancelled": "released"}.get(book.status, "reserved")
         if book.reservation.status != held:
             yield order_id, f"for a person to settle, but no longer {held}"
         if book.payment.status != "refund_failed" and not book.money.charged_minor:
@@ -287,6 +286,7 @@ _ENDS: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
 # While a person is waited for because of this fact, its service stands still in this status.
 _STANDS_STILL = {
     "payment.refund_failed": "refund_failed",
+    "payment.refund_reversed": "refund_failed",
     "fulfillment.shipment_cancel_failed": "cancel_failed",
     "fulfillment.shipment_dispatch_failed": "dispatch_failed",
 }

@@ -48,6 +48,8 @@ PUBLIC = {
     "/docs",
     "/docs/oauth2-redirect",
     "/redoc",
+    # For whoever signs with the secret of the provider's webhooks: looked at within.
+    "/webhooks/stripe",
 }
 ROLES = {
     ("order", "POST", "/orders"): CLIENTS,
@@ -116,9 +118,15 @@ OUTSIDE = {
         *("/provider/authorisations", "/provider/captures", "/provider/voids", "/provider/refunds"),
         *("/provider/credit-notes", "/carrier/shipments", "/carrier/cancellations", "/carrier/dispatches"),
         "/push/messages",
+        *("/v1/payment_intents", "/v1/refunds", "/v1/customers/{id}/balance_transactions"),
+        *(f"/v1/payment_intents/{{id}}/{what}" for what in ("confirm", "capture", "cancel")),
     )
 }
-SANDBOX_ADMINS = {(SANDBOX, "PUT", "/faults"), (SANDBOX, "DELETE", "/faults")}
+SANDBOX_ADMINS = {
+    (SANDBOX, "PUT", "/faults"),
+    (SANDBOX, "DELETE", "/faults"),
+    (SANDBOX, "PUT", "/stripe/clock"),
+}
 SETTINGS = {
     "BROKER_URL": "amqp://nobody@127.0.0.1:1/",
     "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",

@@ -75,6 +75,22 @@ def payment_refund_failed(reason: str) -> payment.PaymentRefundFailed:
     return payment.PaymentRefundFailed(order_id=ORDER, reason=reason)
 
 
+def payment_pending(reason: str = "processing") -> payment.PaymentPending:
+    return payment.PaymentPending(order_id=ORDER, reason=reason)
+
+
+def payment_refund_pending(reason: str = "refund_pending") -> payment.PaymentRefundPending:
+    return payment.PaymentRefundPending(order_id=ORDER, reason=reason)
+
+
+def payment_refund_reversed(reason: str) -> payment.PaymentRefundReversed:
+    return payment.PaymentRefundReversed(order_id=ORDER, reason=reason)
+
+
+def payment_disputed(reason: str = "disputed") -> payment.PaymentDisputed:
+    return payment.PaymentDisputed(order_id=ORDER, reason=reason)
+
+
 def shipment_rejected(reason: str = "address_not_served") -> fulfillment.ShipmentRejected:
     return fulfillment.ShipmentRejected(order_id=ORDER, reason=reason)
 

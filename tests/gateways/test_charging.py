@@ -14,6 +14,7 @@ import pytest
 from aiohttp import ClientSession
 from structlog.testing import capture_logs
 
+from events.facts import Fact
 from events.facts.base import Line
 from events.facts.inventory import StockReserved
 from events.messaging.envelope import Envelope, encode
@@ -50,9 +51,13 @@ class Till:
                 lines=(Line(sku="kettle", quantity=1, amount_minor=1250),),
                 amount_minor=1250,
             )
-            message = encode(Envelope(uuid4(), fact, "inventory", datetime.now(UTC)))
-            await self.exchange.publish(message, fact.wire_name)
+            await self.publish(fact)
         return orders
+
+    async def publish(self, fact: Fact) -> None:
+        """As the service would whose fact it is."""
+        message = encode(Envelope(uuid4(), fact, fact.owner, datetime.now(UTC)))
+        await self.exchange.publish(message, fact.wire_name)
 
     async def ended(self, order_id: UUID) -> str | None:
         """How the order's payment ended, if it did."""

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from events.outbound.dispatcher import CallFailed
 from events.outbound.http_party import Refused
 from events.runtime.settings import ServiceSettings
-from payment_svc.decide import Capture
 from payment_svc.gateway import PaymentGateway, ProviderSettings, gateway_from
+from payment_svc.payment import Capture
 from tests.gateways.world import in_short, settings_for
 
 Answering = Callable[[web.Response], Awaitable[PaymentGateway]]

@@ -6,7 +6,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from events.outbound.dispatcher import CallFailed, Gateway
-from payment_svc.decide import (
+from payment_svc.gateway import PaymentGateway, ProviderSettings, gateway_from
+from payment_svc.payment import (
     AuthorisationDeclined,
     Authorise,
     Authorised,
@@ -20,7 +21,6 @@ from payment_svc.decide import (
     UndoRefused,
     Void,
 )
-from payment_svc.gateway import PaymentGateway, ProviderSettings, gateway_from
 from tests.gateways.world import carry_out, in_short, settings_for
 from tests.sandbox.conftest import Client
 from tests.sandbox_process import SandboxProcess, new_sandbox

@@ -18,7 +18,7 @@ from fulfillment_svc.decide import Shipment
 from fulfillment_svc.repository import SHIPMENTS
 from notification_svc.decide import Notice
 from notification_svc.repository import NOTICES
-from payment_svc.decide import Payment
+from payment_svc.payment import Payment
 from payment_svc.repository import PAYMENTS
 from tests.decide.given import CUSTOMER, DELIVER_ON, LINES, ORDER, PERSON, SHIPMENT, TOKEN
 from tests.servers import Servers

@@ -24,7 +24,7 @@ from notification_svc.decide import Notice
 from notification_svc.repository import NOTICES
 from order_svc.decide import Order
 from order_svc.repository import ORDERS
-from payment_svc.decide import Payment
+from payment_svc.payment import Payment
 from payment_svc.repository import PAYMENTS
 from tests.servers import Servers
 from tests.tracker.watch import get
@@ -69,7 +69,13 @@ SERVICES = [
             payment_token="tok_ok",
             settled_by="ada",
         ),
-        {"status": "refunded", "amount_minor": 500, "currency": "EUR", "settled_by": "ada"},
+        {
+            "status": "refunded",
+            "amount_minor": 500,
+            "currency": "EUR",
+            "settled_by": "ada",
+            "reversed": False,
+        },
     ),
     Sample(
         "fulfillment_svc",

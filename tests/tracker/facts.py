@@ -19,9 +19,13 @@ from events.facts.payment import (
     PaymentApproved,
     PaymentCaptured,
     PaymentDeclined,
+    PaymentDisputed,
     PaymentHeld,
+    PaymentPending,
     PaymentRefunded,
     PaymentRefundFailed,
+    PaymentRefundPending,
+    PaymentRefundReversed,
 )
 from events.facts.saga import (
     ApprovalExpired,
@@ -69,6 +73,10 @@ def facts_of(order_id: UUID = ORDER) -> dict[str, Fact]:
         "cancel_failed": ShipmentCancelFailed(order_id=order_id, reason="carrier_silent"),
         "refunded": PaymentRefunded(order_id=order_id, undone_by="refund", reason="address_not_served"),
         "refund_failed": PaymentRefundFailed(order_id=order_id, reason="issue_credit_note: refused"),
+        "pending": PaymentPending(order_id=order_id, reason="processing"),
+        "refund_pending": PaymentRefundPending(order_id=order_id, reason="refund_pending"),
+        "reversed": PaymentRefundReversed(order_id=order_id, reason="refund: lost_card"),
+        "disputed": PaymentDisputed(order_id=order_id, reason="disputed"),
         "released": StockReleased(order_id=order_id, reason="card_declined"),
         "cancelled": OrderCancelled(order_id=order_id, customer="cust_1", reason="card_declined"),
         "notified_of_cancellation": CustomerNotified(
@@ -108,6 +116,8 @@ def _from_people(order_id: UUID) -> dict[str, Fact]:
     return {
         "approved": PaymentApproved.model_validate(signed),
         "retried": RetryRequested.model_validate({**signed, "service": "payment"}),
+        "reversal_retried": RetryRequested.model_validate({**signed, "service": "payment"}),
+        "refunded_again": PaymentRefunded(order_id=order_id, undone_by="credit_note", reason="lost_card"),
         "refund_failed_again": PaymentRefundFailed(order_id=order_id, reason="refund: refused again"),
         "settled": Settled.model_validate({**signed, "service": "payment"}),
         "dispatch_retried": RetryRequested.model_validate({**signed, "service": "fulfillment"}),
@@ -171,6 +181,7 @@ BECAUSE = {
     "dispatch_overdue": "confirmed",
     "expired": "held",
     "retried": "refund_failed",
+    "reversal_retried": "reversed",
     "settled": "refund_failed_again",
     "dispatch_retried": "dispatch_failed",
     "cancel_settled": "cancel_failed",
@@ -179,6 +190,12 @@ BECAUSE = {
     "telling_of_cancellation_retried": "not_notified_of_cancellation",
 }
 PATHS = {
+    "pending, completed": "created reserved pending captured scheduled confirmed sold dispatched notified",
+    "pending, declined": "created reserved pending declined released cancelled notified_of_cancellation",
+    "refund pending": "created reserved captured shipment_rejected refund_pending refunded released"
+    " cancelled notified_of_cancellation",
+    "withdrawn while pending": "created reserved pending withdrawn shipment_cancelled refund_pending refunded"
+    " released cancelled notified_of_cancellation",
     "completed": "created reserved captured scheduled confirmed sold dispatched notified",
     "completed, customer not told": "created reserved captured scheduled confirmed not_notified"
     " dispatched sold",
@@ -225,4 +242,5 @@ RETOLD = (
     "created stock_rejected cancelled not_notified_of_cancellation telling_of_cancellation_retried",
     "created reserved captured withdrawn cancel_failed cancel_settled",
     "created scheduled confirmed dispatch_failed dispatch_retried",
+    f"{PATHS['carrier refuses']} reversed reversal_retried",
 )

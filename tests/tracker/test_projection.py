@@ -11,6 +11,7 @@ from saga_tracker.projection import ENDED, Saga, SagaFact, State, project
 from tests.tracker.facts import BEGAN, PATHS, RETOLD, TRACEPARENT, facts_named
 
 # What is known, then: state, whom it waits for, and why.
+REFUNDED = PATHS["carrier refuses"]
 FAILED = "created reserved captured shipment_rejected refund_failed"
 SHOWN = [
     ("created", "PENDING_INVENTORY", "inventory", None),
@@ -65,6 +66,28 @@ SHOWN = [
         "address_not_served",
     ),
     (PATHS["declined"], "CANCELLED", "", "card_declined"),
+    # Pending at the provider, which takes as long as it takes.
+    ("created reserved pending", "PENDING_PAYMENT", "payment", None),
+    ("created reserved held approved pending", "PENDING_PAYMENT", "payment", None),
+    ("created reserved pending captured", "PENDING_SHIPMENT", "fulfillment", None),
+    (
+        "created reserved captured shipment_rejected refund_pending",
+        "COMPENSATING",
+        "payment",
+        "address_not_served",
+    ),
+    (
+        "created reserved pending withdrawn shipment_cancelled refund_pending",
+        "COMPENSATING",
+        "payment",
+        "customer_cancelled",
+    ),
+    # A refund that fails when all was over, until it is done after all; and a dispute, which is only shown.
+    (f"{REFUNDED} reversed", "NEEDS_MANUAL", "payment", "refund: lost_card"),
+    (f"{REFUNDED} reversed reversal_retried", "COMPENSATING", "payment", "refund: lost_card"),
+    (f"{REFUNDED} reversed reversal_retried refunded_again", "CANCELLED", "", "card_declined"),
+    (f"{REFUNDED} reversed refunded_again", "CANCELLED", "", "card_declined"),
+    (f"{PATHS['completed']} disputed", "COMPLETED", "", None),
     # Turned back by its owner.
     ("created withdrawn", "COMPENSATING", "fulfillment", "customer_cancelled"),
     ("created reserved captured scheduled withdrawn", "COMPENSATING", "fulfillment", "customer_cancelled"),

@@ -11,7 +11,7 @@ from typing import Literal
 from events.decision import Call, Outcome
 from fulfillment_svc import decide as fulfillment
 from notification_svc import decide as notification
-from payment_svc import decide as payment
+from payment_svc import payment
 from tests.decide.given import DELIVER_ON, SHIPMENT
 
 Movement = Literal["authorised", "captured", "voided", "refunded", "credited"]
@@ -27,6 +27,8 @@ class Outside:
     amount_minor: int = 0
     currency: str = ""
     movements: tuple[Movement, ...] = ()
+    pending: Literal["nothing", "authorisation", "refund"] = "nothing"
+    """What a provider with ids has taken on, and not yet done."""
     parcel: Literal["nothing", "closed", "booked", "dispatched", "cancelled"] = "nothing"
     answered: frozenset[tuple[str, Outcome]] = frozenset()
     """By idempotency key, where the same may be asked for once more."""
@@ -36,7 +38,7 @@ class Outside:
 
 
 Decided = tuple[Outside, Outcome]
-REFUSED = "refused"
+REFUSED, LATER, PAYMENT = "refused", "pending", "pi_1"
 
 
 def carry_out(call: Call, outside: Outside) -> Iterator[Decided]:
@@ -55,6 +57,10 @@ def carry_out(call: Call, outside: Outside) -> Iterator[Decided]:
 def possibilities(call: Call, outside: Outside) -> Iterator[Decided]:
     """The same for a call under a key that was never seen."""
     match call:
+        case payment.Register():
+            return register(outside)
+        case payment.Follow():
+            return follow(call, outside)
         case payment.Authorise() | payment.Capture():
             return charge(call, outside)
         case payment.Void() | payment.Refund() | payment.IssueCreditNote():
@@ -68,8 +74,27 @@ def possibilities(call: Call, outside: Outside) -> Iterator[Decided]:
 
 
 def leaves_a_trace(call: Call) -> bool:
-    """Whether it matters that a request given up on arrives after all: that of a message does not."""
-    return not isinstance(call, notification.SendEmail | notification.SendPush)
+    """Whether it matters that a request given up on arrives after all: a message does not, nor a question."""
+    return not isinstance(call, notification.SendEmail | notification.SendPush | payment.Follow)
+
+
+def register(outside: Outside) -> Iterator[Decided]:
+    yield outside, payment.Registered(PAYMENT)
+    yield outside, payment.AuthorisationDeclined(REFUSED)
+
+
+def follow(call: payment.Follow, outside: Outside) -> Iterator[Decided]:
+    """What was pending ends, one way or the other."""
+    over = replace(outside, pending="nothing")
+    match outside.pending:
+        case "authorisation":
+            yield over.moved("authorised"), payment.Stands("authorised", round=call.round)
+            yield over, payment.Stands("declined", REFUSED, round=call.round)
+        case "refund":
+            yield over.moved("refunded"), payment.Stands("refunded", round=call.round)
+            yield over, payment.Stands("refund_failed", REFUSED, round=call.round)
+        case "nothing":
+            raise AssertionError("nothing is pending, and somebody follows it")
 
 
 def charge(call: payment.Authorise | payment.Capture, outside: Outside) -> Iterator[Decided]:
@@ -77,6 +102,8 @@ def charge(call: payment.Authorise | payment.Capture, outside: Outside) -> Itera
         if outside.account == "nothing":
             asked_for = replace(outside, amount_minor=call.amount_minor, currency=call.currency)
             yield asked_for.moved("authorised"), payment.Authorised()
+            if call.provider in payment.REGISTERS:
+                yield replace(asked_for, pending="authorisation"), payment.Pending(LATER)
         yield outside, payment.AuthorisationDeclined(REFUSED)
     else:
         if outside.account == "authorised":
@@ -89,13 +116,16 @@ def pay_back(
 ) -> Iterator[Decided]:
     match call, outside.account:
         case payment.Void(), "nothing":
-            yield replace(outside, account="closed"), payment.Undone("void")
+            # Also what was pending: it ends before it is let go of, or is let go of before it ends.
+            yield replace(outside, account="closed", pending="nothing"), payment.Undone("void")
         case payment.Void(), "authorised":
             yield outside.moved("voided"), payment.Undone("void")
         case payment.Void(), "closed" | "voided":
             yield outside, payment.Undone("void")
         case payment.Refund(), "captured" | "refunded" | "credited":
             yield outside.moved("refunded"), payment.Undone("refund")
+            if call.provider in payment.REGISTERS:
+                yield replace(outside, pending="refund"), payment.Pending(LATER)
         case payment.IssueCreditNote(), "captured" | "refunded" | "credited":
             yield outside.moved("credited"), payment.Undone("credit_note")
         case _:

@@ -21,7 +21,7 @@ from events.facts.payment import PaymentHeld
 from events.facts.saga import ApprovalExpired, RetryRequested, Settled
 from inventory_svc.decide import Shelf, Stock
 from order_svc.decide import PlaceOrder
-from payment_svc.decide import Approve, Reject
+from payment_svc.payment import Approve, Reject
 from saga_tracker.projection import Saga
 from tests.decide.table import Decide
 from tests.world.outside import Outside, carry_out, leaves_a_trace

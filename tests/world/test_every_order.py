@@ -8,12 +8,16 @@ are exact, so that a change of the protocol shows here; a run prints what it fou
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
 from events.decision import Command
 from events.facts import Fact
 from inventory_svc.decide import Stock
+from payment_svc.decide import DEFAULT, decide
+from payment_svc.payment import Pending, Registered, Stands
+from tests.decide.given import LIMIT_MINOR
 from tests.world.explore import End, Exploration, explore
 from tests.world.plays import (
     ABOVE_LIMIT,
@@ -26,7 +30,7 @@ from tests.world.plays import (
     published,
     timed_out,
 )
-from tests.world.stage import Stage
+from tests.world.stage import Bug, Stage
 
 ENDS = """
     order      inventory  payment        fulfillment      verdict
@@ -124,6 +128,31 @@ PLAYS = [
         acts_on=("notification",),
     ),
 ]
+
+
+# With a provider that gives ids, and takes on what it does later: an authorisation, a refund.
+THERE = Bug("payment", partial(decide, approval_limits_minor={DEFAULT: LIMIT_MINOR}, provider="stripe"))
+PLAYS_THERE = [
+    ("posted", (POSTED,), UNDISTURBED),
+    ("posted, cancelled, late", (POSTED, CANCELLED, LATE), WITHDRAWN),
+    ("posted, dear, expired", (DEAR_POSTED, EXPIRED), UNDISTURBED),
+]
+
+
+@pytest.mark.parametrize(
+    ("happenings", "expected"), [play[1:] for play in PLAYS_THERE], ids=[play[0] for play in PLAYS_THERE]
+)
+def test_every_order_ends_consistent_whatever_is_pending_on_the_way(
+    happenings: tuple[Fact | Command, ...], expected: str
+) -> None:
+    stage = Stage(ADA, stock=PLENTY, redrives=True, bug=THERE)
+    found = explore(stage, stage.start(*happenings), reconciling=True)
+    ends = {order for orders in found.ends for order in orders}
+    print(f"{found.worlds} worlds, {found.moves} moves, ends {in_dead_letters(ends)}")
+    assert in_dead_letters(ends) == expected
+    assert_a_person_is_needed_only_where_an_undo_failed(ends)
+    met = {type(message) for service, _, message in stage.situations if service == "payment"}
+    assert {Registered, Pending, Stands} <= met
 
 
 def letters() -> dict[tuple[str, ...], str]:

@@ -16,7 +16,7 @@ from events.facts.saga import ApprovalExpired, RetryRequested, SagaTimedOut, Set
 from fulfillment_svc.decide import Unbooked
 from inventory_svc.decide import Shelf
 from order_svc.decide import Order
-from payment_svc.decide import AuthorisationDeclined, Authorise, Capture, CaptureRefused
+from payment_svc.payment import AuthorisationDeclined, Authorise, Capture, CaptureRefused
 from saga_tracker.projection import Saga, SagaFact, State, project
 from saga_tracker.scheduler.redrive import needs_the_beginning
 from tests.decide.given import SERVICE

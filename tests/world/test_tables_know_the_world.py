@@ -4,7 +4,7 @@ from typing import Any
 
 from events.decision import GaveUp
 from inventory_svc.decide import Shelf
-from payment_svc.decide import UndoRefused
+from payment_svc.payment import UndoRefused
 from tests.decide.test_tables_are_complete import TABLES
 from tests.world.explore import explore
 from tests.world.plays import (

@@ -1,0 +1,48 @@
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from events.outbound.dispatcher import Gateway
+from payment_svc.gateway import ProviderSettings, gateways_from
+from payment_svc.payment import SANDBOX, STRIPE, Calls
+from tests.gateways.conformance.faulty import Faulty, faulty
+from tests.gateways.conformance.payments import Paying
+from tests.gateways.world import settings_for
+from tests.sandbox_process import SandboxProcess
+
+# A new adapter is accepted by being named here, and passing.
+PAYMENT_ADAPTERS = (SANDBOX, STRIPE)
+New = Callable[..., Paying]
+
+
+def payment_gateway(sandbox: SandboxProcess, url: str) -> Gateway[Calls]:
+    """To all adapters, over what is at this URL."""
+    settings = settings_for(
+        ProviderSettings,
+        sandbox,
+        provider_url=f"{url}/provider",
+        stripe_key="sk_test_conformance",
+        stripe_api=url,
+    )
+    return gateways_from(settings)
+
+
+@pytest.fixture(params=PAYMENT_ADAPTERS)
+def adapter(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+async def between(sandbox: SandboxProcess) -> AsyncIterator[Faulty]:
+    async with faulty(sandbox.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def new(sandbox: SandboxProcess, between: Faulty, adapter: str) -> AsyncIterator[New]:
+    """Another order's payment, by its token."""
+    gateway = payment_gateway(sandbox, between.url)
+    await gateway.open()
+    yield lambda token="tok_ok": Paying(gateway, adapter, token)
+    await gateway.close()
