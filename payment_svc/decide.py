@@ -254,10 +254,8 @@ def end_pending(payment: Payment, stands: Stands) -> Decided:
             stuck = replace(
                 payment, status="refund_failed", retry_with="void", round=payment.round + 1, reversed=True
             )
-            reversed_ = PaymentRefundReversed(
-                order_id=payment.order_id, reason=f"refund: {stands.reason}"[:200]
-            )
-            return Decision(stuck, facts=(reversed_,))
+            fact = PaymentRefundReversed(order_id=payment.order_id, reason=f"refund: {stands.reason}"[:200])
+            return Decision(stuck, facts=(fact,))
         case _:
             return Decision(payment)
 
