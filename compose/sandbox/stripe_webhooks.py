@@ -8,6 +8,7 @@ import json
 import time
 from random import SystemRandom
 from sqlite3 import Connection
+from typing import Any
 
 import stripe
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
@@ -18,7 +19,7 @@ from compose.sandbox.stripe_objects import Object
 from events.telemetry.log import log
 
 TIMES = 2
-AT_ONCE = 8
+AT_ONCE = 16
 LOOK_SECONDS = 0.05
 TIMEOUT_SECONDS = 5.0
 RETRY_CAP_SECONDS = 30.0
@@ -50,6 +51,7 @@ class Webhooks:
         self._url = url
         self._secret = secret
         self._spread_seconds = spread_seconds
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     def emit(self, db: Connection, kind: str, thing: Object) -> None:
         """Have an event delivered, as the object is now."""
@@ -77,7 +79,8 @@ class Webhooks:
         if self._url is None:
             return
         timeout = ClientTimeout(total=TIMEOUT_SECONDS)
-        async with ClientSession(connector=TCPConnector(limit=AT_ONCE), timeout=timeout) as session:
+        # Whoever waits for a connection would have less time for its answer: so nobody does.
+        async with ClientSession(connector=TCPConnector(limit=0), timeout=timeout) as session:
             while True:
                 rows = await self._ledger.rows(
                     "SELECT id, content, attempts, since FROM stripe_deliveries WHERE due_at <= ?"
@@ -85,9 +88,13 @@ class Webhooks:
                     time.time(),
                 )
                 _random.shuffle(rows)
-                await asyncio.gather(*(self._deliver(session, self._url, *row) for row in rows))
+                await asyncio.gather(*(self._deliver_in_turn(session, self._url, *row) for row in rows))
                 if not rows:
                     await asyncio.sleep(LOOK_SECONDS)
+
+    async def _deliver_in_turn(self, session: ClientSession, url: str, *row: Any) -> None:
+        async with self._turns:
+            await self._deliver(session, url, *row)
 
     async def _deliver(
         self, session: ClientSession, url: str, number: int, content: str, attempts: int, since: float

@@ -24,7 +24,7 @@ from saga_tracker.consistency.snapshot import (
 )
 from saga_tracker.projection import Saga, SagaFact, State, project
 from saga_tracker.steps import SERVICES
-from tests.world.stage import ROLES, Stage
+from tests.world.stage import OUTSIDE, PAYMENT, ROLES, Stage
 from tests.world.world import Inconsistent, Known, Move, World, fact_of
 
 CameFrom = dict[World, tuple[World, tuple[Any, ...]] | None]
@@ -181,6 +181,7 @@ class Auditor:
             if self.reconciling:
                 for order_id in read.sagas or ():
                     found += differences(order_id, read.of(order_id)) if order_id not in excused else ()
+            found += disputes_ignored(self.stage, world)
             found += waits_in_vain(sagas)
             found += lateness_that_stays(sagas, self._tracked(world, self._received_late))
         else:
@@ -231,6 +232,15 @@ def seen(saga: Saga) -> SeenSaga:
     """A saga as reconciliation sees it."""
     waits = (Awaited(wait.service, tuple(wait.facts), wait.because_of) for wait in saga.waits)
     return SeenSaga(saga.state, tuple(waits))
+
+
+def disputes_ignored(stage: Stage, world: World) -> list[str]:
+    """Where a customer's bank takes the money back, and payment does not know of it."""
+    return [
+        f"order {order_id}: its charge is disputed, and nobody has published it"
+        for order_id, standing in zip(stage.orders, world.standings, strict=True)
+        if standing[OUTSIDE].value.disputed and not standing[PAYMENT].value.disputed
+    ]
 
 
 def waits_in_vain(sagas: Mapping[UUID, Saga]) -> list[str]:

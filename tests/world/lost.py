@@ -36,7 +36,7 @@ class LossyStage(Stage):
         super().__init__(*orders, **details)
         self.role, self.kind, self.tells_again = ROLES.index(service), kind, tells_again
 
-    def start(self, *happenings: Fact | Command, acts: int = 0) -> World:
+    def start(self, *happenings: Fact | Command, acts: int = 0, events: int = 0) -> World:
         return self._lose(super().start(*happenings, acts=acts), found=frozenset())
 
     def moves(self, world: World) -> Iterator[Move]:

@@ -29,6 +29,10 @@ class Outside:
     movements: tuple[Movement, ...] = ()
     pending: Literal["nothing", "authorisation", "refund"] = "nothing"
     """What a provider with ids has taken on, and not yet done."""
+    by_itself: bool = False
+    """That something became of it that nobody had asked for."""
+    refund_failed: bool = False
+    disputed: bool = False
     parcel: Literal["nothing", "closed", "booked", "dispatched", "cancelled"] = "nothing"
     answered: frozenset[tuple[str, Outcome]] = frozenset()
     """By idempotency key, where the same may be asked for once more."""
@@ -84,17 +88,59 @@ def register(outside: Outside) -> Iterator[Decided]:
 
 
 def follow(call: payment.Follow, outside: Outside) -> Iterator[Decided]:
-    """What was pending ends, one way or the other."""
+    """What was pending ends, one way or the other; or goes on, to who only looks once."""
+    if outside.pending == "nothing":
+        if not (call.once or outside.by_itself):
+            raise AssertionError("nothing is pending, and somebody follows it")
+        yield outside, stands(call, outside)
+        return
+    if call.once:
+        yield outside, stands(call, outside)
+    for after in ends_of_pending(outside):
+        yield after, stands(call, after)
+
+
+def ends_of_pending(outside: Outside) -> Iterator[Outside]:
     over = replace(outside, pending="nothing")
     match outside.pending:
         case "authorisation":
-            yield over.moved("authorised"), payment.Stands("authorised", round=call.round)
-            yield over, payment.Stands("declined", REFUSED, round=call.round)
+            yield over.moved("authorised")
+            yield over
         case "refund":
-            yield over.moved("refunded"), payment.Stands("refunded", round=call.round)
-            yield over, payment.Stands("refund_failed", REFUSED, round=call.round)
+            yield over.moved("refunded")
+            yield replace(over, refund_failed=True)
         case "nothing":
-            raise AssertionError("nothing is pending, and somebody follows it")
+            pass
+
+
+def stands(call: payment.Follow, outside: Outside) -> payment.Stands:
+    """How a payment stands, to whoever looks."""
+    disputed = "disputed" if outside.disputed else None
+    if outside.pending != "nothing":
+        return payment.Stands("pending", "", disputed, call.round)
+    match outside.account:
+        case "nothing" | "closed" | "voided":
+            return payment.Stands("declined", REFUSED, disputed, call.round)
+        case "captured" if outside.refund_failed:
+            return payment.Stands("refund_failed", REFUSED, disputed, call.round)
+        case account:
+            return payment.Stands(account, "", disputed, call.round)
+
+
+def by_itself(outside: Outside) -> Iterator[tuple[str, Outside, payment.About]]:
+    """What may become of a payment that nobody asks for, late or soon, and what its event is about."""
+    happened = replace(outside, by_itself=True)
+    if outside.pending != "nothing":
+        about: payment.About = "refund" if outside.pending == "refund" else "authorisation"
+        for after in ends_of_pending(happened):
+            yield "what was pending ends", after, about
+    if outside.account == "authorised":
+        yield "the authorisation expires", happened.moved("voided"), "authorisation"
+    if outside.account == "refunded":
+        failed = replace(happened, account="captured", movements=outside.movements[:-1], refund_failed=True)
+        yield "the refund fails after all", failed, "refund"
+    if outside.account == "captured" and not outside.disputed:
+        yield "the charge is disputed", replace(happened, disputed=True), "dispute"
 
 
 def charge(call: payment.Authorise | payment.Capture, outside: Outside) -> Iterator[Decided]:
@@ -122,6 +168,9 @@ def pay_back(
             yield outside.moved("voided"), payment.Undone("void")
         case payment.Void(), "closed" | "voided":
             yield outside, payment.Undone("void")
+        case payment.Refund(), "captured" if outside.disputed:
+            # Neither done nor refused: until the dispute is over it is answered by an error.
+            return
         case payment.Refund(), "captured" | "refunded" | "credited":
             yield outside.moved("refunded"), payment.Undone("refund")
             if call.provider in payment.REGISTERS:

@@ -21,10 +21,10 @@ from events.facts.payment import PaymentHeld
 from events.facts.saga import ApprovalExpired, RetryRequested, Settled
 from inventory_svc.decide import Shelf, Stock
 from order_svc.decide import PlaceOrder
-from payment_svc.payment import Approve, Reject
+from payment_svc.payment import Approve, Follow, Notified, Reject
 from saga_tracker.projection import Saga
 from tests.decide.table import Decide
-from tests.world.outside import Outside, carry_out, leaves_a_trace
+from tests.world.outside import Outside, by_itself, carry_out, leaves_a_trace
 from tests.world.world import (
     Again,
     Delivery,
@@ -40,8 +40,8 @@ from tests.world.world import (
 )
 
 ROLES = tuple(service.name for service in SERVICES)
-_ORDER, _INVENTORY, _PAYMENT = ROLES.index("order"), ROLES.index("inventory"), ROLES.index("payment")
-_NOTIFICATION, _OUTSIDE = ROLES.index("notification"), len(ROLES)
+_ORDER, _INVENTORY, PAYMENT = ROLES.index("order"), ROLES.index("inventory"), ROLES.index("payment")
+_NOTIFICATION, OUTSIDE = ROLES.index("notification"), len(ROLES)
 PERSON = "grace"
 
 
@@ -98,13 +98,14 @@ class Stage:
         self._react = cache(self._react_first)
         self._answers = cache(self._answers_first)
 
-    def start(self, *happenings: Fact | Command, acts: int = 0) -> World:
+    def start(self, *happenings: Fact | Command, acts: int = 0, events: int = 0) -> World:
         """A world in which orders POSTed are recorded, and all else is yet to be received.
 
-        A person may act `acts` times on what failed for good.
+        A person may act `acts` times on what failed for good; so many `events` say what became of a payment
+        by itself.
         """
         nothing = (*(self.known(None) for _ in ROLES), self.known(Outside()))
-        world = World(tuple(nothing for _ in self.orders), self.known(self.stock), acts=acts)
+        world = World(tuple(nothing for _ in self.orders), self.known(self.stock), acts=acts, events=events)
         for happening in happenings:
             if isinstance(happening, PlaceOrder):
                 number = self.number[happening.order_id]
@@ -136,6 +137,8 @@ class Stage:
         yield from self._let_expire(world)
         if world.acts:
             yield from self._act_on_failures(world)
+        if world.events:
+            yield from self._go_on_outside(world)
 
     def unknown_to_their_owner(self, world: World, sagas: Mapping[UUID, Saga]) -> frozenset[UUID]:
         """Orders that wait for a person, and that order_svc need not know of meanwhile."""
@@ -186,11 +189,11 @@ class Stage:
 
     def _decide_on_holds(self, world: World) -> Iterator[Move]:
         for number, standing in enumerate(world.standings):
-            payment = standing[_PAYMENT].value
+            payment = standing[PAYMENT].value
             if payment is not None and payment.status == "held":
                 for kind in (Approve, Reject):
                     decided = self.known(kind(order_id=payment.order_id, by=PERSON, note="seen"))
-                    after = self._receive(world, number, _PAYMENT, decided)
+                    after = self._receive(world, number, PAYMENT, decided)
                     yield Move(("payment hears", decided), after, may_rest=True)
 
     def _let_expire(self, world: World) -> Iterator[Move]:
@@ -199,13 +202,34 @@ class Stage:
                 one.value.order_id for one in world.published if isinstance(one.value, PaymentHeld)
             )
             if expired.value.order_id in held_orders:
-                lying = self.known(Delivery(_PAYMENT, expired))
+                lying = self.known(Delivery(PAYMENT, expired))
                 after = world._replace(
                     expiring=world.expiring - {expired},
                     pending=world.pending | {lying},
                     published=world.published | {expired},
                 )
                 yield Move(("the tracker states", expired), after, may_rest=True)
+
+    def _go_on_outside(self, world: World) -> Iterator[Move]:
+        """Something becomes of a payment by itself, and the provider's event says so at some later moment."""
+        for number, standing in enumerate(world.standings):
+            payment = standing[PAYMENT].value
+            if payment is None or payment.provider_payment is None:
+                continue
+            for what, outside, about in by_itself(standing[OUTSIDE].value):
+                event = Notified(
+                    order_id=payment.order_id,
+                    event_id=UUID(int=world.events),
+                    provider_payment=payment.provider_payment,
+                    about=about,
+                )
+                lying = self.known(Delivery(PAYMENT, self.known(event)))
+                after = world._replace(
+                    standings=with_state(world.standings, number, OUTSIDE, self.known(outside)),
+                    pending=world.pending | {lying},
+                    events=world.events - 1,
+                )
+                yield Move((what, "of", payment.order_id.int), after, may_rest=True)
 
     def _act_on_failures(self, world: World) -> Iterator[Move]:
         """A person answers a failure, each once: it is to be tried again, or they settled it outside."""
@@ -243,15 +267,18 @@ class Stage:
         call: Call = known.value
         number, role = self.number[call.order_id], self.owner_of_call[type(call)]
         rest = world._replace(calls=world.calls - {known})
-        for outside, outcome in self._answers(known, world.standings[number][_OUTSIDE]):
+        answers = self._answers(known, world.standings[number][OUTSIDE])
+        for outside, outcome in answers:
             after = self._receive(
-                rest._replace(standings=with_state(rest.standings, number, _OUTSIDE, outside)),
+                rest._replace(standings=with_state(rest.standings, number, OUTSIDE, outside)),
                 number,
                 role,
                 outcome,
             )
             yield Move((known, "is answered:", outcome), after)
-        for maybe_done in () if self.brief else (False, True):
+        # About an event it is asked for weeks.
+        looks_once = isinstance(call, Follow) and call.once
+        for maybe_done in () if answers and (self.brief or looks_once) else (False, True):
             outcome = self.known(GaveUp(call, "timeout", maybe_done))
             after = self._receive(rest, number, role, outcome)
             yield Move((outcome, "(and it never arrives)"), after)
@@ -261,8 +288,8 @@ class Stage:
     def _arrive_late(self, world: World, known: Known) -> Iterator[Move]:
         number = self.number[known.value.order_id]
         rest = world._replace(late=world.late - {known})
-        for outside, outcome in self._answers(known, world.standings[number][_OUTSIDE]):
-            after = rest._replace(standings=with_state(rest.standings, number, _OUTSIDE, outside))
+        for outside, outcome in self._answers(known, world.standings[number][OUTSIDE]):
+            after = rest._replace(standings=with_state(rest.standings, number, OUTSIDE, outside))
             yield Move((known, "arrives late, with nobody to answer:", outcome), after)
 
     def _receive(self, world: World, number: int, role: int, message: Known) -> World:
@@ -272,7 +299,8 @@ class Stage:
         stock = world.stock if reaction.stock is None else reaction.stock
         if not reaction.facts and not reaction.calls:
             return world._replace(standings=stood, stock=stock)
-        if not world.asked.isdisjoint(reaction.calls) and not isinstance(message.value, RetryRequested):
+        again = {call for call in reaction.calls & world.asked if not _only_looks(call.value)}
+        if again and not isinstance(message.value, RetryRequested):
             raise Inconsistent(f"{ROLES[role]} hears {in_words(message)}, and asks the same twice")
         return world._replace(
             standings=stood,
@@ -333,6 +361,11 @@ class Stage:
 
 def _subscribers(kind: type[Fact]) -> tuple[int, ...]:
     return tuple(role for role, service in enumerate(SERVICES) if kind in service.subscribes_to)
+
+
+def _only_looks(call: Call) -> bool:
+    """Whoever is notified twice may look twice, and so may who has a refund tried again."""
+    return isinstance(call, Follow)
 
 
 def _serial(known: Known) -> int:

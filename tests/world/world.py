@@ -69,6 +69,8 @@ class World(NamedTuple):
     """Requests that were given up on and are still on their way."""
     acts: int = 0
     """How often a person may still act on what failed for good."""
+    events: int = 0
+    """How often something may still become of a payment by itself."""
     expiring: frozenset[Known] = frozenset()
     """The expiries of approvals, which the tracker publishes only of what is held."""
     published: frozenset[Known] = frozenset()

@@ -118,7 +118,7 @@ STRIPE_KINDS = (
     PENDING_AND_BACK,
     PENDING_AND_FAILED,
 )
-RESTS_WITHIN_SECONDS = 90.0
+RESTS_WITHIN_SECONDS = 600.0
 POLL_SECONDS = 0.5
 
 
@@ -277,12 +277,20 @@ FEWEST_PER_SECOND = 4.0
 COSTLY = Target(
     kept=0.9,
     manual=ORDERS // 200,
-    ended_within_seconds=600.0,
+    ended_within_seconds=900.0,
     why=(
         "Stripe answers an error that it saved under a key for a day. What was not done before it cannot be "
         "done under that key: a charge is declined, and an undo is for a person, minutes later."
     ),
 )
+
+
+# What is saved as an error is given up within a minute or two.
+BRIEF = {
+    "MURMURATION_CALL_ATTEMPTS": "12",
+    "MURMURATION_UNDO_ATTEMPTS": "12",
+    "MURMURATION_UNDO_BACKOFF_CAP_SECONDS": "5",
+}
 
 
 def charging_once(orders: int, **brief: str) -> Drill:
@@ -342,4 +350,4 @@ def lost_refunds(books: Mapping[UUID, Books], ledgers: Mapping[UUID, Ledger]) ->
     ]
 
 
-CHARGED_ONCE = charging_once(ORDERS)
+CHARGED_ONCE = charging_once(ORDERS, **BRIEF)
