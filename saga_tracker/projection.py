@@ -25,6 +25,8 @@ from events.facts.payment import (
     PaymentDeclined,
     PaymentHeld,
     PaymentRefunded,
+    PaymentRefundFailed,
+    PaymentRefundPending,
     PaymentRefundReversed,
 )
 from events.facts.saga import (
@@ -166,6 +168,13 @@ class _Known:
             return failures[-1], acts[-1]
         return [failed for failed in failures if failed.fact_id not in about][-1], None
 
+    def waits_again(self, act: SagaFact) -> tuple[Wait, ...]:
+        """For what failed before, and so was answered before; or for what is pending since."""
+        pending = [fact for fact in self.each(PaymentRefundPending) if fact.read_at >= act.read_at]
+        if pending and act.service == PaymentRefundPending.owner:
+            return _waits_of(act.service, pending[-1])
+        return _waits_of(act.service, act)
+
     def unnotified(self, ended: SagaFact) -> tuple[Wait, ...]:
         """What notification owes after the end: the news, or that it has tried once more to bring it."""
         notice, failed = (
@@ -204,11 +213,6 @@ def _wait(step: Step, because: SagaFact) -> Wait:
 def _waits_of(service: str | None, because: SagaFact) -> tuple[Wait, ...]:
     """What one service owes because of this fact, whatever it may have answered before."""
     return tuple(_wait(step, because) for step in _STEPS_AFTER[because.name] if step.service == service)
-
-
-def _waits_again(act: SagaFact) -> tuple[Wait, ...]:
-    """For what failed before, and so was answered before."""
-    return _waits_of(act.service, act)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,16 +283,18 @@ def _reversed(standing: _Standing, known: _Known) -> _Standing:
 
     They are counted: each one that failed follows a refund, and is over with the next.
     """
-    failures = known.each(PaymentRefundReversed)
-    if len(failures) < max(1, len(known.each(PaymentRefunded, PaymentDeclined))):
+    reversals, owner = known.each(PaymentRefundReversed), PaymentRefundReversed.owner
+    if len(reversals) < max(1, len(known.each(PaymentRefunded, PaymentDeclined))):
         return standing
-    failed = failures[-1]
-    acts = [act for act in known.each(RetryRequested, Settled) if act.about == failed.fact_id]
-    if not acts:
-        waits = standing.waits + _waits_of(PaymentRefundReversed.owner, failed)
-        return _Standing(State.NEEDS_MANUAL, failed.read_at, waits, failed.reason)
-    waits = standing.waits + _waits_again(acts[-1])
-    return _Standing(State.COMPENSATING, acts[-1].read_at, waits, failed.reason)
+    acts = [act for act in known.each(RetryRequested, Settled) if act.service == owner]
+    # What a person had it try again may also have failed again.
+    failures = (reversals[-1], *known.each(PaymentRefundFailed))
+    about = {act.about for act in acts}
+    if left := [failed for failed in failures if failed.fact_id not in about]:
+        waits = standing.waits + _waits_of(owner, left[-1])
+        return _Standing(State.NEEDS_MANUAL, left[-1].read_at, waits, left[-1].reason)
+    waits = standing.waits + known.waits_again(acts[-1])
+    return _Standing(State.COMPENSATING, acts[-1].read_at, waits, reversals[-1].reason)
 
 
 def _past_pivot(known: _Known, pivot: SagaFact) -> _Standing:
@@ -305,7 +311,7 @@ def _past_pivot(known: _Known, pivot: SagaFact) -> _Standing:
         failed, act = known.taken_up(ShipmentDispatchFailed)
         if act is None:
             return _Standing(State.NEEDS_MANUAL, failed.read_at, owed + known.waits(failed), failed.reason)
-        waits += _waits_again(act)
+        waits += known.waits_again(act)
         since = act.read_at
     if waits:
         return _Standing(State.COMPLETING, since, waits + later, unnotified)
@@ -350,7 +356,8 @@ def _failed_undo(known: _Known, rung: Rung) -> _Standing:
     waits = tuple(wait for turn in turns if turn for wait in known.waits(turn))
     if act is None:
         return _Standing(State.NEEDS_MANUAL, failed.read_at, waits + known.waits(failed), failed.reason)
-    return _Standing(State.COMPENSATING, act.read_at, waits + _waits_again(act), _why_back(known, failed))
+    again = known.waits_again(act)
+    return _Standing(State.COMPENSATING, act.read_at, waits + again, _why_back(known, failed))
 
 
 def _why_back(known: _Known, fact: SagaFact) -> str | None:

@@ -12,6 +12,7 @@ from tests.tracker.facts import BEGAN, PATHS, RETOLD, TRACEPARENT, facts_named
 
 # What is known, then: state, whom it waits for, and why.
 REFUNDED = PATHS["carrier refuses"]
+LOST, REFUSED = "refund: lost_card", "issue_credit_note: refused"
 FAILED = "created reserved captured shipment_rejected refund_failed"
 SHOWN = [
     ("created", "PENDING_INVENTORY", "inventory", None),
@@ -87,6 +88,8 @@ SHOWN = [
     (f"{REFUNDED} reversed reversal_retried", "COMPENSATING", "payment", "refund: lost_card"),
     (f"{REFUNDED} reversed reversal_retried refunded_again", "CANCELLED", "", "card_declined"),
     (f"{REFUNDED} reversed refunded_again", "CANCELLED", "", "card_declined"),
+    (f"{REFUNDED} reversed reversal_retried refund_failed", "NEEDS_MANUAL", "payment", REFUSED),
+    (f"{REFUNDED} reversed reversal_retried refund_failed retried", "COMPENSATING", "payment", LOST),
     (f"{PATHS['completed']} disputed", "COMPLETED", "", None),
     # Turned back by its owner.
     ("created withdrawn", "COMPENSATING", "fulfillment", "customer_cancelled"),
@@ -219,6 +222,13 @@ def test_a_set_of_facts_shows_as(known: str, state: str, waits_for: str, reason:
         waits_for.split(),
         reason,
     )
+
+
+@pytest.mark.parametrize("known", [f"{FAILED} retried", f"{REFUNDED} reversed reversal_retried"])
+def test_a_refund_that_is_tried_again_may_be_pending_and_is_not_late_then(known: str) -> None:
+    for more, because_of in (("", "saga.retry_requested"), (" refund_pending", "payment.refund_pending")):
+        [wait] = project(facts_named(known + more)).waits
+        assert (wait.because_of, wait.person) == (because_of, False)
 
 
 def test_every_state_is_shown_by_some_set_of_facts() -> None:

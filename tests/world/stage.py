@@ -17,7 +17,13 @@ from uuid import UUID
 from compose.system import SERVICES
 from events.decision import Call, CausalityViolated, Command, Decision, GaveUp
 from events.facts import Fact
-from events.facts.payment import PaymentHeld
+from events.facts.payment import (
+    PaymentDeclined,
+    PaymentHeld,
+    PaymentRefunded,
+    PaymentRefundPending,
+    PaymentRefundReversed,
+)
 from events.facts.saga import ApprovalExpired, RetryRequested, Settled
 from inventory_svc.decide import Shelf, Stock
 from order_svc.decide import PlaceOrder
@@ -320,7 +326,11 @@ class Stage:
         retries = sum(
             _asks_to_retry(published.value, fact.value.order_id, ROLES[role]) for published in world.published
         )
-        times = [self.known(Again(fact, time)) for time in range(2, retries + 2)] if fact.value.case else []
+        # What was undone, and was not after all, is undone anew.
+        kinds = {type(fact_of(published)) for published in world.published}
+        anew = PaymentRefundReversed in kinds and isinstance(fact.value, PaymentRefunded | PaymentDeclined)
+        may_recur = fact.value.case or anew or isinstance(fact.value, PaymentRefundPending)
+        times = [self.known(Again(fact, time)) for time in range(2, retries + 2)] if may_recur else []
         for again in times:
             if again not in world.published:
                 return again

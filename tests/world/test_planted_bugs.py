@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,10 +17,20 @@ from events.facts.saga import ApprovalExpired, RetryRequested, SagaTimedOut, Set
 from fulfillment_svc.decide import Unbooked
 from inventory_svc.decide import Shelf
 from order_svc.decide import Order
-from payment_svc.payment import AuthorisationDeclined, Authorise, Capture, CaptureRefused
+from payment_svc.decide import DEFAULT, decide
+from payment_svc.payment import (
+    AuthorisationDeclined,
+    Authorise,
+    Capture,
+    CaptureRefused,
+    Notified,
+    Pending,
+    Stands,
+    Undone,
+)
 from saga_tracker.projection import Saga, SagaFact, State, project
 from saga_tracker.scheduler.redrive import needs_the_beginning
-from tests.decide.given import SERVICE
+from tests.decide.given import LIMIT_MINOR, SERVICE
 from tests.decide.table import Decide
 from tests.world.explore import OVERDUE, explore
 from tests.world.lost import LossyStage
@@ -251,6 +262,52 @@ def test_a_planted_bug_is_caught(planted: Planted) -> None:
     stage = Stage(ADA, stock=PLENTY, redrives=planted.redrives, bug=Bug(planted.service, planted.decide))
     with pytest.raises(Inconsistent, match=planted.caught_by) as caught:
         explore(stage, stage.start(*planted.happenings, acts=planted.acts))
+    print(caught.value)
+
+
+# With a provider that takes on what it does later, and whose events say what becomes of a payment by itself.
+decide_there = partial(decide, approval_limits_minor={DEFAULT: LIMIT_MINOR}, provider="stripe")
+
+
+def refunds_on_pending(payment: Any, message: Any) -> Decided:
+    """Publishes that the money is back once the provider has taken the refund on."""
+    if isinstance(message, Pending) and payment.status == "refunding":
+        message = Undone("refund")
+    return decide_there(payment, message)
+
+
+def ignores_disputes(payment: Any, message: Any) -> Decided:
+    if isinstance(message, Stands):
+        message = replace(message, disputed=None)
+    return decide_there(payment, message)
+
+
+def ignores_events_of_what_is_over(payment: Any, message: Any) -> Decided:
+    if isinstance(message, Notified) and payment.status in ("refunded", "declined"):
+        return Decision(payment)
+    return decide_there(payment, message)
+
+
+def waits_for_a_webhook_alone(payment: Any, message: Any) -> Decided:
+    """Never asks how what is pending ended: events may be late, and the endpoint away."""
+    answer = decide_there(payment, message)
+    return replace(answer, calls=()) if isinstance(message, Pending) else answer
+
+
+@pytest.mark.parametrize(
+    ("bug", "events", "caught_by"),
+    [
+        (refunds_on_pending, 0, "payment_matches_the_provider|cancelled_is_undone"),
+        (ignores_disputes, 1, "its charge is disputed, and nobody has published it"),
+        (ignores_events_of_what_is_over, 1, "cancelled_is_undone"),
+        (waits_for_a_webhook_alone, 0, "every_order_ends"),
+    ],
+    ids=lambda given: getattr(given, "__name__", ""),
+)
+def test_a_planted_bug_about_what_comes_late_is_caught(bug: Decide, events: int, caught_by: str) -> None:
+    stage = Stage(ADA, stock=PLENTY, brief=True, bug=Bug("payment", bug))
+    with pytest.raises(Inconsistent, match=caught_by) as caught:
+        explore(stage, stage.start(*POSTED, events=events))
     print(caught.value)
 
 
