@@ -34,7 +34,7 @@ from compose.sandbox.http import (
 )
 from compose.sandbox.ledger import Ledger
 from compose.sandbox.operations import Delays, Desk, FaultRule, Faults, Operation
-from compose.sandbox.stripe_door import StripeDoor
+from compose.sandbox.stripe_door import EndedRefund, StripeDoor
 from compose.sandbox.stripe_webhooks import Webhooks
 from events.http.limits import WithoutNul
 from events.runtime.settings import FromEnvironment
@@ -167,6 +167,7 @@ class Sandbox:
             *(Route(path, endpoint, methods=["GET"]) for path, endpoint in look_ups),
             *self.stripe.routes(),
             Route("/stripe/clock", self._put_clock, methods=["PUT"]),
+            Route("/stripe/refunds", self._end_refund, methods=["PUT"]),
             Route("/faults", self._put_faults, methods=["PUT"]),
             Route("/faults", self._clear_faults, methods=["DELETE"]),
         ]
@@ -283,6 +284,13 @@ class Sandbox:
         self.stripe.ahead_seconds = clock.ahead_seconds
         self.stripe.go_on()
         await self.ledger.committed()
+        return Response(status_code=204)
+
+    async def _end_refund(self, request: Request) -> Response:
+        """An order's pending refund succeeds or fails, now."""
+        self._admit(request)
+        limit_bytes = self.settings.sandbox_body_limit_bytes
+        await self.stripe.end_refund(await read_body(request, EndedRefund, limit_bytes))
         return Response(status_code=204)
 
     async def _clear_faults(self, request: Request) -> Response:

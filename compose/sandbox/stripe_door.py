@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from compose.sandbox import provider
+from compose.sandbox.http import OnReference, Problem
 from compose.sandbox.ledger import Ledger
 from compose.sandbox.operations import Delays, Dropped, Fault, Faults, Manner, refuse_to_work
 from compose.sandbox.stripe_objects import (
@@ -26,6 +27,7 @@ from compose.sandbox.stripe_objects import (
     INTENT,
     METHODS,
     REFUND,
+    Later,
     Object,
     Objects,
     StripeProblem,
@@ -45,6 +47,11 @@ SAVED_ERROR = StripeProblem(500, "api_error", None, "Something went wrong on Str
 
 # What is due later than this, such as the end of a hold, nobody waits for.
 SOON_SECONDS = 3_600.0
+_END_REFUND = """
+    UPDATE stripe_objects SET content = json_set(content, '$._becomes', ?), due_at = 0
+    WHERE kind = 'refund' AND json_extract(content, '$._reference') = ?
+      AND json_extract(content, '$.status') = 'pending'
+"""
 _COUNTED = """
     SELECT kind, coalesce(json_extract(content, '$.status'), 'made') AS status, count(*)
     FROM stripe_objects GROUP BY 1, 2
@@ -61,6 +68,12 @@ Parameters = dict[str, Any]
 Endpoint = Callable[[Request], Awaitable[Response]]
 # What is done to which object; the third says whose manner it is done in.
 Act = Callable[[Objects, str, Parameters], Object]
+
+
+class EndedRefund(OnReference):
+    """How an order's refund is to end."""
+
+    becomes: Later
 
 
 class StripeDoor:
@@ -144,6 +157,15 @@ class StripeDoor:
         """Let happen what is due now."""
         with self._ledger.step() as db:
             self._objects(db).go_on()
+
+    async def end_refund(self, ending: EndedRefund) -> None:
+        """Let an order's pending refund end now. Raises Problem (404) where none is pending."""
+        with self._ledger.step() as db:
+            ended = db.execute(_END_REFUND, (ending.becomes, ending.reference)).rowcount
+        if not ended:
+            raise Problem(404, "not-pending", "Not pending", "no refund of this order is pending")
+        self.go_on()
+        await self._ledger.committed()
 
     def _objects(self, db: Connection) -> Objects:
         return Objects(

@@ -72,6 +72,12 @@ class Shop(Till):
             row = await found.fetchone()
             return int(row[0]) if row else 0
 
+    async def end_refund(self, order_id: UUID, becomes: str) -> int:
+        headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+        body = {"reference": str(order_id), "becomes": becomes}
+        async with self.client.session.put("/stripe/refunds", json=body, headers=headers) as response:
+            return response.status
+
     async def advance(self, seconds: float) -> None:
         headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
         body = {"ahead_seconds": seconds}
@@ -226,6 +232,24 @@ async def test_a_pending_refund_is_not_published_until_it_is_certain(shop: Shop)
         # One that failed goes on to the next way back.
         assert refunded.undone_by == ("refund" if order is good else "credit_note")
         assert len(await shop.client.ledger_of(str(order))) == 3
+
+
+async def test_a_refund_is_pending_until_somebody_ends_it(
+    servers: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """For days, if need be, and nobody asks so often that it would be known sooner."""
+    sandbox = new_sandbox(tmp_path_factory.mktemp("pending"))
+    async with selling(servers, sandbox, door={"SANDBOX_PENDING_SECONDS": "86400"}) as shop:
+        orders = await shop.reserve(*["pm_card_pendingRefund"] * 2)
+        for order, becomes in zip(orders, ("succeeded", "failed"), strict=True):
+            await shop.published_of(order, PaymentCaptured)
+            await shop.cancel(order)
+            await shop.published_of(order, PaymentRefundPending)
+            assert await shop.client.ledger_of(str(order)) == ["authorised", "captured"]
+            assert [await shop.end_refund(order, becomes) for _ in range(2)] == [204, 404]
+            refunded = await shop.published_of(order, PaymentRefunded)
+            assert isinstance(refunded, PaymentRefunded)
+            assert refunded.undone_by == ("refund" if becomes == "succeeded" else "credit_note")
 
 
 async def test_a_refund_that_fails_after_it_was_published_is_a_case_for_a_person(shop: Shop) -> None:

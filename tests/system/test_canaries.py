@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, LiteralString
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aio_pika
 import aiohttp
 import pytest
+import stripe
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from compose.demo.shop import Item, Refused, open_shop
@@ -28,6 +29,8 @@ CUSTOMER, PAYMENT_TOKEN = f"cust_canary{uuid4().hex}", f"tok_canary{uuid4().hex}
 AMOUNT_MINOR = 7_310_935
 BEARER = f"canary-bearer-{uuid4().hex}"
 USER_INFO = f"canary-user-{uuid4().hex}"
+# What only Stripe's webhooks have in them.
+WEBHOOK_CONTENT = f"canary-webhook-{uuid4().hex}"
 # Where orders, payments and what is on its way are kept, which is what these tables are for.
 KEPT: dict[str, tuple[str, ...]] = {
     "order": ("orders", "outbox"),
@@ -188,14 +191,71 @@ async def provoke(system: System, rig: LocalRig) -> None:
         await system.start("payment")
 
 
+def event_about(payment_intent: str) -> bytes:
+    """As Stripe's are: what is in it besides the ids is nobody's business."""
+    thing = {
+        "id": "re_1",
+        "object": "refund",
+        "payment_intent": payment_intent,
+        "destination_details": {"card": {"reference": WEBHOOK_CONTENT}},
+        "metadata": {"note": WEBHOOK_CONTENT},
+    }
+    event = {"id": f"evt_{uuid4().hex}", "type": "charge.dispute.created", "data": {"object": thing}}
+    return json.dumps(event | {"account": WEBHOOK_CONTENT}).encode()
+
+
+async def provoke_with_stripe(system: System, rig: LocalRig) -> None:
+    """An order charged by Stripe; events of it that are taken and that are not; and a Stripe that is away."""
+    chosen = {"MURMURATION_PROVIDER": "stripe"}
+    await system.stop("payment")
+    await system.start("payment", extra_environment=chosen)
+    item = Item(await system.new_sku(10), 1, 700)
+    order = await system.shop.place("cust_ada", "pm_card_visa", item)
+
+    async def intent_of(order_id: UUID) -> str | None:
+        query = "SELECT provider_payment FROM payments WHERE order_id = %s AND status = 'captured'"
+        rows = await system.execute("payment", query, [order_id])
+        return rows[0][0] if rows else None
+
+    intent = await until(lambda: intent_of(order), "it is charged")
+    assert intent
+    secret = f"whsec_{rig.addresses.state.secret('stripe-webhooks')}"
+    sent = {204: event_about(intent), 400: event_about(intent)[:-1]}
+    url = f"{rig.addresses.http('payment')}/webhooks/stripe"
+    async with aiohttp.ClientSession() as session:
+        for status, body in sent.items():
+            signature = stripe.WebhookSignature.generate_signature_header(body.decode(), secret)
+            headers = {"Stripe-Signature": signature, "Content-Type": "application/json"}
+            async with session.post(url, data=body, headers=headers) as answer:
+                assert answer.status == status
+        forged = {"Stripe-Signature": f"t=1,v1={WEBHOOK_CONTENT}", "Content-Type": "application/json"}
+        async with session.post(url, data=sent[204], headers=forged) as answer:
+            assert answer.status == 400
+    away = chosen | {"MURMURATION_STRIPE_API": "http://127.0.0.1:1"}
+    await system.stop("payment")
+    await system.start("payment", extra_environment=away)
+    await system.shop.place("cust_ada", "pm_card_visa", item)
+
+    async def tried() -> bool:
+        calls = await system.execute("payment", "SELECT last_error FROM calls WHERE name = 'register'")
+        return any(value for (value,) in calls)
+
+    try:
+        await until(tried, "Stripe is asked in vain")
+    finally:
+        await system.stop("payment")
+        await system.start("payment")
+
+
 async def test_no_canary_is_written_anywhere(
     system: System, rig: LocalRig, forbidden: list[str], collector: Collector
 ) -> None:
     await provoke(system, rig)
+    await provoke_with_stripe(system, rig)
 
     async def exported() -> bool:
         # What failed in vain, of the service that is stopped, too.
-        return "provider_unreachable" in collector.spans
+        return "provider_unreachable" in collector.spans and "stripe_unreachable" in collector.spans
 
     await until(exported, "spans arrive")
     secrets = [*rig.addresses.database_passwords.values(), *rig.addresses.broker_passwords.values()]
@@ -207,7 +267,8 @@ async def test_no_canary_is_written_anywhere(
         BEARER,
         USER_INFO,
     ]
-    canaries += [rig.addresses.admin_token, rig.addresses.token, *secrets]
+    canaries += [rig.addresses.admin_token, rig.addresses.token, *secrets, WEBHOOK_CONTENT]
+    canaries += [rig.addresses.state.secret(name) for name in ("stripe", "stripe-webhooks")]
     postgres_log = (rig.state_dir / "logs" / "postgres.log").read_text(errors="replace")
     assert 'violates check constraint "canary"' in postgres_log
     written = {"the logs": everything_logged(rig), "the spans": collector.spans}
