@@ -27,7 +27,7 @@ LINTED := compose docs events $(wildcard *_svc) saga_tracker tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: FORCE help demo up status env token down logs check map bench bench-compare bench-tracing drills drill new-service pictures test jaeger lint clean
+.PHONY: FORCE help demo up status env token down logs check map bench bench-compare bench-tracing drills drill new-service pictures test jaeger stripe-mock lint clean
 .PHONY: compose-up compose-down compose-demo compose-check
 
 help: ## list these commands
@@ -99,6 +99,9 @@ test: $(READY) ## run every test, against servers of its own (TESTS=tests/decide
 
 jaeger: $(READY) ## build Jaeger for the tests of traces, where Go is installed (some ten minutes, once)
 	@$(RUN) -m tests.jaeger
+
+stripe-mock: ## build stripe-mock for the tests of requests to Stripe, where Go is installed
+	@go install github.com/stripe/stripe-mock@v0.203.0
 
 lint: $(READY) ## check style, types and who imports whom
 	@$(RUN) -m ruff check $(LINTED)

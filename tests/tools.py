@@ -160,7 +160,7 @@ GO = Tool("Go", ask_go, "apt-get install golang-go")
 STRIPE_MOCK = Tool(
     "stripe-mock",
     partial(works, "stripe-mock", "-version"),
-    "go install github.com/stripe/stripe-mock@latest, with Go's folder of programs on the PATH",
+    "make stripe-mock, where Go is installed, with its folder of programs on the PATH",
 )
 RELEASE_BEFORE = Tool(f"the release before ({COMMIT[:7]})", why_not_here, HOW_TO_GET_IT)
 TOOLS = (

@@ -114,7 +114,7 @@ class Drill:
     """The load, where it is not what the whole run has."""
     kinds: tuple[Kind, ...] = KINDS
     """What is ordered, drawn at random."""
-    settings: Settings = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict, hash=False)
     """How some processes are set meanwhile, where that is not the default."""
     rested: Callable[[Stage], Awaitable[None]] = at_once
     """Waits, once every order has ended, for what may come later still."""

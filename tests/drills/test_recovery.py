@@ -11,6 +11,7 @@ import pytest
 
 from compose.demo.shop import Item, Refused, Shop
 from compose.drills.catalogue import DRILLS, LONG_DRILLS
+from compose.drills.catalogue.provider import CHARGED_ONCE
 from compose.drills.command import chosen_drills
 from compose.drills.judge import left_to_a_person, recovery_checks, recovery_of, why_not_ended
 from compose.drills.load import Kind, Load, NotAccepted, place_until_accepted
@@ -119,7 +120,8 @@ def test_a_drill_may_have_numbers_of_its_own() -> None:
     assert problems_of(Recovery(2, 1, manual=1, ended_after_seconds=80.0), target) == []
     for drill in DRILLS:
         assert drill.target == USUAL or drill.target.why, drill.name
-        assert drill.target.manual == 0, drill.name
+        # An error that Stripe keeps under the key of a refund is for a person: see there.
+        assert drill.target.manual == 0 or drill is CHARGED_ONCE, drill.name
 
 
 def test_the_end_is_counted_from_the_last_healing() -> None:
