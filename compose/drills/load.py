@@ -31,6 +31,8 @@ class Kind:
     in_stock: bool = True
     contested: bool = False
     """More of this kind are placed than there is stock for: who gets none is cancelled."""
+    undo_may_fail: bool = False
+    """Whether what undoes it may fail for good, and is for a person then."""
 
     @property
     def should_complete(self) -> bool:
@@ -40,7 +42,7 @@ class Kind:
     @property
     def ends(self) -> frozenset[str]:
         """How it may end whatever breaks meanwhile: one that is late for good is cancelled."""
-        return frozenset({self.end, "CANCELLED"})
+        return frozenset({self.end, "CANCELLED", *(["NEEDS_MANUAL"] if self.undo_may_fail else [])})
 
 
 KINDS = (
