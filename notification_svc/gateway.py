@@ -221,7 +221,14 @@ class HttpPushService(HttpAdapter):
 
 def gateway_from(settings: NotificationSettings) -> NotificationGateway:
     """The gateway to the directory, mail and push that the settings name."""
-    mail_server = SmtpMailServer(
+    kind = ContactByUrl if settings.push == "apprise" else Contact
+    directory = HttpCustomerDirectory(settings, kind)
+    return NotificationGateway(directory, mail_server_from(settings), push_service_from(settings))
+
+
+def mail_server_from(settings: NotificationSettings) -> SmtpMailServer:
+    """The mail server that the settings name."""
+    return SmtpMailServer(
         settings.smtp_url,
         CircuitBreaker("mail_server", settings),
         settings.smtp_access,
@@ -229,10 +236,6 @@ def gateway_from(settings: NotificationSettings) -> NotificationGateway:
         connections=settings.mail_connections,
         timeout_seconds=settings.call_timeout_seconds,
         idle_seconds=settings.idle_connection_seconds,
-    )
-    kind = ContactByUrl if settings.push == "apprise" else Contact
-    return NotificationGateway(
-        HttpCustomerDirectory(settings, kind), mail_server, push_service_from(settings)
     )
 
 

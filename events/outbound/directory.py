@@ -62,6 +62,11 @@ class HttpCustomerDirectory(Generic[EntryT]):
             self._forgetting.cancel()
             self._forgetting = None
 
+    @property
+    def remembered(self) -> int:
+        """How many customers are in memory now."""
+        return len(self._kept)
+
     async def entry(self, customer: str) -> EntryT | None:
         """200 or 404, or what was learned moments ago. Raises CallFailed when another attempt may help."""
         kept = self._kept.get(customer)
