@@ -69,7 +69,13 @@ SERVICES = [
             payment_token="tok_ok",
             settled_by="ada",
         ),
-        {"status": "refunded", "amount_minor": 500, "currency": "EUR", "settled_by": "ada"},
+        {
+            "status": "refunded",
+            "amount_minor": 500,
+            "currency": "EUR",
+            "settled_by": "ada",
+            "reversed": False,
+        },
     ),
     Sample(
         "fulfillment_svc",
