@@ -145,6 +145,7 @@ async def test_each_service_keeps_what_it_needs_alone(
 ) -> None:
     directory = HttpCustomerDirectory[Any](settings_for(settings, sandbox), kind)
     entry = await directory.entry("cust_1")
+    assert entry is not None
     assert entry.model_dump().keys() == kept
     await directory.close()
 
