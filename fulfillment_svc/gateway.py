@@ -1,7 +1,7 @@
-"""Fulfilment's way to the carrier, and to the directory that knows where a customer lives.
+"""Fulfilment's way to the carrier; where a customer lives, the directory knows.
 
-`Carrier` and `CustomerDirectory` are what fulfilment needs; write adapters for yours in the place of the
-`Http` ones, which speak to the sandbox. `FulfillmentGateway` turns calls of decide.py into its outcomes.
+`Carrier` is what fulfilment needs of one; write an adapter for yours in the place of `HttpCarrier`, which
+speaks to the sandbox. `FulfillmentGateway` turns calls of decide.py into its outcomes.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from uuid import UUID
 from pydantic import BaseModel, SecretStr
 
 from events.facts.base import Line
+from events.outbound.directory import CustomerDirectory, DirectorySettings, HttpCustomerDirectory
 from events.outbound.dispatcher import CallFailed
 from events.outbound.http_party import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused, Reply
-from events.runtime.settings import ServiceSettings
 from fulfillment_svc.decide import (
     Booked,
     BookingRefused,
@@ -35,13 +35,11 @@ ALREADY_DISPATCHED = "already_dispatched"
 Results = Booked | BookingRefused | Unbooked | CancelRefused | Dispatched | DispatchRefused
 
 
-class FulfillmentSettings(ServiceSettings):
+class FulfillmentSettings(DirectorySettings):
     """What the gateway reads besides."""
 
     carrier_url: HttpUrl
     carrier_token: SecretStr | None = None
-    directory_url: HttpUrl
-    directory_token: SecretStr | None = None
 
 
 class Address(BaseModel):
@@ -68,13 +66,6 @@ class Booking:
     deliver_on: date
 
 
-class CustomerDirectory(OutsideParty, Protocol):
-    """Who is behind a customer token."""
-
-    async def recipient(self, customer: str) -> Recipient | None:
-        """Name and address, or None for nobody. Raises CallFailed when another attempt may help."""
-
-
 class Carrier(OutsideParty, Protocol):
     """A carrier, one shipment an order. Every method raises CallFailed when another attempt may help.
 
@@ -99,7 +90,7 @@ class Carrier(OutsideParty, Protocol):
 class FulfillmentGateway:
     """Asks the carrier what decide.py wants to know."""
 
-    def __init__(self, carrier: Carrier, directory: CustomerDirectory) -> None:
+    def __init__(self, carrier: Carrier, directory: CustomerDirectory[Recipient]) -> None:
         self._carrier = carrier
         self._directory = directory
 
@@ -126,7 +117,7 @@ class FulfillmentGateway:
         key = call.idempotency_key
         match call:
             case BookShipment():
-                recipient = await self._directory.recipient(call.customer)
+                recipient = await self._directory.entry(call.customer)
                 if recipient is None:
                     return Refused(UNKNOWN_CUSTOMER)
                 return await self._carrier.book(call.order_id, recipient, call.lines, key=key)
@@ -154,19 +145,6 @@ def outcome_of(call: Calls, answer: Booking | Accepted | Refused) -> Results:
             return Dispatched() if refused in (None, ALREADY_DISPATCHED) else DispatchRefused(refused)
         case _:
             assert_never(call)
-
-
-class HttpCustomerDirectory(HttpAdapter):
-    """The sandbox's directory; reads no more than fulfilment needs."""
-
-    async def recipient(self, customer: str) -> Recipient | None:
-        """200 or 404."""
-        reply = await self._party.get("/customers", last_part=customer)
-        if reply.http_status == 404:
-            return None
-        if reply.http_status != 200:
-            raise reply.unexpected()
-        return reply.read_as(Recipient)
 
 
 class HttpCarrier(HttpAdapter):
@@ -227,7 +205,4 @@ def _read(reply: Reply) -> Booking | Accepted | Refused:
 def gateway_from(settings: FulfillmentSettings) -> FulfillmentGateway:
     """The gateway to the carrier and the directory that the settings name."""
     carrier = HttpParty("carrier", settings.carrier_url, settings, bearer_token=settings.carrier_token)
-    directory = HttpParty(
-        "directory", settings.directory_url, settings, bearer_token=settings.directory_token
-    )
-    return FulfillmentGateway(HttpCarrier(carrier), HttpCustomerDirectory(directory))
+    return FulfillmentGateway(HttpCarrier(carrier), HttpCustomerDirectory(settings, Recipient))

@@ -25,6 +25,7 @@ from tests.world.plays import (
     NO_PEARS,
     PLENTY,
     approval_expired,
+    came_back,
     cancelled,
     posted,
     published,
@@ -133,6 +134,7 @@ PLAYS = [
         acts=1,
         acts_on=("notification",),
     ),
+    Play("published, the mail comes back", (PUBLISHED, came_back(ADA)), 2_702, UNDISTURBED),
 ]
 
 
