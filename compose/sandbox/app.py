@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from compose.sandbox import carrier, provider
 from compose.sandbox.customers import MailServer, MailSink, Push, PushSink, customer_of, mail_as_json
+from compose.sandbox.easypost_door import EasyPostDoor
 from compose.sandbox.http import (
     Body,
     OnReference,
@@ -77,7 +78,7 @@ class SandboxSettings(FromEnvironment):
     sandbox_stop_seconds: int = Field(default=5, ge=1, description="for requests in flight at SIGTERM")
     sandbox_sink_retention: int = Field(default=10_000, ge=1, description="mails kept, and pushes kept")
 
-    # Of Stripe's door.
+    # Of Stripe's door, and the first of EasyPost's as well.
     sandbox_pending_seconds: float = Field(default=2, ge=0, description="after that what is pending ends")
     sandbox_hold_seconds: float = Field(
         default=7 * 24 * 3600, gt=0, description="an authorisation lasts so long"
@@ -123,6 +124,14 @@ class Sandbox:
             pending_seconds=settings.sandbox_pending_seconds,
             hold_seconds=settings.sandbox_hold_seconds,
         )
+        self.easypost = EasyPostDoor(
+            self.ledger,
+            self.faults,
+            self.delays,
+            slow_seconds=settings.sandbox_slow_seconds,
+            body_limit_bytes=settings.sandbox_body_limit_bytes,
+            pending_seconds=settings.sandbox_pending_seconds,
+        )
         self.pushes = PushSink(settings.sandbox_sink_retention)
         self.mail_server = MailServer(
             MailSink(self.ledger, self.faults, self.delays, retention=settings.sandbox_sink_retention),
@@ -148,7 +157,8 @@ class Sandbox:
 
     @asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        loops = [asyncio.create_task(self.stripe.run()), asyncio.create_task(self.webhooks.run())]
+        doing = (self.stripe, self.easypost, self.webhooks)
+        loops = [asyncio.create_task(one.run()) for one in doing]
         try:
             async with measured_loop():
                 yield
@@ -165,6 +175,7 @@ class Sandbox:
             *(Route(path, self.desk.takes(operation), methods=["POST"]) for path, operation in operations),
             *(Route(path, endpoint, methods=["GET"]) for path, endpoint in look_ups),
             *self.stripe.routes(),
+            *self.easypost.routes(),
             Route("/stripe/clock", self._put_clock, methods=["PUT"]),
             Route("/faults", self._put_faults, methods=["PUT"]),
             Route("/faults", self._clear_faults, methods=["DELETE"]),

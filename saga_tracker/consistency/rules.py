@@ -186,7 +186,9 @@ def manual_case_stands_still(_snapshot: Snapshot, books: AllBooks) -> Iterator[C
         held = {"confirmed": "sold", "cancelled": "released"}.get(book.status, "reserved")
         if book.reservation.status != held:
             yield order_id, f"for a person to settle, but no longer {held}"
-        if book.payment.status != "refund_failed" and not book.money.charged_minor:
+        # A label that is not refunded after all is found out when the customer has the money back.
+        late = book.shipment.status == "cancel_failed" and book.payment.status in NOT_CHARGED
+        if book.payment.status != "refund_failed" and not late and not book.money.charged_minor:
             yield order_id, "for a person to settle because of its shipment, but not charged"
 
 
@@ -288,6 +290,7 @@ _STANDS_STILL = {
     "payment.refund_failed": "refund_failed",
     "payment.refund_reversed": "refund_failed",
     "fulfillment.shipment_cancel_failed": "cancel_failed",
+    "fulfillment.label_refund_rejected": "cancel_failed",
     "fulfillment.shipment_dispatch_failed": "dispatch_failed",
 }
 

@@ -241,8 +241,8 @@ class Books:
         """How the order ended, by what the services themselves say; UNFINISHED when it has not."""
         shipment, payment = self.shipment.status, self.payment.status
         match self.status:
-            case "cancelled" if payment == "refund_failed":
-                # The refund had been certain, and did not come after all.
+            case "cancelled" if payment == "refund_failed" or shipment == "cancel_failed":
+                # It had been undone for certain, and was not after all.
                 return "NEEDS_MANUAL"
             case "cancelled":
                 return "CANCELLED"

@@ -16,8 +16,8 @@ from events.runtime.settings import ProcessSettings
 from events.storage.database import Database
 from events.storage.repository import COMPARED, OrderRepository, Repository
 from events.storage.round_trip import RoundTrip
-from fulfillment_svc.decide import Shipment
 from fulfillment_svc.repository import SHIPMENTS
+from fulfillment_svc.shipment import Shipment
 from inventory_svc.decide import Reservation
 from inventory_svc.repository import RESERVATIONS, SHELVES
 from notification_svc.decide import Notice

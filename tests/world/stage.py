@@ -17,6 +17,7 @@ from uuid import UUID
 from compose.system import SERVICES
 from events.decision import Call, CausalityViolated, Command, Decision, GaveUp
 from events.facts import Fact
+from events.facts.fulfillment import LabelRefundRejected, ShipmentCancelled, ShipmentRejected
 from events.facts.payment import PaymentHeld
 from events.facts.saga import ApprovalExpired, RetryRequested, Settled
 from inventory_svc.decide import Shelf, Stock
@@ -286,13 +287,14 @@ class Stage:
         )
 
     def _published(self, world: World, role: int, fact: Known, message: Known) -> Known:
-        """The fact as one of its own: what was tried again may also fail again."""
+        """The fact as one of its own: what was tried again may fail again, or be undone after all."""
         if fact not in world.published:
             return fact
         retries = sum(
             _asks_to_retry(published.value, fact.value.order_id, ROLES[role]) for published in world.published
         )
-        times = [self.known(Again(fact, time)) for time in range(2, retries + 2)] if fact.value.case else []
+        repeated = fact.value.case or _undoes_once_more(world, fact.value)
+        times = [self.known(Again(fact, time)) for time in range(2, retries + 2)] if repeated else []
         for again in times:
             if again not in world.published:
                 return again
@@ -337,6 +339,12 @@ def _subscribers(kind: type[Fact]) -> tuple[int, ...]:
 
 def _serial(known: Known) -> int:
     return known.serial
+
+
+def _undoes_once_more(world: World, fact: Fact) -> bool:
+    """It had been undone for certain, and was not after all: then it is, now."""
+    late = any(isinstance(fact_of(published), LabelRefundRejected) for published in world.published)
+    return late and isinstance(fact, ShipmentCancelled | ShipmentRejected)
 
 
 def _asks_to_retry(published: Any, order_id: UUID, service: str) -> bool:
