@@ -237,7 +237,7 @@ def end_refund(shipment: Shipment, outcome: Outcomes) -> Decided:
 
 def reject_refund(shipment: Shipment, reason: str) -> Decided:
     """Whoever used that label may have sent the goods: a person looks, or has it tried again."""
-    stuck = replace(next_round(shipment), status="cancel_failed")
+    stuck = replace(next_round(shipment), status="cancel_failed", reversed=True)
     rejected = LabelRefundRejected(order_id=shipment.order_id, reason=reason[:200])
     return Decision(stuck, facts=(rejected,))
 

@@ -24,6 +24,7 @@ shipments = Table(
     Column("carrier", Text, nullable=False, server_default="sandbox"),
     Column("carrier_shipment", Text),
     Column("refund_pending", Boolean, nullable=False, server_default="false"),
+    Column("reversed", Boolean, nullable=False, server_default="false"),
     CheckConstraint(
         "status NOT IN ('scheduled', 'dispatching', 'dispatched') OR shipment_id IS NOT NULL",
         name="booked_has_shipment",

@@ -152,7 +152,8 @@ class Shipment:
     undo that fulfilment began by itself ends in `shipment_rejected`. `reason` is why it is undone. `round`:
     under which key the next attempt at cancelling or dispatching is made. `carrier`: with whom it was begun,
     and is finished; `carrier_shipment`: what that one calls it, where it gives ids. `refund_pending`: it was
-    let go of, and what its label cost is yet to come back.
+    let go of, and what its label cost is yet to come back; `reversed`: that never came, although it was
+    published as undone.
     """
 
     order_id: UUID
@@ -179,6 +180,7 @@ class Shipment:
     carrier: str = SANDBOX
     carrier_shipment: str | None = None
     refund_pending: bool = False
+    reversed: bool = False
 
 
 # A call is on its way, and only then does an outcome mean anything.

@@ -251,11 +251,10 @@ def end_pending(payment: Payment, stands: Stands) -> Decided:
             return issue_credit_note(payment)
         case "refunded" | "declined", "refund_failed" if payment.settled_by is None:
             # It was certainly coming, and did not come after all: under new keys it may be tried again.
-            stuck = replace(payment, status="refund_failed", retry_with="void", round=payment.round + 1)
-            reversed_ = PaymentRefundReversed(
-                order_id=payment.order_id, reason=f"refund: {stands.reason}"[:200]
-            )
-            return Decision(stuck, facts=(reversed_,))
+            stuck = replace(payment, status="refund_failed", retry_with="void", reversed=True)
+            reason = f"refund: {stands.reason}"[:200]
+            fact = PaymentRefundReversed(order_id=payment.order_id, reason=reason)
+            return Decision(replace(stuck, round=payment.round + 1), facts=(fact,))
         case _:
             return Decision(payment)
 

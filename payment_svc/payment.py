@@ -189,7 +189,8 @@ class Payment:
     `withdrawn` means that fulfilment asked for the undo, so it ends in `refunded`; an undo that payment
     began by itself ends in `declined`. `reason` is why it is being undone. `retry_with` and `round`: what a
     retry of an undo that failed begins with, under which key. `provider`: with whom it was begun, and is
-    finished; `provider_payment`: what that one calls it, where it gives ids.
+    finished; `provider_payment`: what that one calls it, where it gives ids. `reversed`: it was published as
+    refunded, and that was not so after all.
     """
 
     order_id: UUID
@@ -223,6 +224,7 @@ class Payment:
     provider: str = SANDBOX
     provider_payment: str | None = None
     disputed: bool = False
+    reversed: bool = False
 
 
 # A call is on its way, and only then does an outcome mean anything.

@@ -40,6 +40,7 @@ payments = Table(
     Column("provider", Text, nullable=False, server_default="sandbox"),
     Column("provider_payment", Text),
     Column("disputed", Boolean, nullable=False, server_default="false"),
+    Column("reversed", Boolean, nullable=False, server_default="false"),
     CheckConstraint("amount_minor >= 0", name="amount_not_negative"),
     CheckConstraint(
         "status = 'fenced' OR (currency IS NOT NULL AND payment_token IS NOT NULL)",

@@ -20,7 +20,7 @@ from events.storage.sql import array_of, as_arrays, compiled, insert_rows, updat
 StateT = TypeVar("StateT")
 
 # As much of a state as anybody may see: neither personal data nor a payment token.
-COMPARED = ("status", "amount_minor", "currency", "ending", "settled_by")
+COMPARED = ("status", "amount_minor", "currency", "ending", "settled_by", "reversed")
 
 
 class UnitOfWork(Protocol):

@@ -15,3 +15,4 @@ def upgrade() -> None:
     op.add_column(
         "shipments", sa.Column("refund_pending", sa.Boolean, nullable=False, server_default="false")
     )
+    op.add_column("shipments", sa.Column("reversed", sa.Boolean, nullable=False, server_default="false"))

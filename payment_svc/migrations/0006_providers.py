@@ -13,6 +13,7 @@ def upgrade() -> None:
     op.add_column("payments", sa.Column("provider", sa.Text, nullable=False, server_default="sandbox"))
     op.add_column("payments", sa.Column("provider_payment", sa.Text))
     op.add_column("payments", sa.Column("disputed", sa.Boolean, nullable=False, server_default="false"))
+    op.add_column("payments", sa.Column("reversed", sa.Boolean, nullable=False, server_default="false"))
     op.drop_constraint("known_status", "payments")
     op.create_check_constraint(
         "known_status",

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -244,5 +244,7 @@ missing_router = APIRouter(include_in_schema=False, route_class=PageRoute, depen
 
 @missing_router.get("/ui/{rest:path}")
 async def missing(rest: str) -> Response:
-    """The page of an address that leads nowhere."""
+    """The page of an address that leads nowhere; the first page is not far from `/ui`."""
+    if not rest:
+        return RedirectResponse("/", HTTPStatus.SEE_OTHER)
     raise Problem(404, f"there is no page /ui/{rest}")

@@ -186,8 +186,8 @@ def manual_case_stands_still(_snapshot: Snapshot, books: AllBooks) -> Iterator[C
         held = {"confirmed": "sold", "cancelled": "released"}.get(book.status, "reserved")
         if book.reservation.status != held:
             yield order_id, f"for a person to settle, but no longer {held}"
-        # A label that is not refunded after all is found out when the customer has the money back.
-        late = book.shipment.status == "cancel_failed" and book.payment.status in NOT_CHARGED
+        # That a label is not refunded after all, turns out when its customer has the money back.
+        late = book.shipment.status == "cancel_failed" and book.shipment.reversed
         if book.payment.status != "refund_failed" and not late and not book.money.charged_minor:
             yield order_id, "for a person to settle because of its shipment, but not charged"
 

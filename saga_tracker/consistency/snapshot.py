@@ -30,6 +30,7 @@ class ServiceState:
     """What a service's own table says of one order; `none` where it has no row.
 
     `ending`: what a customer was notified of. `settled_by`: who did outside what the service could not do.
+    `reversed`: what it had published as undone was not.
     """
 
     status: str = NOT_THERE
@@ -37,6 +38,7 @@ class ServiceState:
     currency: str | None = None
     ending: str | None = None
     settled_by: str | None = None
+    reversed: bool | None = None
     units: Mapping[str, int] | None = None
 
 
@@ -241,8 +243,11 @@ class Books:
         """How the order ended, by what the services themselves say; UNFINISHED when it has not."""
         shipment, payment = self.shipment.status, self.payment.status
         match self.status:
-            case "cancelled" if payment == "refund_failed" or shipment == "cancel_failed":
-                # It had been undone for certain, and was not after all.
+            case "cancelled" if payment == "refund_failed" and self.payment.reversed:
+                # The refund had been certain, and did not come after all.
+                return "NEEDS_MANUAL"
+            case "cancelled" if shipment == "cancel_failed" and self.shipment.reversed:
+                # The label's refund had been taken on, and was rejected after all.
                 return "NEEDS_MANUAL"
             case "cancelled":
                 return "CANCELLED"

@@ -1,4 +1,4 @@
-"""Fills every service's database, and the tracker's, with orders that ended long ago.
+"""Fills every service's database, and the tracker's, with orders that ended long ago, or that are open.
 
 A few dozen real orders are played, of every kind of end, and copied by SQL, again and again: each row that
 they left, under ids and at times of its own. So the rows are what real ones are, whatever the tables become,
@@ -21,7 +21,9 @@ import psycopg
 from aiohttp import ClientSession
 from psycopg import sql
 
+from compose.local.rig import LocalRig
 from compose.rig import Whereabouts
+from payment_svc.service import DEFAULT_APPROVAL_LIMIT_MINOR
 from tests.bench.completions import watch
 from tests.bench.load import stock_up
 from tests.bench.orders import SKU
@@ -79,6 +81,22 @@ _ENDED = """
 """
 
 
+# Open ones came in over the last hour.
+OPEN_OVER_DAYS = 1 / 24
+OPEN_ORIGINALS = 25
+_STANDS = "SELECT count(*) FROM sagas WHERE order_id = ANY(%(order_ids)s) AND state = %(state)s"
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """So many open orders were made in so many seconds. One that waits for a person, one for fulfilment."""
+
+    orders: int
+    seconds: float
+    parked: UUID
+    waiting: UUID
+
+
 @dataclass(frozen=True, slots=True)
 class Filled:
     """What was done: so many orders, so long ago at most, in so many seconds."""
@@ -109,6 +127,56 @@ async def fill(where: Whereabouts, orders: int = 1_000_000, days: float = SPREAD
     return Filled(copies * len(KINDS), days, time.monotonic() - began)
 
 
+async def open_orders(rig: LocalRig, orders: int) -> Copied:
+    """Have so many open orders more: half of them wait for a person's approval, half for fulfilment.
+
+    Nothing is under way for the copies, so they stay; what is left of the stock does not know of them.
+    """
+    began, where = time.monotonic(), rig.addresses
+    copies = orders // (2 * OPEN_ORIGINALS)
+    await stock_up(where.http("inventory"), where.admin_token)
+    await asyncio.to_thread(rig.stop, "fulfillment")
+    async with ClientSession() as session:
+        url = where.http("order")
+        kind = ("cust_open", "tok_ok", SKU)
+        parked = [
+            await _place(session, url, *kind, amount_minor=DEFAULT_APPROVAL_LIMIT_MINOR + 1)
+            for _ in range(OPEN_ORIGINALS)
+        ]
+        waiting = [await _place(session, url, *kind) for _ in range(OPEN_ORIGINALS)]
+    await _stand(where, parked, "AWAITING_APPROVAL")
+    await _stand(where, waiting, "PENDING_SHIPMENT")
+    originals = [*parked, *waiting]
+    facts = await _facts_of(where, originals)
+    for name in TABLES:
+        async with await psycopg.AsyncConnection.connect(where.database_url(name)) as connection:
+            ids = {"order_id": originals, "fact_id": facts}
+            await _copy(connection, name, ids, copies, OPEN_OVER_DAYS)
+    examples = await _first_copies(where, [parked[0], waiting[0]])
+    await asyncio.to_thread(rig.start, "fulfillment")
+    return Copied(copies * 2 * OPEN_ORIGINALS, time.monotonic() - began, *examples)
+
+
+async def _stand(where: Whereabouts, order_ids: list[UUID], state: str) -> None:
+    deadline = time.monotonic() + SETTLE_SECONDS
+    url = where.database_url(TRACKER)
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        given = {"order_ids": order_ids, "state": state}
+        while await _number(connection, _STANDS, given) < len(order_ids):
+            assert time.monotonic() < deadline, f"not all of the orders to be copied are {state}"
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def _first_copies(where: Whereabouts, order_ids: list[UUID]) -> tuple[UUID, UUID]:
+    async with await psycopg.AsyncConnection.connect(where.database_url(TRACKER)) as connection:
+        await connection.execute(_COPIED)
+        cursor = await connection.execute(
+            "SELECT pg_temp.copied(id, 1) FROM unnest(%s::uuid[]) AS id", [order_ids]
+        )
+        first, second = [row[0] for row in await cursor.fetchall()]
+    return first, second
+
+
 async def _play(where: Whereabouts) -> list[UUID]:
     """Place one order of each kind, and wait until the tracker has seen all of them end."""
     await stock_up(where.http("inventory"), where.admin_token)
@@ -126,8 +194,10 @@ async def _play(where: Whereabouts) -> list[UUID]:
     return order_ids
 
 
-async def _place(session: ClientSession, order_url: str, customer: str, token: str, sku: str) -> UUID:
-    lines = [{"sku": sku, "quantity": 1, "amount_minor": 1_999}]
+async def _place(
+    session: ClientSession, order_url: str, customer: str, token: str, sku: str, amount_minor: int = 1_999
+) -> UUID:
+    lines = [{"sku": sku, "quantity": 1, "amount_minor": amount_minor}]
     order = {"customer": customer, "currency": "EUR", "payment_token": token, "lines": lines}
     headers = {"Idempotency-Key": str(uuid4())}
     async with session.post(f"{order_url}/orders", json=order, headers=headers) as response:

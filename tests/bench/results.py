@@ -50,6 +50,9 @@ FIGURES: Mapping[str, Figure] = {
     "facts": Figure("facts in the stream", "facts"),
     "share_of_empty_percent": Figure("share of an empty system's rate", "%", 1),
     "cpu_of_empty_percent": Figure("CPU of an empty system's", "%", 1),
+    "page_p50_ms": Figure("a page p50", "ms"),
+    "page_p95_ms": Figure("the slowest page's p95", "ms"),
+    "share_without_tabs_percent": Figure("share of the rate without tabs", "%", 1),
     "memory_growth_percent": Figure("memory growth, the worst process", "%", 1),
 }
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import Browser, Page
@@ -93,6 +94,12 @@ async def test_a_page_can_be_read_without_scripts(browser: Browser, stage: Stage
     async with looking(browser, stage, scripts=False) as (page, _):
         await show(page, stage, name)
         assert await page.locator("main h1").count() == 1
+
+
+async def test_the_board_is_where_one_types_it(browser: Browser, stage: Stage) -> None:
+    async with looking(browser, stage) as (page, _):
+        await page.goto("/ui")
+        assert urlsplit(page.url).path == "/"
 
 
 async def test_an_error_is_a_page(browser: Browser, stage: Stage) -> None:

@@ -211,7 +211,13 @@ def there(was: Shipment, *, pending: bool = False) -> Shipment:
 BOOKING_THERE, SCHEDULED_THERE = there(BOOKING), there(SCHEDULED)
 LET_GO, BACK = there(CANCELLED, pending=True), there(CANCELLED)
 GIVEN_UP_LET_GO = there(GIVEN_UP, pending=True)
-LATE_FAILED = in_round(2, there(CANCEL_FAILED))
+
+
+def reversed_(was: Shipment, number: int = 2) -> Shipment:
+    return replace(in_round(number, was), reversed=True)
+
+
+LATE_FAILED = reversed_(there(CANCEL_FAILED))
 PENDING = RefundPending(UNTIL)
 
 PREPARING_IT = rows(
@@ -249,21 +255,19 @@ WAITING_FOR_A_REFUND = rows(
     given(LET_GO).when(*given_up(FOLLOW)).then(LATE_FAILED, label_refund_rejected("follow_refund: timeout")),
     given(GIVEN_UP_LET_GO)
     .when(RefundRejected("u" * 300))
-    .then(in_round(2, there(replace(GIVEN_UP, status="cancel_failed"))), label_refund_rejected("u" * 200)),
+    .then(reversed_(there(replace(GIVEN_UP, status="cancel_failed"))), label_refund_rejected("u" * 200)),
     given(LET_GO, GIVEN_UP_LET_GO).when(PAYMENT_CAPTURED, ORDER_WITHDRAWN).nothing(),
     # A person has it tried again, or has seen to it.
     given(LATE_FAILED)
     .when(retry_requested("fulfillment"))
-    .then(in_round(2, there(CANCELLING)), CANCEL_THERE_2),
-    given(in_round(2, there(CANCELLING)))
-    .when(PENDING)
-    .then(in_round(2, LET_GO), SHIPMENT_CANCELLED, FOLLOW_2),
-    given(in_round(2, LET_GO))
+    .then(reversed_(there(CANCELLING)), CANCEL_THERE_2),
+    given(reversed_(there(CANCELLING))).when(PENDING).then(reversed_(LET_GO), SHIPMENT_CANCELLED, FOLLOW_2),
+    given(reversed_(LET_GO))
     .when(RefundRejected("used"))
-    .then(in_round(3, there(CANCEL_FAILED)), label_refund_rejected("used")),
+    .then(reversed_(there(CANCEL_FAILED), 3), label_refund_rejected("used")),
     given(LATE_FAILED)
     .when(settled("fulfillment"))
-    .then(in_round(2, replace(BACK, settled_by=PERSON)), shipment_cancelled(settled_by=PERSON)),
+    .then(reversed_(replace(BACK, settled_by=PERSON)), shipment_cancelled(settled_by=PERSON)),
     given(LET_GO).when(retry_requested("fulfillment"), settled("fulfillment")).nothing(),
 )
 

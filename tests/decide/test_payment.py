@@ -412,7 +412,7 @@ REFUND_PENDING = replace(REFUNDING_THERE, status="refund_pending")
 REFUNDED_THERE = replace(REFUNDING_THERE, status="refunded")
 OWN_REFUND_PENDING = replace(REGISTERED, status="refund_pending", reason="provider_unavailable")
 SETTLED_THERE = replace(REFUNDED_THERE, settled_by=PERSON)
-FAILED_LATE = replace(REFUNDED_THERE, status="refund_failed", round=2)
+FAILED_LATE = replace(REFUNDED_THERE, status="refund_failed", round=2, reversed=True)
 IN_THE_END = (Stands("authorised"), Stands("declined", "do_not_honor"), Stands("refunded"))
 
 
@@ -508,7 +508,7 @@ LATE_FACTS = rows(
     given(replace(OWN_REFUND_PENDING, status="declined"))
     .when(Stands("refund_failed", "lost_card"))
     .then(
-        replace(OWN_REFUND_PENDING, status="refund_failed", round=2),
+        replace(OWN_REFUND_PENDING, status="refund_failed", round=2, reversed=True),
         payment_refund_reversed("refund: lost_card"),
     ),
     # A person gave the money back, or it is another round's refund: nothing is missing.

@@ -69,14 +69,20 @@ SERVICES = [
             payment_token="tok_ok",
             settled_by="ada",
         ),
-        {"status": "refunded", "amount_minor": 500, "currency": "EUR", "settled_by": "ada"},
+        {
+            "status": "refunded",
+            "amount_minor": 500,
+            "currency": "EUR",
+            "settled_by": "ada",
+            "reversed": False,
+        },
     ),
     Sample(
         "fulfillment_svc",
         SHIPMENTS,
         SHIPMENTS,
         lambda one: Shipment(one, "dispatched", customer="cust_ada", shipment_id="s1"),
-        {"status": "dispatched", "settled_by": None},
+        {"status": "dispatched", "settled_by": None, "reversed": False},
     ),
     Sample(
         "notification_svc",

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from saga_tracker.availability import Availability
 from saga_tracker.deadlines import due
 from saga_tracker.projection import project
-from saga_tracker.settings import STEP_DEADLINES_SECONDS
+from saga_tracker.steps import SERVICES
 from tests.tracker.facts import BEGAN, facts_named
 from tests.tracker.test_deadlines import CONFIRMED, RULES, TURNED_BACK, in_words, settings
 from tests.tracker.watch import FIVE
@@ -265,7 +265,7 @@ def test_an_approval_is_decided_by_the_calendar() -> None:
 
 
 def test_patience_is_set_by_service() -> None:
-    assert settings().service_patience_seconds == dict.fromkeys(STEP_DEADLINES_SECONDS, 120.0)
+    assert settings().service_patience_seconds == dict.fromkeys(SERVICES, 120.0)
     assert settings(service_patience_seconds={"payment": 0}).service_patience_seconds["payment"] == 0
     for wrong in ({"paymnt": 1}, {"payment": -1}):
         with pytest.raises(ValidationError, match="service_patience_seconds"):

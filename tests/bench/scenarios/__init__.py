@@ -1,6 +1,7 @@
 """Every scenario by its name, in the order in which they are played."""
 
 from tests.bench.scenarios import (
+    board,
     broker_away,
     burst,
     flash_sale,
@@ -24,6 +25,7 @@ MODULES = (
     broker_away,
     rebuild,
     old_orders,
+    board,
     memory,
 )
 SCENARIOS: tuple[Scenario, ...] = tuple(each for module in MODULES for each in module.SCENARIOS)

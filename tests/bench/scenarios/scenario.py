@@ -9,14 +9,20 @@ from tests.bench.results import Result, Round, Target
 from tests.bench.stage import Stage
 
 PATIENCE_SECONDS = 900
+
+
+def patient(seconds: int) -> Mapping[str, str]:
+    """Settings under which nobody is late for so long."""
+    services = ("order", "inventory", "payment", "fulfillment", "notification")
+    return {
+        "MURMURATION_STEP_DEADLINE_SECONDS": json.dumps(dict.fromkeys(services, seconds)),
+        "MURMURATION_SAGA_DEADLINE_SECONDS": str(seconds),
+        "MURMURATION_OVERDUE_AFTER_SECONDS": str(seconds),
+    }
+
+
 # Where a backlog is the very point, waiting in it is not lateness: else the tracker has most of it cancelled.
-PATIENT: Mapping[str, str] = {
-    "MURMURATION_STEP_DEADLINE_SECONDS": json.dumps(
-        dict.fromkeys(("order", "inventory", "payment", "fulfillment", "notification"), PATIENCE_SECONDS)
-    ),
-    "MURMURATION_SAGA_DEADLINE_SECONDS": str(PATIENCE_SECONDS),
-    "MURMURATION_OVERDUE_AFTER_SECONDS": str(PATIENCE_SECONDS),
-}
+PATIENT = patient(PATIENCE_SECONDS)
 
 
 async def nothing_before(_stage: Stage) -> None:
