@@ -97,7 +97,7 @@ SHOWN = [
         "fulfillment",
         "carrier_silent",
     ),
-    (f"{WITHDRAWN} label_rejected label_retried cancelled_again", "CANCELLED", "", "customer_cancelled"),
+    (f"{WITHDRAWN} label_rejected label_retried cancelled_again", "CANCELLED", "", "card_declined"),
     (
         "created withdrawn shipment_cancelled label_rejected",
         "NEEDS_MANUAL",
