@@ -42,6 +42,7 @@ from payment_svc.stripe_api import (
     ALREADY_REFUNDED,
     EXPIRED,
     MAX_PAGES,
+    NOT_CHARGEABLE,
     NOT_NOW,
     PAGE,
     REFUND_PENDING,
@@ -53,6 +54,7 @@ from payment_svc.stripe_api import (
     Page,
     RefundObject,
     Transport,
+    amount_there,
     authorisation_in,
     capture_in,
     failure_of,
@@ -136,10 +138,13 @@ class StripePayments:
             raise failure_of(error) from None
 
     async def _register(self, call: Register) -> Registered | AuthorisationDeclined:
+        amount = amount_there(call.amount_minor, call.currency)
+        if amount is None:
+            return AuthorisationDeclined(NOT_CHARGEABLE)
         try:
             method = await read(Method, self._stripe.payment_methods.retrieve_async(call.payment_token))
             asked: dict[str, Any] = {
-                "amount": call.amount_minor,
+                "amount": amount,
                 "currency": call.currency.lower(),
                 "capture_method": "manual",
                 # Nobody is there who could be sent to a page of a bank.

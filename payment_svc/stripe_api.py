@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 import stripe
 from pydantic import BaseModel, Field, ValidationError
 
+from events.facts.base import DECIMALS
 from events.outbound.dispatcher import CallFailed
 from events.outbound.http_party import FORM, HttpParty
 from payment_svc.payment import AuthorisationDeclined, Authorised, Captured, CaptureRefused, Pending, Results
@@ -36,6 +37,10 @@ REFUSALS = frozenset(
 # Not refused for good, and nothing to replace by a credit note: of a disputed charge the customer's bank has
 # the money, and whoever gives it back as well gives it twice.
 NOT_NOW = frozenset({"charge_disputed", "balance_insufficient"})
+
+# Stripe counts in ISO 4217's minor units, but for these currencies, of which it has so many decimals.
+DECIMALS_THERE = {"ISK": 2, "UGX": 2, "MGA": 0}
+NOT_CHARGEABLE = "amount_not_chargeable"
 
 ObjectT = TypeVar("ObjectT", bound=BaseModel)
 
@@ -128,6 +133,18 @@ class Transport(stripe.HTTPClient):
             content_type=FORM,
         )
         return reply.content, reply.http_status, {}
+
+
+def amount_there(amount_minor: int, currency: str) -> int | None:
+    """An amount in Stripe's units; None for one that it cannot charge.
+
+    See "Special cases" and "Three-decimal currencies" in Stripe's document of currencies: of three decimals
+    the last one must be 0.
+    """
+    decimals = DECIMALS.get(currency, 2)
+    there = DECIMALS_THERE.get(currency, decimals)
+    amount, rest = divmod(amount_minor * 10**there, 10**decimals)
+    return None if rest or (decimals == 3 and amount % 10) else amount
 
 
 async def read(kind: type[ObjectT], asking: Awaitable[stripe.StripeObject]) -> ObjectT:

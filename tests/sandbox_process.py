@@ -11,7 +11,7 @@ from pathlib import Path
 from compose.local.components import what_readyz_lacks
 from compose.waiting import wait_until_ready
 
-START_SECONDS = 20
+START_SECONDS = 60
 STOP_SECONDS = 10
 SLOW_SECONDS = 1.5
 ADMIN_TOKEN = "test-admin"

@@ -27,12 +27,11 @@ from compose.sandbox.stripe_objects import (
     REFUND,
     Object,
     Objects,
-    StripeProblem,
     declined,
-    invalid,
     method_of,
     seen,
 )
+from compose.sandbox.stripe_requests import StripeProblem, invalid
 from compose.sandbox.stripe_webhooks import Webhooks
 from events.strict_json import JSON_TYPE
 

@@ -14,11 +14,18 @@ from compose.sandbox import provider
 from compose.sandbox.http import OnReference
 from compose.sandbox.operations import new_id
 from compose.sandbox.provider import CARDS
+from compose.sandbox.stripe_requests import (
+    StripeProblem,
+    amount_in,
+    amount_minor_of,
+    currency_in,
+    invalid,
+    not_found,
+)
 
 Object = dict[str, Any]
 Later = Literal["succeeded", "failed"]
 INTENT, REFUND, CREDIT, DISPUTE = "payment_intent", "refund", "customer_balance_transaction", "dispute"
-MAX_AMOUNT = 99_999_999
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +67,6 @@ METHODS: Mapping[str, Method] = {
         for token, card in CARDS.items()
     },
 }
-
-
-class StripeProblem(Exception):
-    """An error in Stripe's form."""
-
-    def __init__(self, status: int, kind: str, code: str | None, message: str, **more: Any) -> None:
-        super().__init__(message)
-        self.status = status
-        self.error = {"type": kind, "code": code, "message": message, **more}
-
-
-def invalid(code: str, message: str, **more: Any) -> StripeProblem:
-    """A request that cannot be carried out as it is."""
-    return StripeProblem(400, "invalid_request_error", code, message, **more)
-
-
-def not_found(what: str, param: str = "id") -> StripeProblem:
-    """An object that nobody made."""
-    return StripeProblem(404, "invalid_request_error", "resource_missing", f"No such {what}", param=param)
 
 
 def seen(thing: Mapping[str, Any]) -> Object:
@@ -129,7 +117,7 @@ class Objects:
 
     def create_intent(self, asked: Mapping[str, Any]) -> Object:
         """Unconfirmed, with manual capture."""
-        amount = _amount(asked, "amount")
+        amount = amount_in(asked)
         method = str(asked.get("payment_method", ""))
         if method not in METHODS:
             raise invalid("resource_missing", f"No such PaymentMethod: '{method}'", param="payment_method")
@@ -145,7 +133,7 @@ class Objects:
             "cancellation_reason": None,
             "capture_method": "manual",
             "created": int(self._now),
-            "currency": str(asked.get("currency", "")).lower(),
+            "currency": currency_in(asked),
             "customer": asked.get("customer"),
             "last_payment_error": None,
             "latest_charge": None,
@@ -180,7 +168,7 @@ class Objects:
         else:
             wanted = provider.Authorisation(
                 reference=intent["_reference"],
-                amount_minor=intent["amount"],
+                amount_minor=amount_minor_of(intent["amount"], intent["currency"]),
                 currency=intent["currency"].upper(),
                 payment_token=method.card,
             )
@@ -259,7 +247,7 @@ class Objects:
 
     def create_credit(self, customer: str, asked: Mapping[str, Any]) -> Object:
         """What a customer is owed for an order."""
-        amount = _amount(asked, "amount")
+        amount = amount_in(asked)
         if amount >= 0:
             raise invalid("parameter_invalid_integer", "a credit is negative", param="amount")
         metadata = dict(asked.get("metadata") or {})
@@ -273,7 +261,7 @@ class Objects:
             "object": CREDIT,
             "amount": amount,
             "created": int(self._now),
-            "currency": str(asked.get("currency", "")).lower(),
+            "currency": currency_in(asked),
             "customer": customer,
             "ending_balance": amount,
             "metadata": metadata,
@@ -385,16 +373,3 @@ def _expect(intent: Object, *statuses: str) -> None:
             f"This PaymentIntent has a status of {intent['status']}.",
             payment_intent=seen(intent),
         )
-
-
-def _amount(asked: Mapping[str, Any], name: str) -> int:
-    text = str(asked.get(name, ""))
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit()):
-        raise invalid("parameter_invalid_integer", f"Invalid integer: {name}", param=name)
-    amount = int(text)
-    if abs(amount) > MAX_AMOUNT:
-        raise invalid("amount_too_large", "Amount is too large.", param=name)
-    if amount == 0:
-        raise invalid("amount_too_small", "Amount is too small.", param=name)
-    return amount

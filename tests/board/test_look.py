@@ -34,6 +34,7 @@ PICTURES = os.environ.get("PICTURES")
 PICTURED = {
     "home": ("board-home.png", 780, "provider did not answer in time"),
     "manual": ("board-manual.png", 400, "undo refused, refund_refused, says provider"),
+    "saga-pending": ("saga-page.png", 1_000, "What to do"),
 }
 PICTURE_WIDTH, MAX_PICTURE_BYTES = 1_100, 150_000
 DOCS = Path(__file__).parents[2] / "docs"

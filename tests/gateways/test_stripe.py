@@ -36,6 +36,7 @@ from events.runtime.service_runtime import ServiceRuntime
 from events.service import EXCHANGE
 from payment_svc.payment import Approve
 from payment_svc.service import SERVICE, PaymentSettings
+from payment_svc.stripe_api import amount_there
 from tests.gateways.test_charging import Till
 from tests.gateways.world import settings_for
 from tests.runtime.eventually import eventually
@@ -304,3 +305,22 @@ async def test_only_what_stripe_signed_lately_is_taken(
 ) -> None:
     async with shop.client.session.post(f"{shop.url}/webhooks/stripe", data=body, headers=headers) as answer:
         assert answer.status == status
+
+
+@pytest.mark.parametrize(
+    ("amount_minor", "currency", "there"),
+    [
+        (1250, "EUR", 1250),
+        (7, "JPY", 7),
+        (7, "ISK", 700),
+        (7, "UGX", 700),
+        (300, "MGA", 3),
+        (301, "MGA", None),
+        (1230, "KWD", 1230),
+        (1234, "KWD", None),
+    ],
+)
+def test_stripe_counts_some_currencies_in_units_of_its_own(
+    amount_minor: int, currency: str, there: int | None
+) -> None:
+    assert amount_there(amount_minor, currency) == there

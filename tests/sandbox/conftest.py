@@ -59,14 +59,18 @@ class Client:
         return await self.post("/carrier/shipments", body, key)
 
     async def ledger_of(self, reference: str) -> list[str]:
-        """The kinds of the ledger entries of a reference, read page by page."""
-        kinds: list[str] = []
+        """The kinds of the ledger entries of a reference."""
+        return [entry["kind"] for entry in await self.entries_of(reference)]
+
+    async def entries_of(self, reference: str) -> list[dict[str, Any]]:
+        """The ledger entries of a reference, read page by page."""
+        found: list[dict[str, Any]] = []
         after: int | None = 0
         while after is not None:
             _, page = await self.get(f"/provider/ledger?after={after}&limit=1000")
-            kinds += [entry["kind"] for entry in page["entries"] if entry["reference"] == reference]
+            found += [entry for entry in page["entries"] if entry["reference"] == reference]
             after = page["next_after"]
-        return kinds
+        return found
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import pytest
 
@@ -51,7 +52,7 @@ async def new(sandbox: SandboxProcess, between: Faulty, adapter: str) -> AsyncIt
     """Another order's payment, by its token."""
     gateway = payment_gateway(sandbox, between.url)
     await gateway.open()
-    yield lambda token="tok_ok": Paying(gateway, adapter, token)
+    yield partial(Paying, gateway, adapter)
     await gateway.close()
 
 

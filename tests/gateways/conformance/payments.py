@@ -30,6 +30,8 @@ class Paying:
     gateway: Gateway[Calls]
     provider: str
     token: str = "tok_ok"
+    amount_minor: int = AMOUNT_MINOR
+    currency: str = "EUR"
     order_id: UUID = field(default_factory=uuid4)
     provider_payment: str | None = None
 
@@ -38,8 +40,8 @@ class Paying:
         return Register(
             order_id=self.order_id,
             provider=self.provider,
-            amount_minor=AMOUNT_MINOR,
-            currency="EUR",
+            amount_minor=self.amount_minor,
+            currency=self.currency,
             payment_token=self.token,
         )
 
@@ -49,8 +51,8 @@ class Paying:
             order_id=self.order_id,
             provider=self.provider,
             provider_payment=self.provider_payment,
-            amount_minor=AMOUNT_MINOR,
-            currency="EUR",
+            amount_minor=self.amount_minor,
+            currency=self.currency,
             payment_token=self.token,
         )
 

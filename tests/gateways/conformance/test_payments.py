@@ -46,6 +46,20 @@ async def test_it_charges_and_gives_back(new: New, client: Client) -> None:
     assert await moved(client, paying) == [*CHARGED, "refunded"]
 
 
+@pytest.mark.parametrize(
+    ("amount_minor", "currency"),
+    [(1250, "EUR"), (1250, "JPY"), (7, "ISK"), (7, "UGX"), (300, "MGA"), (1230, "KWD")],
+)
+async def test_what_is_charged_is_what_was_ordered(
+    new: New, client: Client, amount_minor: int, currency: str
+) -> None:
+    """Whatever a provider counts in."""
+    paying = await new(amount_minor=amount_minor, currency=currency).captured()
+    assert await paying.gateway.perform(paying.call(Refund)) == Undone("refund")
+    entries = await client.entries_of(str(paying.order_id))
+    assert {(entry["amount_minor"], entry["currency"]) for entry in entries} == {(amount_minor, currency)}
+
+
 @pytest.mark.parametrize("kind", [Capture, Refund, IssueCreditNote])
 async def test_however_often_it_is_asked_it_counts_once(
     new: New, client: Client, kind: type[Capture | Refund | IssueCreditNote]
