@@ -78,8 +78,8 @@ class EasyPostDoor:
     def _takes(self, act: Act) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
             try:
-                _authenticate(request)
                 asked = await self._body(request)
+                _authenticate(request)
                 fault = await self._fault()
                 done, manner = self._perform(request, act, asked)
             except EasyPostProblem as problem:
