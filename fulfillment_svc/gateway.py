@@ -1,7 +1,7 @@
-"""Fulfilment's way to the carriers, and to the directory that knows where a customer lives.
+"""Fulfilment's way to the carriers; where a customer lives, the directory knows.
 
-`Carrier` and `CustomerDirectory` are what fulfilment needs; write adapters for yours in the place of the
-`Http` ones, which speak to the sandbox. `FulfillmentGateway` turns calls of decide.py into its outcomes.
+`Carrier` is what fulfilment needs of one; write an adapter for yours in the place of `HttpCarrier`, which
+speaks to the sandbox. `FulfillmentGateway` turns calls of decide.py into its outcomes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,10 @@ from pydantic_settings import NoDecode
 
 from events.decision import Outcome
 from events.facts.base import Line
+from events.outbound.directory import CustomerDirectory, DirectorySettings, HttpCustomerDirectory
 from events.outbound.dispatcher import CallFailed, Gateway
 from events.outbound.http_party import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused, Reply
-from events.runtime.settings import FromJson, ServiceSettings
+from events.runtime.settings import FromJson
 from fulfillment_svc.easypost import UNKNOWN_CUSTOMER, Choices, EasyPostShipments
 from fulfillment_svc.easypost_api import Api
 from fulfillment_svc.shipment import (
@@ -44,7 +45,7 @@ Names = Annotated[tuple[str, ...], NoDecode, FromJson]
 GivenT = TypeVar("GivenT")
 
 
-class FulfillmentSettings(ServiceSettings):
+class FulfillmentSettings(DirectorySettings):
     """What the gateway reads besides: with whom shipments are begun, and how to reach each carrier.
 
     Shipments that were begun with another one are finished with that, as long as it can be reached.
@@ -53,8 +54,6 @@ class FulfillmentSettings(ServiceSettings):
     carrier: Literal["sandbox", "easypost"] = SANDBOX
     carrier_url: HttpUrl | None = Field(default=None, validate_default=True)
     carrier_token: SecretStr | None = None
-    directory_url: HttpUrl
-    directory_token: SecretStr | None = None
     easypost_key: SecretStr | None = Field(default=None, validate_default=True)
     # Where EasyPost's API is; a sandbox has a door like it.
     easypost_api: HttpUrl = "https://api.easypost.com"
@@ -97,13 +96,6 @@ class Booking:
     deliver_on: date
 
 
-class CustomerDirectory(OutsideParty, Protocol):
-    """Who is behind a customer token."""
-
-    async def recipient(self, customer: str) -> Recipient | None:
-        """Name and address, or None for nobody. Raises CallFailed when another attempt may help."""
-
-
 class Carrier(OutsideParty, Protocol):
     """A carrier, one shipment an order. Every method raises CallFailed when another attempt may help.
 
@@ -128,7 +120,7 @@ class Carrier(OutsideParty, Protocol):
 class FulfillmentGateway:
     """Asks the carrier what decide.py wants to know."""
 
-    def __init__(self, carrier: Carrier, directory: CustomerDirectory) -> None:
+    def __init__(self, carrier: Carrier, directory: CustomerDirectory[Recipient]) -> None:
         self._carrier = carrier
         self._directory = directory
 
@@ -158,7 +150,7 @@ class FulfillmentGateway:
                 # Nothing has an id here, and no money is ever pending.
                 raise CallFailed(f"nothing_to_{call.name}", maybe_done=False)
             case BookShipment():
-                recipient = await self._directory.recipient(call.customer)
+                recipient = await self._directory.entry(call.customer)
                 if recipient is None:
                     return Refused(UNKNOWN_CUSTOMER)
                 return await self._carrier.book(call.order_id, recipient, call.lines, key=key)
@@ -186,19 +178,6 @@ def outcome_of(call: Calls, answer: Booking | Accepted | Refused) -> Results:
             return Dispatched() if refused in (None, ALREADY_DISPATCHED) else DispatchRefused(refused)
         case _:
             assert_never(call)
-
-
-class HttpCustomerDirectory(HttpAdapter):
-    """The sandbox's directory; reads no more than fulfilment needs."""
-
-    async def recipient(self, customer: str) -> Recipient | None:
-        """200 or 404."""
-        reply = await self._party.get("/customers", last_part=customer)
-        if reply.http_status == 404:
-            return None
-        if reply.http_status != 200:
-            raise reply.unexpected()
-        return reply.read_as(Recipient)
 
 
 class HttpCarrier(HttpAdapter):
@@ -259,7 +238,9 @@ def _read(reply: Reply) -> Booking | Accepted | Refused:
 class Carriers:
     """The gateway to all carriers that can be reached: each call goes to the one that it names."""
 
-    def __init__(self, gateways: Mapping[str, Gateway[Calls]], directory: CustomerDirectory) -> None:
+    def __init__(
+        self, gateways: Mapping[str, Gateway[Calls]], directory: CustomerDirectory[Recipient]
+    ) -> None:
         self._gateways = gateways
         self._directory = directory
 
@@ -292,7 +273,7 @@ class Carriers:
 
 def gateways_from(settings: FulfillmentSettings) -> Gateway[Calls]:
     """The way to every carrier that the settings say how to reach."""
-    directory = _directory_from(settings)
+    directory = HttpCustomerDirectory(settings, Recipient)
     gateways: dict[str, Gateway[Calls]] = {}
     if settings.carrier_url is not None:
         gateways[SANDBOX] = FulfillmentGateway(_carrier_from(settings, settings.carrier_url), directory)
@@ -306,22 +287,16 @@ def gateways_from(settings: FulfillmentSettings) -> Gateway[Calls]:
 def gateway_from(settings: FulfillmentSettings) -> FulfillmentGateway:
     """The gateway to a carrier that speaks the sandbox's protocol."""
     assert settings.carrier_url is not None, "checked by whoever asks"
-    return FulfillmentGateway(_carrier_from(settings, settings.carrier_url), _directory_from(settings))
+    directory = HttpCustomerDirectory(settings, Recipient)
+    return FulfillmentGateway(_carrier_from(settings, settings.carrier_url), directory)
 
 
 def _carrier_from(settings: FulfillmentSettings, url: str) -> HttpCarrier:
     return HttpCarrier(HttpParty("carrier", url, settings, bearer_token=settings.carrier_token))
 
 
-def _directory_from(settings: FulfillmentSettings) -> HttpCustomerDirectory:
-    directory = HttpParty(
-        "directory", settings.directory_url, settings, bearer_token=settings.directory_token
-    )
-    return HttpCustomerDirectory(directory)
-
-
 def _easypost_from(
-    settings: FulfillmentSettings, key: SecretStr, sender: str, directory: CustomerDirectory
+    settings: FulfillmentSettings, key: SecretStr, sender: str, directory: CustomerDirectory[Recipient]
 ) -> EasyPostShipments:
     choices = Choices(
         sender=sender,
@@ -333,4 +308,4 @@ def _easypost_from(
         scan_forms=settings.easypost_scan_forms,
     )
     api = Api(settings, settings.easypost_api, key.get_secret_value())
-    return EasyPostShipments(api, choices, directory.recipient)
+    return EasyPostShipments(api, choices, directory.entry)

@@ -1,6 +1,7 @@
 """What notification makes of each fact and outcome.
 
     order.confirmed, order.cancelled -> e-mail and push -> customer_notified, else notification_failed
+    a mail comes back later          -> mail_bounced, unless push reached the customer
     saga.retry_requested             -> both again
     saga.settled                     -> a person notified the customer: customer_notified, with no channel
 
@@ -11,14 +12,22 @@ from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 from uuid import UUID
 
-from events.decision import Call, Decision, GaveUp, Outcome
+from events.decision import Call, Command, Decision, GaveUp, Outcome
 from events.facts.base import Reason, Token
-from events.facts.notification import Channel, CustomerNotified, Ending, NotificationFailed
+from events.facts.notification import Channel, CustomerNotified, Ending, MailBounced, NotificationFailed
 from events.facts.order import OrderCancelled, OrderConfirmed
 from events.facts.saga import RetryRequested, Settled
 
 NAME = "notification"
 CUSTOMER_NOT_KEPT = "customer_not_kept"
+CAME_BACK = "bounced"
+
+
+class Bounced(Command):
+    """A mail that the mail server had taken came back: that of this round. `reason` is a status, no text."""
+
+    round: int
+    reason: str
 
 
 class SendEmail(Call, name="send_email", retry_policy="message"):
@@ -53,7 +62,7 @@ class Undeliverable(Outcome):
 Calls = SendEmail | SendPush
 Subscribes = OrderConfirmed | OrderCancelled | RetryRequested | Settled
 Outcomes = Delivered | Undeliverable | GaveUp[Calls]
-Publishes = CustomerNotified | NotificationFailed
+Publishes = CustomerNotified | NotificationFailed | MailBounced
 Progress = Literal["sending", "delivered", "undeliverable"]
 
 
@@ -82,7 +91,7 @@ Decided = Decision[Notice | None, Publishes, Calls]
 
 
 def decide(
-    notice: Notice | None, message: Subscribes | Outcomes
+    notice: Notice | None, message: Subscribes | Outcomes | Bounced
 ) -> Decision[Notice | None, Publishes, Calls]:
     match message:
         case OrderConfirmed():
@@ -95,6 +104,8 @@ def decide(
             return advance(notice, channel, "delivered")
         case Undeliverable(channel, reason):
             return advance(notice, channel, "undeliverable", reason, refused=True)
+        case Bounced():
+            return bounce(notice, message)
         case GaveUp():
             return advance(notice, channel_of(message.call), "undeliverable", message.reason)
         case _:
@@ -147,16 +158,37 @@ def channel_of(call: Calls) -> Channel:
     return "email" if isinstance(call, SendEmail) else "push"
 
 
+def bounce(notice: Notice | None, bounced: Bounced) -> Decided:
+    """Only of the mail that counts: another one was sent since, or is still under way."""
+    if notice is None or notice.email != "delivered" or bounced.round != notice.email_round:
+        return Decision(notice)
+    reason = f"{CAME_BACK}: {bounced.reason}"
+    if notice.status != "notified":
+        return advance(notice, "email", "undeliverable", reason, refused=True)
+    undelivered = replace(
+        noting(notice, "email", reason), email="undeliverable", email_round=notice.email_round + 1
+    )
+    if notice.push == "delivered":
+        return Decision(undelivered)
+    failed = MailBounced(
+        order_id=notice.order_id, ending=notice.ending, reason=undelivered.reason or CAME_BACK
+    )
+    return Decision(replace(undelivered, status="failed"), facts=(failed,))
+
+
+def noting(notice: Notice, channel: Channel, reason: str) -> Notice:
+    """With why this channel failed, behind why others did."""
+    failure = f"{channel}: {reason}"
+    return replace(notice, reason=f"{notice.reason}; {failure}"[:200] if notice.reason else failure[:200])
+
+
 def advance(
     notice: Notice | None, channel: Channel, to: Progress, reason: str | None = None, *, refused: bool = False
 ) -> Decided:
     if notice is None or notice.status != "sending":
         return Decision(notice)
     if reason is not None:
-        failure = f"{channel}: {reason}"
-        notice = replace(
-            notice, reason=f"{notice.reason}; {failure}"[:200] if notice.reason else failure[:200]
-        )
+        notice = noting(notice, channel, reason)
     if channel == "email":
         notice = replace(notice, email=to, email_round=notice.email_round + refused)
     else:

@@ -1,13 +1,12 @@
-"""Notification's ways to a customer: mail and push, and the directory that knows where they lead.
+"""Notification's ways to a customer: mail and push; where they lead, the directory knows.
 
-`CustomerDirectory`, `MailServer` and `PushService` are what notification needs; write adapters for yours in
-the place of those here, which speak HTTP and SMTP to the sandbox. `NotificationGateway` turns calls of
-decide.py into its outcomes.
+`MailServer` and `PushService` are what notification needs; write adapters for yours in the place of those
+here, which speak HTTP and SMTP to the sandbox. `NotificationGateway` turns calls of decide.py into its
+outcomes.
 """
 
-import asyncio
 from dataclasses import dataclass
-from typing import Annotated, Protocol, assert_never
+from typing import Annotated, Literal, Protocol, assert_never
 from uuid import UUID
 
 from pydantic import (
@@ -19,11 +18,13 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic_settings import NoDecode
 
 from events.facts.notification import Ending
 from events.outbound.circuit import CircuitBreaker
+from events.outbound.directory import CustomerDirectory, DirectorySettings, HttpCustomerDirectory
 from events.outbound.http_party import Accepted, HttpAdapter, HttpParty, HttpUrl, OutsideParty, Refused
-from events.runtime.settings import ENV_PREFIX, ServiceSettings
+from events.runtime.settings import ENV_PREFIX, FromJson
 from notification_svc.decide import Calls, Delivered, SendEmail, SendPush, Undeliverable
 from notification_svc.mail import Access, Mail, SmtpMailServer, StartTls, goes_unencrypted
 
@@ -71,13 +72,19 @@ DEVICE_GONE = "device_gone"
 Mailbox = Annotated[str, StringConstraints(pattern=r"^[!-;=?A-~]+@[!-;=?A-~]+$", max_length=254)]
 
 
-class NotificationSettings(ServiceSettings):
-    """What the gateway reads besides."""
+class NotificationSettings(DirectorySettings):
+    """What the gateway reads besides: who shows messages on devices, and how to reach the mail server."""
 
-    directory_url: HttpUrl
-    directory_token: SecretStr | None = None
-    push_url: HttpUrl
+    push: Literal["sandbox", "apprise"] = "sandbox"
+    push_url: HttpUrl | None = Field(default=None, validate_default=True)
     push_token: SecretStr | None = None
+    # Of apprise's services those that a customer's URL may name: `pover`, or with its server `ntfys@ntfy.sh`.
+    push_services: Annotated[tuple[str, ...], NoDecode, FromJson] = Field(
+        default=("join", "pbul", "pover", "prowl", "psafer", "pushy", "spush"), validate_default=True
+    )
+    push_timeout_seconds: float = Field(default=3.0, gt=0)
+    # Each message that is under way by apprise has one.
+    push_threads: int = Field(default=16, gt=0)
     # STARTTLS where the URL is smtp://, and who logs in (or user:password@ in the URL).
     smtp_starttls: StartTls = "offered"
     smtp_username: str | None = None
@@ -92,6 +99,23 @@ class NotificationSettings(ServiceSettings):
     def smtp_access(self) -> Access:
         """How to speak to the mail server."""
         return Access(self.smtp_starttls, self.smtp_username, self.smtp_password, self.smtp_ca_file)
+
+    @field_validator("push_url")
+    @classmethod
+    def _where(cls, given: str | None, known: ValidationInfo) -> str | None:
+        if given is None and known.data.get("push") == "sandbox":
+            raise ValueError("needed where push messages go to the sandbox")
+        return given
+
+    @field_validator("push_services")
+    @classmethod
+    def _known_to_apprise(cls, given: tuple[str, ...], known: ValidationInfo) -> tuple[str, ...]:
+        if known.data.get("push") == "apprise":
+            # To import it takes half a second, and memory, which nobody needs who has none of it.
+            from notification_svc.apprise_push import allowed_by
+
+            allowed_by(given)
+        return given
 
     @field_validator("smtp_url")
     @classmethod
@@ -110,11 +134,10 @@ class Contact(BaseModel):
     device: str | None
 
 
-class CustomerDirectory(OutsideParty, Protocol):
-    """Who is behind a customer token."""
+class ContactByUrl(Contact):
+    """The same, where the device is wherever one of apprise's URLs leads."""
 
-    async def contact(self, customer: str) -> Contact | None:
-        """Name, mailbox and device, or None for nobody. Raises CallFailed when another attempt may help."""
+    device: str | None = Field(default=None, alias="apprise_url", max_length=2_000)
 
 
 class MailServer(OutsideParty, Protocol):
@@ -135,7 +158,7 @@ class NotificationGateway:
     """Sends the customer what decide.py decided."""
 
     def __init__(
-        self, directory: CustomerDirectory, mail_server: MailServer, push_service: PushService
+        self, directory: CustomerDirectory[Contact], mail_server: MailServer, push_service: PushService
     ) -> None:
         self._directory = directory
         self._mail_server = mail_server
@@ -153,7 +176,7 @@ class NotificationGateway:
 
     async def perform(self, call: Calls) -> Delivered | Undeliverable:
         """Tell the customer. Raises CallFailed when another attempt may help."""
-        contact = await self._directory.contact(call.customer)
+        contact = await self._directory.entry(call.customer)
         message = message_for(call.order_id, call.ending, call.reason)
         key = call.idempotency_key
         match call:
@@ -182,43 +205,6 @@ class NotificationGateway:
         return None
 
 
-class HttpCustomerDirectory(HttpAdapter):
-    """The sandbox's directory; reads no more than notification needs."""
-
-    async def contact(self, customer: str) -> Contact | None:
-        """200 or 404."""
-        reply = await self._party.get("/customers", last_part=customer)
-        if reply.http_status == 404:
-            return None
-        if reply.http_status != 200:
-            raise reply.unexpected()
-        return reply.read_as(Contact)
-
-
-class SharedLookUps:
-    """A directory asked once by all who want the same contact at the same moment: e-mail and push do."""
-
-    def __init__(self, directory: CustomerDirectory) -> None:
-        self._directory = directory
-        self._asking: dict[str, asyncio.Task[Contact | None]] = {}
-
-    async def open(self) -> None:
-        """Get ready."""
-        await self._directory.open()
-
-    async def close(self) -> None:
-        """Let go of connections."""
-        await self._directory.close()
-
-    async def contact(self, customer: str) -> Contact | None:
-        """What the directory answers, or raises. Nothing is kept beyond that."""
-        asking = self._asking.get(customer)
-        if asking is None:
-            asking = self._asking[customer] = asyncio.create_task(self._directory.contact(customer))
-            asking.add_done_callback(lambda _: self._asking.pop(customer))
-        return await asyncio.shield(asking)
-
-
 class HttpPushService(HttpAdapter):
     """The sandbox's push service."""
 
@@ -235,10 +221,14 @@ class HttpPushService(HttpAdapter):
 
 def gateway_from(settings: NotificationSettings) -> NotificationGateway:
     """The gateway to the directory, mail and push that the settings name."""
-    directory = HttpParty(
-        "directory", settings.directory_url, settings, bearer_token=settings.directory_token
-    )
-    mail_server = SmtpMailServer(
+    kind = ContactByUrl if settings.push == "apprise" else Contact
+    directory = HttpCustomerDirectory(settings, kind)
+    return NotificationGateway(directory, mail_server_from(settings), push_service_from(settings))
+
+
+def mail_server_from(settings: NotificationSettings) -> SmtpMailServer:
+    """The mail server that the settings name."""
+    return SmtpMailServer(
         settings.smtp_url,
         CircuitBreaker("mail_server", settings),
         settings.smtp_access,
@@ -247,7 +237,18 @@ def gateway_from(settings: NotificationSettings) -> NotificationGateway:
         timeout_seconds=settings.call_timeout_seconds,
         idle_seconds=settings.idle_connection_seconds,
     )
-    push = HttpParty("push", settings.push_url, settings, bearer_token=settings.push_token)
-    return NotificationGateway(
-        SharedLookUps(HttpCustomerDirectory(directory)), mail_server, HttpPushService(push)
-    )
+
+
+def push_service_from(settings: NotificationSettings) -> PushService:
+    """The push service that the settings name."""
+    if settings.push == "apprise":
+        from notification_svc.apprise_push import ApprisePushService
+
+        return ApprisePushService(
+            settings.push_services,
+            settings,
+            threads=settings.push_threads,
+            timeout_seconds=settings.push_timeout_seconds,
+        )
+    assert settings.push_url is not None, "checked by whoever reads the settings"
+    return HttpPushService(HttpParty("push", settings.push_url, settings, bearer_token=settings.push_token))

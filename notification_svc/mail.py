@@ -18,6 +18,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
+from uuid import UUID
 
 from aiosmtplib import (
     SMTP,
@@ -32,15 +33,21 @@ from pydantic import SecretStr
 from events.outbound.circuit import CircuitBreaker, Request
 from events.outbound.dispatcher import CallFailed
 from events.outbound.http_party import Accepted, Refused
+from notification_svc.decide import SendEmail
 
 CLOSING = 421
 PERMANENT = 500
+# What a server answers that wants us to log in first, or in another way: that says nothing of the recipient.
+WANTS_LOGIN = frozenset({530, 534, 535, 538})
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 # Whether a connection that begins unencrypted is encrypted then: if the server offers it, always, or never.
 StartTls = Literal["offered", "required", "never"]
 
 _WEAK = re.compile(r"[^A-Za-z0-9_-]+")
+_OWN_MESSAGE_ID = re.compile(
+    rf"<?{SendEmail.name}\.(?P<order_id>[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})(?:\.(?P<round>\d{{1,6}}))?@"
+)
 _STARTTLS: dict[StartTls, bool | None] = {"offered": None, "required": True, "never": False}
 # No line of a header is longer, where that can be helped (RFC 5322).
 _LINE_CHARACTERS = 78
@@ -139,6 +146,8 @@ class SmtpMailServer:
         of_recipient = isinstance(declined, SMTPRecipientRefused) and declined.code != CLOSING
         request.alive = declined.code >= PERMANENT or of_recipient
         await self._forget(connection, deadline)
+        if declined.code in WANTS_LOGIN:
+            raise CallFailed(f"mail_server_unavailable_{declined.code}", maybe_done=False)
         if declined.code < PERMANENT:
             raise CallFailed(f"mail_postponed_{declined.code}", maybe_done=False)
         return Refused(f"mail_refused_{declined.code}")
@@ -261,6 +270,12 @@ def goes_unencrypted(url: str, access: Access) -> bool:
     has_password = access.username is not None or parts.username is not None
     encrypted = parts.scheme == "smtps" or access.starttls == "required"
     return has_password and not encrypted and parts.hostname not in LOOPBACK
+
+
+def sent_as(message_id: str) -> tuple[UUID, int] | None:
+    """The order and the round of the mail that has this Message-ID; None of a mail that is not from here."""
+    found = _OWN_MESSAGE_ID.match(message_id)
+    return (UUID(found["order_id"]), int(found["round"] or 1)) if found else None
 
 
 def message_id(key: str, sender: str) -> str:

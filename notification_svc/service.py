@@ -1,15 +1,17 @@
 """Everything the rest of the system must know of notification_svc, and what its process is made of."""
 
-from events.facts.notification import CustomerNotified, NotificationFailed
+from events.facts.notification import CustomerNotified, MailBounced, NotificationFailed
 from events.facts.order import OrderCancelled, OrderConfirmed
 from events.facts.saga import RetryRequested, Settled
 from events.runtime.definition import ServiceDefinition
 from events.service import Step
+from notification_svc import api
 from notification_svc.decide import NAME, decide
 from notification_svc.gateway import NotificationSettings, gateway_from
 from notification_svc.repository import NOTICES
 
-_NOTIFIED = (CustomerNotified, NotificationFailed)
+# The last comes after the first, which may be read later all the same.
+_NOTIFIED = (CustomerNotified, NotificationFailed, MailBounced)
 
 SERVICE = ServiceDefinition(
     name=NAME,
@@ -18,6 +20,7 @@ SERVICE = ServiceDefinition(
     repository=NOTICES,
     settings=NotificationSettings,
     gateway=gateway_from,
+    routers=(api.router,),
     steps=(
         Step(OrderConfirmed, _NOTIFIED),
         # After the end. A saga that is cancelled stays so while this is waited for.
@@ -29,5 +32,9 @@ SERVICE = ServiceDefinition(
     statuses_done=("notified", "failed"),
     # It notifies after the end, for as long as it takes.
     statuses_undone=("sending", "notified", "failed"),
-    statuses_after={CustomerNotified: ("notified",), NotificationFailed: ("failed",)},
+    statuses_after={
+        CustomerNotified: ("notified",),
+        NotificationFailed: ("failed",),
+        MailBounced: ("failed",),
+    },
 )

@@ -21,7 +21,7 @@ from events.facts.fulfillment import (
     ShipmentScheduled,
 )
 from events.facts.inventory import StockReleased
-from events.facts.notification import CustomerNotified, NotificationFailed
+from events.facts.notification import CustomerNotified, MailBounced, NotificationFailed
 from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
 from events.facts.payment import (
     PaymentApproved,
@@ -173,17 +173,26 @@ class _Known:
 
     def unnotified(self, ended: SagaFact) -> tuple[Wait, ...]:
         """What notification owes after the end: the news, or that it has tried once more to bring it."""
-        notice, failed = (
+        notices, bounced, failed = (
             [fact for fact in self.all if fact.name == _NAMES[kind]]
-            for kind in (CustomerNotified, NotificationFailed)
+            for kind in (CustomerNotified, MailBounced, NotificationFailed)
         )
-        if notice:
+        # Each mail that came back had notified them, and is over with the next notice.
+        if len(notices) > len(bounced):
             return ()
+        failed += bounced
         if not failed:
             return _waits_of(_NOTIFICATION, ended)
         acts = [act for act in self.each(RetryRequested, Settled) if act.service == _NOTIFICATION]
         again = len({act.about or act.fact_id for act in acts}) >= len(failed)
         return _waits_of(_NOTIFICATION, acts[-1]) if again else ()
+
+    def why_unnotified(self) -> str | None:
+        """Why the customer does not know of the confirmation, as far as was tried."""
+        bounced, failed = self.each(MailBounced), self.first(NotificationFailed)
+        if len(self.each(CustomerNotified)) > len(bounced):
+            return None
+        return bounced[-1].reason if bounced else failed.reason if failed else None
 
     def late(self, wait: Wait) -> Wait:
         """The wait, with what the tracker has done about it."""
@@ -320,9 +329,7 @@ def _past_pivot(known: _Known, pivot: SagaFact) -> _Standing:
     waits = tuple(wait for wait in owed if wait.service in COMPLETING)
     later = tuple(wait for wait in owed if wait.service not in COMPLETING)
     dispatched = known.first(ShipmentDispatched)
-    notified = known.first(CustomerNotified)
-    notice = known.first(CustomerNotified, NotificationFailed)
-    unnotified = notice.reason if notice and not notified else None
+    unnotified = known.why_unnotified()
     since = pivot.read_at
     if known.first(ShipmentDispatchFailed) and not dispatched:
         failed, act = known.taken_up(ShipmentDispatchFailed)

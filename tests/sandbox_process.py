@@ -15,6 +15,7 @@ START_SECONDS = 60
 STOP_SECONDS = 10
 SLOW_SECONDS = 1.5
 ADMIN_TOKEN = "test-admin"
+DIRECTORY_TOKEN = "test-directory"
 
 
 @dataclass
@@ -42,6 +43,7 @@ class SandboxProcess:
             "SANDBOX_LEDGER": str(self.ledger),
             "SANDBOX_SLOW_SECONDS": str(SLOW_SECONDS),
             "ADMIN_TOKEN": ADMIN_TOKEN,
+            "DIRECTORY_TOKEN": DIRECTORY_TOKEN,
             "LOG_LEVEL": "WARNING",
             **settings,
         }

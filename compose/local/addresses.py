@@ -168,9 +168,21 @@ class Addresses:
             variables |= {f"{PREFIX}{asked.upper()}_URL": url for asked, url in urls.items()}
         given = self.inherited_environment()
         doors = self._stripe(name, given) | self._easypost(name, given)
-        environment = _ON_LOOPBACK | doors | given | variables | dict(extra or {})
+        outside = doors | self._customers(name, given)
+        environment = _ON_LOOPBACK | outside | given | variables | dict(extra or {})
         log = self.places.logs / f"{full_name}.log"
         return ServiceProcess(full_name, spec.package, port, environment, log)
+
+    def _customers(self, name: str, given: Mapping[str, str]) -> dict[str, str]:
+        """What the sandbox's directory takes, and where its customers' URLs for apprise lead: to it."""
+        token, services = f"{PREFIX}DIRECTORY_TOKEN", f"{PREFIX}PUSH_SERVICES"
+        asks = name == SANDBOX or "directory" in self.blueprint.spec(name).gateways
+        found = {}
+        if asks and not given.keys() & {token, f"{token}_FILE"}:
+            found[token] = self.state.secret("directory")
+        if "push" in self.blueprint.spec(name).gateways:
+            found[services] = json.dumps([f"json@{LOOPBACK}:{self.state.port(SANDBOX)}"])
+        return found
 
     def _stripe(self, name: str, given: Mapping[str, str]) -> dict[str, str]:
         """How payment and the sandbox's door in Stripe's form find each other; nothing for Stripe itself."""
@@ -243,6 +255,6 @@ class Addresses:
             self.state.port(spec.name)
         self.state.port(SMTP_PORT)
         _ = self.database_passwords, self.broker_passwords, self.admin_token, self.token
-        for secret in ("stripe", "stripe-webhooks", "easypost"):
+        for secret in ("stripe", "stripe-webhooks", "easypost", "directory"):
             _ = self.state.secret(secret)
         _ = self.postgres, self.rabbitmq

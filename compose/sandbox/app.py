@@ -20,7 +20,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from compose.sandbox import carrier, provider
-from compose.sandbox.customers import MailServer, MailSink, Push, PushSink, customer_of, mail_as_json
+from compose.sandbox.customers import (
+    ApprisePush,
+    MailServer,
+    MailSink,
+    Push,
+    PushSink,
+    customer_of,
+    mail_as_json,
+)
 from compose.sandbox.easypost_door import EasyPostDoor
 from compose.sandbox.http import (
     Body,
@@ -66,6 +74,9 @@ class SandboxSettings(FromEnvironment):
     log_format: Literal["json", "console"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     admin_token: SecretStr | None = Field(default=None, description="None or empty: PUT /faults is closed")
+    directory_token: SecretStr | None = Field(
+        default=None, description="None or empty: the directory answers everybody"
+    )
 
     sandbox_ledger: Path = Path("sandbox.sqlite3")
     sandbox_slow_seconds: float = Field(default=2, ge=0, le=60, description="how late tok_slow answers")
@@ -192,6 +203,9 @@ class Sandbox:
             "/carrier/shipments": Operation("carrier", "book", *book),
             "/carrier/dispatches": Operation("carrier", "dispatch", OnReference, carrier.dispatch, by_depot),
             "/push/messages": Operation("push", "push", Push, self.pushes.deliver, self.pushes.manner),
+            "/push/apprise": Operation(
+                "push", "push", ApprisePush, self.pushes.deliver_by_apprise, self.pushes.manner
+            ),
             "/provider/voids": Operation("provider", "void", OnReference, provider.void, by_token),
             "/provider/refunds": Operation("provider", "refund", OnReference, provider.refund, by_token),
             "/provider/credit-notes": Operation(
@@ -216,12 +230,14 @@ class Sandbox:
         }
 
     async def _customer(self, request: Request) -> Response:
+        if token := self.settings.directory_token:
+            _bears(request, token, "the directory's token")
         fault = self.faults.draw("directory")
         if fault.latency_seconds:
             await self.delays.wait(fault.latency_seconds)
         if fault.fails:
             raise Problem(503, "fault-drill", "Unavailable", "try again")
-        customer = customer_of(request.path_params["token"])
+        customer = customer_of(request.path_params["token"], request.url.netloc)
         if customer is None:
             raise Problem(404, "unknown-customer", "Unknown customer", "no customer has this token")
         return json_response(to_json(customer))
@@ -326,10 +342,15 @@ class Sandbox:
             raise Problem(
                 403, "admin-closed", "Closed", "MURMURATION_ADMIN_TOKEN is not set: faults are closed"
             )
-        expected = f"Bearer {token.get_secret_value()}".encode()
-        if not compare_digest(request.headers.get("authorization", "").encode(), expected):
-            headers = {"WWW-Authenticate": "Bearer"}
-            raise Problem(401, "unauthorised", "Unauthorised", "the admin token is required", headers=headers)
+        _bears(request, token, "the admin token")
+
+
+def _bears(request: Request, token: SecretStr, name: str) -> None:
+    """Raises Problem (401) for a request that does not bear this token."""
+    expected = f"Bearer {token.get_secret_value()}".encode()
+    if not compare_digest(request.headers.get("authorization", "").encode(), expected):
+        headers = {"WWW-Authenticate": "Bearer"}
+        raise Problem(401, "unauthorised", "Unauthorised", f"{name} is required", headers=headers)
 
 
 def _page_limit(request: Request) -> int:

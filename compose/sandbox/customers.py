@@ -103,11 +103,12 @@ class Customer:
     name: str
     email: str
     device: str | None
+    apprise_url: str | None
     address: Address
 
 
-def customer_of(token: str) -> Customer | None:
-    """The customer behind a token, or None when there is nobody."""
+def customer_of(token: str, pushes_at: str) -> Customer | None:
+    """The customer behind a token, or None when there is nobody. `pushes_at`: the sandbox's host and port."""
     if not token.startswith("cust_") or token.startswith("cust_unknown") or len(token) > MAX_TOKEN_CHARACTERS:
         return None
     digest = blake2b(token.encode(), digest_size=8).digest()
@@ -115,10 +116,12 @@ def customer_of(token: str) -> Customer | None:
     mailbox = f"{first}.{last}".lower()
     if token.startswith("cust_mail_bounces"):
         mailbox = BOUNCING_MAILBOX + mailbox
+    device = None if token.startswith("cust_no_push") else f"device-{digest.hex()}"
     return Customer(
         name=f"{first} {last}",
         email=f"{mailbox}.{digest.hex()[:6]}@{MAIL_DOMAIN}",
-        device=None if token.startswith("cust_no_push") else f"device-{digest.hex()}",
+        device=device,
+        apprise_url=device and f"json://{pushes_at}/push/apprise?:device={device}",
         address=_address(token, digest),
     )
 
@@ -147,6 +150,17 @@ class Push(Body):
     text: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 
 
+class ApprisePush(Body):
+    """The same by apprise's `json://`, which puts into the body what the URL says of it."""
+
+    version: str
+    title: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    message: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+    attachments: list[str]
+    type: str
+    device: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
 class PushSink:
     """The push service: 201 for every message, the latest of them kept."""
 
@@ -164,8 +178,12 @@ class PushSink:
             db.execute("DELETE FROM pushes WHERE id <= ?", (row_id - self._retention,))
         return Answer(201, {"status": "sent", "message_id": message_id})
 
+    def deliver_by_apprise(self, db: Connection, push: ApprisePush) -> Answer:
+        """Keep the message."""
+        return self.deliver(db, Push(device=push.device, title=push.title, text=push.message))
+
     @staticmethod
-    def manner(_db: Connection, _push: Push) -> Manner:
+    def manner(_db: Connection, _push: Push | ApprisePush) -> Manner:
         """Push tokens never misbehave by themselves; `PUT /faults` can make the service."""
         return Manner.WELL
 

@@ -1,6 +1,6 @@
 """Dead letters in the database: their arrival and what becomes of them; some by filter, groups, one whole."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     LargeBinary,
+    ScalarSelect,
     Select,
     Text,
     and_,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     func,
     literal,
     not_,
+    or_,
     select,
     tuple_,
     update,
@@ -32,7 +34,7 @@ from events.messaging.topology import TRACKER
 from events.storage.database import Connection
 from events.storage.sql import WAIT_BRIEFLY, as_arrays, compiled, is_in, rows_of
 from saga_tracker.dead_letters.dead_letter import DeadLetter, DeadLetterKind, DeadLetterState
-from saga_tracker.http.manual_cases import ANSWERS
+from saga_tracker.http.manual_cases import AFTERWARDS, ANSWERS
 from saga_tracker.tables import audit, dead_letters, saga_facts, sagas
 
 _COLUMNS = [dead_letters.c[name] for name in DeadLetter.__slots__]
@@ -71,6 +73,26 @@ def _name(fact: FromClause) -> ColumnElement[str]:
     return func.regexp_replace(fact.c.wire_name, "[.]v[0-9]+$", "")
 
 
+def _is_any(fact: FromClause, names: Iterable[str]) -> ColumnElement[bool]:
+    return or_(*(_name(fact) == name for name in sorted(names)))
+
+
+def _count_of(fact: FromClause, names: Iterable[str]) -> ScalarSelect[int]:
+    """How many facts of these names there are of the failed order, about the same ending of it."""
+    ending = fact.c.body["ending"].astext
+    about = ending.is_not_distinct_from(_failed.c.body["ending"].astext)
+    found = select(func.count()).where(fact.c.order_id == _failed.c.order_id, about, _is_any(fact, names))
+    return found.correlate(_failed).scalar_subquery()
+
+
+# What failed after it had been published as done is over with the next that is.
+_done, _undone = saga_facts.alias("done"), saga_facts.alias("undone")
+_done_again = or_(
+    *(
+        and_(_name(_failed) == name, _count_of(_done, ANSWERS[name]) > _count_of(_undone, {name}))
+        for name in sorted(AFTERWARDS)
+    )
+)
 _is_open_case = and_(_IS_OPEN, dead_letters.c.kind == DeadLetterKind.CASE)
 _case_id = func.lower(dead_letters.c.message_id)
 _is_over = exists().where(
@@ -80,6 +102,7 @@ _is_over = exists().where(
     _resolving.c.order_id == _failed.c.order_id,
     _endings.c.ending == _name(_resolving),
     _resolving.c.body["ending"].astext.is_not_distinct_from(_failed.c.body["ending"].astext),
+    or_(not_(_is_any(_failed, AFTERWARDS)), _done_again),
 )
 _over = (
     update(dead_letters)

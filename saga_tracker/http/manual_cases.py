@@ -5,6 +5,7 @@ ids of both facts derive from the failure's, so that saying them twice is saying
 is a failure of its own, with an answer of its own.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from uuid import UUID, uuid5
 from sqlalchemy import bindparam, func, select
 
 from events.facts.base import Fact
-from events.facts.notification import CustomerNotified, NotificationFailed
+from events.facts.fulfillment import LabelRefundRejected
+from events.facts.notification import CustomerNotified, MailBounced, NotificationFailed
+from events.facts.payment import PaymentRefundReversed
 from events.facts.saga import RetryRequested, Settled
 from events.http.authentication import Identity
 from events.service import name_of
@@ -31,8 +34,10 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     name_of(step.trigger): tuple(name_of(kind) for kind in step.results if not kind.case)
     for step in STEPS
     if step.trigger.case
-} | {name_of(NotificationFailed): (name_of(CustomerNotified),)}
-_HOLDING_UP = ANSWERS.keys() - {name_of(NotificationFailed)}
+} | {name_of(kind): (name_of(CustomerNotified),) for kind in (NotificationFailed, MailBounced)}
+# What had been published as done, and was not: each follows such a fact, and is over with the next one.
+AFTERWARDS = frozenset(map(name_of, (PaymentRefundReversed, LabelRefundRejected, MailBounced)))
+_HOLDING_UP = ANSWERS.keys() - {name_of(NotificationFailed), name_of(MailBounced)}
 _TIMELINE = compiled(
     select(saga_facts.c.fact_id, saga_facts.c.wire_name, saga_facts.c.traceparent)
     .where(saga_facts.c.order_id == bindparam("order_id"))
@@ -62,11 +67,14 @@ async def unanswered(connection: Connection, order_id: UUID) -> list[ManualCase]
 
 def cases_in(order_id: UUID, timeline: Sequence[Mapping[str, Any]]) -> list[ManualCase]:
     """The failures in an order's timeline that hold its saga up, unless they are over."""
-    published = {name_of(fact["wire_name"]) for fact in timeline}
+    published = Counter(name_of(fact["wire_name"]) for fact in timeline)
     cases: list[ManualCase] = []
     for fact in timeline:
         name = name_of(fact["wire_name"])
-        if name in _HOLDING_UP and not published.intersection(ANSWERS[name]):
+        if name not in _HOLDING_UP:
+            continue
+        before = published[name] if name in AFTERWARDS else 0
+        if sum(published[answer] for answer in ANSWERS[name]) <= before:
             service = name.partition(".")[0]
             cases.append(ManualCase(fact["fact_id"], order_id, service, name, fact["traceparent"]))
     return cases

@@ -76,10 +76,11 @@ def test_a_process_has_a_role_a_database_and_a_user_of_its_own(spec: ProcessSpec
         f"postgresql://{name}:${{{database}:?}}@postgres:5432/{name}"
     )
     assert variable(name, "MURMURATION_BROKER_URL") == f"amqp://{name}:${{{broker}:?}}@rabbitmq:5672/"
-    # Whoever takes webhooks knows what signs them; nobody else does.
-    signs = {"STRIPE_WEBHOOK_SECRET"} if name == "payment" else set()
+    # Whoever takes webhooks knows what signs them, whoever asks the directory its token; nobody else does.
+    own = {"STRIPE_WEBHOOK_SECRET"} if name == "payment" else set()
+    own |= {"DIRECTORY_TOKEN"} if "directory" in spec.gateways else set()
     demanded = set(re.findall(r"\$\{(\w+):\?", SERVICES[name]))
-    assert demanded == {database, broker, "ADMIN_TOKEN", "TOKENS"} | signs
+    assert demanded == {database, broker, "ADMIN_TOKEN", "TOKENS"} | own
 
 
 @pytest.mark.parametrize("name", SERVICES)

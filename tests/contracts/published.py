@@ -66,6 +66,7 @@ EXAMPLES: tuple[Fact, ...] = (
     given.shipment_dispatch_failed("damaged"),
     given.customer_notified("confirmed", "email", "push"),
     given.notification_failed("cancelled", "email: bounced; push: no_device"),
+    given.mail_bounced("confirmed", "push: no_device; email: bounced: 5.1.1"),
     given.SAGA_REDRIVEN,
     SAGA_TIMED_OUT_V1,
     given.SAGA_TIMED_OUT,

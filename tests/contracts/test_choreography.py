@@ -40,6 +40,7 @@ RECEIVED_BY_THE_TRACKER_ALONE = {
     "fulfillment.shipment_dispatch_failed.v1",
     "notification.customer_notified.v1",
     "notification.notification_failed.v1",
+    "notification.mail_bounced.v1",
     "saga.redriven.v1",
     "saga.overdue.v1",
 }

@@ -61,6 +61,7 @@ ROLES = {
     ("payment", "POST", "/payments/{order_id}/approve"): APPROVERS,
     ("payment", "POST", "/payments/{order_id}/reject"): APPROVERS,
     ("fulfillment", "GET", "/shipments/{order_id}"): VIEWERS,
+    ("notification", "POST", "/bounces"): CLIENTS,
     **{(spec.name, "GET", "/asyncapi.json"): VIEWERS for spec in SERVICE_PROCESSES},
     **{(spec.name, "GET", "/states"): VIEWERS for spec in SERVICE_PROCESSES},
     **{(spec.name, "GET", "/causes"): VIEWERS for spec in SERVICE_PROCESSES},

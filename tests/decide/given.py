@@ -127,6 +127,10 @@ def notification_failed(ending: notification.Ending, reason: str) -> notificatio
     return notification.NotificationFailed(order_id=ORDER, ending=ending, reason=reason)
 
 
+def mail_bounced(ending: notification.Ending, reason: str) -> notification.MailBounced:
+    return notification.MailBounced(order_id=ORDER, ending=ending, reason=reason)
+
+
 def retry_requested(service: str) -> saga.RetryRequested:
     return saga.RetryRequested(order_id=ORDER, service=service, by=PERSON, note="try again")
 

@@ -6,7 +6,7 @@ A customer who could not be told is told again, or was told by a person, when a 
 from dataclasses import replace
 
 from events.facts.notification import Ending
-from notification_svc.decide import Delivered, Notice, SendEmail, SendPush, Undeliverable, decide
+from notification_svc.decide import Bounced, Delivered, Notice, SendEmail, SendPush, Undeliverable, decide
 from tests.decide.given import (
     CUSTOMER,
     ORDER,
@@ -15,6 +15,7 @@ from tests.decide.given import (
     PERSON,
     asked_of_others,
     customer_notified,
+    mail_bounced,
     notification_failed,
     retry_requested,
     settled,
@@ -134,7 +135,47 @@ SETTLING = rows(
     given(NOTIFIED_BY_HAND).when(BY_MAIL, BY_PUSH, BOUNCES, HAS_NO_DEVICE).nothing(),
 )
 
-TABLE = rows(TELLING, REACHING, FAILING, TRYING_AGAIN, SETTLING)
+CAME_BACK, OF_ANOTHER = (Bounced(order_id=ORDER, round=number, reason="5.1.1") for number in (1, 2))
+BACK_BEFORE_PUSH = replace(MAIL_BOUNCED, reason="email: bounced: 5.1.1")
+ONLY_PUSH_COUNTS = replace(BACK_BEFORE_PUSH, push="delivered", status="notified")
+NOBODY_AFTER_ALL = replace(UNREACHED, push_round=2, reason="push: no_device; email: bounced: 5.1.1")
+SECOND_MAIL = replace(ONLY_MAIL, email_round=2)
+
+COMING_BACK = rows(
+    given(MAIL_ARRIVED).when(CAME_BACK).then(BACK_BEFORE_PUSH),
+    given(BOTH_ARRIVED).when(CAME_BACK).then(ONLY_PUSH_COUNTS),
+    given(ONLY_MAIL)
+    .when(CAME_BACK)
+    .then(NOBODY_AFTER_ALL, mail_bounced("confirmed", "push: no_device; email: bounced: 5.1.1")),
+    given(replace(ONLY_MAIL, ending="cancelled"))
+    .when(CAME_BACK)
+    .then(
+        replace(NOBODY_AFTER_ALL, ending="cancelled"),
+        mail_bounced("cancelled", "push: no_device; email: bounced: 5.1.1"),
+    ),
+    given(replace(ONLY_MAIL, reason="r" * 200))
+    .when(CAME_BACK)
+    .then(replace(NOBODY_AFTER_ALL, reason="r" * 200), mail_bounced("confirmed", "r" * 200)),
+    # Reported once more, of a mail that is yet to be sent, or of one since which another was sent.
+    given(None, SENDING, PUSH_ARRIVED, MAIL_BOUNCED, ONLY_PUSH, UNREACHED, NOTIFIED_BY_HAND)
+    .when(CAME_BACK, OF_ANOTHER)
+    .nothing(),
+    given(NOBODY_AFTER_ALL, BACK_BEFORE_PUSH, ONLY_PUSH_COUNTS, SECOND_MAIL).when(CAME_BACK).nothing(),
+    given(MAIL_ARRIVED, BOTH_ARRIVED, ONLY_MAIL).when(OF_ANOTHER).nothing(),
+    # Under new keys, as after any refusal.
+    given(NOBODY_AFTER_ALL)
+    .when(RETRY)
+    .then(
+        replace(SENDING, email_round=2, push_round=2),
+        email("confirmed", number=2),
+        push("confirmed", number=2),
+    ),
+    given(NOBODY_AFTER_ALL)
+    .when(SETTLE)
+    .then(replace(NOBODY_AFTER_ALL, status="notified", settled_by=PERSON), customer_notified("confirmed")),
+)
+
+TABLE = rows(TELLING, REACHING, FAILING, TRYING_AGAIN, SETTLING, COMING_BACK)
 
 
 @every(TABLE)

@@ -217,7 +217,7 @@ async def test_a_mail_server_away_is_reached_again(
         assert await gateway.perform(mail(order_id)) == Delivered("email")
         sandbox.stop()
         with pytest.raises(CallFailed) as failed:
-            await gateway.perform(mail(order_id))
+            await gateway.perform(mail(order_id, "cust_2"))
         assert in_short([failed.value]) == [("directory_unreachable", False)]
         sandbox.start()
         # The kept connection died with the old server: this goes over a fresh one, in the first attempt.

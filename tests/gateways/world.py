@@ -13,7 +13,7 @@ from events.outbound.circuit import CircuitBreaker
 from events.outbound.dispatcher import CallFailed, Gateway
 from events.runtime.settings import ServiceSettings
 from notification_svc.mail import SmtpMailServer
-from tests.sandbox_process import SandboxProcess
+from tests.sandbox_process import DIRECTORY_TOKEN, SandboxProcess
 
 # Shorter than the sandbox is slow, longer than it ever needs.
 CALL_TIMEOUT_SECONDS = 0.8
@@ -35,6 +35,7 @@ def settings_for(kind: type[SettingsT], sandbox: SandboxProcess | None, **more: 
             f"{party}_url": f"{sandbox.url}/{party}" for party in ("provider", "carrier", "directory", "push")
         }
         values["smtp_url"] = sandbox.smtp_url
+        values["directory_token"] = DIRECTORY_TOKEN
     return kind(**{name: value for name, value in (values | more).items() if name in kind.model_fields})
 
 

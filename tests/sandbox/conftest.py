@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from aiohttp import ClientSession, ClientTimeout
 
-from tests.sandbox_process import ADMIN_TOKEN, SandboxProcess, new_sandbox
+from tests.sandbox_process import ADMIN_TOKEN, DIRECTORY_TOKEN, SandboxProcess, new_sandbox
 
 
 @dataclass
@@ -21,7 +21,8 @@ class Client:
             return response.status, await response.json(content_type=None)
 
     async def get(self, path: str) -> tuple[int, Any]:
-        async with self.session.get(path) as response:
+        headers = {"Authorization": f"Bearer {DIRECTORY_TOKEN}"} if path.startswith("/directory") else {}
+        async with self.session.get(path, headers=headers) as response:
             return response.status, await response.json(content_type=None)
 
     async def faults(self, **rule: object) -> int:

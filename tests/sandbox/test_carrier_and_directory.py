@@ -131,14 +131,23 @@ async def test_a_depot_may_lose_its_answer(client: Client, reference: str) -> No
 async def test_the_directory_says_the_same_every_time(client: Client) -> None:
     status, one = await client.get("/directory/customers/cust_7")
     assert (status, one) == await client.get("/directory/customers/cust_7")
-    assert sorted(one) == ["address", "device", "email", "name"]
+    assert sorted(one) == ["address", "apprise_url", "device", "email", "name"]
     assert sorted(one["address"]) == ["city", "country", "postcode", "street"]
     assert one["device"] is not None
+    assert one["apprise_url"].endswith(f"/push/apprise?:device={one['device']}")
     assert one != (await client.get("/directory/customers/cust_8"))[1]
 
 
+@pytest.mark.parametrize("token", [None, "wrong"])
+async def test_the_directory_takes_its_token(client: Client, token: str | None) -> None:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with client.session.get("/directory/customers/cust_7", headers=headers) as response:
+        assert (response.status, response.headers["www-authenticate"]) == (401, "Bearer")
+
+
 async def test_some_customers_are_special(client: Client) -> None:
-    assert (await client.get("/directory/customers/cust_no_push_1"))[1]["device"] is None
+    _, reached_by_mail = await client.get("/directory/customers/cust_no_push_1")
+    assert (reached_by_mail["device"], reached_by_mail["apprise_url"]) == (None, None)
     assert (await client.get("/directory/customers/cust_mail_bounces"))[1]["email"].startswith("bounces.")
     for nobody in ("cust_unknown", "cust_unknown_3", "somebody", "cust_" + "x" * 200):
         status, problem = await client.get(f"/directory/customers/{nobody}")

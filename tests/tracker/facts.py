@@ -14,7 +14,7 @@ from events.facts.fulfillment import (
     ShipmentScheduled,
 )
 from events.facts.inventory import StockRejected, StockReleased, StockReserved, StockSold
-from events.facts.notification import CustomerNotified, NotificationFailed
+from events.facts.notification import CustomerNotified, MailBounced, NotificationFailed
 from events.facts.order import OrderCancelled, OrderConfirmed, OrderCreated, OrderWithdrawn
 from events.facts.payment import (
     PaymentApproved,
@@ -88,6 +88,10 @@ def facts_of(order_id: UUID = ORDER) -> dict[str, Fact]:
         "not_notified_of_cancellation": NotificationFailed(
             order_id=order_id, ending="cancelled", reason="email: bounced"
         ),
+        "came_back": MailBounced(order_id=order_id, ending="confirmed", reason="email: bounced: 5.1.1"),
+        "came_back_of_cancellation": MailBounced(
+            order_id=order_id, ending="cancelled", reason="email: bounced: 5.1.1"
+        ),
         **_about_lateness(order_id),
         **_from_people(order_id),
     }
@@ -127,6 +131,8 @@ def _from_people(order_id: UUID) -> dict[str, Fact]:
         "cancel_settled": Settled.model_validate({**signed, "service": "fulfillment"}),
         "label_retried": RetryRequested.model_validate({**signed, "service": "fulfillment"}),
         "telling_retried": RetryRequested.model_validate({**signed, "service": "notification"}),
+        "notified_again": CustomerNotified(order_id=order_id, ending="confirmed", channels=("push",)),
+        "telling_once_more": RetryRequested.model_validate({**signed, "service": "notification"}),
         "telling_settled": Settled.model_validate({**signed, "service": "notification"}),
         "telling_of_cancellation_retried": RetryRequested.model_validate(
             {**signed, "service": "notification"}
@@ -192,6 +198,7 @@ BECAUSE = {
     "cancel_settled": "cancel_failed",
     "telling_retried": "not_notified",
     "telling_settled": "not_notified",
+    "telling_once_more": "came_back",
     "telling_of_cancellation_retried": "not_notified_of_cancellation",
 }
 PATHS = {
@@ -204,6 +211,7 @@ PATHS = {
     "completed": "created reserved captured scheduled confirmed sold dispatched notified",
     "completed, customer not told": "created reserved captured scheduled confirmed not_notified"
     " dispatched sold",
+    "mail came back": "created reserved captured scheduled confirmed notified sold dispatched came_back",
     "approved": "created reserved held captured scheduled confirmed notified dispatched sold",
     "out of stock": "created stock_rejected cancelled notified_of_cancellation",
     "declined": "created reserved declined released cancelled notified_of_cancellation",
@@ -244,6 +252,7 @@ PATHS = {
 RETOLD = (
     f"{PATHS['completed, customer not told']} telling_retried",
     f"{PATHS['completed, customer not told']} telling_settled",
+    f"{PATHS['mail came back']} telling_once_more",
     "created stock_rejected cancelled not_notified_of_cancellation telling_of_cancellation_retried",
     "created reserved captured withdrawn cancel_failed cancel_settled",
     "created scheduled confirmed dispatch_failed dispatch_retried",

@@ -16,7 +16,7 @@ from events.messaging.envelope import Envelope, decode
 from events.messaging.retries import original_routing_key
 from tests.runtime.eventually import eventually
 from tests.tracker.dead_letters import TOKEN, TOKENS, give_up, sees_dead_letters, unusable
-from tests.tracker.facts import envelopes
+from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Answer, Watch, get, post
 
 ANNA = {"note": "called the bank"}
@@ -181,6 +181,29 @@ async def test_telling_of_the_other_end_does_not_close_the_case_of_this_one(
     await state(watch, "notified", order)
     await dead_letter_becomes(app, order, "resolved")
     await dead_letter_becomes(app, other, "open")
+
+
+@pytest.mark.parametrize(
+    ("path", "late", "again"),
+    [
+        (PATHS["carrier refuses"], "reversed", "refunded_again"),
+        (PATHS["completed"], "came_back", "notified_again"),
+    ],
+)
+async def test_what_fails_after_it_was_done_is_a_case_until_it_is_done_again(
+    watch: Watch, app: FastAPI, path: str, late: str, again: str
+) -> None:
+    order, over = uuid4(), uuid4()
+    await state(watch, f"{path} {late} {again}", over)
+    await state(watch, f"{path} {late}", order)
+    # That one was closed says that the other was looked at too.
+    await dead_letter_becomes(app, over, "resolved")
+    await dead_letter_becomes(app, order, "open")
+    if late == "reversed":
+        assert (await act(app, order, "settle")).status == 202
+        assert "nothing" in await refused(app, over, "settle")
+    await state(watch, again, order)
+    await dead_letter_becomes(app, order, "resolved")
 
 
 async def test_who_is_overdue_is_sent_its_fact_again_as_often_as_asked(watch: Watch, app: FastAPI) -> None:

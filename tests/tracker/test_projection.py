@@ -52,8 +52,17 @@ SHOWN = [
     ("created stock_rejected cancelled", "CANCELLED", "notification", "card_declined"),
     ("created stock_rejected cancelled not_notified_of_cancellation", "CANCELLED", "", "card_declined"),
     (RETOLD[0], "COMPLETED", "notification", "email: bounced"),
-    (RETOLD[2], "CANCELLED", "notification", "card_declined"),
-    (f"{RETOLD[2]} notified_of_cancellation", "CANCELLED", "", "card_declined"),
+    # A mail that comes back when all was over: nobody was notified, until somebody is after all.
+    (PATHS["mail came back"], "COMPLETED", "", "email: bounced: 5.1.1"),
+    (RETOLD[2], "COMPLETED", "notification", "email: bounced: 5.1.1"),
+    (f"{RETOLD[2]} notified_again", "COMPLETED", "", None),
+    (f"{RETOLD[2]} not_notified", "COMPLETED", "", "email: bounced: 5.1.1"),
+    (f"{PATHS['mail came back']} notified_again", "COMPLETED", "", None),
+    (f"{PATHS['mail came back']} not_notified", "COMPLETED", "", "email: bounced: 5.1.1"),
+    (f"{PATHS['declined']} came_back_of_cancellation", "CANCELLED", "", "card_declined"),
+    ("created came_back", "COMPLETING", "order fulfillment inventory", "email: bounced: 5.1.1"),
+    (RETOLD[3], "CANCELLED", "notification", "card_declined"),
+    (f"{RETOLD[3]} notified_of_cancellation", "CANCELLED", "", "card_declined"),
     # Turned back by a service.
     ("created stock_rejected", "COMPENSATING", "order", "out_of_stock"),
     ("created reserved declined", "COMPENSATING", "inventory", "card_declined"),
@@ -269,7 +278,8 @@ def test_neither_the_end_nor_the_pivot_is_shown_early(path: str, data: DataObjec
     saga = project(known)
     if saga.state is State.COMPLETED:
         assert {"order.confirmed", "inventory.stock_sold", "fulfillment.shipment_dispatched"} <= names
-        assert names & {"notification.customer_notified", "notification.notification_failed"}
+        notices = ("customer_notified", "notification_failed", "mail_bounced")
+        assert names & {f"notification.{notice}" for notice in notices}
     assert (saga.state is State.CANCELLED) == ("order.cancelled" in names)
 
 

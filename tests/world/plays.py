@@ -7,6 +7,7 @@ from events.facts import Line
 from events.facts.order import OrderCreated
 from events.facts.saga import ApprovalExpired, SagaTimedOut
 from inventory_svc.decide import Stock
+from notification_svc.decide import Bounced
 from order_svc.decide import CancelOrder, PlaceOrder
 from tests.decide.given import CUSTOMER, LIMIT_MINOR, order_created
 
@@ -37,6 +38,11 @@ def cancelled(order_id: UUID) -> CancelOrder:
 
 def timed_out(order_id: UUID, waiting_for: str = "payment.captured") -> SagaTimedOut:
     return SagaTimedOut(order_id=order_id, waiting_for=waiting_for, customer=CUSTOMER)
+
+
+def came_back(order_id: UUID) -> Bounced:
+    """The first mail to the customer."""
+    return Bounced(order_id=order_id, round=1, reason="5.1.1")
 
 
 def approval_expired(order_id: UUID) -> ApprovalExpired:

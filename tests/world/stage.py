@@ -21,6 +21,7 @@ from events.facts.fulfillment import LabelRefundRejected, ShipmentCancelled, Shi
 from events.facts.payment import PaymentHeld
 from events.facts.saga import ApprovalExpired, RetryRequested, Settled
 from inventory_svc.decide import Shelf, Stock
+from notification_svc.decide import Bounced
 from order_svc.decide import PlaceOrder
 from payment_svc.payment import Approve, Reject
 from saga_tracker.projection import Saga
@@ -114,7 +115,8 @@ class Stage:
                 world = world._replace(expiring=world.expiring | {self.known(happening)})
             else:
                 what = self.known(happening)
-                roles = self.subscribers[type(happening)] if isinstance(happening, Fact) else (_ORDER,)
+                asked = (_NOTIFICATION if isinstance(happening, Bounced) else _ORDER,)
+                roles = self.subscribers[type(happening)] if isinstance(happening, Fact) else asked
                 lying = {self.known(Delivery(role, what)) for role in roles}
                 published = {what} if isinstance(happening, Fact) else set()
                 world = world._replace(pending=world.pending | lying, published=world.published | published)

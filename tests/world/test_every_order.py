@@ -27,6 +27,7 @@ from tests.world.plays import (
     NO_PEARS,
     PLENTY,
     approval_expired,
+    came_back,
     cancelled,
     posted,
     published,
@@ -129,6 +130,7 @@ PLAYS = [
         acts=1,
         acts_on=("notification",),
     ),
+    Play("published, the mail comes back", (PUBLISHED, came_back(ADA)), 2_702, UNDISTURBED),
 ]
 
 

@@ -93,7 +93,7 @@ class Faulty:
 
     async def _pass_on(self, request: web.Request, body: bytes) -> tuple[int, bytes, str]:
         assert self._session is not None
-        kept = ("Authorization", "Content-Type", "Idempotency-Key")
+        kept = ("Authorization", "Content-Type", "Host", "Idempotency-Key")
         headers = {name: request.headers[name] for name in kept if name in request.headers}
         async with self._session.request(
             request.method, f"{self.upstream}{request.path_qs}", data=body, headers=headers
