@@ -23,6 +23,8 @@ class ShipmentView(BaseModel):
     deliver_on: date | None
     reason: str | None
     settled_by: str | None
+    carrier: str
+    refund_pending: bool
 
 
 @router.get("/{order_id}", responses={404: {"description": "No shipment of such an order is known here"}})

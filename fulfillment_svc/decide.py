@@ -1,8 +1,12 @@
 """What fulfilment makes of each fact and outcome.
 
     payment.captured   -> book -> shipment_scheduled | shipment_rejected
+                          (before that prepared, with a carrier that gives it an id of its own)
     order.withdrawn    -> cancel -> shipment_cancelled, else shipment_cancel_failed
                           (or a fence, when nothing was booked yet)
+    what a label cost is yet to come back
+                       -> cancelled all the same, for the goods do not move; and what becomes of that money
+                          in the end: label_refund_rejected, if it never comes
     order.confirmed    -> dispatch, the irreversible step -> shipment_dispatched,
                           else shipment_dispatch_failed
     saga.retry_requested,
@@ -11,14 +15,14 @@
 A booking in flight when the order is withdrawn is cancelled once its outcome is known.
 """
 
-from dataclasses import dataclass, replace
-from datetime import date
-from typing import Literal, assert_never
+from dataclasses import replace
+from datetime import datetime
+from typing import assert_never
 from uuid import UUID
 
-from events.decision import Call, CausalityViolated, Decision, GaveUp, Outcome
-from events.facts.base import Line, Lines, Token
+from events.decision import CausalityViolated, Decision, GaveUp
 from events.facts.fulfillment import (
+    LabelRefundRejected,
     ShipmentCancelFailed,
     ShipmentCancelled,
     ShipmentDispatched,
@@ -29,129 +33,81 @@ from events.facts.fulfillment import (
 from events.facts.order import OrderConfirmed, OrderWithdrawn
 from events.facts.payment import PaymentCaptured
 from events.facts.saga import RetryRequested, Settled
+from fulfillment_svc.shipment import (
+    IN_FLIGHT,
+    PREPARES,
+    SANDBOX,
+    Booked,
+    BookingRefused,
+    BookShipment,
+    Calls,
+    CancelRefused,
+    CancelShipment,
+    Dispatched,
+    DispatchRefused,
+    DispatchShipment,
+    FollowRefund,
+    Outcomes,
+    Prepared,
+    PrepareShipment,
+    RefundEnded,
+    RefundPending,
+    RefundRejected,
+    Shipment,
+    Unbooked,
+    book_of,
+    cancel_of,
+    dispatch_of,
+    follow_of,
+    prepare_of,
+)
 
 NAME = "fulfillment"
 CARRIER_UNAVAILABLE = "carrier_unavailable"
 
-
-class BookShipment(Call, name="book_shipment"):
-    """Have the carrier take these lines to this customer."""
-
-    customer: Token
-    lines: Lines
-
-
-class CancelShipment(Call, name="cancel_shipment", retry_policy="undo"):
-    """Let the carrier forget the booking, and refuse a late one."""
-
-
-class DispatchShipment(Call, name="dispatch_shipment", retry_policy="undo"):
-    """Hand the goods over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Booked(Outcome):
-    shipment_id: str
-    deliver_on: date
-
-
-@dataclass(frozen=True, slots=True)
-class BookingRefused(Outcome):
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unbooked(Outcome):
-    """The carrier has nothing for this order, nor will it accept anything."""
-
-
-@dataclass(frozen=True, slots=True)
-class CancelRefused(Outcome):
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatched(Outcome):
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class DispatchRefused(Outcome):
-    reason: str
-
-
-Calls = BookShipment | CancelShipment | DispatchShipment
 Subscribes = PaymentCaptured | OrderWithdrawn | OrderConfirmed | RetryRequested | Settled
-Outcomes = Booked | BookingRefused | Unbooked | CancelRefused | Dispatched | DispatchRefused | GaveUp[Calls]
 Publishes = (
     ShipmentScheduled
     | ShipmentRejected
     | ShipmentCancelled
     | ShipmentCancelFailed
+    | LabelRefundRejected
     | ShipmentDispatched
     | ShipmentDispatchFailed
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Shipment:
-    """One order's shipment. `fenced`: withdrawn before it was booked, so never to be booked.
-
-    `withdrawn` means that the order's owner asked for the undo, so it ends in `shipment_cancelled`; an
-    undo that fulfilment began by itself ends in `shipment_rejected`. `reason` is why it is undone. `round`:
-    under which key the next attempt at cancelling or dispatching is made.
-    """
-
-    order_id: UUID
-    status: Literal[
-        "booking",
-        "scheduled",
-        "rejected",
-        "cancelling",
-        "cancelled",
-        "cancel_failed",
-        "dispatching",
-        "dispatched",
-        "dispatch_failed",
-        "fenced",
-    ]
-    customer: str | None = None
-    lines: tuple[Line, ...] = ()
-    shipment_id: str | None = None
-    deliver_on: date | None = None
-    withdrawn: bool = False
-    reason: str | None = None
-    round: int = 1
-    settled_by: str | None = None
-
-
 Decided = Decision[Shipment | None, Publishes, Calls]
-# A call is on its way, and only then does an outcome mean anything.
-IN_FLIGHT = frozenset({"booking", "cancelling", "dispatching"})
 
 
 def decide(
-    shipment: Shipment | None, message: Subscribes | Outcomes
+    shipment: Shipment | None, message: Subscribes | Outcomes, *, carrier: str = SANDBOX
 ) -> Decision[Shipment | None, Publishes, Calls]:
     match message:
         case PaymentCaptured():
-            return book(shipment, message)
+            return begin(shipment, message, carrier)
         case OrderWithdrawn():
             return withdraw(shipment, message)
         case OrderConfirmed():
             return be_confirmed(shipment, message.order_id)
         case RetryRequested() | Settled():
             return take_up(shipment, message)
+        case _ if shipment is not None and shipment.refund_pending:
+            return end_refund(shipment, message)
         case _:
             return learn(shipment, message)
 
 
-def book(shipment: Shipment | None, paid: PaymentCaptured) -> Decided:
+def begin(shipment: Shipment | None, paid: PaymentCaptured, carrier: str) -> Decided:
+    """First by having it prepared, if the carrier wants that: its id is kept before a label is bought."""
     if shipment is not None:
         return Decision(shipment)
-    booking = Shipment(paid.order_id, "booking", customer=paid.customer, lines=paid.lines)
-    call = BookShipment(order_id=paid.order_id, customer=paid.customer, lines=paid.lines)
-    return Decision(booking, calls=(call,))
+    begun = Shipment(paid.order_id, "booking", customer=paid.customer, lines=paid.lines, carrier=carrier)
+    if carrier not in PREPARES:
+        return book(begun)
+    return Decision(begun, calls=(prepare_of(begun),))
+
+
+def book(shipment: Shipment) -> Decided:
+    return Decision(shipment, calls=(book_of(shipment),))
 
 
 def withdraw(shipment: Shipment | None, withdrawn: OrderWithdrawn) -> Decided:
@@ -196,12 +152,18 @@ def learn(shipment: Shipment | None, outcome: Outcomes) -> Decided:
     if shipment is None or shipment.status not in IN_FLIGHT:
         return Decision(shipment)
     match outcome:
+        case Prepared(carrier_shipment):
+            return be_prepared(replace(shipment, carrier_shipment=carrier_shipment))
         case Booked():
             return be_booked(shipment, outcome)
         case BookingRefused(reason):
             return end_unbooked(replace(shipment, reason=shipment.reason or reason))
         case Unbooked():
             return end_unbooked(shipment)
+        case RefundPending(until):
+            return let_go(shipment, until)
+        case RefundEnded() | RefundRejected():
+            return Decision(shipment)
         case CancelRefused(reason):
             return fail_cancel(next_round(shipment), reason)
         case Dispatched():
@@ -215,16 +177,25 @@ def learn(shipment: Shipment | None, outcome: Outcomes) -> Decided:
 
 
 def give_up(shipment: Shipment, gave_up: GaveUp[Calls]) -> Decided:
+    unwanted = replace(shipment, reason=shipment.reason or CARRIER_UNAVAILABLE)
     match gave_up.call:
+        case PrepareShipment():
+            # Nobody learned its id, so nobody can have bought a label for it.
+            return end_unbooked(unwanted)
         case BookShipment():
-            unwanted = replace(shipment, reason=shipment.reason or CARRIER_UNAVAILABLE)
             return cancel(unwanted) if gave_up.maybe_done else end_unbooked(unwanted)
+        case FollowRefund():
+            return Decision(shipment)
         case CancelShipment():
             return fail_cancel(shipment, gave_up.reason)
         case DispatchShipment():
             return fail_dispatch(shipment, gave_up.reason)
         case _:
             assert_never(gave_up.call)
+
+
+def be_prepared(shipment: Shipment) -> Decided:
+    return end_unbooked(shipment) if shipment.withdrawn else book(shipment)
 
 
 def be_booked(shipment: Shipment, booked: Booked) -> Decided:
@@ -238,13 +209,37 @@ def be_booked(shipment: Shipment, booked: Booked) -> Decided:
 
 
 def cancel(shipment: Shipment) -> Decided:
-    call = CancelShipment(order_id=shipment.order_id, round=shipment.round)
-    return Decision(replace(shipment, status="cancelling"), calls=(call,))
+    return Decision(replace(shipment, status="cancelling"), calls=(cancel_of(shipment),))
 
 
 def dispatch(shipment: Shipment) -> Decided:
-    call = DispatchShipment(order_id=shipment.order_id, round=shipment.round)
-    return Decision(replace(shipment, status="dispatching"), calls=(call,))
+    return Decision(replace(shipment, status="dispatching"), calls=(dispatch_of(shipment),))
+
+
+def let_go(shipment: Shipment, until: datetime) -> Decided:
+    """It ends now: the goods stay here. What the label cost is between us and the carrier."""
+    ended = end_unbooked(replace(shipment, refund_pending=True))
+    return replace(ended, calls=(follow_of(shipment, until),))
+
+
+def end_refund(shipment: Shipment, outcome: Outcomes) -> Decided:
+    over = replace(shipment, refund_pending=False)
+    match outcome:
+        case RefundEnded():
+            return Decision(over)
+        case RefundRejected(reason):
+            return reject_refund(over, reason)
+        case GaveUp(FollowRefund() as call, reason):
+            return reject_refund(over, f"{call.name}: {reason}")
+        case _:
+            return Decision(shipment)
+
+
+def reject_refund(shipment: Shipment, reason: str) -> Decided:
+    """Whoever used that label may have sent the goods: a person looks, or has it tried again."""
+    stuck = replace(next_round(shipment), status="cancel_failed", reversed=True)
+    rejected = LabelRefundRejected(order_id=shipment.order_id, reason=reason[:200])
+    return Decision(stuck, facts=(rejected,))
 
 
 def end_unbooked(shipment: Shipment) -> Decided:

@@ -4,7 +4,7 @@ from sqlalchemy import Boolean, CheckConstraint, Column, Date, Integer, MetaData
 from sqlalchemy.dialects.postgresql import JSONB
 
 from events.storage.repository import OrderRepository
-from fulfillment_svc.decide import Shipment
+from fulfillment_svc.shipment import Shipment
 
 metadata = MetaData()
 
@@ -21,6 +21,10 @@ shipments = Table(
     Column("reason", Text),
     Column("round", Integer, nullable=False, server_default="1"),
     Column("settled_by", Text),
+    Column("carrier", Text, nullable=False, server_default="sandbox"),
+    Column("carrier_shipment", Text),
+    Column("refund_pending", Boolean, nullable=False, server_default="false"),
+    Column("reversed", Boolean, nullable=False, server_default="false"),
     CheckConstraint(
         "status NOT IN ('scheduled', 'dispatching', 'dispatched') OR shipment_id IS NOT NULL",
         name="booked_has_shipment",

@@ -1,6 +1,12 @@
 """Everything the rest of the system must know of fulfillment_svc, and what its process is made of."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from events.decision import Decision
 from events.facts.fulfillment import (
+    LabelRefundRejected,
     ShipmentCancelFailed,
     ShipmentCancelled,
     ShipmentDispatched,
@@ -15,19 +21,25 @@ from events.runtime.definition import ServiceDefinition
 from events.service import Step
 from fulfillment_svc import api
 from fulfillment_svc.decide import NAME, decide
-from fulfillment_svc.gateway import FulfillmentSettings, gateway_from
+from fulfillment_svc.gateway import FulfillmentSettings, gateways_from
 from fulfillment_svc.repository import SHIPMENTS
 
 _CANCELLED = (ShipmentCancelled, ShipmentRejected, ShipmentCancelFailed)
 _DISPATCHED = (ShipmentDispatched, ShipmentDispatchFailed)
 
+
+def _decide_by(settings: FulfillmentSettings) -> Callable[..., Decision[Any, Any, Any]]:
+    return partial(decide, carrier=settings.carrier)
+
+
 SERVICE = ServiceDefinition(
     name=NAME,
     position=4,
     decide=decide,
+    decide_by=_decide_by,
     repository=SHIPMENTS,
     settings=FulfillmentSettings,
-    gateway=gateway_from,
+    gateway=gateways_from,
     routers=(api.router,),
     steps=(
         Step(PaymentCaptured, (ShipmentScheduled, ShipmentRejected, ShipmentCancelFailed)),
@@ -36,6 +48,7 @@ SERVICE = ServiceDefinition(
         Step(OrderWithdrawn, _CANCELLED),
         # An undo or a dispatch that failed for good: a person resolves it, and the chain goes on from there.
         Step(ShipmentCancelFailed, (ShipmentCancelled, ShipmentRejected), person=True),
+        Step(LabelRefundRejected, (ShipmentCancelled, ShipmentRejected), person=True),
         Step(ShipmentDispatchFailed, (ShipmentDispatched,), person=True),
         Step(RetryRequested, (*_CANCELLED, *_DISPATCHED)),
         Step(Settled, (*_CANCELLED, *_DISPATCHED)),
@@ -48,6 +61,7 @@ SERVICE = ServiceDefinition(
         ShipmentRejected: ("rejected",),
         ShipmentCancelled: ("cancelled", "fenced"),
         ShipmentCancelFailed: ("cancel_failed",),
+        LabelRefundRejected: ("cancel_failed",),
         ShipmentDispatched: ("dispatched",),
         ShipmentDispatchFailed: ("dispatch_failed",),
     },

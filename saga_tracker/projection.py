@@ -12,8 +12,12 @@ from uuid import UUID
 
 from events.facts.base import Fact
 from events.facts.fulfillment import (
+    LabelRefundRejected,
+    ShipmentCancelFailed,
+    ShipmentCancelled,
     ShipmentDispatched,
     ShipmentDispatchFailed,
+    ShipmentRejected,
     ShipmentScheduled,
 )
 from events.facts.inventory import StockReleased
@@ -171,9 +175,8 @@ class _Known:
     def waits_again(self, act: SagaFact) -> tuple[Wait, ...]:
         """For what failed before, and so was answered before; or for what is pending since."""
         pending = [fact for fact in self.each(PaymentRefundPending) if fact.read_at >= act.read_at]
-        if pending and act.service == PaymentRefundPending.owner:
-            return _waits_of(act.service, pending[-1])
-        return _waits_of(act.service, act)
+        is_pending = pending and act.service == PaymentRefundPending.owner
+        return _waits_of(act.service, pending[-1] if is_pending else act)
 
     def unnotified(self, ended: SagaFact) -> tuple[Wait, ...]:
         """What notification owes after the end: the news, or that it has tried once more to bring it."""
@@ -287,23 +290,38 @@ def _stand(known: _Known) -> _Standing:
     return _on_ladder(known)
 
 
-def _reversed(standing: _Standing, known: _Known) -> _Standing:
-    """A refund that failed after it was published is for a person, wherever the order stands by now.
+# What was undone for certain, and was not after all: after which facts that may be, and what comes of another
+# attempt that fails.
+_LATE_FAILURES: tuple[tuple[type[Fact], tuple[type[Fact], ...], type[Fact]], ...] = (
+    (PaymentRefundReversed, (PaymentRefunded, PaymentDeclined), PaymentRefundFailed),
+    (LabelRefundRejected, (ShipmentCancelled, ShipmentRejected), ShipmentCancelFailed),
+)
 
-    They are counted: each one that failed follows a refund, and is over with the next.
+
+def _reversed(standing: _Standing, known: _Known) -> _Standing:
+    """An undo that failed after it was published is for a person, wherever the order stands by now.
+
+    They are counted: each one that failed follows an undo, and is over with the next.
     """
-    reversals, owner = known.each(PaymentRefundReversed), PaymentRefundReversed.owner
-    if len(reversals) < max(1, len(known.each(PaymentRefunded, PaymentDeclined))):
-        return standing
-    acts = [act for act in known.each(RetryRequested, Settled) if act.service == owner]
-    # What a person had it try again may also have failed again.
-    failures = (reversals[-1], *known.each(PaymentRefundFailed))
-    about = {act.about for act in acts}
-    if left := [failed for failed in failures if failed.fact_id not in about]:
-        waits = standing.waits + _waits_of(owner, left[-1])
-        return _Standing(State.NEEDS_MANUAL, left[-1].read_at, waits, left[-1].reason)
-    waits = standing.waits + known.waits_again(acts[-1])
-    return _Standing(State.COMPENSATING, acts[-1].read_at, waits, reversals[-1].reason)
+    for late, undone, again in _LATE_FAILURES:
+        failures = known.each(late)
+        if len(failures) < max(1, len(known.each(*undone))):
+            continue
+        acts = known.each(RetryRequested, Settled)
+        about = {act.about for act in acts}
+        # The last of them, or another attempt that failed since.
+        tried = (failures[-1], *known.each(again))
+        failed = next((fact for fact in tried if fact.fact_id not in about), None)
+        if failed is not None:
+            waits = standing.waits + _waits_of(late.owner, failed)
+            now = _Standing(State.NEEDS_MANUAL, failed.read_at, waits, failed.reason)
+        else:
+            act = [act for act in acts if act.service == late.owner][-1]
+            waits = standing.waits + known.waits_again(act)
+            now = _Standing(State.COMPENSATING, act.read_at, waits, failures[-1].reason)
+        # What is for a person already stays so.
+        standing = replace(standing, waits=waits) if standing.state is State.NEEDS_MANUAL else now
+    return standing
 
 
 def _past_pivot(known: _Known, pivot: SagaFact) -> _Standing:

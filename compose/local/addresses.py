@@ -34,7 +34,7 @@ RABBITMQ_VARIABLE = f"{PREFIX}RABBITMQ_URL"
 # Known to the rig alone: administrators' URLs are none of a service's business.
 KEPT_FROM_PROCESSES = frozenset({POSTGRES_VARIABLE, RABBITMQ_VARIABLE})
 
-PAYMENT = "payment"
+PAYMENT, FULFILLMENT = "payment", "fulfillment"
 # Whose token a rig has of its own.
 LOCAL_NAME = "local"
 # Who gets to a process here is on this machine; unless the environment says otherwise.
@@ -167,7 +167,8 @@ class Addresses:
             # As the release before has them.
             variables |= {f"{PREFIX}{asked.upper()}_URL": url for asked, url in urls.items()}
         given = self.inherited_environment()
-        outside = self._stripe(name, given) | self._customers(name, given)
+        doors = self._stripe(name, given) | self._easypost(name, given)
+        outside = doors | self._customers(name, given)
         environment = _ON_LOOPBACK | outside | given | variables | dict(extra or {})
         log = self.places.logs / f"{full_name}.log"
         return ServiceProcess(full_name, spec.package, port, environment, log)
@@ -197,6 +198,17 @@ class Addresses:
         if name == SANDBOX and PAYMENT in {spec.name for spec in self.blueprint.processes}:
             return {f"{PREFIX}SANDBOX_WEBHOOK_URL": f"{self.http(PAYMENT)}/webhooks/stripe"} | signed
         return {}
+
+    def _easypost(self, name: str, given: Mapping[str, str]) -> dict[str, str]:
+        """Where fulfilment finds the sandbox's door in EasyPost's form; nothing for EasyPost itself."""
+        key = f"{PREFIX}EASYPOST_KEY"
+        if name != FULFILLMENT or given.keys() & {key, f"{key}_FILE"}:
+            return {}
+        return {
+            f"{PREFIX}EASYPOST_API": self.http(SANDBOX),
+            f"{PREFIX}EASYPOST_FROM": "adr_sandbox",
+            key: f"EZTK{self.state.secret('easypost')}",
+        }
 
     @property
     def external(self) -> frozenset[str]:
@@ -243,6 +255,6 @@ class Addresses:
             self.state.port(spec.name)
         self.state.port(SMTP_PORT)
         _ = self.database_passwords, self.broker_passwords, self.admin_token, self.token
-        for secret in ("stripe", "stripe-webhooks", "directory"):
+        for secret in ("stripe", "stripe-webhooks", "easypost", "directory"):
             _ = self.state.secret(secret)
         _ = self.postgres, self.rabbitmq

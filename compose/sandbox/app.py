@@ -29,6 +29,7 @@ from compose.sandbox.customers import (
     customer_of,
     mail_as_json,
 )
+from compose.sandbox.easypost_door import EasyPostDoor
 from compose.sandbox.http import (
     Body,
     OnReference,
@@ -88,7 +89,7 @@ class SandboxSettings(FromEnvironment):
     sandbox_stop_seconds: int = Field(default=5, ge=1, description="for requests in flight at SIGTERM")
     sandbox_sink_retention: int = Field(default=10_000, ge=1, description="mails kept, and pushes kept")
 
-    # Of Stripe's door.
+    # Of Stripe's door, and the first of EasyPost's as well.
     sandbox_pending_seconds: float = Field(default=2, ge=0, description="after that what is pending ends")
     sandbox_hold_seconds: float = Field(
         default=7 * 24 * 3600, gt=0, description="an authorisation lasts so long"
@@ -135,6 +136,14 @@ class Sandbox:
             pending_seconds=settings.sandbox_pending_seconds,
             hold_seconds=settings.sandbox_hold_seconds,
         )
+        self.easypost = EasyPostDoor(
+            self.ledger,
+            self.faults,
+            self.delays,
+            slow_seconds=settings.sandbox_slow_seconds,
+            body_limit_bytes=settings.sandbox_body_limit_bytes,
+            pending_seconds=settings.sandbox_pending_seconds,
+        )
         self.pushes = PushSink(settings.sandbox_sink_retention)
         self.mail_server = MailServer(
             MailSink(self.ledger, self.faults, self.delays, retention=settings.sandbox_sink_retention),
@@ -160,7 +169,8 @@ class Sandbox:
 
     @asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        loops = [asyncio.create_task(self.stripe.run()), asyncio.create_task(self.webhooks.run())]
+        doing = (self.stripe, self.easypost, self.webhooks)
+        loops = [asyncio.create_task(one.run()) for one in doing]
         try:
             async with measured_loop():
                 yield
@@ -177,6 +187,7 @@ class Sandbox:
             *(Route(path, self.desk.takes(operation), methods=["POST"]) for path, operation in operations),
             *(Route(path, endpoint, methods=["GET"]) for path, endpoint in look_ups),
             *self.stripe.routes(),
+            *self.easypost.routes(),
             Route("/stripe/clock", self._put_clock, methods=["PUT"]),
             Route("/stripe/refunds", self._end_refund, methods=["PUT"]),
             Route("/faults", self._put_faults, methods=["PUT"]),

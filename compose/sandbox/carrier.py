@@ -49,7 +49,7 @@ class Booking(Body):
     lines: Annotated[list[Parcel], Field(min_length=1, max_length=MAX_LINES)]
 
 
-def book(db: Connection, wanted: Booking) -> Answer:
+def book(db: Connection, wanted: Booking, shipment_id: str | None = None) -> Answer:
     """201 booked, 422 refused; 409 when the reference has a shipment already."""
     match status_of(db, wanted.reference):
         case "closed" | "cancelled":
@@ -60,7 +60,7 @@ def book(db: Connection, wanted: Booking) -> Answer:
             pass
     if wanted.address.postcode == UNSERVED.postcode:
         return Answer(422, {"status": "refused", "reason": "address_not_served"})
-    shipment_id = new_id("shp")
+    shipment_id = shipment_id or new_id("shp")
     deliver_on = (datetime.now(UTC).date() + timedelta(days=DELIVERY_DAYS)).isoformat()
     db.execute(
         "INSERT INTO shipments (reference, status, shipment_id, deliver_on, postcode)"
@@ -96,6 +96,12 @@ def dispatch(db: Connection, wanted: OnReference) -> Answer:
             return _refused("already_dispatched")
         case "closed" | "cancelled":
             return _refused("cancelled")
+
+
+def put_back(db: Connection, reference: str) -> None:
+    """What was cancelled turns out not to be."""
+    if status_of(db, reference) == "cancelled":
+        _set_status(db, reference, "booked")
 
 
 def status_of(db: Connection, reference: str) -> Status:

@@ -86,6 +86,13 @@ TOWNS = {
     "cust_carrier_flaky": Address("Gusty Corner 1", "Flurry", "9903 FL", "NL"),
     "cust_carrier_lost": Address("Fog End 1", "Mistley", "9904 LO", "NL"),
     "cust_refused": UNSERVED,
+    # Of EasyPost's door: what its documents describe, and no test address of its makes happen.
+    "cust_refund_rejected": Address("Return Road 1", "Nay", "9911 RR", "NL"),
+    "cust_refund_late_rejected": Address("Return Road 2", "Notso", "9912 RL", "NL"),
+    "cust_refund_not_applicable": Address("Return Road 3", "Needless", "9913 NA", "NL"),
+    "cust_undeliverable": Address("Nowhere 1", "Neverland", "9914 ND", "NL"),
+    "cust_scan_form_late": Address("Barcode Alley 1", "Bywater", "9915 SC", "NL"),
+    "cust_scan_form_failed": Address("Barcode Alley 2", "Blotting", "9916 SF", "NL"),
 }
 
 

@@ -85,6 +85,16 @@ CREATE TABLE IF NOT EXISTS stripe_deliveries (
 );
 CREATE INDEX IF NOT EXISTS stripe_deliveries_due ON stripe_deliveries (due_at);
 
+-- Of EasyPost's door: the same of its Shipments, the latest with the highest number.
+CREATE TABLE IF NOT EXISTS easypost_shipments (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    bought INTEGER NOT NULL,
+    content TEXT NOT NULL,
+    due_at REAL
+);
+CREATE INDEX IF NOT EXISTS easypost_shipments_due ON easypost_shipments (due_at) WHERE due_at IS NOT NULL;
+
 CREATE TABLE IF NOT EXISTS shipments (
     id INTEGER PRIMARY KEY,
     reference TEXT NOT NULL UNIQUE,

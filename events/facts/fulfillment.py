@@ -41,6 +41,12 @@ class ShipmentCancelFailed(Fact, wire="fulfillment.shipment_cancel_failed.v1", c
     reason: Reason
 
 
+class LabelRefundRejected(Fact, wire="fulfillment.label_refund_rejected.v1", case=True):
+    """What the label of a cancelled shipment cost never comes back: a person looks where the goods are."""
+
+    reason: Reason
+
+
 class ShipmentDispatched(Fact, wire="fulfillment.shipment_dispatched.v2"):
     """The goods are on their way, irreversibly; a person may have seen to that."""
 

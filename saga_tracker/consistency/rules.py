@@ -1,8 +1,8 @@
 """What must be true of the system's books, whatever happened: pure, and the same for whoever asks.
 
 Each invariant is a sentence and a function: tests, drills and `make check` ask them all of a whole snapshot.
-Differences are between the tracker's view of an order and what all others say: reconciliation lists them, of
-sagas that ended or need a person: of one that moves, everyone may know something else.
+Differences are between the tracker's view of an order and what all others say, once its saga ended or needs a
+person: of one that moves, everyone may know something else. Reconciliation lists them.
 """
 
 from collections import Counter
@@ -186,7 +186,7 @@ def manual_case_stands_still(_snapshot: Snapshot, books: AllBooks) -> Iterator[C
         held = {"confirmed": "sold", "cancelled": "released"}.get(book.status, "reserved")
         if book.reservation.status != held:
             yield order_id, f"for a person to settle, but no longer {held}"
-        if book.payment.status != "refund_failed" and not book.money.charged_minor:
+        if not (book.payment.status == "refund_failed" or book.shipment.reversed or book.money.charged_minor):
             yield order_id, "for a person to settle because of its shipment, but not charged"
 
 
@@ -288,6 +288,7 @@ _STANDS_STILL = {
     "payment.refund_failed": "refund_failed",
     "payment.refund_reversed": "refund_failed",
     "fulfillment.shipment_cancel_failed": "cancel_failed",
+    "fulfillment.label_refund_rejected": "cancel_failed",
     "fulfillment.shipment_dispatch_failed": "dispatch_failed",
 }
 
@@ -303,8 +304,7 @@ class Difference:
     found: str
 
 
-# Of a party: about what, what was expected, what was found.
-Found = tuple[Party, str, str, str]
+Found = tuple[Party, str, str, str]  # About what, what was expected, what was found.
 
 
 def judged(answered: AbstractSet[Party], asked: AbstractSet[Party]) -> frozenset[Party]:

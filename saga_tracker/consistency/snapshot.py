@@ -246,6 +246,9 @@ class Books:
             case "cancelled" if payment == "refund_failed" and self.payment.reversed:
                 # The refund had been certain, and did not come after all.
                 return "NEEDS_MANUAL"
+            case "cancelled" if shipment == "cancel_failed" and self.shipment.reversed:
+                # The label's refund had been taken on, and was rejected after all.
+                return "NEEDS_MANUAL"
             case "cancelled":
                 return "CANCELLED"
             case "confirmed" if shipment == "dispatched":

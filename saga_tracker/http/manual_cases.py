@@ -14,6 +14,7 @@ from uuid import UUID, uuid5
 from sqlalchemy import bindparam, func, select
 
 from events.facts.base import Fact
+from events.facts.fulfillment import LabelRefundRejected
 from events.facts.notification import CustomerNotified, MailBounced, NotificationFailed
 from events.facts.payment import PaymentRefundReversed
 from events.facts.saga import RetryRequested, Settled
@@ -35,7 +36,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     if step.trigger.case
 } | {name_of(kind): (name_of(CustomerNotified),) for kind in (NotificationFailed, MailBounced)}
 # What had been published as done, and was not: each follows such a fact, and is over with the next one.
-AFTERWARDS = frozenset({name_of(PaymentRefundReversed), name_of(MailBounced)})
+AFTERWARDS = frozenset(map(name_of, (PaymentRefundReversed, LabelRefundRejected, MailBounced)))
 _HOLDING_UP = ANSWERS.keys() - {name_of(NotificationFailed), name_of(MailBounced)}
 _TIMELINE = compiled(
     select(saga_facts.c.fact_id, saga_facts.c.wire_name, saga_facts.c.traceparent)

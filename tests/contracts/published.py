@@ -60,6 +60,7 @@ EXAMPLES: tuple[Fact, ...] = (
     SHIPMENT_CANCELLED_V1,
     given.shipment_cancelled(settled_by=given.PERSON),
     given.shipment_cancel_failed("already_packed"),
+    given.label_refund_rejected("refund_rejected"),
     SHIPMENT_DISPATCHED_V1,
     given.shipment_dispatched(given.PERSON),
     given.shipment_dispatch_failed("damaged"),

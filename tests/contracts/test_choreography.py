@@ -32,6 +32,7 @@ RECEIVED_BY_THE_TRACKER_ALONE = {
     "payment.pending.v1",
     "payment.refund_pending.v1",
     "payment.refund_reversed.v1",
+    "fulfillment.label_refund_rejected.v1",
     "payment.disputed.v1",
     "payment.refund_failed.v1",
     "fulfillment.shipment_cancel_failed.v1",

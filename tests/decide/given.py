@@ -105,6 +105,10 @@ def shipment_cancel_failed(reason: str) -> fulfillment.ShipmentCancelFailed:
     return fulfillment.ShipmentCancelFailed(order_id=ORDER, reason=reason)
 
 
+def label_refund_rejected(reason: str) -> fulfillment.LabelRefundRejected:
+    return fulfillment.LabelRefundRejected(order_id=ORDER, reason=reason)
+
+
 def shipment_dispatched(settled_by: str | None = None) -> fulfillment.ShipmentDispatched:
     return fulfillment.ShipmentDispatched(order_id=ORDER, shipment_id=SHIPMENT, settled_by=settled_by)
 

@@ -4,9 +4,14 @@ What failed for good is tried again, or was settled, when a person says so.
 """
 
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 from events.decision import GaveUp
-from fulfillment_svc.decide import (
+from fulfillment_svc.decide import decide
+from fulfillment_svc.shipment import (
+    EASYPOST,
     Booked,
     BookingRefused,
     BookShipment,
@@ -15,9 +20,14 @@ from fulfillment_svc.decide import (
     Dispatched,
     DispatchRefused,
     DispatchShipment,
+    FollowRefund,
+    Prepared,
+    PrepareShipment,
+    RefundEnded,
+    RefundPending,
+    RefundRejected,
     Shipment,
     Unbooked,
-    decide,
 )
 from tests.decide.given import (
     CUSTOMER,
@@ -33,6 +43,7 @@ from tests.decide.given import (
     SHIPMENT_DISPATCHED,
     SHIPMENT_SCHEDULED,
     asked_of_others,
+    label_refund_rejected,
     retry_requested,
     settled,
     shipment_cancel_failed,
@@ -182,26 +193,137 @@ SETTLING = rows(
     given(SETTLED_DISPATCH).when(PAYMENT_CAPTURED, ORDER_CONFIRMED).nothing(),
 )
 
+# With a carrier that gives ids, and gives back later what a label cost.
+UNTIL = datetime(2026, 12, 1, tzinfo=UTC)
+THERE: dict[str, Any] = {"carrier": EASYPOST, "carrier_shipment": SHIPMENT}
+PREPARE = PrepareShipment(order_id=ORDER, carrier=EASYPOST, customer=CUSTOMER, lines=LINES)
+BOOK_THERE, CANCEL_THERE = BOOK.model_copy(update=THERE), CANCEL.model_copy(update=THERE)
+CANCEL_THERE_2, DISPATCH_THERE = CANCEL_2.model_copy(update=THERE), DISPATCH.model_copy(update=THERE)
+FOLLOW = FollowRefund(order_id=ORDER, until=UNTIL, **THERE)
+FOLLOW_2 = FOLLOW.model_copy(update={"round": 2})
+PREPARING = replace(BOOKING, carrier=EASYPOST)
+
+
+def there(was: Shipment, *, pending: bool = False) -> Shipment:
+    return replace(was, carrier=EASYPOST, carrier_shipment=SHIPMENT, refund_pending=pending)
+
+
+BOOKING_THERE, SCHEDULED_THERE = there(BOOKING), there(SCHEDULED)
+LET_GO, BACK = there(CANCELLED, pending=True), there(CANCELLED)
+GIVEN_UP_LET_GO = there(GIVEN_UP, pending=True)
+
+
+def reversed_(was: Shipment, number: int = 2) -> Shipment:
+    return replace(in_round(number, was), reversed=True)
+
+
+LATE_FAILED = reversed_(there(CANCEL_FAILED))
+PENDING = RefundPending(UNTIL)
+
+PREPARING_IT = rows(
+    given(PREPARING).when(Prepared(SHIPMENT)).then(BOOKING_THERE, BOOK_THERE),
+    given(PREPARING)
+    .when(BookingRefused("no_rates"))
+    .then(replace(PREPARING, status="rejected", reason="no_rates"), shipment_rejected("no_rates")),
+    # Whoever never learned its id cannot have bought a label for it.
+    given(PREPARING)
+    .when(*given_up(PREPARE))
+    .then(replace(GIVEN_UP, carrier=EASYPOST), shipment_rejected("carrier_unavailable")),
+    given(withdrawn(PREPARING))
+    .when(Prepared(SHIPMENT))
+    .then(replace(withdrawn(BOOKING_THERE), status="cancelled"), SHIPMENT_CANCELLED),
+    given(withdrawn(PREPARING))
+    .when(*given_up(PREPARE))
+    .then(replace(withdrawn(PREPARING), status="cancelled"), SHIPMENT_CANCELLED),
+    given(BOOKING_THERE).when(BOOKED).then(SCHEDULED_THERE, SHIPMENT_SCHEDULED),
+    given(BOOKING_THERE)
+    .when(GaveUp(BOOK_THERE, "timeout", maybe_done=True))
+    .then(there(UNCERTAIN), CANCEL_THERE),
+    given(SCHEDULED_THERE).when(ORDER_CONFIRMED).then(there(DISPATCHING), DISPATCH_THERE),
+    given(SCHEDULED_THERE).when(ORDER_WITHDRAWN).then(there(CANCELLING), CANCEL_THERE),
+)
+
+WAITING_FOR_A_REFUND = rows(
+    # The goods stay here, so the order goes on; the label's money is between us and the carrier.
+    given(there(CANCELLING)).when(PENDING).then(LET_GO, SHIPMENT_CANCELLED, FOLLOW),
+    given(there(UNCERTAIN))
+    .when(PENDING)
+    .then(GIVEN_UP_LET_GO, shipment_rejected("carrier_unavailable"), FOLLOW),
+    given(LET_GO).when(RefundEnded()).then(BACK),
+    given(GIVEN_UP_LET_GO).when(RefundEnded()).then(there(GIVEN_UP)),
+    given(LET_GO).when(RefundRejected("used")).then(LATE_FAILED, label_refund_rejected("used")),
+    given(LET_GO).when(*given_up(FOLLOW)).then(LATE_FAILED, label_refund_rejected("follow_refund: timeout")),
+    given(GIVEN_UP_LET_GO)
+    .when(RefundRejected("u" * 300))
+    .then(reversed_(there(replace(GIVEN_UP, status="cancel_failed"))), label_refund_rejected("u" * 200)),
+    given(LET_GO, GIVEN_UP_LET_GO).when(PAYMENT_CAPTURED, ORDER_WITHDRAWN).nothing(),
+    # A person has it tried again, or has seen to it.
+    given(LATE_FAILED)
+    .when(retry_requested("fulfillment"))
+    .then(reversed_(there(CANCELLING)), CANCEL_THERE_2),
+    given(reversed_(there(CANCELLING))).when(PENDING).then(reversed_(LET_GO), SHIPMENT_CANCELLED, FOLLOW_2),
+    given(reversed_(LET_GO))
+    .when(RefundRejected("used"))
+    .then(reversed_(there(CANCEL_FAILED), 3), label_refund_rejected("used")),
+    given(LATE_FAILED)
+    .when(settled("fulfillment"))
+    .then(reversed_(replace(BACK, settled_by=PERSON)), shipment_cancelled(settled_by=PERSON)),
+    given(LET_GO).when(retry_requested("fulfillment"), settled("fulfillment")).nothing(),
+)
+
 OUTCOMES = (
     BOOKED,
     BookingRefused("x"),
+    Prepared("x"),
     Unbooked(),
     CancelRefused("x"),
     Dispatched(),
     DispatchRefused("x"),
     GaveUp(BOOK, "timeout", maybe_done=True),
 )
+ABOUT_A_REFUND = (PENDING, RefundEnded(), RefundRejected("x"), GaveUp(FOLLOW, "timeout", maybe_done=True))
 
 # Nothing was asked, or it is all over: no outcome changes anything any more.
 TOO_LATE = rows(
-    given(None, SCHEDULED, REFUSED, FENCED).when(*OUTCOMES).nothing(),
-    given(CANCELLED, CANCEL_FAILED, SETTLED_CANCEL).when(*OUTCOMES).nothing(),
-    given(DISPATCHED, DISPATCH_FAILED, SETTLED_DISPATCH).when(*OUTCOMES).nothing(),
+    given(None, SCHEDULED, REFUSED, FENCED).when(*OUTCOMES, *ABOUT_A_REFUND).nothing(),
+    given(CANCELLED, CANCEL_FAILED, SETTLED_CANCEL).when(*OUTCOMES, *ABOUT_A_REFUND).nothing(),
+    given(DISPATCHED, DISPATCH_FAILED, SETTLED_DISPATCH).when(*OUTCOMES, *ABOUT_A_REFUND).nothing(),
+    given(LET_GO).when(*OUTCOMES, PENDING).nothing(),
+    given(CANCELLING, BOOKING, DISPATCHING).when(*ABOUT_A_REFUND[1:]).nothing(),
 )
 
-TABLE = rows(BOOKING_IT, WITHDRAWING, FAILING_TO_CANCEL, DISPATCHING_IT, TRYING_AGAIN, SETTLING, TOO_LATE)
+TABLE = rows(
+    BOOKING_IT,
+    WITHDRAWING,
+    FAILING_TO_CANCEL,
+    DISPATCHING_IT,
+    TRYING_AGAIN,
+    SETTLING,
+    PREPARING_IT,
+    WAITING_FOR_A_REFUND,
+    TOO_LATE,
+)
 
 
 @every(TABLE)
 def test_fulfillment(row: Row) -> None:
     row.check(decide)
+
+
+# The same where shipments are begun with such a carrier.
+BEGUN_THERE = rows(
+    given(None).when(PAYMENT_CAPTURED).then(PREPARING, PREPARE),
+    given(FENCED, SCHEDULED).when(PAYMENT_CAPTURED).nothing(),
+)
+
+
+@every(BEGUN_THERE)
+def test_fulfillment_begun_there(row: Row) -> None:
+    row.check(partial(decide, carrier=EASYPOST))
+
+
+def test_a_shipment_goes_on_with_the_carrier_it_was_begun_with() -> None:
+    gone_on = decide(SCHEDULED, ORDER_CONFIRMED, carrier=EASYPOST)
+    assert (gone_on.state, gone_on.calls) == (DISPATCHING, (DISPATCH,))
+    there_still = decide(SCHEDULED_THERE, ORDER_WITHDRAWN)
+    assert there_still.calls == (CANCEL_THERE,)

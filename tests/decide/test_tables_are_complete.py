@@ -17,7 +17,7 @@ TABLES: dict[str, list[Row]] = {
     "order": test_order.TABLE,
     "inventory": test_inventory.TABLE,
     "payment": test_payment.TABLE,
-    "fulfillment": test_fulfillment.TABLE,
+    "fulfillment": [*test_fulfillment.TABLE, *test_fulfillment.BEGUN_THERE],
     "notification": test_notification.TABLE,
 }
 

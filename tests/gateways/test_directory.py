@@ -10,7 +10,8 @@ import pytest
 
 from events.outbound.directory import DirectorySettings, HttpCustomerDirectory
 from events.outbound.dispatcher import CallFailed
-from fulfillment_svc.gateway import FulfillmentSettings, Recipient
+from fulfillment_svc.gateway import FulfillmentSettings
+from fulfillment_svc.shipment import Recipient
 from notification_svc.decide import Delivered, SendEmail, SendPush
 from notification_svc.gateway import Contact, ContactByUrl, NotificationSettings, gateway_from
 from tests.gateways.conformance.faulty import Faulty, faulty

@@ -7,7 +7,8 @@ import pytest
 
 from events.facts.base import Line
 from events.outbound.dispatcher import CallFailed, Gateway
-from fulfillment_svc.decide import (
+from fulfillment_svc.gateway import FulfillmentGateway
+from fulfillment_svc.shipment import (
     Booked,
     BookingRefused,
     BookShipment,
@@ -19,7 +20,6 @@ from fulfillment_svc.decide import (
     DispatchShipment,
     Unbooked,
 )
-from fulfillment_svc.gateway import FulfillmentGateway
 from tests.gateways.world import carry_out, in_short
 from tests.sandbox.conftest import Client
 

@@ -14,8 +14,8 @@ from events.storage.database import Session
 from events.storage.migrations import alembic_config, upgrade
 from events.storage.repository import OrderRepository
 from events.storage.round_trip import RoundTrip
-from fulfillment_svc.decide import Shipment
 from fulfillment_svc.repository import SHIPMENTS
+from fulfillment_svc.shipment import Shipment
 from notification_svc.decide import Notice
 from notification_svc.repository import NOTICES
 from payment_svc.payment import Payment

@@ -16,8 +16,8 @@ from events.runtime.settings import ProcessSettings
 from events.storage.database import Database
 from events.storage.repository import COMPARED, OrderRepository, Repository
 from events.storage.round_trip import RoundTrip
-from fulfillment_svc.decide import Shipment
 from fulfillment_svc.repository import SHIPMENTS
+from fulfillment_svc.shipment import Shipment
 from inventory_svc.decide import Reservation
 from inventory_svc.repository import RESERVATIONS, SHELVES
 from notification_svc.decide import Notice
@@ -82,7 +82,7 @@ SERVICES = [
         SHIPMENTS,
         SHIPMENTS,
         lambda one: Shipment(one, "dispatched", customer="cust_ada", shipment_id="s1"),
-        {"status": "dispatched", "settled_by": None},
+        {"status": "dispatched", "settled_by": None, "reversed": False},
     ),
     Sample(
         "notification_svc",

@@ -5,6 +5,7 @@ from uuid import UUID, uuid5
 
 from events.facts import Fact, Line
 from events.facts.fulfillment import (
+    LabelRefundRejected,
     ShipmentCancelFailed,
     ShipmentCancelled,
     ShipmentDispatched,
@@ -70,7 +71,9 @@ def facts_of(order_id: UUID = ORDER) -> dict[str, Fact]:
         "timed_out": SagaTimedOut(order_id=order_id, waiting_for="payment.captured"),
         "withdrawn": OrderWithdrawn(order_id=order_id, reason="customer_cancelled"),
         "shipment_cancelled": ShipmentCancelled(order_id=order_id, reason="customer_cancelled"),
+        "cancelled_again": ShipmentCancelled(order_id=order_id, reason="customer_cancelled"),
         "cancel_failed": ShipmentCancelFailed(order_id=order_id, reason="carrier_silent"),
+        "label_rejected": LabelRefundRejected(order_id=order_id, reason="refund_rejected"),
         "refunded": PaymentRefunded(order_id=order_id, undone_by="refund", reason="address_not_served"),
         "refund_failed": PaymentRefundFailed(order_id=order_id, reason="issue_credit_note: refused"),
         "pending": PaymentPending(order_id=order_id, reason="processing"),
@@ -126,6 +129,7 @@ def _from_people(order_id: UUID) -> dict[str, Fact]:
         "settled": Settled.model_validate({**signed, "service": "payment"}),
         "dispatch_retried": RetryRequested.model_validate({**signed, "service": "fulfillment"}),
         "cancel_settled": Settled.model_validate({**signed, "service": "fulfillment"}),
+        "label_retried": RetryRequested.model_validate({**signed, "service": "fulfillment"}),
         "telling_retried": RetryRequested.model_validate({**signed, "service": "notification"}),
         "notified_again": CustomerNotified(order_id=order_id, ending="confirmed", channels=("push",)),
         "telling_once_more": RetryRequested.model_validate({**signed, "service": "notification"}),
@@ -189,6 +193,7 @@ BECAUSE = {
     "retried": "refund_failed",
     "reversal_retried": "reversed",
     "settled": "refund_failed_again",
+    "label_retried": "label_rejected",
     "dispatch_retried": "dispatch_failed",
     "cancel_settled": "cancel_failed",
     "telling_retried": "not_notified",
@@ -252,4 +257,5 @@ RETOLD = (
     "created reserved captured withdrawn cancel_failed cancel_settled",
     "created scheduled confirmed dispatch_failed dispatch_retried",
     f"{PATHS['carrier refuses']} reversed reversal_retried",
+    f"{PATHS['withdrawn at once']} label_rejected label_retried",
 )

@@ -13,6 +13,7 @@ from tests.tracker.facts import BEGAN, PATHS, RETOLD, TRACEPARENT, facts_named
 # What is known, then: state, whom it waits for, and why.
 REFUNDED = PATHS["carrier refuses"]
 LOST, REFUSED = "refund: lost_card", "issue_credit_note: refused"
+WITHDRAWN = PATHS["withdrawn at once"]
 FAILED = "created reserved captured shipment_rejected refund_failed"
 SHOWN = [
     ("created", "PENDING_INVENTORY", "inventory", None),
@@ -99,6 +100,22 @@ SHOWN = [
     (f"{REFUNDED} reversed refunded_again", "CANCELLED", "", "card_declined"),
     (f"{REFUNDED} reversed reversal_retried refund_failed", "NEEDS_MANUAL", "payment", REFUSED),
     (f"{REFUNDED} reversed reversal_retried refund_failed retried", "COMPENSATING", "payment", LOST),
+    # A label that is not refunded after all, the same.
+    (f"{WITHDRAWN} label_rejected", "NEEDS_MANUAL", "fulfillment", "refund_rejected"),
+    (f"{WITHDRAWN} label_rejected label_retried", "COMPENSATING", "fulfillment", "refund_rejected"),
+    (
+        f"{WITHDRAWN} label_rejected label_retried cancel_failed",
+        "NEEDS_MANUAL",
+        "fulfillment",
+        "carrier_silent",
+    ),
+    (f"{WITHDRAWN} label_rejected label_retried cancelled_again", "CANCELLED", "", "card_declined"),
+    (
+        "created withdrawn shipment_cancelled label_rejected",
+        "NEEDS_MANUAL",
+        "payment fulfillment",
+        "refund_rejected",
+    ),
     (f"{PATHS['completed']} disputed", "COMPLETED", "", None),
     # Turned back by its owner.
     ("created withdrawn", "COMPENSATING", "fulfillment", "customer_cancelled"),

@@ -6,10 +6,11 @@ one may refuse, an undo included. One promise they do not keep: to give money ba
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Literal
 
 from events.decision import Call, Outcome
-from fulfillment_svc import decide as fulfillment
+from fulfillment_svc import shipment as fulfillment
 from notification_svc import decide as notification
 from payment_svc import payment
 from tests.decide.given import DELIVER_ON, SHIPMENT
@@ -34,6 +35,8 @@ class Outside:
     refund_failed: bool = False
     disputed: bool = False
     parcel: Literal["nothing", "closed", "booked", "dispatched", "cancelled"] = "nothing"
+    label_pending: bool = False
+    """A carrier with ids gives back later what a label cost, or does not."""
     answered: frozenset[tuple[str, Outcome]] = frozenset()
     """By idempotency key, where the same may be asked for once more."""
 
@@ -43,6 +46,7 @@ class Outside:
 
 Decided = tuple[Outside, Outcome]
 REFUSED, LATER, PAYMENT = "refused", "pending", "pi_1"
+UNTIL = datetime(2026, 12, 1, tzinfo=UTC)
 
 
 def carry_out(call: Call, outside: Outside) -> Iterator[Decided]:
@@ -69,6 +73,8 @@ def possibilities(call: Call, outside: Outside) -> Iterator[Decided]:
             return charge(call, outside)
         case payment.Void() | payment.Refund() | payment.IssueCreditNote():
             return pay_back(call, outside)
+        case fulfillment.PrepareShipment() | fulfillment.FollowRefund():
+            return prepare_or_follow(call, outside)
         case fulfillment.BookShipment() | fulfillment.CancelShipment() | fulfillment.DispatchShipment():
             return ship(call, outside)
         case notification.SendEmail() | notification.SendPush():
@@ -79,7 +85,8 @@ def possibilities(call: Call, outside: Outside) -> Iterator[Decided]:
 
 def leaves_a_trace(call: Call) -> bool:
     """Whether it matters that a request given up on arrives after all: a message does not, nor a question."""
-    return not isinstance(call, notification.SendEmail | notification.SendPush | payment.Follow)
+    questions = payment.Follow | fulfillment.FollowRefund
+    return not isinstance(call, notification.SendEmail | notification.SendPush | questions)
 
 
 def register(outside: Outside) -> Iterator[Decided]:
@@ -195,11 +202,28 @@ def ship(
             if parcel != "dispatched":
                 gone = replace(outside, parcel="closed" if parcel == "nothing" else "cancelled")
                 yield gone, fulfillment.Unbooked()
+                if call.carrier in fulfillment.PREPARES:
+                    yield replace(gone, label_pending=True), fulfillment.RefundPending(UNTIL)
             yield outside, fulfillment.CancelRefused(REFUSED)
         case fulfillment.DispatchShipment(), parcel:
             if parcel == "booked":
                 yield replace(outside, parcel="dispatched"), fulfillment.Dispatched()
             yield outside, fulfillment.DispatchRefused(REFUSED)
+
+
+def prepare_or_follow(
+    call: fulfillment.PrepareShipment | fulfillment.FollowRefund, outside: Outside
+) -> Iterator[Decided]:
+    if isinstance(call, fulfillment.PrepareShipment):
+        yield outside, fulfillment.Prepared(SHIPMENT)
+        yield outside, fulfillment.BookingRefused(REFUSED)
+        return
+    assert outside.label_pending, "nothing is pending, and somebody follows it"
+    over = replace(outside, label_pending=False)
+    yield over, fulfillment.RefundEnded()
+    # Somebody used the label: so the parcel may be anywhere.
+    used = replace(over, parcel="booked") if over.parcel == "cancelled" else over
+    yield used, fulfillment.RefundRejected(REFUSED)
 
 
 def tell(call: notification.SendEmail | notification.SendPush, outside: Outside) -> Iterator[Decided]:

@@ -17,6 +17,7 @@ from uuid import UUID
 from compose.system import SERVICES
 from events.decision import Call, CausalityViolated, Command, Decision, GaveUp
 from events.facts import Fact
+from events.facts.fulfillment import LabelRefundRejected, ShipmentCancelled, ShipmentRejected
 from events.facts.payment import (
     PaymentDeclined,
     PaymentHeld,
@@ -322,17 +323,15 @@ class Stage:
         )
 
     def _published(self, world: World, role: int, fact: Known, message: Known) -> Known:
-        """The fact as one of its own: what was tried again may also fail again."""
+        """The fact as one of its own: what was tried again may fail again, or be undone after all."""
         if fact not in world.published:
             return fact
         retries = sum(
             _asks_to_retry(published.value, fact.value.order_id, ROLES[role]) for published in world.published
         )
-        # What was undone, and was not after all, is undone anew.
-        kinds = {type(fact_of(published)) for published in world.published}
-        anew = PaymentRefundReversed in kinds and isinstance(fact.value, PaymentRefunded | PaymentDeclined)
-        may_recur = fact.value.case or anew or isinstance(fact.value, PaymentRefundPending)
-        times = [self.known(Again(fact, time)) for time in range(2, retries + 2)] if may_recur else []
+        pending = isinstance(fact.value, PaymentRefundPending)
+        repeated = fact.value.case or pending or _undoes_once_more(world, fact.value)
+        times = [self.known(Again(fact, time)) for time in range(2, retries + 2)] if repeated else []
         for again in times:
             if again not in world.published:
                 return again
@@ -382,6 +381,14 @@ def _only_looks(call: Call) -> bool:
 
 def _serial(known: Known) -> int:
     return known.serial
+
+
+def _undoes_once_more(world: World, fact: Fact) -> bool:
+    """It had been undone for certain, and was not after all: then it is, now."""
+    kinds = {type(fact_of(published)) for published in world.published}
+    if isinstance(fact, PaymentRefunded | PaymentDeclined):
+        return PaymentRefundReversed in kinds
+    return LabelRefundRejected in kinds and isinstance(fact, ShipmentCancelled | ShipmentRejected)
 
 
 def _asks_to_retry(published: Any, order_id: UUID, service: str) -> bool:

@@ -14,6 +14,8 @@ import pytest
 
 from events.decision import Command
 from events.facts import Fact
+from fulfillment_svc import decide as fulfillment
+from fulfillment_svc.shipment import EASYPOST, Prepared, RefundEnded, RefundPending, RefundRejected
 from inventory_svc.decide import Stock
 from payment_svc.decide import DEFAULT, decide
 from payment_svc.payment import Pending, Registered, Stands
@@ -187,6 +189,38 @@ def test_every_order_ends_consistent_whatever_becomes_of_its_payment_by_itself(
     print(f"{found.worlds} worlds, {found.moves} moves, ends {in_dead_letters(ends)}")
     assert in_dead_letters(ends) == expected
     assert_a_person_is_needed_only_where_an_undo_failed(ends)
+
+
+# With a carrier that gives ids, and of which it is known later whether a label's money comes back: if it does
+# not, the order has gone on meanwhile.
+LABELS = Bug("fulfillment", partial(fulfillment.decide, carrier=EASYPOST))
+PLAYS_WITH_LABELS = [
+    ("posted", (POSTED,), 0),
+    ("posted, cancelled", (POSTED, CANCELLED), 0),
+    ("posted, cancelled, seen to", (POSTED, CANCELLED), 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("happenings", "acts"),
+    [play[1:] for play in PLAYS_WITH_LABELS],
+    ids=[play[0] for play in PLAYS_WITH_LABELS],
+)
+def test_every_order_ends_consistent_whatever_becomes_of_its_label(
+    happenings: tuple[Fact | Command, ...], acts: int
+) -> None:
+    stage = Stage(
+        ADA, stock=PLENTY, redrives=not acts, brief=bool(acts), bug=LABELS, acts_on=("fulfillment",)
+    )
+    found = explore(stage, stage.start(*happenings, acts=acts), reconciling=True)
+    ends = {order for orders in found.ends for order in orders}
+    print(f"{found.worlds} worlds, {found.moves} moves, ends {in_dead_letters(ends)}")
+    assert_a_person_is_needed_only_where_an_undo_failed(ends)
+    # Customers have their money back, and their order's end, whatever becomes of the label.
+    late = {end for end in ends if end.fulfillment == "cancel_failed" and end.order == "cancelled"}
+    assert {end.payment for end in late} == {"refunded"}
+    met = {type(message) for service, _, message in stage.situations if service == "fulfillment"}
+    assert {Prepared, RefundPending, RefundEnded, RefundRejected} <= met
 
 
 def letters() -> dict[tuple[str, ...], str]:

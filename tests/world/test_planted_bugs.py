@@ -14,7 +14,7 @@ from events.facts.inventory import StockReleased, StockReserved
 from events.facts.order import OrderConfirmed, OrderCreated
 from events.facts.payment import PaymentDeclined, PaymentRefunded
 from events.facts.saga import ApprovalExpired, RetryRequested, SagaTimedOut, Settled
-from fulfillment_svc.decide import Unbooked
+from fulfillment_svc.shipment import Unbooked
 from inventory_svc.decide import Shelf
 from order_svc.decide import Order
 from payment_svc.decide import DEFAULT, decide
