@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from events.outbound.circuit import CircuitBreaker
 from events.outbound.dispatcher import CallFailed
-from events.outbound.http_party import MAX_REASON_CHARACTERS, TOO_MANY_REQUESTS
+from events.outbound.http_party import CONFLICT, MAX_REASON_CHARACTERS, TOO_MANY_REQUESTS
 from events.runtime.settings import ServiceSettings
 from events.telemetry.tracing import note_on_current
 
@@ -208,7 +208,8 @@ class Api:
         if isinstance(error, JsonError) or not isinstance(error, EasyPostError):
             # Whatever it was, it was no answer of this API.
             return CallFailed(f"{PARTY}_answered_nonsense", maybe_done=changes)
-        return CallFailed(f"{PARTY}_answered_{status}", maybe_done=False)
+        # Of a conflict another request may be about to do it.
+        return CallFailed(f"{PARTY}_answered_{status}", maybe_done=changes and status == CONFLICT)
 
 
 def _not_answered(error: Exception, changes: bool) -> CallFailed:

@@ -11,6 +11,7 @@ import ssl
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from email.charset import BASE64, Charset
 from email.header import Header
 from email.mime.text import MIMEText
 from email.policy import Compat32
@@ -219,7 +220,7 @@ class SmtpMailServer:
 
     def _written(self, mail: Mail, key: str) -> bytes:
         """The mail as lines. In base64 none is too long, whatever the text is."""
-        message = MIMEText(mail.text, "plain", "utf-8")
+        message = MIMEText(mail.text, "plain", _in_base64())
         message["Message-ID"] = message_id(key, self._sender)
         message["Date"] = formatdate()
         message["From"] = self._sender
@@ -252,10 +253,17 @@ async def _handed_over(
     return None
 
 
+def _in_base64() -> Charset:
+    """UTF-8, whatever another library makes of it for the whole process, as apprise does."""
+    charset = Charset("utf-8")
+    charset.header_encoding = charset.body_encoding = BASE64
+    return charset
+
+
 def _header(text: str) -> str:
     """As it is where that means the same to whoever reads it, or else as RFC 2047 has it."""
     plain = text.isascii() and text.isprintable() and "=?" not in text
-    return text if plain else Header(text, "utf-8").encode()
+    return text if plain else Header(text, _in_base64()).encode()
 
 
 def _credentials(parts: SplitResult, access: Access) -> tuple[str | None, str]:

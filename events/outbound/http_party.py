@@ -40,7 +40,7 @@ from events.telemetry.tracing import current_traceparent, is_tracing, note_on_cu
 MAX_REASON_CHARACTERS = 200
 # More lines than any answer of an API has in its head.
 MAX_HEADERS = 64
-OK, NOT_FOUND, TOO_MANY_REQUESTS = 200, 404, 429
+OK, NOT_FOUND, CONFLICT, TOO_MANY_REQUESTS = 200, 404, 409, 429
 # Whoever only asks changes nothing.
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 # On an answer that was kept under its Idempotency-Key, as Stripe and others mark it.
@@ -96,8 +96,9 @@ class Reply:
 
     def unexpected(self) -> CallFailed:
         """What to raise for an answer nobody agreed on: wrong credentials, a misread contract, a proxy."""
-        # Below 300 the other side seems to have done it; the look-up will say.
-        return CallFailed(f"{self.party}_answered_{self.http_status}", maybe_done=self.http_status < 300)
+        # Below 300 it seems to be done, and of a conflict it may be under way: the look-up will say.
+        maybe_done = self.http_status < 300 or self.http_status == CONFLICT
+        return CallFailed(f"{self.party}_answered_{self.http_status}", maybe_done=maybe_done)
 
 
 async def bounded_body(response: ClientResponse, limit_bytes: int) -> bytes | None:

@@ -29,6 +29,7 @@ LINES: Mapping[str, Sequence[str]] = {
         "facts_per_second",
     ),
     "drain": ("drain_seconds", "drained_per_second", "decided_per_second", "sold"),
+    "pages": ("page_p50_ms", "page_p95_ms", "share_without_tabs_percent"),
     "memory": ("memory_growth_percent",),
 }
 SHORT = (

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from email import message_from_bytes
+from email import charset, message_from_bytes
 from email.policy import SMTP
 from email.utils import parsedate_to_datetime
 
@@ -86,6 +86,16 @@ async def test_a_mail_arrives_as_it_was_meant(unused_tcp_port: int, subject: str
     assert mail["Subject"].strip() == subject.strip()
     assert parsedate_to_datetime(mail["Date"]).year > 2000
     assert mail.get_content().splitlines() == text.splitlines()
+
+
+async def test_it_does_whatever_another_library_makes_of_utf_8(
+    unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As apprise does for its whole process: a line could begin with a dot then."""
+    monkeypatch.setitem(charset.CHARSETS, "utf-8", (charset.QP, charset.QP, "utf-8"))
+    await test_a_mail_arrives_as_it_was_meant(
+        unused_tcp_port, "Über Ihre Bestellung", "Hällo\n.\n..\nthere\n"
+    )
 
 
 @pytest.mark.parametrize(
