@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.charset import BASE64, Charset
 from email.header import Header
-from email.mime.text import MIMEText
+from email.mime.nonmultipart import MIMENonMultipart
 from email.policy import Compat32
 from email.utils import formatdate
 from pathlib import Path
@@ -220,7 +220,8 @@ class SmtpMailServer:
 
     def _written(self, mail: Mail, key: str) -> bytes:
         """The mail as lines. In base64 none is too long, whatever the text is."""
-        message = MIMEText(mail.text, "plain", _in_base64())
+        message = MIMENonMultipart("text", "plain")
+        message.set_payload(mail.text, _in_base64())
         message["Message-ID"] = message_id(key, self._sender)
         message["Date"] = formatdate()
         message["From"] = self._sender

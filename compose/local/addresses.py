@@ -169,6 +169,11 @@ class Addresses:
         given = self.inherited_environment()
         doors = self._stripe(name, given) | self._easypost(name, given)
         outside = doors | self._customers(name, given)
+        directory = f"{PREFIX}DIRECTORY_URL"
+        if directory in variables and f"{PREFIX}DIRECTORY_TOKEN" in outside:
+            # As the release before shows its token; this one shows it as a bearer.
+            password = outside[f"{PREFIX}DIRECTORY_TOKEN"]
+            variables[directory] = variables[directory].replace("://", f"://murmuration:{password}@")
         environment = _ON_LOOPBACK | outside | given | variables | dict(extra or {})
         log = self.places.logs / f"{full_name}.log"
         return ServiceProcess(full_name, spec.package, port, environment, log)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from hmac import compare_digest
@@ -354,10 +355,17 @@ class Sandbox:
         _bears(request, token, "the admin token")
 
 
+# With a password, whoever asks is named so.
+NAMED = "murmuration"
+
+
 def _bears(request: Request, token: SecretStr, name: str) -> None:
-    """Raises Problem (401) for a request that does not bear this token."""
-    expected = f"Bearer {token.get_secret_value()}".encode()
-    if not compare_digest(request.headers.get("authorization", "").encode(), expected):
+    """Raises Problem (401) for a request that has not this token, as a bearer or as a password."""
+    secret = token.get_secret_value()
+    as_password = b64encode(f"{NAMED}:{secret}".encode()).decode()
+    given = request.headers.get("authorization", "").encode()
+    known = [compare_digest(given, each.encode()) for each in (f"Bearer {secret}", f"Basic {as_password}")]
+    if not any(known):
         headers = {"WWW-Authenticate": "Bearer"}
         raise Problem(401, "unauthorised", "Unauthorised", f"{name} is required", headers=headers)
 
