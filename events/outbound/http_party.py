@@ -96,9 +96,8 @@ class Reply:
 
     def unexpected(self) -> CallFailed:
         """What to raise for an answer nobody agreed on: wrong credentials, a misread contract, a proxy."""
-        # Below 300 it seems to be done, and of a conflict it may be under way: the look-up will say.
-        maybe_done = self.http_status < 300 or self.http_status == CONFLICT
-        return CallFailed(f"{self.party}_answered_{self.http_status}", maybe_done=maybe_done)
+        # Below 300 the other side seems to have done it; the look-up will say.
+        return CallFailed(f"{self.party}_answered_{self.http_status}", maybe_done=self.http_status < 300)
 
 
 async def bounded_body(response: ClientResponse, limit_bytes: int) -> bytes | None:
