@@ -52,7 +52,7 @@ from payment_svc.stripe_api import (
     Charge,
     Credit,
     Intent,
-    Method,
+    Methods,
     Page,
     RefundObject,
     Transport,
@@ -83,7 +83,7 @@ class StripePayments:
             max_network_retries=0,
             http_client=Transport(party, base_url),
         )
-        self._stripe = client.v1
+        self._stripe, self._methods = client.v1, Methods(client.v1)
 
     async def open(self) -> None:
         """Get ready."""
@@ -144,7 +144,7 @@ class StripePayments:
         if amount is None:
             return AuthorisationDeclined(NOT_CHARGEABLE)
         try:
-            method = await read(Method, self._stripe.payment_methods.retrieve_async(call.payment_token))
+            method = await self._methods.of(call)
             asked: dict[str, Any] = {
                 "amount": amount,
                 "currency": call.currency.lower(),

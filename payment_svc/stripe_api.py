@@ -10,10 +10,19 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from events.facts.base import DECIMALS
 from events.outbound.dispatcher import CallFailed
 from events.outbound.http_party import FORM, HttpParty
-from payment_svc.payment import AuthorisationDeclined, Authorised, Captured, CaptureRefused, Pending, Results
+from payment_svc.payment import (
+    AuthorisationDeclined,
+    Authorised,
+    Captured,
+    CaptureRefused,
+    Pending,
+    Register,
+    Results,
+)
 
 PARTY = "stripe"
 PAGE = 100
+METHODS_KEPT = 1_000
 # Of a customer's credit: what is older than the payment has nothing to do with it, and is not read.
 MAX_PAGES = 50
 EXPIRED = "authorisation_expired"
@@ -154,6 +163,28 @@ def amount_there(amount_minor: int, currency: str) -> int | None:
 
 async def read(kind: type[ObjectT], asking: Awaitable[stripe.StripeObject]) -> ObjectT:
     return parsed(kind, (await asking).to_dict())
+
+
+class Methods:
+    """Orders' PaymentMethods as they were read: a registration that is repeated reads its own once.
+
+    Under a limit of requests, each one that need not be repeated is a better chance for the next.
+    """
+
+    def __init__(self, client: stripe.V1Services) -> None:
+        self._client = client
+        self._read: dict[str, Method] = {}
+
+    async def of(self, call: Register) -> Method:
+        """Raises what Stripe's package raises, or CallFailed."""
+        known = self._read.get(call.idempotency_key)
+        if known is None:
+            asking = self._client.payment_methods.retrieve_async(call.payment_token)
+            known = await read(Method, asking)
+            while len(self._read) >= METHODS_KEPT:
+                self._read.pop(next(iter(self._read)))
+            self._read[call.idempotency_key] = known
+        return known
 
 
 def parsed(kind: type[ObjectT], content: Mapping[str, Any]) -> ObjectT:

@@ -197,6 +197,18 @@ async def test_whatever_goes_wrong_it_is_done_once_and_known(
     assert await moved(client, paying) == ledger
 
 
+async def test_what_was_read_for_a_registration_is_not_read_again(new: New, between: Faulty) -> None:
+    """Under a limit of requests each one more would meet it."""
+    paying = new()
+    if is_not_there(paying, "register", Fault.LIMITED):
+        return
+    between.meets(Fault.LIMITED, times=2)
+    outcome, failures = await paying.carry_out(paying.registration)
+    assert isinstance(outcome, Registered)
+    assert len(failures) == 2
+    assert len([asked for asked in between.asked if asked.startswith("GET")]) == 1
+
+
 @pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "register"])
 async def test_an_error_that_is_saved_before_the_work_is_never_taken_for_the_work(
     new: New, between: Faulty, client: Client, operation: str
