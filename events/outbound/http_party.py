@@ -5,6 +5,8 @@ aiohttp's client does the speaking. No redirect is followed, no cookie kept, and
 from the environment.
 """
 
+import asyncio
+import random
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -210,7 +212,10 @@ class HttpParty:
         content: bytes | None = None,
         content_type: str = JSON,
     ) -> Reply:
-        """Ask anything; `path` is quoted already. Raises CallFailed when another attempt may help."""
+        """Ask anything; `path` is quoted already. Raises CallFailed when another attempt may help.
+
+        A limit that is over soon is waited for: then the rest of the attempt is not lost to it.
+        """
         sent = dict(headers or {})
         _check(sent)
         if content is not None:
@@ -222,10 +227,24 @@ class HttpParty:
             note_on_current({"http.request.method": method, "url.full": shown})
         part = f"/{quote(last_part, safe='')}" if last_part is not None else ""
         url = self._base_url + path + part + (f"?{urlencode(_pairs(query))}" if query else "")
+        left_seconds = self._settings.call_limit_wait_seconds
+        while True:
+            try:
+                return await self._request(method, URL(url, encoded=True), sent, content)
+            except _Limited as limited:
+                pause_seconds = limited.wait_seconds * random.uniform(1.0, 1.2)  # noqa: S311
+                left_seconds -= pause_seconds
+                if not limited.wait_seconds or left_seconds < 0:
+                    raise
+            await asyncio.sleep(pause_seconds)
+
+    async def _request(
+        self, method: str, url: URL, headers: Mapping[str, str], content: bytes | None
+    ) -> Reply:
         maybe_done = method not in SAFE_METHODS
         with self._breaker.request() as request:
             try:
-                status, body, answered = await self._exchange(method, URL(url, encoded=True), sent, content)
+                status, body, answered = await self._exchange(method, url, headers, content)
             except _Unreachable:
                 raise CallFailed(f"{self._name}_unreachable", maybe_done=False) from None
             except TimeoutError:
@@ -239,13 +258,11 @@ class HttpParty:
                 raise CallFailed(f"{self._name}_answer_too_large", maybe_done=maybe_done)
             if not request.alive:
                 # A 5xx may come from a proxy that gave up on a provider that did not.
-                maybe_done = maybe_done and status != TOO_MANY_REQUESTS
-                raise CallFailed(
+                limited, said_seconds = status == TOO_MANY_REQUESTS, _seconds_in(answered.get("Retry-After"))
+                raise (_Limited if limited else CallFailed)(
                     f"{self._name}_answered_{status}",
-                    maybe_done=maybe_done,
-                    wait_seconds=min(
-                        _seconds_in(answered.get("Retry-After")), self._settings.call_retry_after_cap_seconds
-                    ),
+                    maybe_done=maybe_done and not limited,
+                    wait_seconds=min(said_seconds, self._settings.call_retry_after_cap_seconds),
                     replayed=answered.get(REPLAYED) == "true",
                 )
         return Reply(self._name, status, body)
@@ -346,6 +363,10 @@ async def _sent_once(request: ClientRequest, send: ClientHandlerType) -> ClientR
         raise
     except (ClientOSError, ServerDisconnectedError) as error:
         raise ClientError(*error.args) from error
+
+
+class _Limited(CallFailed):
+    """429: nothing was done, for there were too many requests."""
 
 
 class _Unreachable(Exception):

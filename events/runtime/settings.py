@@ -212,6 +212,8 @@ class ServiceSettings(ProcessSettings):
     call_connect_timeout_seconds: float = Field(default=2.0, gt=0)
     # No party is left alone for longer than this because its Retry-After says so.
     call_retry_after_cap_seconds: float = Field(default=30.0, ge=0)
+    # Within one attempt, a 429 that says to come again this soon is waited for, and the request made anew.
+    call_limit_wait_seconds: float = Field(default=2.5, ge=0)
     # Of an answer over HTTP, unpacked.
     call_answer_limit_bytes: int = Field(default=262_144, gt=0)
     # A kept connection that was idle for longer is not used again. A server that closes an idle one just then

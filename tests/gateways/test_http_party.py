@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -197,6 +198,38 @@ async def test_a_failure_of_the_other_side_ends_no_connection(server: Server) ->
     assert await failure_of(post(party)) == ("party_answered_503", True)
     assert await post(party) == ANSWER
     assert server.connections == 1
+
+
+def limited(more: bytes = b"Retry-After: 1\r\n") -> list[bytes | None]:
+    return [b"HTTP/1.1 429 Too many\r\nContent-Length: 0\r\n" + more + b"\r\n"]
+
+
+async def test_a_limit_that_is_over_soon_costs_no_attempt(server: Server) -> None:
+    server.answers = [limited(), limited(), [FINE]]
+    began = time.monotonic()
+    assert await post(server.party(call_limit_wait_seconds=2.5)) == ANSWER
+    assert time.monotonic() - began >= 2
+    assert len(server.asked) == 3
+    assert lines_of(server.asked[0]) == lines_of(server.asked[2])
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "said_seconds"),
+    [
+        # One pause is time enough, a second one is not.
+        ([limited(), limited(), [FINE]], 2, 1),
+        ([limited(b"Retry-After: 2\r\n"), [FINE]], 1, 2),
+        ([limited(b""), [FINE]], 1, 0),
+        ([[b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n"], [FINE]], 1, 1),
+    ],
+)
+async def test_what_lasts_longer_is_for_another_attempt(
+    server: Server, answers: list[list[bytes | None]], asked: int, said_seconds: float
+) -> None:
+    server.answers = answers
+    with pytest.raises(CallFailed) as failed:
+        await post(server.party(call_limit_wait_seconds=1.5))
+    assert (len(server.asked), failed.value.wait_seconds) == (asked, said_seconds)
 
 
 @pytest.mark.parametrize(

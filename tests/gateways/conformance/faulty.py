@@ -59,7 +59,7 @@ class Faulty:
             case Fault.LOST_BEFORE:
                 return self._drop(request)
             case Fault.LIMITED:
-                headers = {"Retry-After": "2"}
+                headers = {"Retry-After": "3"}
                 return web.json_response({"error": {"type": "rate_limit"}}, status=429, headers=headers)
             case Fault.IN_USE:
                 error = {"type": "invalid_request_error", "code": "idempotency_key_in_use"}

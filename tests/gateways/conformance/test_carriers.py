@@ -192,7 +192,7 @@ async def test_whatever_goes_wrong_it_is_done_once_and_known(
     outcome, failures = await shipping.carry_out(call)
     assert is_done(operation, outcome), (outcome, failures)
     assert failures[0].maybe_done == (fault is not Fault.LIMITED)
-    assert failures[0].wait_seconds == (2 if fault is Fault.LIMITED else 0)
+    assert failures[0].wait_seconds == (3 if fault is Fault.LIMITED else 0)
     assert await status(client, shipping) == expected
     if operation == "cancel":
         assert await shipping.is_let_go(outcome)

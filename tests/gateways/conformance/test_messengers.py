@@ -114,7 +114,7 @@ async def test_whatever_goes_wrong_it_arrives_and_counts_once(messenger: Messeng
     (failure,) = failures
     assert failure.maybe_done == (fault not in UNDONE[messenger.name])
     # Neither SMTP nor apprise says when.
-    assert failure.wait_seconds == (2 if fault is Fault.LIMITED and messenger.name == PUSH else 0)
+    assert failure.wait_seconds == (3 if fault is Fault.LIMITED and messenger.name == PUSH else 0)
 
 
 async def test_an_error_that_is_saved_is_never_taken_for_an_arrival(messenger: Messenger) -> None:

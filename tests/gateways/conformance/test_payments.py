@@ -193,7 +193,7 @@ async def test_whatever_goes_wrong_it_is_done_once_and_known(
     else:
         assert outcome == expected
     assert failures[0].maybe_done == (fault is not Fault.LIMITED)
-    assert failures[0].wait_seconds == (2 if fault is Fault.LIMITED else 0)
+    assert failures[0].wait_seconds == (3 if fault is Fault.LIMITED else 0)
     assert await moved(client, paying) == ledger
 
 
