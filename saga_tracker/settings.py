@@ -123,10 +123,11 @@ class TrackerSettings(SessionSettings):
 
     # Why sagas wait is asked of their services: of those that have waited for so long, so often, at most so
     # many at a time, those first that are late next; and when somebody looks at one, if it was not just now.
+    # While somebody has it open, it is among those that are asked about so often.
     cause_after_seconds: float = Field(default=3.0, ge=0)
     cause_watch_seconds: float = Field(default=1.5, gt=0)
     cause_timeout_seconds: float = Field(default=1.0, gt=0)
-    cause_cache_seconds: float = Field(default=1.0, ge=0)
+    cause_cache_seconds: float = Field(default=3.0, ge=0)
     # What a provider or carrier says of a failure is asked of its service, for who looks at the manual case.
     outside_cache_seconds: float = Field(default=10.0, ge=0)
     cause_orders: int = Field(default=150, gt=0, le=200)

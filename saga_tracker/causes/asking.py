@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from aiohttp import (
@@ -48,7 +48,11 @@ MAX_TEXT = 300
 SWEEP_SECONDS = 60.0
 # As many as a service answers at once.
 MAX_OUTSIDE = 10
+# Whoever has a saga open asks for it again by then.
+LOOKED_SECONDS = 10.0
 FIRST = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
+
+KeptT = TypeVar("KeptT")
 
 
 class _Outside(BaseModel):
@@ -99,6 +103,7 @@ class Asking:
         self._failure = Outage("asking why sagas wait")
         self._silent: dict[str, tuple[float, Cause]] = {}
         self._cache: dict[UUID, tuple[float, list[Found]]] = {}
+        self._looked: dict[UUID, tuple[float, list[Wait]]] = {}
         self._outside: dict[UUID, tuple[float, list[str]]] = {}
         self._swept_at = time.monotonic()
         self._place = FIRST
@@ -122,16 +127,20 @@ class Asking:
         waits = waits_of(order_id, shown, before)
         if not waits or self._http is None:
             return []
+        self._keep(self._looked, order_id, waits)
         at, found = self._cache.get(order_id, (0.0, []))
         known = {(one.service, one.because_of_id) for one in found}
         fresh = time.monotonic() - at < self._settings.cause_cache_seconds
         if not fresh or any((wait.service, wait.because_of_id) not in known for wait in waits):
             found = await self._ask(waits, patient=False)
-            self._cache.pop(order_id, None)
-            while len(self._cache) >= self._settings.cause_orders:
-                self._cache.pop(next(iter(self._cache)))
-            self._cache[order_id] = time.monotonic(), found
+            self._keep(self._cache, order_id, found)
         return found
+
+    def _keep(self, kept: dict[UUID, tuple[float, list[KeptT]]], order_id: UUID, new: list[KeptT]) -> None:
+        kept.pop(order_id, None)
+        while len(kept) >= self._settings.cause_orders:
+            kept.pop(next(iter(kept)))
+        kept[order_id] = time.monotonic(), new
 
     async def outside(self, failed: Mapping[UUID, Sequence[str]]) -> dict[UUID, list[str]]:
         """By order, what the parties outside say now of what these services failed at for good.
@@ -146,11 +155,8 @@ class Asking:
                 by_service.setdefault(service, []).append(order_id)
         answers = await asyncio.gather(*(self._outside_of(*asked) for asked in by_service.items()))
         for order_id in unknown[:MAX_OUTSIDE]:
-            self._outside.pop(order_id, None)
-            while len(self._outside) >= self._settings.cause_orders:
-                self._outside.pop(next(iter(self._outside)))
             reported = [line for answer in answers for line in answer.get(order_id, [])]
-            self._outside[order_id] = now, reported
+            self._keep(self._outside, order_id, reported)
         return {one: self._outside[one][1] for one in failed if one in self._outside}
 
     async def _outside_of(self, service: str, order_ids: Sequence[UUID]) -> dict[UUID, list[str]]:
@@ -179,7 +185,10 @@ class Asking:
         )
         sagas |= await self._some_of_all()
         waits = [wait for order_id, shown in sagas.items() for wait in waits_of(order_id, shown, before)]
-        found = await self._ask(waits, patient=True)
+        looked = self._looked_at_now()
+        found = await self._ask(list(dict.fromkeys([*waits, *looked])), patient=True)
+        for order_id in {wait.order_id for wait in looked}:
+            self._keep(self._cache, order_id, [one for one in found if one.order_id == order_id])
         if found:
             async with self._database.transaction() as connection:
                 await repository.keep(connection, found)
@@ -189,6 +198,11 @@ class Asking:
                 await repository.sweep(
                     connection, self._settings.cause_keep_seconds, self._settings.cause_rows
                 )
+
+    def _looked_at_now(self) -> list[Wait]:
+        """Of the sagas that somebody has open: each page of them finds the cause known, and asks nobody."""
+        since = time.monotonic() - LOOKED_SECONDS
+        return [wait for at, waits in self._looked.values() if at > since for wait in waits]
 
     async def _some_of_all(self) -> dict[UUID, list[dict[str, Any]]]:
         """The next ones of all sagas that have stood for long: after so many rounds each was asked about."""

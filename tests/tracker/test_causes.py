@@ -268,6 +268,30 @@ async def test_sagas_are_counted_and_found_by_the_cause_of_their_wait(watch: Wat
         assert f"waiting_for=payment&amp;cause={quote_plus(words)}&amp;sort=oldest" in page.text
 
 
+async def test_the_cause_of_a_saga_that_somebody_has_open_is_renewed_behind(watch: Watch) -> None:
+    order = uuid4()
+    cause = {"kind": "call", "what": "authorise", "party": "provider", "since": NOW.isoformat()}
+    known = {str(order): {**cause, "error": "provider_timeout"}}
+    async with saying(known) as url:
+        tracker = await watch.start(
+            service_urls={"payment": url},
+            cause_after_seconds=0.0,
+            cause_watch_seconds=0.05,
+            # Longer than the test: no look asks again.
+            cause_cache_seconds=600,
+        )
+        app = watch.app(tracker)
+        await watch.say(*envelopes("created reserved", order))
+
+        async def shows(error: str) -> bool:
+            waits = (await get(app, f"/sagas/{order}")).json().get("waits", ())
+            return any(wait["cause"] and wait["cause"]["error"] == error for wait in waits)
+
+        await eventually(lambda: shows("provider did not answer in time"))
+        known[str(order)]["error"] = "provider_answered_503"
+        await eventually(lambda: shows("provider answered 503"))
+
+
 @pytest.mark.parametrize(
     ("end", "attempts", "state"),
     [
