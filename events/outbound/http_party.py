@@ -258,11 +258,11 @@ class HttpParty:
                 raise CallFailed(f"{self._name}_answer_too_large", maybe_done=maybe_done)
             if not request.alive:
                 # A 5xx may come from a proxy that gave up on a provider that did not.
-                limited, said_seconds = status == TOO_MANY_REQUESTS, _seconds_in(answered.get("Retry-After"))
+                limited, asked_seconds = status == TOO_MANY_REQUESTS, _seconds_in(answered.get("Retry-After"))
                 raise (_Limited if limited else CallFailed)(
                     f"{self._name}_answered_{status}",
                     maybe_done=maybe_done and not limited,
-                    wait_seconds=min(said_seconds, self._settings.call_retry_after_cap_seconds),
+                    wait_seconds=min(asked_seconds, self._settings.call_retry_after_cap_seconds),
                     replayed=answered.get(REPLAYED) == "true",
                 )
         return Reply(self._name, status, body)

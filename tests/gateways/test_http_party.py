@@ -214,7 +214,7 @@ async def test_a_limit_that_is_over_soon_costs_no_attempt(server: Server) -> Non
 
 
 @pytest.mark.parametrize(
-    ("answers", "asked", "said_seconds"),
+    ("answers", "asked", "asked_seconds"),
     [
         # One pause is time enough, a second one is not.
         ([limited(), limited(), [FINE]], 2, 1),
@@ -224,12 +224,12 @@ async def test_a_limit_that_is_over_soon_costs_no_attempt(server: Server) -> Non
     ],
 )
 async def test_what_lasts_longer_is_for_another_attempt(
-    server: Server, answers: list[list[bytes | None]], asked: int, said_seconds: float
+    server: Server, answers: list[list[bytes | None]], asked: int, asked_seconds: float
 ) -> None:
     server.answers = answers
     with pytest.raises(CallFailed) as failed:
         await post(server.party(call_limit_wait_seconds=1.5))
-    assert (len(server.asked), failed.value.wait_seconds) == (asked, said_seconds)
+    assert (len(server.asked), failed.value.wait_seconds) == (asked, asked_seconds)
 
 
 @pytest.mark.parametrize(
