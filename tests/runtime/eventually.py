@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
 POLL_SECONDS = 0.02
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 30.0
 
 T = TypeVar("T")
 
