@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, MutableMapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,11 +18,8 @@ from events.facts import Fact
 from events.facts.base import Line
 from events.facts.inventory import StockReserved
 from events.messaging.envelope import Envelope, encode
-from events.messaging.topology import declare
-from events.runtime.service_runtime import ServiceRuntime
-from events.service import EXCHANGE
 from payment_svc.service import SERVICE, PaymentSettings
-from tests.gateways.world import settings_for
+from tests.gateways.world import running
 from tests.runtime.eventually import eventually
 from tests.sandbox.conftest import Client
 from tests.sandbox_process import SandboxProcess, new_sandbox
@@ -73,19 +70,8 @@ class Till:
 
 @asynccontextmanager
 async def paying(servers: Servers, sandbox: SandboxProcess, **changes: Any) -> AsyncIterator[Till]:
-    broker_url = await asyncio.to_thread(servers.new_vhost)
-    database_url = await servers.new_database("payment_svc")
-    await declare([SERVICE], broker_url)
-    settings = settings_for(
-        PaymentSettings, sandbox, broker_url=broker_url, database_url=database_url, **changes
-    )
-    host = ServiceRuntime(SERVICE, settings)
-    async with AsyncExitStack() as stack:
-        connection = await stack.enter_async_context(await aio_pika.connect(broker_url))
-        channel = await connection.channel()
-        await host.start()
-        stack.push_async_callback(host.stop)
-        yield Till(await channel.get_exchange(EXCHANGE, ensure=False), database_url)
+    async with running(SERVICE, PaymentSettings, servers, sandbox, **changes) as known:
+        yield Till(*known)
 
 
 @pytest.fixture

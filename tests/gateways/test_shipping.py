@@ -1,8 +1,7 @@
 """Fulfilment as it runs with EasyPost, which loses answers, has enough, and is away: one label, or none."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,13 +17,10 @@ from events.facts.base import Line
 from events.facts.order import OrderConfirmed, OrderWithdrawn
 from events.facts.payment import PaymentCaptured
 from events.messaging.envelope import Envelope, encode
-from events.messaging.topology import declare
-from events.runtime.service_runtime import ServiceRuntime
-from events.service import EXCHANGE
 from fulfillment_svc.gateway import FulfillmentSettings
 from fulfillment_svc.service import SERVICE
 from fulfillment_svc.shipment import EASYPOST
-from tests.gateways.world import settings_for
+from tests.gateways.world import running
 from tests.runtime.eventually import eventually
 from tests.sandbox.conftest import Client
 from tests.sandbox_process import SandboxProcess
@@ -64,28 +60,15 @@ class Depot:
 
 @asynccontextmanager
 async def shipping(servers: Servers, sandbox: SandboxProcess, **changes: Any) -> AsyncIterator[Depot]:
-    broker_url = await asyncio.to_thread(servers.new_vhost)
-    database_url = await servers.new_database("fulfillment_svc")
-    await declare([SERVICE], broker_url)
-    settings = settings_for(
-        FulfillmentSettings,
-        sandbox,
-        broker_url=broker_url,
-        database_url=database_url,
-        carrier=EASYPOST,
-        easypost_key="EZTK_1",
-        easypost_api=sandbox.url,
-        easypost_from="adr_shop",
-        easypost_late_seconds=0.5,
-        **changes,
-    )
-    host = ServiceRuntime(SERVICE, settings)
-    async with AsyncExitStack() as stack:
-        connection = await stack.enter_async_context(await aio_pika.connect(broker_url))
-        channel = await connection.channel()
-        await host.start()
-        stack.push_async_callback(host.stop)
-        yield Depot(await channel.get_exchange(EXCHANGE, ensure=False), database_url)
+    easypost: dict[str, Any] = {
+        "carrier": EASYPOST,
+        "easypost_key": "EZTK_1",
+        "easypost_api": sandbox.url,
+        "easypost_from": "adr_shop",
+        "easypost_late_seconds": 0.5,
+    }
+    async with running(SERVICE, FulfillmentSettings, servers, sandbox, **easypost, **changes) as known:
+        yield Depot(*known)
 
 
 async def labels_by_order(sandbox: SandboxProcess) -> dict[UUID, list[str]]:

@@ -3,17 +3,24 @@
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from typing import Any, TypeVar
 
+import aio_pika
+
 from events.decision import Call, Outcome
+from events.messaging.topology import declare
 from events.outbound.circuit import CircuitBreaker
 from events.outbound.dispatcher import CallFailed, Gateway
+from events.runtime.definition import ServiceDefinition
+from events.runtime.service_runtime import ServiceRuntime
 from events.runtime.settings import ServiceSettings
+from events.service import EXCHANGE
 from notification_svc.mail import SmtpMailServer
 from tests.sandbox_process import DIRECTORY_TOKEN, SandboxProcess
+from tests.servers import Servers
 
 # Shorter than the sandbox is slow, longer than it ever needs.
 CALL_TIMEOUT_SECONDS = 0.8
@@ -37,6 +44,28 @@ def settings_for(kind: type[SettingsT], sandbox: SandboxProcess | None, **more: 
         values["smtp_url"] = sandbox.smtp_url
         values["directory_token"] = DIRECTORY_TOKEN
     return kind(**{name: value for name, value in (values | more).items() if name in kind.model_fields})
+
+
+@asynccontextmanager
+async def running(
+    service: ServiceDefinition,
+    kind: type[ServiceSettings],
+    servers: Servers,
+    sandbox: SandboxProcess,
+    **changes: Any,
+) -> AsyncIterator[tuple[aio_pika.abc.AbstractExchange, str]]:
+    """Inside, the service runs, on servers of its own: where to publish to, and the URL of its database."""
+    broker_url = await asyncio.to_thread(servers.new_vhost)
+    database_url = await servers.new_database(f"{service.name}_svc")
+    await declare([service], broker_url)
+    settings = settings_for(kind, sandbox, broker_url=broker_url, database_url=database_url, **changes)
+    host = ServiceRuntime(service, settings)
+    async with AsyncExitStack() as stack:
+        connection = await stack.enter_async_context(await aio_pika.connect(broker_url))
+        channel = await connection.channel()
+        await host.start()
+        stack.push_async_callback(host.stop)
+        yield await channel.get_exchange(EXCHANGE, ensure=False), database_url
 
 
 async def carry_out(
