@@ -27,7 +27,7 @@ LINTED := compose docs events $(wildcard *_svc) saga_tracker tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: FORCE help demo up status env token down logs check map bench bench-compare bench-tracing drills drill new-service pictures test jaeger stripe-mock lint clean
+.PHONY: FORCE help demo up all-in-one status env token down logs check map bench bench-compare bench-tracing drills drill new-service pictures test jaeger stripe-mock lint clean
 .PHONY: compose-up compose-down compose-demo compose-check
 
 help: ## list these commands
@@ -38,6 +38,9 @@ demo: $(READY) ## run the system, break it, show every saga, check the invariant
 
 up: $(READY) ## start the system and leave it running
 	@$(COMPOSE) up
+
+all-in-one: $(READY) ## the same with all services and the tracker in one process, for development and small shops
+	@$(COMPOSE) all-in-one
 
 status: $(READY) ## show what runs and where (URLS=1: with passwords)
 	@$(COMPOSE) status $(if $(URLS),--urls)

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from compose.local.addresses import LOCAL_NAME
+from compose.local.addresses import ALL_IN_ONE_VARIABLE, LOCAL_NAME
 from compose.local.commands import Progress, RigError, ending_in_order
 from compose.local.components import NAME_SERVICE, POSTGRES, RABBITMQ
 from compose.local.rig import LocalRig
@@ -72,6 +72,13 @@ def up(context: typer.Context) -> None:
     console.print(f"the board, signed in once, within 15 minutes: {link}", soft_wrap=True, markup=False)
     hint = "logs: make logs NAME=order   URLs with passwords: make status URLS=1   stop: make down"
     console.print(hint, soft_wrap=True)
+
+
+@app.command()
+def all_in_one(context: typer.Context) -> None:
+    """The same as `up`, with all services and the tracker in one process: for development and small shops."""
+    os.environ[ALL_IN_ONE_VARIABLE] = "1"
+    up(context)
 
 
 def _up_supervised(state_dir: Path) -> list[str]:

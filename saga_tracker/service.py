@@ -7,7 +7,7 @@ from prometheus_client.metrics_core import Metric
 
 from events.messaging.connection import blocked_detail
 from events.runtime.loops import Loops
-from events.runtime.process import collect_garbage_rarely, serve
+from events.runtime.process import Part, collect_garbage_rarely, serve
 from events.runtime.settings import read_settings
 from events.storage.database import AWAY, Database
 from events.storage.sql import ALIVE
@@ -47,7 +47,6 @@ BOARD, SELECTIONS = "board", "selections"
 NOT_NOTIFIED_OF = (LAG, SWEEP, FORGET, WATCHER, RETENTION, CAUSES, BOARD, SELECTIONS)
 PAGES = [
     pages.router,
-    letters.router,
     letters.router,
     overviews.router,
     acts.forms,
@@ -159,8 +158,13 @@ class Tracker:
 
 def main() -> None:
     """Run until stopped."""
+    serve(part())
+
+
+def part() -> Part:
+    """The tracker as the environment has it. Exits with code 2 where that is wrong."""
     settings = read_settings(TrackerSettings)
-    serve(NAME, (purpose or "").strip(), settings, Tracker(settings), ROUTERS)
+    return Part(NAME, (purpose or "").strip(), settings, Tracker(settings), ROUTERS)
 
 
 def main_rebuild(*, forget_missing: bool) -> int:

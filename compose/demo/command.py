@@ -18,6 +18,7 @@ from compose.demo.play import Act, Audience, Fact, Played, Sabotage, Scenario, S
 from compose.demo.scenarios import SCENARIOS
 from compose.demo.shop import Refused, open_shop
 from compose.local.commands import RigError
+from compose.local.provision import ALL_IN_ONE
 from compose.rig import Rig
 from compose.snapshot import Reader, sources_of
 from compose.system import SERVICE_NAMES
@@ -188,8 +189,17 @@ def demo(rig: Rig, console: Console, only: Collection[str] = ()) -> bool:
     began = time.monotonic()
     with rig.running():
         console.print(f"everything is up after {time.monotonic() - began:.1f} s")
+        if ALL_IN_ONE in {component.name for component in rig.status()}:
+            scenarios = _without_freezing(scenarios, console)
         with sabotage_of(rig) as sabotage:
             return asyncio.run(_demonstrate(rig, sabotage, scenarios, console))
+
+
+def _without_freezing(scenarios: Sequence[Scenario], console: Console) -> list[Scenario]:
+    """Those that one process for all services can play."""
+    if left_out := [scenario.name for scenario in scenarios if scenario.freezes]:
+        console.print(f"without {', '.join(left_out)}: these freeze a service that is a process of its own")
+    return [scenario for scenario in scenarios if not scenario.freezes]
 
 
 def _chosen(only: Collection[str]) -> list[Scenario]:

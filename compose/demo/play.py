@@ -127,6 +127,8 @@ class Scenario:
     """One after the other."""
     head_start: str | None = None
     """It takes long, so it begins before all others, and they begin once this fact of it was published."""
+    freezes: bool = False
+    """Whether a service is frozen by itself, for which it has to be a process of its own."""
 
 
 def states(saga: Saga, name: str) -> bool:

@@ -273,6 +273,7 @@ SCENARIOS = (
                 _ask_payment,
             ),
         ),
+        freezes=True,
     ),
     Scenario(
         "timed_out",
@@ -296,6 +297,7 @@ SCENARIOS = (
                 _thaw_payment,
             ),
         ),
+        freezes=True,
     ),
     Scenario(
         "poison",

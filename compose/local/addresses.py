@@ -23,7 +23,7 @@ from compose.local.components import (
 )
 from compose.local.ports import LOOPBACK
 from compose.local.postgres import PrivatePostgres
-from compose.local.provision import ADMIN_USER, SANDBOX, Blueprint, url_of
+from compose.local.provision import ADMIN_USER, ALL_IN_ONE, SANDBOX, Blueprint, ProcessSpec, url_of
 from compose.local.rabbitmq import MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES_VARIABLE, PrivateRabbit, RabbitPorts
 from compose.local.state import Places, RigState
 from events.http.sessions import Links, session_key
@@ -37,6 +37,7 @@ KEPT_FROM_PROCESSES = frozenset({POSTGRES_VARIABLE, RABBITMQ_VARIABLE})
 PAYMENT, FULFILLMENT = "payment", "fulfillment"
 # Whose token a rig has of its own.
 LOCAL_NAME = "local"
+ALL_IN_ONE_VARIABLE = f"{PREFIX}ALL_IN_ONE"
 # Who gets to a process here is on this machine; unless the environment says otherwise.
 _ON_LOOPBACK = {f"{PREFIX}AUTH": "open", f"{PREFIX}ORDERS": "internal", f"{PREFIX}SIGN_IN_LINK": "true"}
 
@@ -145,6 +146,30 @@ class Addresses:
         spec = self.blueprint.spec(name)
         full_name = instance_name(name, instance)
         port = self.state.port(full_name)
+        environment = self.inherited_environment() | self._own_variables(spec, port) | dict(extra or {})
+        log = self.places.logs / f"{full_name}.log"
+        return ServiceProcess(full_name, spec.package, port, _ON_LOOPBACK | environment, log)
+
+    def _all_in_one(self, extra: Mapping[str, str] | None) -> ServiceProcess:
+        """The process that runs all of them; each variable names whom it is for."""
+        together = [spec for spec in self.blueprint.processes if spec.has_database]
+        found = {
+            variable.replace(PREFIX, f"{PREFIX}{spec.name.upper()}_"): value
+            for spec in together
+            for variable, value in self._own_variables(spec, self.state.port(spec.name)).items()
+            if variable.startswith(PREFIX)
+        }
+        environment = _ON_LOOPBACK | self.inherited_environment() | {"PYTHONUNBUFFERED": "1"} | found
+        package = self.blueprint.started(all_in_one=True)[0].package
+        # The tracker's is the one to show.
+        *others, port = [self.state.port(spec.name) for spec in together]
+        log = self.places.logs / f"{ALL_IN_ONE}.log"
+        environment |= dict(extra or {})
+        return ServiceProcess(ALL_IN_ONE, package, port, environment, log, tuple(others))
+
+    def _own_variables(self, spec: ProcessSpec, port: int) -> dict[str, str]:
+        """What one process is told, besides what the environment says; it says where some things are."""
+        name = spec.name
         variables = {
             f"{PREFIX}HTTP_HOST": LOOPBACK,
             f"{PREFIX}HTTP_PORT": str(port),
@@ -174,9 +199,7 @@ class Addresses:
             # As the release before shows its token; this one shows it as a bearer.
             password = outside[f"{PREFIX}DIRECTORY_TOKEN"]
             variables[directory] = variables[directory].replace("://", f"://murmuration:{password}@")
-        environment = _ON_LOOPBACK | outside | given | variables | dict(extra or {})
-        log = self.places.logs / f"{full_name}.log"
-        return ServiceProcess(full_name, spec.package, port, environment, log)
+        return {key: text for key, text in outside.items() if key not in given} | variables
 
     def _customers(self, name: str, given: Mapping[str, str]) -> dict[str, str]:
         """What the sandbox's directory takes, and where its customers' URLs for apprise lead: to it."""
@@ -216,6 +239,16 @@ class Addresses:
         }
 
     @property
+    def started(self) -> tuple[ProcessSpec, ...]:
+        """What runs as a process of its own."""
+        return self.blueprint.started(all_in_one=self.state.all_in_one)
+
+    def runs_in(self, full_name: str) -> str:
+        """The process that does the work of this one: itself, or the one that does all of it."""
+        together = (spec.name for spec in self.blueprint.processes if spec.has_database)
+        return ALL_IN_ONE if self.state.all_in_one and full_name in {*together, ALL_IN_ONE} else full_name
+
+    @property
     def external(self) -> frozenset[str]:
         """The servers that are not ours."""
         found = {POSTGRES} if self.external_postgres else set()
@@ -232,6 +265,8 @@ class Addresses:
             return RabbitComponent(self.rabbitmq, environment, self.broker_passwords[ADMIN_USER])
         if name == NAME_SERVICE:
             return NameServiceComponent(self.rabbitmq, environment)
+        if self.runs_in(instance_name(name, instance)) == ALL_IN_ONE:
+            return self._all_in_one(extra)
         return self.process(name, instance, extra)
 
     def component_named(self, full_name: str, extra: Mapping[str, str] | None = None) -> Component:

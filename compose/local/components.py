@@ -152,6 +152,8 @@ class ServiceProcess:
     port: int
     environment: Mapping[str, str]
     log: Path
+    other_ports: tuple[int, ...] = ()
+    """Of a process that has several."""
     stop_signal: signal.Signals = signal.SIGTERM
     ready_timeout_seconds: float = READY_TIMEOUT_SECONDS
     stop_grace_seconds: float = STOP_GRACE_SECONDS
@@ -162,7 +164,8 @@ class ServiceProcess:
 
     def not_ready(self) -> str | None:
         """Asks its /readyz; returns what it complains about."""
-        return what_readyz_lacks(self.port)
+        answers = (what_readyz_lacks(port) for port in (self.port, *self.other_ports))
+        return next((answer for answer in answers if answer is not None), None)
 
 
 def what_readyz_lacks(port: int) -> str | None:

@@ -16,6 +16,8 @@ from psycopg import sql
 from compose.local.commands import RigError
 
 SANDBOX = "sandbox"
+# The process that runs all with a database at once, where there is one for each otherwise.
+ALL_IN_ONE = "all-in-one"
 ADMIN_USER = "admin"
 CONNECT_TIMEOUT_SECONDS = 10
 
@@ -51,6 +53,13 @@ class Blueprint:
     def spec(self, name: str) -> ProcessSpec:
         """The kind of process by this name. Raises KeyError."""
         return {spec.name: spec for spec in self.processes}[name]
+
+    def started(self, *, all_in_one: bool) -> tuple[ProcessSpec, ...]:
+        """What runs as a process of its own."""
+        if not all_in_one:
+            return self.processes
+        together = ProcessSpec(ALL_IN_ONE, "compose.all_in_one")
+        return (together, *(spec for spec in self.processes if not spec.has_database))
 
 
 def url_of(admin_url: str, role: str, password: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from compose.local import addresses, provision, rabbitmq
-from compose.local.addresses import Addresses, given_servers
+from compose.local.addresses import ALL_IN_ONE_VARIABLE, Addresses, given_servers
 from compose.local.commands import Progress, RigError, uninterrupted
 from compose.local.components import NAME_SERVICE, POSTGRES, RABBITMQ, SERVERS, Component, instance_name
 from compose.local.ports import is_free
@@ -28,6 +28,7 @@ from compose.local.system_packages import NotProvided, provide
 from events.http import tokens
 
 MAX_INSTANCES = 9
+YES = ("1", "true")
 
 Task = Callable[[], None]
 
@@ -89,7 +90,7 @@ class LocalRig:
         self.prepare()
         with self.changing() as where, self._undone_on_failure() as started:
             self._demand_same_servers(where.state)
-            specs = self.blueprint.processes
+            specs = where.started
             # Some need neither server. The rest would wait for a broker that is away, but their logs
             # should not begin with an outage.
             early = where.components([spec.name for spec in specs if not spec.has_database])
@@ -155,7 +156,7 @@ class LocalRig:
             return []
         where = self.addresses
         names = [name for name in SERVERS if name != NAME_SERVICE and name not in where.external]
-        names += [spec.name for spec in self.blueprint.processes]
+        names += [spec.name for spec in where.started]
         names += [name for name in where.state.processes if name not in {*names, NAME_SERVICE}]
         components = where.components(names)
         # At the same time: each may take its time to say that it is not well.
@@ -218,22 +219,22 @@ class LocalRig:
 
     def kill(self, name: str, *, instance: int = 1) -> None:
         """Ends it as a power failure would, children included (SIGKILL)."""
-        with self.changing():
-            self._supervisor.kill(instance_name(name, instance))
+        with self.changing() as where:
+            self._supervisor.kill(where.runs_in(instance_name(name, instance)))
 
     def pause(self, name: str, *, instance: int = 1) -> None:
         """Freezes it, children included (SIGSTOP): it keeps its connections and answers nothing."""
-        with self.changing():
-            self._supervisor.pause(instance_name(name, instance))
+        with self.changing() as where:
+            self._supervisor.pause(where.runs_in(instance_name(name, instance)))
 
     def resume(self, name: str, *, instance: int = 1) -> None:
         """Lets a frozen one go on (SIGCONT)."""
-        with self.changing():
-            self._supervisor.resume(instance_name(name, instance))
+        with self.changing() as where:
+            self._supervisor.resume(where.runs_in(instance_name(name, instance)))
 
     def pid(self, name: str, *, instance: int = 1) -> int | None:
         """Its process id; None when it does not run."""
-        identity = self._supervisor.state.running(instance_name(name, instance))
+        identity = self._supervisor.state.running(self.addresses.runs_in(instance_name(name, instance)))
         return None if identity is None else identity.pid
 
     # -- what it knows -------------------------------------------------------------------------------
@@ -273,15 +274,22 @@ class LocalRig:
             yield where
 
     def _current(self, state: RigState) -> RigState:
-        """What runs keeps the servers it was started with, whatever the environment of this command says."""
+        """What runs stays as it was started, whatever the environment of this command says."""
         if not state.any_running():
             state.given_servers = given_servers(self._environment)
+            state.all_in_one = self._wants_all_in_one
         return state
 
     def _demand_same_servers(self, state: RigState) -> None:
         for kind, url in given_servers(self._environment).items():
             if state.given_servers.get(kind) != url:
                 raise RigError(f"the system is running with another {kind}: stop it first (make down)")
+        if self._wants_all_in_one and not state.all_in_one:
+            raise RigError("the system is running, each service as a process: stop it first (make down)")
+
+    @property
+    def _wants_all_in_one(self) -> bool:
+        return self._environment.get(ALL_IN_ONE_VARIABLE, "") in YES
 
     @contextmanager
     def _undone_on_failure(self) -> Iterator[list[str]]:

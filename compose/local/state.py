@@ -137,6 +137,8 @@ class RigState:
     processes: dict[str, ProcessIdentity] = field(default_factory=dict)
     given_servers: dict[str, str] = field(default_factory=dict)
     """URLs of servers that are not ours, by kind, as of the start of what runs now."""
+    all_in_one: bool = False
+    """Whether the services and the tracker run as one process, as of the start of what runs now."""
     extra_environments: dict[str, dict[str, str]] = field(default_factory=dict)
     """What a process was given at its start beyond what every one is, to be given again."""
     restarts: dict[str, Restarts] = field(default_factory=dict)
@@ -201,6 +203,7 @@ class StateFile:
             secrets=content["secrets"],
             processes={name: ProcessIdentity(**known) for name, known in content["processes"].items()},
             given_servers=content.get("given_servers", {}),
+            all_in_one=content.get("all_in_one", False),
             extra_environments=content.get("extra_environments", {}),
             restarts={name: Restarts(**known) for name, known in content.get("restarts", {}).items()},
             supervisor=ProcessIdentity(**found) if (found := content.get("supervisor")) else None,

@@ -14,6 +14,7 @@ from compose.local import process_table
 from compose.local.addresses import Addresses
 from compose.local.commands import Progress, RigError, uninterrupted
 from compose.local.components import SERVERS, Component
+from compose.local.ports import LOOPBACK
 from compose.local.process_table import ProcessIdentity, log_tail
 from compose.local.state import RigState, StateFile
 from compose.waiting import wait_until_ready
@@ -231,7 +232,7 @@ class ComponentStatus:
 def status_of(where: Addresses, component: Component) -> ComponentStatus:
     """As it is now; asks it whether it is ready."""
     name, state = component.name, where.state
-    address = where.http(name) if name not in SERVERS else f"127.0.0.1:{component.port}"
+    address = f"{'' if name in SERVERS else 'http://'}{LOOPBACK}:{component.port}"
     identity = state.running(name)
     condition: Literal["ready", "not ready", "died", "stopped"]
     if identity is None:

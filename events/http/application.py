@@ -77,6 +77,7 @@ def create_app(
         swagger_ui_parameters={"validatorUrl": None},
     )
     app.state.runtime = runnable
+    app.state.counts = True
     app.state.settings = settings
     app.state.authentication = Authentication(settings)
     if isinstance(settings, SessionSettings):
@@ -129,7 +130,8 @@ async def ready(request: Request, response: Response) -> dict[str, Any]:
 @_health.get("/metrics", include_in_schema=False)
 async def numbers(request: Request) -> Response:
     """What this process counts and measures, for Prometheus."""
-    return page(await request.app.state.runtime.gauges())
+    state = request.app.state
+    return page(await state.runtime.gauges(), counts=state.counts)
 
 
 async def _running(request: Request) -> ServiceRuntime:

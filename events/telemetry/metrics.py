@@ -241,19 +241,21 @@ def gauge(name: str, help_text: str, values: float | Values, labels: Sequence[st
     return family
 
 
-def page(gauges: Iterable[Metric] = ()) -> Response:
-    """What `/metrics` answers."""
-    return Response(generate_latest(_Both(list(gauges))), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+def page(gauges: Iterable[Metric] = (), *, counts: bool = True) -> Response:
+    """What `/metrics` answers: what was looked up, and what the process `counts`."""
+    shown = _Both(list(gauges), metrics.REGISTRY.collect() if counts else ())
+    return Response(generate_latest(shown), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 class _Both:
     """A registry, as far as printing it goes: what the process counts, and what was looked up."""
 
-    def __init__(self, gauges: Sequence[Metric]) -> None:
+    def __init__(self, gauges: Iterable[Metric], counted: Iterable[Metric]) -> None:
         self._gauges = gauges
+        self._counted = counted
 
     def collect(self) -> Iterable[Metric]:
-        yield from metrics.REGISTRY.collect()
+        yield from self._counted
         yield from self._gauges
 
 

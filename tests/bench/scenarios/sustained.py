@@ -22,7 +22,7 @@ async def prepare(stage: Stage) -> None:
     """Choose how many orders to keep under way, and measure the floor for the first time."""
     stage.kept["in_flight"] = stage.choices.in_flight or await best_in_flight(stage)
     stage.kept["floor_before"] = await floor_alone(stage)
-    for spec in stage.rig.blueprint.processes:
+    for spec in stage.where.started:
         await asyncio.to_thread(stage.rig.start, spec.name)
     await stage.warm_up()
 
@@ -54,7 +54,7 @@ async def compare_with_floor(stage: Stage, result: Result) -> None:
 
 async def floor_alone(stage: Stage) -> float:
     """The same messages, rows and commits by bare clients, on the same servers, with nobody else at work."""
-    for spec in stage.rig.blueprint.processes:
+    for spec in stage.where.started:
         await asyncio.to_thread(stage.rig.stop, spec.name)
     floor = await measure_floor(stage.rig, int(stage.kept["in_flight"]), FLOOR_SECONDS)
     stage.say(f"the floor: {floor}")
