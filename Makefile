@@ -27,7 +27,7 @@ LINTED := compose docs events $(wildcard *_svc) saga_tracker tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: FORCE help demo up all-in-one status env token down logs check map bench bench-compare bench-tracing drills drill new-service pictures test jaeger stripe-mock lint clean
+.PHONY: FORCE help demo up all-in-one status env token down logs check map bench bench-all bench-compare bench-tracing drills drill new-service pictures test jaeger stripe-mock lint clean
 .PHONY: compose-up compose-down compose-demo compose-check
 
 help: ## list these commands
@@ -87,8 +87,11 @@ compose-demo: $(READY) ## the demo against the containers, which it starts if th
 compose-check: $(READY) ## check the invariants of the running containers
 	@$(RUN) -m compose.containers check $(if $(CLUSTER),--cluster)
 
-bench: $(READY) ## measure systems made for it, under load of every kind (ONLY=peak,sustained ROUNDS=1 IN_FLIGHT=300)
+bench: $(READY) ## measure the main figures, in five minutes or so (ONLY=peak,sustained ROUNDS=1 IN_FLIGHT=300)
 	@$(RUN) -m tests.bench $(BENCH_OPTIONS)
+
+bench-all: $(READY) ## measure systems made for it, under load of every kind
+	@$(RUN) -m tests.bench --all $(BENCH_OPTIONS)
 
 bench-compare: $(READY) ## measure commit A against commit B, in turns (A=HEAD~1 B=HEAD ROUNDS=3 IN_FLIGHT=300)
 	@$(RUN) -m tests.bench.compare $(A) $(B) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(IN_FLIGHT),--in-flight $(IN_FLIGHT))

@@ -16,15 +16,22 @@ from tests.bench.stage import Choices
 from tests.bench.telling import tell_targets
 
 ROUNDS = 3
+# Of the quick run, which has no time to try what serves best.
+QUICK_IN_FLIGHT = 300
 
 
 def main() -> int:
     """Run the scenarios; exit code 1 when an accepted order did not end, or anything else was wrong."""
     given = _arguments()
-    choices = Choices(given.rounds, given.in_flight)
+    quick = not (given.all or given.only)
+    choices = Choices(
+        given.rounds or (1 if quick else ROUNDS),
+        given.in_flight or (QUICK_IN_FLIGHT if quick else None),
+        quick,
+    )
     run = Run(describe_commit(), describe_machine(), datetime.now(UTC).isoformat(timespec="seconds"))
     try:
-        scenarios = chosen_scenarios(given.only)
+        scenarios = chosen_scenarios(given.only, every=given.all)
         print(f"{run.machine}: RabbitMQ, PostgreSQL, all services, the tracker, the sandbox and this load.")
         print("Every saga: six facts and more, five databases, confirms, quorum queues, fsync on.")
         print(f"{len(scenarios)} scenarios, about {about_seconds(scenarios, choices) / 60:.0f} min")
@@ -48,7 +55,8 @@ def _arguments() -> argparse.Namespace:
     names = ", ".join(scenario.name for scenario in SCENARIOS)
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], help=f"some of: {names}")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each is played")
+    parser.add_argument("--all", action="store_true", help="every scenario, in place of the main ones")
+    parser.add_argument("--rounds", type=int, help=f"how often each is played ({ROUNDS}; the main ones once)")
     parser.add_argument("--in-flight", type=int, help="orders under way where as many as it can are wanted")
     return parser.parse_args()
 

@@ -11,34 +11,68 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from math import inf, isinf
 from pathlib import Path
+from typing import NamedTuple
 
 import uvloop
 
 from compose.local.commands import RigError, ending_in_order, uninterrupted
+from compose.local.provision import ALL_IN_ONE
 from compose.local.rig import LocalRig
 from compose.local.state import CHECKOUT, DEFAULT_STATE_DIR, exclusive
 from tests.bench.cpu import LOAD
 from tests.bench.results import FIGURES, Round, medians
 from tests.bench.runner import LOCK_FILE
-from tests.bench.stage import Choices, staged
+from tests.bench.scenarios.rates import PEAK_PER_SECOND
+from tests.bench.scenarios.sustained import ALL_IN_ONE_IN_FLIGHT
+from tests.bench.stage import Choices, Stage, staged
 
 LOCK = "requirements.lock"
 REPORT = "bench-compare.json"
 IN_FLIGHT = 300
-AT_RATE_PER_SECOND = 50.0
 SECONDS = 15.0
-COMPARED: Mapping[str, str] = {
-    "ended_per_second": "most, closed loop",
-    "cpu_ms": "CPU ms a saga, closed loop",
-    "end_to_end_p50_ms": f"p50 at {AT_RATE_PER_SECOND:.0f} a second",
-    "end_to_end_p99_ms": f"p99 at {AT_RATE_PER_SECOND:.0f} a second",
-    "cpu_ms_at_rate": f"CPU ms a saga at {AT_RATE_PER_SECOND:.0f} a second",
+PEAK_SECONDS = 30.0
+
+
+class Compared(NamedTuple):
+    """What is compared, and how B / A is wanted to be where A is the YARDSTICK."""
+
+    title: str
+    kind: str
+    """Among FIGURES, or CPU."""
+    at_least: float = -inf
+    at_most: float = inf
+
+    def wanted(self, ratio: float) -> str:
+        """What became of it."""
+        if isinf(self.at_least) and isinf(self.at_most):
+            return ""
+        bound = f"at least {self.at_least:g}" if isinf(self.at_most) else f"at most {self.at_most:g}"
+        return f"{bound}: {'met' if self.at_least <= ratio <= self.at_most else 'MISSED'}"
+
+
+CPU = "cpu_ms"
+# The last release that put frames, HTTP and mail together by hand.
+YARDSTICK = "cd5a45f"
+# The CPU time is without the load's own.
+COMPARED: Mapping[str, Compared] = {
+    "most": Compared("most, closed loop", "ended_per_second", at_least=0.9),
+    "most_all_in_one": Compared("most, all in one process", "ended_per_second", at_least=1.1),
+    "cpu_at_most": Compared("CPU ms a saga, closed loop", CPU),
+    "p50_at_50": Compared("p50 at 50 a second", "end_to_end_p50_ms"),
+    "p99_at_50": Compared("p99 at 50 a second", "end_to_end_p99_ms"),
+    "cpu_at_50": Compared("CPU ms a saga at 50 a second", CPU),
+    "cpu_at_100": Compared("CPU ms a saga at 100 a second", CPU, at_most=0.6),
+    "p99_at_100": Compared("p99 at 100 a second", "end_to_end_p99_ms", at_most=0.7),
+    "told_p50_at_peak": Compared("notified, p50 at 200 a minute", "told_p50_ms", at_most=1.0),
+    "told_p99_at_peak": Compared("notified, p99 at 200 a minute", "told_p99_ms", at_most=1.0),
 }
-"""What is compared, and how it is called; the CPU time is without the load's own."""
+# One that was made before there was this form is compared in its own.
+ALL_IN_ONE_MODULE = Path("compose/all_in_one.py")
 
 
 @dataclass(slots=True)
@@ -110,33 +144,63 @@ def checked_out(name: str, revision: str, base: Path) -> Iterator[Side]:
 
 def take_turn(side: Side, in_flight: int) -> str:
     """Start its system, load it, stop it; what was found, in a line."""
-    side.compose("up")
+    found = _measured(side, "up", lambda stage: _at_all_rates(stage, in_flight))
+    most = found["most"]
+    side.cpu_ms.append(most.cpu_ms)
+    turn = {
+        "most": most.figures["ended_per_second"],
+        "most_all_in_one": most.figures["ended_per_second"],
+        "cpu_at_most": _of_the_system(most),
+        "p50_at_50": found["at_50"].figures["end_to_end_p50_ms"],
+        "p99_at_50": found["at_50"].figures["end_to_end_p99_ms"],
+        "cpu_at_50": _of_the_system(found["at_50"]),
+        "cpu_at_100": _of_the_system(found["at_100"]),
+        "p99_at_100": found["at_100"].figures["end_to_end_p99_ms"],
+        "told_p50_at_peak": found["at_peak"].figures["told_p50_ms"],
+        "told_p99_at_peak": found["at_peak"].figures["told_p99_ms"],
+    }
+    if (side.folder / ALL_IN_ONE_MODULE).exists():
+        alone = _measured(side, ALL_IN_ONE, _in_one_process)["most"]
+        turn["most_all_in_one"] = alone.figures["ended_per_second"]
+    side.turns.append(turn)
+    return ", ".join(f"{what.title} {_text(name, turn[name])}" for name, what in COMPARED.items())
+
+
+def _measured(
+    side: Side, command: str, measure: Callable[[Stage], Awaitable[dict[str, Round]]]
+) -> dict[str, Round]:
+    side.compose(command)
     try:
         rig = LocalRig(side.folder / ".murmuration", environment=_environment())
-        at_rate, most = uvloop.run(_measure(rig, in_flight))
+        found = uvloop.run(_on_stage(rig, measure))
     finally:
         with uninterrupted():
             side.compose("down")
-    for found in (at_rate, most):
-        if found.not_ended or found.problems:
-            raise RigError(f"{side.name}: {found.not_ended} orders did not end; {found.problems}")
-    side.cpu_ms.append(most.cpu_ms)
-    turn = {
-        "ended_per_second": most.figures["ended_per_second"],
-        "cpu_ms": _of_the_system(most),
-        "end_to_end_p50_ms": at_rate.figures["end_to_end_p50_ms"],
-        "end_to_end_p99_ms": at_rate.figures["end_to_end_p99_ms"],
-        "cpu_ms_at_rate": _of_the_system(at_rate),
-    }
-    side.turns.append(turn)
-    return ", ".join(f"{title} {_text(name, turn[name])}" for name, title in COMPARED.items())
+    for each in found.values():
+        if each.not_ended or each.problems:
+            raise RigError(f"{side.name}: {each.not_ended} orders did not end; {each.problems}")
+    return found
 
 
-async def _measure(rig: LocalRig, in_flight: int) -> tuple[Round, Round]:
+async def _on_stage(
+    rig: LocalRig, measure: Callable[[Stage], Awaitable[dict[str, Round]]]
+) -> dict[str, Round]:
     async with staged(rig, Choices(1), print) as stage:
         await stage.warm_up()
-        at_rate = await stage.measure(stage.load.at_rate(AT_RATE_PER_SECOND, SECONDS))
-        return at_rate, await stage.keep(in_flight, SECONDS)
+        return await measure(stage)
+
+
+async def _at_all_rates(stage: Stage, in_flight: int) -> dict[str, Round]:
+    return {
+        "at_peak": await stage.measure(stage.load.at_rate(PEAK_PER_SECOND, PEAK_SECONDS)),
+        "at_50": await stage.measure(stage.load.at_rate(50.0, SECONDS)),
+        "at_100": await stage.measure(stage.load.at_rate(100.0, SECONDS)),
+        "most": await stage.keep(in_flight, SECONDS),
+    }
+
+
+async def _in_one_process(stage: Stage) -> dict[str, Round]:
+    return {"most": await stage.keep(ALL_IN_ONE_IN_FLIGHT, SECONDS)}
 
 
 def tell(sides: Sequence[Side]) -> None:
@@ -145,8 +209,11 @@ def tell(sides: Sequence[Side]) -> None:
     print(
         f"\n{'median':<32} {'A ' + sides[0].commit[:10]:>14} {'B ' + sides[1].commit[:10]:>14} {'B / A':>8}"
     )
-    for name, title in COMPARED.items():
-        print(f"{title:<32} {_text(name, a[name]):>14} {_text(name, b[name]):>14} {b[name] / a[name]:>8.2f}")
+    judged = sides[0].commit.startswith(YARDSTICK)
+    for name, what in COMPARED.items():
+        ratio = b[name] / a[name]
+        wanted = f"  {what.wanted(ratio)}".rstrip() if judged else ""
+        print(f"{what.title:<32} {_text(name, a[name]):>14} {_text(name, b[name]):>14} {ratio:>8.2f}{wanted}")
     by_part = [medians(side.cpu_ms) for side in sides]
     for part in by_part[0]:
         of_a, of_b = by_part[0][part], by_part[1].get(part, 0.0)
@@ -184,7 +251,8 @@ def _of_the_system(found: Round) -> float:
 
 
 def _text(name: str, value: float) -> str:
-    return FIGURES[name].text(value) if name in FIGURES else f"{value:.2f}"
+    kind = COMPARED[name].kind
+    return f"{value:.2f}" if kind == CPU else FIGURES[kind].text(value)
 
 
 def _arguments() -> argparse.Namespace:

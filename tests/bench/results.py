@@ -71,16 +71,25 @@ class Target(NamedTuple):
         wanted = " and ".join(f"{how} {kind.text(bound)}" for how, bound in bounds.items() if isfinite(bound))
         value = figures.get(self.figure)
         if value is None:
-            return Verdict(False, f"{kind.label} {wanted}: MISSED, not measured")
-        met = self.at_least <= value <= self.at_most
-        return Verdict(met, f"{kind.label} {wanted}: {'met' if met else 'MISSED'} with {kind.text(value)}")
+            return Verdict(False, kind.label, wanted, "not measured")
+        return Verdict(self.at_least <= value <= self.at_most, kind.label, wanted, kind.text(value))
 
 
 class Verdict(NamedTuple):
-    """Whether a target was met, and the same in words."""
+    """Whether a target was met: what of, what was wanted, what was measured."""
 
     met: bool
-    text: str
+    figure: str
+    wanted: str
+    measured: str
+
+    @property
+    def word(self) -> str:
+        return "met" if self.met else "MISSED"
+
+    @property
+    def text(self) -> str:
+        return f"{self.figure} {self.wanted}: {self.word} with {self.measured}"
 
 
 class Second(NamedTuple):
@@ -174,6 +183,18 @@ class Run:
     began_at: str
     results: list[Result] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def verdicts(self) -> list[tuple[str, Verdict]]:
+        """Of every target, by scenario."""
+        return [(result.name, verdict) for result in self.results for verdict in result.verdicts]
+
+    @property
+    def targets_met(self) -> str:
+        """How many of them, in words; nothing where there are none."""
+        if not (verdicts := self.verdicts):
+            return ""
+        return f"{sum(verdict.met for _, verdict in verdicts)} of {len(verdicts)} targets met"
 
     @property
     def passed(self) -> bool:

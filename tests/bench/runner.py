@@ -29,17 +29,23 @@ JUDGED_WITHIN_SECONDS = 60.0
 EXAMPLES = 5
 
 
-def chosen_scenarios(only: Sequence[str]) -> list[Scenario]:
-    """Those of these names, or all. Raises RigError for a name that no scenario has."""
+def chosen_scenarios(only: Sequence[str], *, every: bool = True) -> list[Scenario]:
+    """Those of these names; without names every one, or the main ones. Raises RigError for a wrong name."""
     known = [scenario.name for scenario in SCENARIOS]
     if unknown := sorted(set(only) - set(known)):
         raise RigError(f"there is no scenario {', '.join(unknown)} (there are {', '.join(known)})")
-    return [scenario for scenario in SCENARIOS if not only or scenario.name in only]
+    if only:
+        return [scenario for scenario in SCENARIOS if scenario.name in only]
+    return [scenario for scenario in SCENARIOS if every or scenario.main]
 
 
 def rounds_of(scenario: Scenario, choices: Choices) -> int:
     """How many rounds of a scenario are played."""
     return min(choices.rounds, scenario.rounds or choices.rounds)
+
+
+def _is_counted(scenario: Scenario, choices: Choices) -> bool:
+    return scenario.counted and not choices.quick
 
 
 def about_seconds(scenarios: Sequence[Scenario], choices: Choices) -> float:
@@ -48,7 +54,7 @@ def about_seconds(scenarios: Sequence[Scenario], choices: Choices) -> float:
         UP_SECONDS
         + WARM_SECONDS
         + each.about_more_seconds
-        + each.counted * COUNTING_SECONDS
+        + _is_counted(each, choices) * COUNTING_SECONDS
         + rounds_of(each, choices) * each.about_seconds
         for each in scenarios
     )
@@ -117,7 +123,8 @@ async def play_rounds(rig: LocalRig, scenario: Scenario, choices: Choices, resul
     ) as stage:
         await stage.warm_up()
         await scenario.prepare(stage)
-        before = await asyncio.to_thread(snapshot, stage.where) if scenario.counted else None
+        counted = _is_counted(scenario, choices)
+        before = await asyncio.to_thread(snapshot, stage.where) if counted else None
         for number in range(1, rounds_of(scenario, choices) + 1):
             result.rounds.append(found := await scenario.play(stage))
             tell_round(number, found)

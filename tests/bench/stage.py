@@ -35,6 +35,8 @@ class Choices:
     rounds: int
     in_flight: int | None = None
     """Of `sustained`; None: try some, and take the best."""
+    quick: bool = False
+    """Only what the main figures need: shorter, and without the servers' own counts."""
 
 
 @dataclass(slots=True)

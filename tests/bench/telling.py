@@ -82,12 +82,12 @@ def tell_result(result: Result) -> None:
 
 
 def tell_targets(run: Run) -> None:
-    """Those of all scenarios, in the end."""
-    verdicts = [(result.name, verdict) for result in run.results for verdict in result.verdicts]
-    if verdicts:
-        print(f"\ntargets: {sum(verdict.met for _, verdict in verdicts)} of {len(verdicts)} met")
-    for name, verdict in verdicts:
-        print(f"  {name:<12} {verdict.text}")
+    """Those of all scenarios, in the end: a table."""
+    if run.verdicts:
+        print(f"\n{run.targets_met}")
+    for name, verdict in run.verdicts:
+        wanted, measured = f"{verdict.wanted:<34}", f"{verdict.measured:>16}"
+        print(f"  {name:<12} {verdict.figure:<34} {wanted} {measured}  {verdict.word}")
 
 
 def _is_dull(name: str, figures: Mapping[str, float]) -> bool:

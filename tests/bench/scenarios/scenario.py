@@ -62,6 +62,8 @@ class Scenario:
     """Whether the invariants are asked for after the rounds, over all orders."""
     counted: bool = True
     """Whether the servers' own counts are taken; that takes 20 s in which nothing happens."""
+    main: bool = False
+    """Whether it is played when nobody asks for all."""
     statements: bool = False
     """Whether PostgreSQL counts statements, too. That costs it something, so not where the most is wanted."""
     prepare: Callable[[Stage], Awaitable[None]] = nothing_before

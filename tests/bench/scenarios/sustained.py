@@ -3,6 +3,7 @@
 import asyncio
 import statistics
 
+from compose.local.addresses import ALL_IN_ONE_VARIABLE
 from tests.bench.floor.measure import measure_floor
 from tests.bench.orders import Kind
 from tests.bench.results import Result, Round, Target
@@ -10,10 +11,12 @@ from tests.bench.scenarios.scenario import Scenario
 from tests.bench.stage import Stage
 
 SECONDS = 60.0
+QUICK_SECONDS = 30.0
 TRIED = (150, 300, 600, 1_000)
 TRIAL_SECONDS = 8.0
 LINES = 50
 FLOOR_SECONDS = 15.0
+ALL_IN_ONE_IN_FLIGHT = 150
 LONG_SECONDS = 20.0
 LONG_IN_FLIGHT = 100
 
@@ -30,8 +33,15 @@ async def prepare(stage: Stage) -> None:
 async def play(stage: Stage) -> Round:
     """With as many orders under way as were asked for, or as serve best."""
     in_flight = int(stage.kept["in_flight"])
-    found = await stage.keep(in_flight, SECONDS)
+    found = await stage.keep(in_flight, QUICK_SECONDS if stage.choices.quick else SECONDS)
     found.figures = {"in_flight": in_flight, **found.figures}
+    return found
+
+
+async def play_all_in_one(stage: Stage) -> Round:
+    """With so many under way as a single process still keeps up with."""
+    found = await stage.keep(ALL_IN_ONE_IN_FLIGHT, QUICK_SECONDS)
+    found.figures = {"in_flight": ALL_IN_ONE_IN_FLIGHT, **found.figures}
     return found
 
 
@@ -74,8 +84,17 @@ SCENARIOS = [
         about_seconds=85,
         about_more_seconds=110,
         targets=[Target("ended_per_second", at_least=300), Target("share_of_floor_percent", at_least=60)],
+        main=True,
         prepare=prepare,
         finish=compare_with_floor,
+    ),
+    Scenario(
+        "all-in-one",
+        f"the same with all services and the tracker in one process, for {QUICK_SECONDS:.0f} s",
+        play_all_in_one,
+        about_seconds=40,
+        settings={ALL_IN_ONE_VARIABLE: "1"},
+        main=True,
     ),
     Scenario(
         "long-orders",
