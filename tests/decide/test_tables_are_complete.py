@@ -10,13 +10,20 @@ from events.decision import Call, Command, GaveUp, Outcome
 from events.facts import Fact
 from events.service import Service
 from inventory_svc.decide import Reservation, Shelf
-from tests.decide import test_fulfillment, test_inventory, test_notification, test_order, test_payment
+from tests.decide import (
+    test_fulfillment,
+    test_inventory,
+    test_notification,
+    test_order,
+    test_payment,
+    test_payment_pending,
+)
 from tests.decide.table import Row
 
 TABLES: dict[str, list[Row]] = {
     "order": test_order.TABLE,
     "inventory": test_inventory.TABLE,
-    "payment": test_payment.TABLE,
+    "payment": [*test_payment.TABLE, *test_payment_pending.TABLE],
     "fulfillment": [*test_fulfillment.TABLE, *test_fulfillment.BEGUN_THERE],
     "notification": test_notification.TABLE,
 }
