@@ -168,7 +168,7 @@ class Addresses:
         return ServiceProcess(ALL_IN_ONE, package, port, environment, log, tuple(others))
 
     def _own_variables(self, spec: ProcessSpec, port: int) -> dict[str, str]:
-        """What one process is told, besides what the environment says; it says where some things are."""
+        """What one process reads besides what is there for all; of some things the environment says where."""
         name = spec.name
         variables = {
             f"{PREFIX}HTTP_HOST": LOOPBACK,

@@ -175,6 +175,7 @@ def app_of(name: str, package: str, token: str | None, folder: Path) -> Any:
             for what in ("uvloop", "configure_logging", "collect_garbage_rarely"):
                 patches.enter_context(mock.patch.object(process, what))
             patches.enter_context(mock.patch.object(process, "uvicorn_server", keep))
+            patches.enter_context(mock.patch.object(process, "_serve", mock.Mock()))
             patches.enter_context(mock.patch("sys.argv", [package]))
             runpy.run_module(package, run_name="__main__", alter_sys=False)
         [app] = served
