@@ -83,7 +83,7 @@ SCENARIOS = [
         play,
         about_seconds=85,
         about_more_seconds=110,
-        targets=[Target("ended_per_second", at_least=300), Target("share_of_floor_percent", at_least=60)],
+        targets=[Target("ended_per_second", at_least=300), Target("share_of_floor_percent", at_least=75)],
         main=True,
         prepare=prepare,
         finish=compare_with_floor,
