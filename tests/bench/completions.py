@@ -34,7 +34,7 @@ _WATCHED: Mapping[str, int] = {
 
 
 class Completions:
-    """When each order was cancelled or dispatched, and its customer told (monotonic seconds)."""
+    """When each order was cancelled or dispatched, and its customer notified (monotonic seconds)."""
 
     def __init__(self) -> None:
         self._seen: dict[str, int] = {}

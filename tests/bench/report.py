@@ -20,8 +20,8 @@ STEM = "bench-report"
 OVERVIEW = (
     "accepted_per_second",
     "ended_per_second",
-    "told_p50_ms",
-    "told_p99_ms",
+    "notified_p50_ms",
+    "notified_p99_ms",
     "end_to_end_p50_ms",
     "end_to_end_p99_ms",
     "post_p99_ms",

@@ -124,7 +124,7 @@ class Stage:
         }
         until_notified = [self.completions.notified_at[order] - sent.due_at[order] for order in ended]
         for percent in (50, 99):
-            found[f"told_p{percent}_ms"] = percentile(until_notified, percent) * 1_000
+            found[f"notified_p{percent}_ms"] = percentile(until_notified, percent) * 1_000
         for percent in (50, 95, 99):
             found[f"end_to_end_p{percent}_ms"] = percentile(latencies, percent) * 1_000
         found["end_to_end_max_ms"] = max(latencies) * 1_000

@@ -19,7 +19,7 @@ LINES: Mapping[str, Sequence[str]] = {
     ),
     "sagas": ("ended_per_second", "completed_percent", "cancelled_percent"),
     "floor": ("floor_per_second", "share_of_floor_percent", "share_of_empty_percent", "cpu_of_empty_percent"),
-    "told": ("told_p50_ms", "told_p99_ms"),
+    "notified": ("notified_p50_ms", "notified_p99_ms"),
     "end to end": ("end_to_end_p50_ms", "end_to_end_p95_ms", "end_to_end_p99_ms", "end_to_end_max_ms"),
     "tracker": (
         "tracker_lag_p50_ms",

@@ -79,7 +79,7 @@ async def play_long(stage: Stage) -> Round:
 SCENARIOS = [
     Scenario(
         "sustained",
-        f"as many as it can, for {SECONDS:.0f} s",
+        f"as many as it can, for {SECONDS:.0f} s (among the main figures {QUICK_SECONDS:.0f} s)",
         play,
         about_seconds=85,
         about_more_seconds=110,
