@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -221,6 +221,16 @@ def clean_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("MURMURATION_") or name == CHOSEN_VARIABLE
     }
+
+
+@contextmanager
+def running_rig(settings: Mapping[str, str]) -> Iterator[LocalRig]:
+    """Inside, a whole system is up, in an environment of these settings; afterwards its data is gone."""
+    with rig_folder() as folder:
+        rig = LocalRig(folder, environment={**clean_environment(), **settings})
+        rig.up()
+        yield rig
+        rig.down()
 
 
 @contextmanager

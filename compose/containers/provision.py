@@ -75,7 +75,7 @@ class Management:
 def provision(environment: Mapping[str, str]) -> None:
     """Does all of it. Raises RigError when a server refuses, KeyError for a variable that is not set."""
     blueprint = murmuration()
-    databases = [spec.name for spec in blueprint.processes if spec.has_database]
+    databases = [spec.name for spec in blueprint.with_database]
     database_passwords = {name: environment[database_variable(name)] for name in databases}
     broker_passwords = {user: environment[broker_variable(user)] for user in blueprint.broker_users}
     management = Management(environment[MANAGEMENT_VARIABLE], broker_passwords[ADMIN_USER])

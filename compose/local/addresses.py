@@ -23,7 +23,15 @@ from compose.local.components import (
 )
 from compose.local.ports import LOOPBACK
 from compose.local.postgres import PrivatePostgres
-from compose.local.provision import ADMIN_USER, ALL_IN_ONE, SANDBOX, Blueprint, ProcessSpec, url_of
+from compose.local.provision import (
+    ADMIN_USER,
+    ALL_IN_ONE,
+    SANDBOX,
+    TOGETHER,
+    Blueprint,
+    ProcessSpec,
+    url_of,
+)
 from compose.local.rabbitmq import MAX_MESSAGE_BYTES, MAX_MESSAGE_BYTES_VARIABLE, PrivateRabbit, RabbitPorts
 from compose.local.state import Places, RigState
 from events.http.sessions import Links, session_key
@@ -100,7 +108,7 @@ class Addresses:
     @property
     def database_passwords(self) -> dict[str, str]:
         """By role, which is also the name of the database."""
-        names = [spec.name for spec in self.blueprint.processes if spec.has_database]
+        names = [spec.name for spec in self.blueprint.with_database]
         return {name: self.state.secret(f"database/{name}") for name in names}
 
     @property
@@ -152,7 +160,7 @@ class Addresses:
 
     def _all_in_one(self, extra: Mapping[str, str] | None) -> ServiceProcess:
         """The process that runs all of them; each variable names whom it is for."""
-        together = [spec for spec in self.blueprint.processes if spec.has_database]
+        together = self.blueprint.with_database
         found = {
             variable.replace(PREFIX, f"{PREFIX}{spec.name.upper()}_"): value
             for spec in together
@@ -160,12 +168,11 @@ class Addresses:
             if variable.startswith(PREFIX)
         }
         environment = _ON_LOOPBACK | self.inherited_environment() | {"PYTHONUNBUFFERED": "1"} | found
-        package = self.blueprint.started(all_in_one=True)[0].package
         # The tracker's is the one to show.
         *others, port = [self.state.port(spec.name) for spec in together]
         log = self.places.logs / f"{ALL_IN_ONE}.log"
         environment |= dict(extra or {})
-        return ServiceProcess(ALL_IN_ONE, package, port, environment, log, tuple(others))
+        return ServiceProcess(ALL_IN_ONE, TOGETHER.package, port, environment, log, tuple(others))
 
     def _own_variables(self, spec: ProcessSpec, port: int) -> dict[str, str]:
         """What one process reads besides what is there for all; of some things the environment says where."""
@@ -245,7 +252,7 @@ class Addresses:
 
     def runs_in(self, full_name: str) -> str:
         """The process that does the work of this one: itself, or the one that does all of it."""
-        together = (spec.name for spec in self.blueprint.processes if spec.has_database)
+        together = (spec.name for spec in self.blueprint.with_database)
         return ALL_IN_ONE if self.state.all_in_one and full_name in {*together, ALL_IN_ONE} else full_name
 
     @property

@@ -37,6 +37,9 @@ class ProcessSpec:
     """The services whose HTTP addresses it gets, by their names."""
 
 
+TOGETHER = ProcessSpec(ALL_IN_ONE, "compose.all_in_one")
+
+
 @dataclass(frozen=True, slots=True)
 class Blueprint:
     """What a rig runs, and what its servers have to know before."""
@@ -58,8 +61,12 @@ class Blueprint:
         """What runs as a process of its own."""
         if not all_in_one:
             return self.processes
-        together = ProcessSpec(ALL_IN_ONE, "compose.all_in_one")
-        return (together, *(spec for spec in self.processes if not spec.has_database))
+        return (TOGETHER, *(spec for spec in self.processes if not spec.has_database))
+
+    @property
+    def with_database(self) -> tuple[ProcessSpec, ...]:
+        """The services and the tracker: what may also run together, in one process."""
+        return tuple(spec for spec in self.processes if spec.has_database)
 
 
 def url_of(admin_url: str, role: str, password: str) -> str:

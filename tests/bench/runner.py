@@ -89,7 +89,7 @@ def play_one(scenario: Scenario, choices: Choices, result: Result, folder: Path,
         rig.destroy()
     try:
         rig.up()
-        for name in (spec.name for spec in rig.blueprint.processes if spec.has_database):
+        for name in (spec.name for spec in rig.blueprint.with_database):
             for instance in range(2, scenario.instances + 1):
                 rig.start(name, instance=instance)
         uvloop.run(play_rounds(rig, scenario, choices, result, say))

@@ -10,7 +10,7 @@ import pytest
 from compose.demo.command import SETTINGS as DEMO_SETTINGS
 from compose.demo.shop import open_shop
 from compose.local.rig import LocalRig
-from tests.servers import Servers, clean_environment, rig_folder
+from tests.servers import Servers, running_rig
 from tests.system.stage import System
 
 # The sandbox's slow answers: slow enough to act meanwhile, quick enough for many tests. What does not fit is
@@ -45,16 +45,13 @@ def _complains(line: str) -> bool:
 @pytest.fixture(scope="session")
 def rig(request: pytest.FixtureRequest) -> Iterator[LocalRig]:
     """The running rig. Where INFRA=docker, on the session's containers, which a test cannot stop."""
-    environment = clean_environment()
+    given = {}
     if os.environ.get("INFRA") == "docker":
         servers: Servers = request.getfixturevalue("servers")
-        environment["MURMURATION_POSTGRES_URL"] = servers.postgres_url
-        environment["MURMURATION_RABBITMQ_URL"] = servers.new_vhost()
-    with rig_folder() as folder:
-        rig = LocalRig(folder, environment={**environment, **SETTINGS})
-        rig.up()
+        given["MURMURATION_POSTGRES_URL"] = servers.postgres_url
+        given["MURMURATION_RABBITMQ_URL"] = servers.new_vhost()
+    with running_rig({**SETTINGS, **given}) as rig:
         yield rig
-        rig.down()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from compose.local.commands import RigError
 from compose.local.provision import ALL_IN_ONE
 from compose.local.rig import LocalRig
 from compose.system import SERVICE_NAMES, TRACKER
-from tests.servers import Servers, clean_environment, rig_folder
+from tests.servers import clean_environment, rig_folder, running_rig
 from tests.system.conftest import SETTINGS
 from tests.system.stage import System
 
@@ -24,18 +24,12 @@ ORDERS = 20
 
 
 @pytest.fixture(scope="module")
-def rig(request: pytest.FixtureRequest) -> Iterator[LocalRig]:
-    """One that runs in this form, in place of the session's."""
-    environment = {**clean_environment(), **SETTINGS, ALL_IN_ONE_VARIABLE: "1"}
+def rig() -> Iterator[LocalRig]:
+    """One that runs in this form, on servers of its own: on the session's, databases have these names."""
     if os.environ.get("INFRA") == "docker":
-        servers: Servers = request.getfixturevalue("servers")
-        environment["MURMURATION_POSTGRES_URL"] = servers.postgres_url
-        environment["MURMURATION_RABBITMQ_URL"] = servers.new_vhost()
-    with rig_folder() as folder:
-        rig = LocalRig(folder, environment=environment)
-        rig.up()
+        pytest.skip("this system has servers of its own")
+    with running_rig({**SETTINGS, ALL_IN_ONE_VARIABLE: "1"}) as rig:
         yield rig
-        rig.down()
 
 
 @pytest.fixture(scope="module")

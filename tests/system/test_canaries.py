@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from compose.demo.shop import Item, Refused, open_shop
 from compose.local.rig import LocalRig
 from events.service import EXCHANGE
-from tests.servers import clean_environment, rig_folder
+from tests.servers import running_rig
 from tests.system.conftest import SETTINGS
 from tests.system.stage import System, until
 from tests.system.test_logs import everything_logged
@@ -94,11 +94,8 @@ def rig(collector: Collector) -> Iterator[LocalRig]:
     if os.environ.get("INFRA") == "docker":
         pytest.skip("what PostgreSQL logs is read from its file")
     traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
-    with rig_folder() as folder:
-        rig = LocalRig(folder, environment=clean_environment() | SETTINGS | traced)
-        rig.up()
+    with running_rig(SETTINGS | traced) as rig:
         yield rig
-        rig.down()
 
 
 @pytest.fixture(scope="module")

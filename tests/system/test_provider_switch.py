@@ -14,7 +14,7 @@ from compose.demo.shop import Item, open_shop
 from compose.drills.stage import misbehaving
 from compose.local.rig import LocalRig
 from payment_svc.payment import SANDBOX, STRIPE
-from tests.servers import clean_environment, rig_folder
+from tests.servers import running_rig
 from tests.system.conftest import SETTINGS
 from tests.system.stage import System, until
 
@@ -37,11 +37,8 @@ def rig() -> Iterator[LocalRig]:
     """A system of its own, for its payments are held up and its processes restarted."""
     if os.environ.get("INFRA") == "docker":
         pytest.skip("this system has servers of its own")
-    with rig_folder() as folder:
-        rig = LocalRig(folder, environment=clean_environment() | SETTINGS | PATIENT)
-        rig.up()
+    with running_rig(SETTINGS | PATIENT) as rig:
         yield rig
-        rig.down()
 
 
 @pytest.fixture(scope="module")

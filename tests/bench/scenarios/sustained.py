@@ -33,15 +33,17 @@ async def prepare(stage: Stage) -> None:
 async def play(stage: Stage) -> Round:
     """With as many orders under way as were asked for, or as serve best."""
     in_flight = int(stage.kept["in_flight"])
-    found = await stage.keep(in_flight, QUICK_SECONDS if stage.choices.quick else SECONDS)
-    found.figures = {"in_flight": in_flight, **found.figures}
-    return found
+    return await _keep(stage, in_flight, QUICK_SECONDS if stage.choices.quick else SECONDS)
 
 
 async def play_all_in_one(stage: Stage) -> Round:
     """With so many under way as a single process still keeps up with."""
-    found = await stage.keep(ALL_IN_ONE_IN_FLIGHT, QUICK_SECONDS)
-    found.figures = {"in_flight": ALL_IN_ONE_IN_FLIGHT, **found.figures}
+    return await _keep(stage, ALL_IN_ONE_IN_FLIGHT, QUICK_SECONDS)
+
+
+async def _keep(stage: Stage, in_flight: int, seconds: float) -> Round:
+    found = await stage.keep(in_flight, seconds)
+    found.figures = {"in_flight": in_flight, **found.figures}
     return found
 
 
