@@ -11,8 +11,8 @@ from typing import Any
 
 from aiohttp import ClientSession
 
+from compose.local.ports import free_port
 from tests.runtime.eventually import eventually
-from tests.runtime.toy_process import free_port
 
 STOP_SECONDS = 10
 

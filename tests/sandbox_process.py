@@ -2,13 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from compose.local.components import what_readyz_lacks
+from compose.local.ports import free_port
 from compose.waiting import wait_until_ready
 
 START_SECONDS = 60
@@ -71,7 +71,5 @@ class SandboxProcess:
 
 def new_sandbox(directory: Path) -> SandboxProcess:
     """A sandbox on free ports, not started yet."""
-    with socket.socket() as http, socket.socket() as smtp:
-        http.bind(("127.0.0.1", 0))
-        smtp.bind(("127.0.0.1", 0))
-        return SandboxProcess(directory / "ledger.sqlite3", http.getsockname()[1], smtp.getsockname()[1])
+    http = free_port()
+    return SandboxProcess(directory / "ledger.sqlite3", http, free_port(taken={http}))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -14,13 +15,13 @@ import pytest
 from aiohttp import ClientError, ClientSession
 
 from compose.local.components import READY_TIMEOUT_SECONDS
+from compose.local.ports import free_port
 from compose.local.provision import SANDBOX
 from compose.system import PROCESSES, SERVICES
 from events.http.tokens import named
 from events.messaging.topology import declare
 from events.runtime.settings import ENV_PREFIX
 from tests.runtime.eventually import eventually
-from tests.runtime.toy_process import free_port
 from tests.servers import Servers
 
 TOKEN = "the-admins"
@@ -51,26 +52,29 @@ async def urls(
     """Every process that has a document, running, with an order that waits for a person."""
     logs, broker_url = tmp_path_factory.mktemp("logs"), servers.new_vhost()
     await declare(SERVICES, broker_url)
-    running: list[Process] = []
+    running: dict[str, Process] = {}
     found: dict[str, str] = {}
+    ports: set[int] = set()
     try:
         for spec in PROCESSES:
             if spec.name == SANDBOX:
                 continue
-            port = free_port()
+            ports.add(port := free_port(taken=ports))
             database_url = await servers.new_database(spec.package)
             given = {"BROKER_URL": broker_url, "DATABASE_URL": database_url, "HTTP_PORT": str(port)}
-            running.append(await _started(spec.package, given, logs / spec.name))
+            running[spec.name] = await _started(spec.package, given, logs / spec.name)
             found[spec.name] = f"http://127.0.0.1:{port}"
-        for url in found.values():
-            await eventually(partial(_is_ready, url), within_seconds=READY_TIMEOUT_SECONDS)
+        for name, url in found.items():
+            ready = partial(_is_ready, url, running[name], logs / name)
+            await eventually(ready, within_seconds=READY_TIMEOUT_SECONDS)
         await _hold_an_order(found)
         yield found
     finally:
-        for process in running:
-            process.terminate()
+        for process in running.values():
+            with suppress(ProcessLookupError):
+                process.terminate()
         async with asyncio.timeout(STOP_SECONDS):
-            await asyncio.gather(*(process.wait() for process in running))
+            await asyncio.gather(*(process.wait() for process in running.values()))
 
 
 async def _started(package: str, given: Mapping[str, str], log: Path) -> Process:
@@ -84,7 +88,8 @@ async def _started(package: str, given: Mapping[str, str], log: Path) -> Process
         )
 
 
-async def _is_ready(url: str) -> bool:
+async def _is_ready(url: str, process: Process, log: Path) -> bool:
+    assert process.returncode is None, f"it ended with {process.returncode}: {log}"
     try:
         async with ClientSession() as http, http.get(f"{url}/readyz") as answer:
             return answer.status == 200

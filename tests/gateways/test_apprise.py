@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from compose.local.ports import free_port
 from events.outbound.circuit import BREAKERS
 from events.outbound.dispatcher import CallFailed
 from events.outbound.http_party import Accepted, Refused
@@ -17,7 +18,6 @@ from notification_svc.apprise_push import LEADS_ELSEWHERE, ON_THIS_MACHINE, Appr
 from notification_svc.gateway import NotificationSettings
 from tests.gateways.http_server import CLOSE, Server, listening
 from tests.gateways.world import in_short, settings_for
-from tests.runtime.toy_process import free_port
 
 FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 

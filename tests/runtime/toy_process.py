@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from asyncio.subprocess import Process
 from pathlib import Path
@@ -13,6 +12,7 @@ from uuid import UUID
 
 from aiohttp import ClientError, ClientSession
 
+from compose.local.ports import free_port
 from events.runtime.crash import CrashPoint
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import QUICK, Stage
@@ -106,9 +106,3 @@ class ToyProcess:
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -14,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 from pamqp.commands import Basic
 
+from compose.local.ports import free_port
 from events.facts.payment import PaymentRefundFailed
 from events.runtime.settings import MAX_MESSAGE_BYTES
 from events.service import DEAD_LETTER_EXCHANGE
@@ -32,7 +33,7 @@ from tests.tracker.dead_letters import (
     sees_dead_letters,
     unusable,
 )
-from tests.tracker.test_process import free_port, run
+from tests.tracker.test_process import run
 from tests.tracker.watch import Watch, get
 
 Logged = list[MutableMapping[str, Any]]

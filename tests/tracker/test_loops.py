@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 from aiohttp import ClientError, ClientSession
 
+from compose.local.ports import free_port
 from events.runtime.loops import EXIT_CODE
 from saga_tracker import metrics
 from saga_tracker.consistency.rules import Difference, differences
@@ -25,7 +26,7 @@ from tests.runtime.eventually import eventually
 from tests.tracker.dead_letters import give_up, in_queue, unusable
 from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.others import others_answering
-from tests.tracker.test_process import free_port, run_modules
+from tests.tracker.test_process import run_modules
 from tests.tracker.test_scheduler import impatient, just_now, states
 from tests.tracker.watch import Watch, is_ready
 

@@ -12,6 +12,7 @@ import pytest
 from aio_pika import Message
 from aio_pika.abc import AbstractExchange
 
+from compose.local.ports import free_port
 from events.messaging import topology
 from events.service import DEAD_LETTER_EXCHANGE, PARKED_QUEUE
 from payment_svc.service import SERVICE as PAYMENT
@@ -29,7 +30,7 @@ from tests.tracker.dead_letters import (
     sees_dead_letters,
     unusable,
 )
-from tests.tracker.test_process import free_port, run
+from tests.tracker.test_process import run
 from tests.tracker.watch import Watch, get, new_watch
 
 LIMIT = 2

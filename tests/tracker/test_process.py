@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,16 +13,10 @@ from uuid import uuid4
 import pytest
 from aiohttp import ClientSession
 
+from compose.local.ports import free_port
 from tests.runtime.eventually import eventually
 from tests.tracker.facts import PATHS, envelopes
 from tests.tracker.watch import Watch
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def run(watch: Watch, *arguments: str, **environment: str) -> "subprocess.Popen[str]":

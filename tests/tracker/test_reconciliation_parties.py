@@ -7,11 +7,11 @@ from uuid import uuid4
 
 import pytest
 
+from compose.local.ports import free_port
 from compose.system import SERVICE_NAMES
 from saga_tracker.reconciliation.parties import MAX_ANSWER_BYTES, NoAnswer, Parties
 from saga_tracker.settings import TrackerSettings
 from tests.tracker.others import Others, others_answering
-from tests.tracker.test_process import free_port
 
 ORDERS = [uuid4(), uuid4()]
 TIMEOUT_SECONDS = 1.0

@@ -10,8 +10,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from compose.local.ports import free_port
 from tests.runtime.eventually import eventually
-from tests.tracker.test_process import free_port, run
+from tests.tracker.test_process import run
 from tests.tracker.test_scheduler import (
     STEP_SECONDS,
     holder,
