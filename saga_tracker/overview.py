@@ -140,7 +140,7 @@ class Overview:
     def lag(self) -> list[Metric]:
         """How far the view is behind; at the end of the stream it is when it reads and knows of no more."""
         now = time.monotonic()
-        if self._progress.reading and not self._progress.lag:
+        if self._progress.at_end:
             self._at_end_at = now
         return [
             gauge(

@@ -72,7 +72,7 @@ class Tracker:
         )
         self.reader = Reader(settings, self.database, self.availability)
         self._watcher = Watcher(settings, self.database, self.reader, self.availability)
-        self.reconciler = Reconciler(settings, self.database, lambda: self.progress)
+        self.reconciler = Reconciler(settings, self.database, self.reader.has_caught_up)
         self.scheduler = DeadlineScheduler(
             settings, self.database, self.reader, self.publisher, self.availability
         )

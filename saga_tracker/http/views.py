@@ -330,7 +330,7 @@ def stats(figures: Mapping[str, Sequence[Mapping[str, Any]]], progress: Progress
         stream=StreamView(
             reading=progress.reading,
             stream_offset=position["stream_offset"],
-            lag=max(0, progress.known_end - position["stream_offset"]),
+            lag=progress.behind(position["stream_offset"]),
             last_message_seconds_ago=position["moved_seconds_ago"],
             unreadable=position["unreadable"],
         ),

@@ -31,20 +31,40 @@ _LOOK_AGAIN_SECONDS = 0.02
 
 @dataclass(slots=True)
 class Progress:
-    """How the reader is doing. `known_end` is an offset near the end of the stream, seen a moment ago.
+    """How the reader is doing. `known_end` is the last offset that is known of; None before the first look.
 
     `never_read`: which facts the stream had lost before they were read, if any.
     """
 
     reading: bool = False
     stream_offset: int = -1
-    known_end: int = -1
+    known_end: int | None = None
     never_read: str | None = None
 
     @property
     def lag(self) -> int:
-        """About how many messages of the stream are not in the view yet."""
-        return max(0, self.known_end - self.stream_offset)
+        """About how many messages of the stream are not in the view yet, as far as is known."""
+        return self.behind(self.stream_offset)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether it reads and knows of no more."""
+        return self.reading and self.known_end is not None and not self.lag
+
+    def behind(self, stream_offset: int) -> int:
+        """About how many messages come after this one."""
+        return 0 if self.known_end is None else max(0, self.known_end - stream_offset)
+
+    def looked_at_end(self, end: int | None) -> None:
+        """What a look found; None if no message came in time. Empty is only a stream that had none before."""
+        if end is not None:
+            self.reaches_to(end)
+        elif self.stream_offset < 0:
+            self.reaches_to(-1)
+
+    def reaches_to(self, stream_offset: int) -> None:
+        """The stream has at least this message."""
+        self.known_end = stream_offset if self.known_end is None else max(self.known_end, stream_offset)
 
 
 class Reader:
@@ -90,7 +110,7 @@ class Reader:
                 try:
                     # So that a stop does not wait for the answer.
                     end = await promptly(stream.known_end(), self._probe_seconds)
-                    self.progress.known_end = -1 if end is None else end
+                    self.progress.looked_at_end(end)
                 except BROKER_AWAY as error:
                     stream.give_up(error)
             await asyncio.sleep(self._settings.lag_probe_seconds)
@@ -121,6 +141,21 @@ class Reader:
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         return end if self._stream is stream else None
 
+    async def has_caught_up(self) -> bool:
+        """Whether the view has all but a batch of what the broker has sent; does not wait for that."""
+        stream, settings = self._stream, self._settings
+        if stream is None or not self.progress.reading or self.progress.lag > settings.batch_size:
+            return False
+        asked_at = time.monotonic()
+        try:
+            end = await stream.sent_by_now()
+        except BROKER_AWAY as error:
+            stream.give_up(error)
+            return False
+        # An answer that took long came behind messages that took as long.
+        in_time = time.monotonic() - asked_at < settings.interrupted_after_seconds
+        return in_time and end is not None and end - self.progress.stream_offset <= settings.batch_size
+
     async def consumers_of(self, queues: Sequence[str]) -> Mapping[str, int]:
         """How many consume each of these, as far as the broker says; nothing while it is away."""
         stream = self._stream
@@ -138,7 +173,7 @@ class Reader:
     async def _read_from(self, position: Position) -> None:
         known = position.stream_offset if position.stream_offset >= 0 else None
         async with Subscription(self._settings, known) as stream:
-            self.progress.stream_offset = position.stream_offset
+            self.progress.stream_offset, self.progress.known_end = position.stream_offset, None
             if known is not None:
                 await self._find_again(stream, position)
             self._broker_outage.ended()
@@ -148,6 +183,7 @@ class Reader:
             try:
                 while True:
                     messages = await stream.next_batch()
+                    self.progress.reaches_to(stream.last_offset)
                     await self._notice_gap(stream, messages, position)
                     await self._record(messages, position.reading)
                     await stream.settle()

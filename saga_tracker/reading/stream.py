@@ -130,6 +130,12 @@ class Subscription:
         self._passed_on += size
         return taken
 
+    @property
+    def last_offset(self) -> int:
+        """The offset of the last message that has arrived; -1 if none has."""
+        last = self._arrived[-1].message if self._arrived else self._taken
+        return -1 if last is None else offset_of(last)
+
     async def settle(self) -> None:
         """Let the broker send more in place of the messages taken so far, once they are many.
 
@@ -217,8 +223,7 @@ class Subscription:
             await promptly(asking, self._settings.stream_answer_seconds)
         if self._received - settled >= self._settings.prefetch:
             return None
-        last = self._arrived[-1].message if self._arrived else self._taken
-        return -1 if last is None else offset_of(last)
+        return self.last_offset
 
     def give_up(self, why: BaseException) -> None:
         """Have `next_batch` raise: this connection is no good any more."""

@@ -4,7 +4,7 @@ Nothing is ever fixed here. What does not fit is listed for as long as the lates
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,6 @@ from saga_tracker.consistency.rules import COMPARED, Difference, differences, ju
 from saga_tracker.consistency.snapshot import PROVIDER, Snapshot
 from saga_tracker.projection import State
 from saga_tracker.reading import repository
-from saga_tracker.reading.reader import Progress
 from saga_tracker.reading.repository import AnotherWrites
 from saga_tracker.reconciliation import comparisons
 from saga_tracker.reconciliation.comparisons import COMPARE_MOVED, Outcome, Pace, Taken
@@ -153,13 +152,13 @@ class Reconciler:
     """The periodic job. Several trackers may each have one: an order is compared by one of them at a time."""
 
     def __init__(
-        self, settings: TrackerSettings, database: Database, progress: Callable[[], Progress]
+        self, settings: TrackerSettings, database: Database, has_caught_up: Callable[[], Awaitable[bool]]
     ) -> None:
         self.parties = Parties(settings)
         self.last_round: Round | None = None
         self._settings = settings
         self._database = database
-        self._progress = progress
+        self._has_caught_up = has_caught_up
         self._ledger = LedgerFollower(
             database, self.parties, settings.ledger_page_size, settings.ledger_pages
         )
@@ -206,9 +205,8 @@ class Reconciler:
     async def _round(self) -> None:
         async with self._one_at_a_time:
             at = datetime.now(UTC)
-            progress = self._progress()
-            if not progress.reading or progress.lag > self._settings.batch_size:
-                self.last_round = Round(at, 0, f"the view is {progress.lag} messages behind, or not read")
+            if not await self._has_caught_up():
+                self.last_round = Round(at, 0, "the view is behind, or not read")
                 return
             self.parties.wake()
             try:

@@ -9,6 +9,7 @@ import pytest
 
 from events.messaging.envelope import Envelope
 from saga_tracker.overview import OPEN, STEP_NAMES
+from saga_tracker.reading.reader import Progress
 from saga_tracker.service import Tracker
 from tests.metrics import Numbers, Since
 from tests.runtime.eventually import eventually
@@ -184,6 +185,20 @@ async def test_a_view_that_is_behind_says_for_how_long(watch: Watch) -> None:
     assert found.of("murmuration_connected", to="broker") == 0
     proxy.restore()
     await now(watch, tracker, lambda found: found.of("murmuration_stream_lag_seconds") == 0)
+
+
+def test_a_look_at_the_streams_end_that_is_not_answered_is_not_an_empty_stream() -> None:
+    progress = Progress(reading=True)
+    assert (progress.lag, progress.at_end) == (0, False)
+    progress.looked_at_end(None)
+    assert progress.at_end
+    progress.stream_offset = 4
+    progress.looked_at_end(7)
+    progress.looked_at_end(None)
+    assert (progress.lag, progress.at_end, progress.behind(2)) == (3, False, 5)
+    progress.known_end = None
+    progress.looked_at_end(None)
+    assert not progress.at_end
 
 
 async def test_unreadable_messages_are_counted(watch: Watch) -> None:

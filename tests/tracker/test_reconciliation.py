@@ -370,3 +370,21 @@ async def test_what_changed_while_it_was_compared_is_compared_again(connection: 
     left = await comparisons.take(connection, 0, 60, 10)
     assert left is not None
     assert left.order_ids == [order]
+
+
+async def test_a_view_that_is_behind_is_not_compared_whenever_the_streams_end_was_looked_at(
+    watch: Watch, others: Others
+) -> None:
+    """The look is made now and then, and the answer may not come: what has arrived is known without it."""
+    few, many = uuid4(), [uuid4() for _ in range(3)]
+    tracker = await watch.start(
+        **others.settings(), batch_size=5, pause_seconds=1_000, lag_probe_seconds=1_000
+    )
+    await eventually(tracker.reader.has_caught_up)
+    await watch.say(*envelopes("created", few))
+    await eventually(lambda: tracker.progress.stream_offset == 0)
+    for order in many:
+        await watch.say(*envelopes(PATHS["completed"], order))
+    await eventually(lambda: tracker.reconciler.last_round and tracker.reconciler.last_round.postponed)
+    assert not await tracker.reader.has_caught_up()
+    assert "behind" in (await report(watch, tracker))["last_round"]["postponed"]
