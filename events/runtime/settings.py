@@ -160,10 +160,10 @@ class ServiceSettings(ProcessSettings):
     """What the five services read besides."""
 
     batch_size: int = Field(default=200, gt=0)
-    # After a batch, this share of the time that it took passes before the next one. So where batches take
-    # long they become larger and fewer, and where they take a millisecond nobody waits. No rest is longer
-    # than the second setting: a batch that waited for a lock or for the database says nothing of the next.
-    rest_share: float = Field(default=1.0, ge=0, le=10)
+    # After a batch, so many times the time that it took pass before the next one, where there is always
+    # work; less where there is seldom any. So batches of a busy service become larger and fewer. No rest is
+    # longer than the second setting: one that waited for a lock or for the database says nothing of the next.
+    rest_share: float = Field(default=3.0, ge=0, le=10)
     rest_cap_seconds: float = Field(default=0.05, ge=0, le=10)
     prefetch: int = Field(default=400, gt=0)
     max_pending_commands: int = Field(default=2_000, gt=0)

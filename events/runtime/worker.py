@@ -1,6 +1,6 @@
 """A service's one loop: whatever arrived since the last commit is the next batch.
 
-No lingering: an idle service commits a lone fact at once, a busy one commits many together.
+An idle service commits a lone fact at once, a busy one commits many together (see `pace.py`).
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from events.runtime.causes import Causes, error_words
 from events.runtime.crash import crash_point
 from events.runtime.input import Entry, Input
 from events.runtime.locks import LockedOut
+from events.runtime.pace import Pace
 from events.runtime.settings import ServiceSettings
 from events.service import REDRIVE_EXCHANGE, Service
 from events.storage.database import AWAY, BEYOND_LIMITS, CONTENTION, Database, Locked
@@ -77,6 +78,7 @@ class Worker:
         self._promised: set[asyncio.Future[Any]] = set()
         self._over = False
         self._wake = asyncio.Event()
+        self._pace = Pace(settings.rest_share, settings.rest_cap_seconds)
         self._working = False
         self._uncertain = False
 
@@ -120,7 +122,9 @@ class Worker:
         """Work for ever. At the end, whoever waits for a command learns that it was not answered in time."""
         try:
             while True:
+                idle_from = monotonic()
                 await self._woken()
+                self._pace.idled(monotonic() - idle_from)
                 await self._gather()
                 self._wake.clear()
                 while self._waiting or self._asked or self._locked_out.due:
@@ -140,13 +144,10 @@ class Worker:
                     promised.set_exception(TimeoutError("the service stops"))
 
     async def _rest(self, worked_seconds: float) -> None:
-        """Let more arrive for the next batch, for as long as this one took: where all take long, many do.
-
-        A full batch does not wait. Who finds nothing waiting afterwards did not wait for long.
-        """
+        """Let more arrive for the next batch. A full one does not wait."""
+        rest_seconds = self._pace.rest_seconds(worked_seconds)
         if len(self._waiting) + len(self._asked) < self._settings.batch_size:
-            rest_seconds = worked_seconds * self._settings.rest_share
-            await asyncio.sleep(min(rest_seconds, self._settings.rest_cap_seconds))
+            await asyncio.sleep(rest_seconds)
 
     async def _try_again(self) -> None:
         """One of those that met a lock, if it is time; once one got through, all of them."""
