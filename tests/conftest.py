@@ -15,6 +15,7 @@ CANCEL_FOR_SECONDS = 10.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "alone: run afterwards, with all of the machine for itself")
     config.addinivalue_line("markers", "needs(*tools): skipped where one of these tools cannot be used")
     # A rich traceback draws all variables of every frame: minutes, where they hold a whole application.
     plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)

@@ -29,7 +29,7 @@ BURST_ORDERS = 60
 # Of the longest grace period in the file, which is a server's.
 STOP_SECONDS = 40
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

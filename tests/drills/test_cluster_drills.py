@@ -19,7 +19,7 @@ from tests.containers import containers
 SEED = 4
 ORDERS_PER_SECOND = 5.0
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ SEED = 4
 LIMIT_SECONDS = 90.0
 AWAY_SECONDS = 4.0
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
