@@ -72,6 +72,11 @@ class Call(BaseModel):
         cls.name, cls.retry_policy = name, retry_policy
 
     @property
+    def party(self) -> str | None:
+        """Whom it asks, where the call itself knows, by the name that errors begin with."""
+        return None
+
+    @property
     def idempotency_key(self) -> str:
         """The same for every attempt, process and retry of this call, so that it counts once."""
         key = f"{self.name}:{self.order_id}"

@@ -42,6 +42,11 @@ class AtCarrier(Call):
     carrier: str = SANDBOX
     carrier_shipment: str | None = None
 
+    @property
+    def party(self) -> str:
+        """The sandbox's carrier has no other name."""
+        return "carrier" if self.carrier == SANDBOX else self.carrier
+
 
 class PrepareShipment(AtCarrier, name="prepare_shipment"):
     """Have the carrier give the shipment an id, and find it deliverable; nothing is bought yet."""

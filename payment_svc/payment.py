@@ -55,6 +55,11 @@ class AtProvider(Call):
     provider: str = SANDBOX
     provider_payment: str | None = None
 
+    @property
+    def party(self) -> str:
+        """The sandbox's provider has no other name."""
+        return "provider" if self.provider == SANDBOX else self.provider
+
 
 class Register(AtProvider, name="register"):
     """Have the provider give the payment an id; no money is asked for yet."""

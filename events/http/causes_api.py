@@ -206,11 +206,17 @@ async def _failed(connection: Connection, runtime: ServiceRuntime, order_ids: Se
 
 
 def _calls_like(again: Call, runtime: ServiceRuntime) -> list[Call]:
-    """Every call of that round which the order alone makes: the keys of calls hold no more than that."""
+    """Every call of that round which the order alone makes, to whom that one goes: keys hold no more."""
     found: list[Call] = []
     for kind in runtime.service.calls.values():
+        # Such as with which of several carriers it was begun, and what that one calls it.
+        to_whom = {
+            name: getattr(again, name)
+            for name, field in kind.model_fields.items()
+            if not field.is_required() and name in type(again).model_fields
+        }
         with contextlib.suppress(ValidationError):
-            found.append(kind(order_id=again.order_id, round=again.round))
+            found.append(kind(**{**to_whom, "order_id": again.order_id, "round": again.round}))
     return found
 
 
@@ -234,7 +240,7 @@ async def _look_up(
         return call.order_id, None
     reported = ReportedOutside(
         call=call.name,
-        party=_party(error, parties) if error else parties[0] if len(parties) == 1 else None,
+        party=(_party(error, parties) if error else call.party) or _party(None, parties),
         answer=_in_words(answer) if answer else None,
         error=error,
     )

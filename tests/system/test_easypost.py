@@ -1,0 +1,57 @@
+"""The whole system with EasyPost's door in place of the sandbox's own carrier, through EasyPost's package."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+
+import pytest
+
+from compose.demo.shop import Item, open_shop
+from compose.local.rig import LocalRig
+from tests.servers import running_rig
+from tests.system.conftest import SETTINGS
+from tests.system.stage import System, until
+from tests.system.test_manual_cases import needs_a_person, shows
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[LocalRig]:
+    """A system of its own: the carrier is chosen for all orders."""
+    if os.environ.get("INFRA") == "docker":
+        pytest.skip("this system has servers of its own")
+    with running_rig(SETTINGS | {"MURMURATION_CARRIER": "easypost"}) as rig:
+        yield rig
+
+
+@pytest.fixture(scope="module")
+async def system(rig: LocalRig) -> AsyncIterator[System]:
+    async with open_shop(rig.addresses) as shop:
+        yield System(rig, shop)
+
+
+async def test_orders_end_as_they_do_with_any_carrier(system: System) -> None:
+    item = Item(await system.new_sku(3), 1, 4_000)
+    ends = {
+        await system.shop.place("cust_ada", "tok_ok", item): "COMPLETED",
+        await system.shop.place("cust_scan_form_late", "tok_ok", item): "COMPLETED",
+        await system.shop.place("cust_undeliverable", "tok_ok", item): "CANCELLED",
+    }
+    books = await system.settle(ends)
+    assert [books[order_id].parcel for order_id in ends] == ["dispatched", "dispatched", "none"]
+
+
+async def test_the_queue_and_the_saga_say_what_the_carrier_says_now(system: System) -> None:
+    item = Item(await system.new_sku(1), 1, 4_000)
+    order_id = await system.shop.place("cust_scan_form_failed", "tok_ok", item)
+    await until(partial(needs_a_person, system, order_id))
+    for path in ("/ui/manual", f"/ui/sagas/{order_id}"):
+        await until(partial(shows, system, path, "dispatch shipment: dispatch refused", "says easypost"))
+    await system.kill("sandbox")
+    try:
+        await until(partial(shows, system, "/ui/manual", "dispatch shipment: easypost cannot be reached"))
+    finally:
+        await system.start("sandbox")
+    await system.shop.settle(order_id, "handed to the driver")
+    await system.settle({order_id: "COMPLETED"})
