@@ -28,6 +28,12 @@ async def received(stage: Stage, days_ago: int, rows: int = ROWS) -> None:
     )
 
 
+def walk_in_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And without long rests: where a database is slow they come to more than a test waits."""
+    monkeypatch.setattr(retention, "PAGES_AT_ONCE", 32)
+    monkeypatch.setattr(retention, "SHARE_OF_TIME", 0.5)
+
+
 async def count(stage: Stage, where: LiteralString = "true") -> int:
     found = await stage.rows("SELECT count(*) AS size FROM inbox WHERE " + where)
     return int(found[0]["size"])
@@ -36,7 +42,7 @@ async def count(stage: Stage, where: LiteralString = "true") -> int:
 async def test_what_is_old_is_forgotten_and_nothing_else(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "PAGES_AT_ONCE", 32)
+    walk_in_small_steps(monkeypatch)
     order = uuid4()
     [fact_id] = await stage.say(Bumped(order_id=order))
     await received(stage, DAYS - 1)
@@ -56,7 +62,7 @@ async def test_what_is_old_is_forgotten_and_nothing_else(
 
 
 async def test_two_instances_and_several_walks(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "PAGES_AT_ONCE", 32)
+    walk_in_small_steps(monkeypatch)
     for _ in range(2):
         await stage.start(inbox_retention_days=DAYS, inbox_walk_seconds=0.1)
     for _ in range(2):
