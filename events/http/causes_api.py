@@ -209,14 +209,14 @@ def _calls_like(again: Call, runtime: ServiceRuntime) -> list[Call]:
     """Every call of that round which the order alone makes, to whom that one goes: keys hold no more."""
     found: list[Call] = []
     for kind in runtime.service.calls.values():
-        # Such as with which of several carriers it was begun, and what that one calls it.
-        to_whom = {
+        # The round, with which of several carriers it was begun, and what that one calls it.
+        alike = {
             name: getattr(again, name)
             for name, field in kind.model_fields.items()
             if not field.is_required() and name in type(again).model_fields
         }
         with contextlib.suppress(ValidationError):
-            found.append(kind(**{**to_whom, "order_id": again.order_id, "round": again.round}))
+            found.append(kind(order_id=again.order_id, **alike))
     return found
 
 
@@ -240,7 +240,7 @@ async def _look_up(
         return call.order_id, None
     reported = ReportedOutside(
         call=call.name,
-        party=(_party(error, parties) if error else call.party) or _party(None, parties),
+        party=_party(error, parties) if error else call.party or _party(None, parties),
         answer=_in_words(answer) if answer else None,
         error=error,
     )

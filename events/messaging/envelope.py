@@ -73,17 +73,19 @@ def derive_fact_id(causation_id: UUID, service: str, index: int) -> UUID:
 
 def encode(envelope: Envelope) -> Message:
     """The persistent AMQP message of a fact, with headers of its own (they must not be shared)."""
-    return Message(
-        envelope.fact.model_dump_json().encode(),
-        **fields_of(
-            fact_id=envelope.fact_id,
-            wire_name=envelope.fact.wire_name,
-            order_id=envelope.fact.order_id,
-            stated_by=envelope.stated_by,
-            stated_at=envelope.stated_at,
-            causation_id=envelope.causation_id,
-            traceparent=envelope.traceparent,
-        ),
+    return Message(envelope.fact.model_dump_json().encode(), **properties_of(envelope))
+
+
+def properties_of(envelope: Envelope) -> dict[str, Any]:
+    """Its AMQP properties under AMQP's names."""
+    return fields_of(
+        fact_id=envelope.fact_id,
+        wire_name=envelope.fact.wire_name,
+        order_id=envelope.fact.order_id,
+        stated_by=envelope.stated_by,
+        stated_at=envelope.stated_at,
+        causation_id=envelope.causation_id,
+        traceparent=envelope.traceparent,
     )
 
 

@@ -130,11 +130,7 @@ class Reader:
             return None
         deadline = time.monotonic() + self._settings.interrupted_after_seconds
         await asyncio.sleep(self._settings.stream_delay_seconds)
-        try:
-            end = await stream.sent_by_now()
-        except BROKER_AWAY as error:
-            stream.give_up(error)
-            return None
+        end = await self._sent_by_now(stream)
         while end is not None and self.progress.stream_offset < end:
             if self._stream is not stream or time.monotonic() > deadline:
                 return None
@@ -147,14 +143,18 @@ class Reader:
         if stream is None or not self.progress.reading or self.progress.lag > settings.batch_size:
             return False
         asked_at = time.monotonic()
-        try:
-            end = await stream.sent_by_now()
-        except BROKER_AWAY as error:
-            stream.give_up(error)
-            return False
+        end = await self._sent_by_now(stream)
         # An answer that took long came behind messages that took as long.
         in_time = time.monotonic() - asked_at < settings.interrupted_after_seconds
         return in_time and end is not None and end - self.progress.stream_offset <= settings.batch_size
+
+    async def _sent_by_now(self, stream: Subscription) -> int | None:
+        """As the stream has it; None, too, when the broker does not answer: then it is away."""
+        try:
+            return await stream.sent_by_now()
+        except BROKER_AWAY as error:
+            stream.give_up(error)
+            return None
 
     async def consumers_of(self, queues: Sequence[str]) -> Mapping[str, int]:
         """How many consume each of these, as far as the broker says; nothing while it is away."""

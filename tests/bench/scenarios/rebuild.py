@@ -12,7 +12,7 @@ import aiormq
 import psycopg
 
 from compose.local.components import POSTGRES, RABBITMQ
-from events.messaging.envelope import fields_of
+from events.messaging.envelope import properties_of
 from events.service import STREAM
 from tests.bench.cpu import cpu_seconds, running_parts
 from tests.bench.publisher import Publishable, publish
@@ -93,17 +93,8 @@ def history() -> Iterator[Publishable]:
     """The facts of sagas that completed."""
     for _ in range(SAGAS):
         for envelope in envelopes(ONE_SAGA, uuid4()):
-            fact = envelope.fact
-            fields = fields_of(
-                fact_id=envelope.fact_id,
-                wire_name=fact.wire_name,
-                order_id=fact.order_id,
-                stated_by=envelope.stated_by,
-                stated_at=envelope.stated_at,
-                causation_id=envelope.causation_id,
-                traceparent=envelope.traceparent,
-            )
-            yield Publishable(fact.wire_name, fields, fact.model_dump_json().encode())
+            body = envelope.fact.model_dump_json().encode()
+            yield Publishable(envelope.fact.wire_name, properties_of(envelope), body)
 
 
 async def read_by_tracker(stage: Stage) -> None:
