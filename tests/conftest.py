@@ -1,6 +1,7 @@
 """What any test may ask for."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -15,6 +16,9 @@ CANCEL_FOR_SECONDS = 10.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell has what it starts in the background ignore Ctrl-C, and so would all that a test starts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "alone: run afterwards, with all of the machine for itself")
     config.addinivalue_line("markers", "needs(*tools): skipped where one of these tools cannot be used")
     # A rich traceback draws all variables of every frame: minutes, where they hold a whole application.

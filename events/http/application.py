@@ -49,12 +49,19 @@ class Runnable(Protocol):
 
 
 def create_app(
-    title: str, description: str, settings: ProcessSettings, runnable: Runnable, routers: list[APIRouter]
+    title: str,
+    description: str,
+    settings: ProcessSettings,
+    runnable: Runnable,
+    routers: list[APIRouter],
+    *,
+    counts: bool = True,
 ) -> FastAPI:
     """An app whose lifespan is that of `runnable`; handlers find it as `request.app.state.runtime`.
 
-    Raises TypeError for a route that would take a body without the checks of StrictRoute, and for one that
-    does not say whom it is for.
+    `counts`: its `/metrics` has what the process counts, besides the gauges of `runnable`. Raises TypeError
+    for a route that would take a body without the checks of StrictRoute, and for one that does not say whom
+    it is for.
     """
 
     @asynccontextmanager
@@ -77,7 +84,7 @@ def create_app(
         swagger_ui_parameters={"validatorUrl": None},
     )
     app.state.runtime = runnable
-    app.state.counts = True
+    app.state.counts = counts
     app.state.settings = settings
     app.state.authentication = Authentication(settings)
     if isinstance(settings, SessionSettings):

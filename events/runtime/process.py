@@ -122,8 +122,9 @@ async def _serve(parts: Sequence[Part], servers: Sequence[uvicorn.Server]) -> No
 
 
 def _server_of(part: Part, *, counts: bool) -> uvicorn.Server:
-    app = create_app(part.name, part.description, part.settings, part.runnable, list(part.routers))
-    app.state.counts = counts
+    app = create_app(
+        part.name, part.description, part.settings, part.runnable, list(part.routers), counts=counts
+    )
     server = uvicorn_server(app, part.settings)
     # So that streams end which would last as long as their reader does.
     app.state.is_stopping = lambda: server.should_exit

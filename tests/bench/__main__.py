@@ -55,7 +55,9 @@ def _arguments() -> argparse.Namespace:
     names = ", ".join(scenario.name for scenario in SCENARIOS)
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], help=f"some of: {names}")
-    parser.add_argument("--all", action="store_true", help="every scenario, in place of the main ones")
+    parser.add_argument(
+        "--all", action="store_true", help="all of them that take no hour, in place of the main ones"
+    )
     parser.add_argument("--rounds", type=int, help=f"how often each is played ({ROUNDS}; the main ones once)")
     parser.add_argument("--in-flight", type=int, help="orders under way where as many as it can are wanted")
     return parser.parse_args()

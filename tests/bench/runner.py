@@ -30,13 +30,16 @@ EXAMPLES = 5
 
 
 def chosen_scenarios(only: Sequence[str], *, every: bool = True) -> list[Scenario]:
-    """Those of these names; without names every one, or the main ones. Raises RigError for a wrong name."""
+    """Those of these names; without names all but the longest, or the main ones.
+
+    Raises RigError for a wrong name.
+    """
     known = [scenario.name for scenario in SCENARIOS]
     if unknown := sorted(set(only) - set(known)):
         raise RigError(f"there is no scenario {', '.join(unknown)} (there are {', '.join(known)})")
     if only:
         return [scenario for scenario in SCENARIOS if scenario.name in only]
-    return [scenario for scenario in SCENARIOS if every or scenario.main]
+    return [each for each in SCENARIOS if (not each.only_by_name if every else each.main)]
 
 
 def rounds_of(scenario: Scenario, choices: Choices) -> int:

@@ -2,7 +2,8 @@
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -42,6 +43,15 @@ def _complains(line: str) -> bool:
     return '"level":"info"' not in line and "[info]" not in line
 
 
+@contextmanager
+def rig_of_its_own(variables: Mapping[str, str]) -> Iterator[LocalRig]:
+    """For the module that has these settings besides, or breaks more than one system may be broken."""
+    if os.environ.get("INFRA") == "docker":
+        pytest.skip("this system has servers of its own")
+    with running_rig({**SETTINGS, **variables}) as rig:
+        yield rig
+
+
 @pytest.fixture(scope="session")
 def rig(request: pytest.FixtureRequest) -> Iterator[LocalRig]:
     """The running rig. Where INFRA=docker, on the session's containers, which a test cannot stop."""
@@ -54,9 +64,9 @@ def rig(request: pytest.FixtureRequest) -> Iterator[LocalRig]:
         yield rig
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def system(rig: LocalRig) -> AsyncIterator[System]:
-    """The running system, with a client."""
+    """The running system, with a client. A module with a rig of its own gets that one."""
     async with open_shop(rig.addresses) as shop:
         yield System(rig, shop)
 

@@ -1,23 +1,22 @@
 """All services and the tracker as one process: the same system, which dies and stops as a whole."""
 
 import json
-import os
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
 
 from compose.all_in_one import own_environment
 from compose.demo.command import demo
-from compose.demo.shop import Item, open_shop
+from compose.demo.shop import Item
 from compose.local.addresses import ALL_IN_ONE_VARIABLE
 from compose.local.commands import RigError
 from compose.local.provision import ALL_IN_ONE
 from compose.local.rig import LocalRig
 from compose.system import SERVICE_NAMES, TRACKER
-from tests.servers import clean_environment, rig_folder, running_rig
-from tests.system.conftest import SETTINGS
+from tests.servers import clean_environment, rig_folder
+from tests.system.conftest import rig_of_its_own
 from tests.system.stage import System
 
 ORDERS = 20
@@ -26,16 +25,8 @@ ORDERS = 20
 @pytest.fixture(scope="module")
 def rig() -> Iterator[LocalRig]:
     """One that runs in this form, on servers of its own: on the session's, databases have these names."""
-    if os.environ.get("INFRA") == "docker":
-        pytest.skip("this system has servers of its own")
-    with running_rig({**SETTINGS, ALL_IN_ONE_VARIABLE: "1"}) as rig:
+    with rig_of_its_own({ALL_IN_ONE_VARIABLE: "1"}) as rig:
         yield rig
-
-
-@pytest.fixture(scope="module")
-async def system(rig: LocalRig) -> AsyncIterator[System]:
-    async with open_shop(rig.addresses) as shop:
-        yield System(rig, shop)
 
 
 def page(url: str, path: str) -> str:

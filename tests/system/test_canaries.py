@@ -1,10 +1,9 @@
 """Whatever fails, nothing private is written anywhere: canaries are planted, and everything is read."""
 
 import json
-import os
 import re
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, LiteralString
@@ -16,11 +15,10 @@ import pytest
 import stripe
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from compose.demo.shop import Item, Refused, open_shop
+from compose.demo.shop import Item, Refused
 from compose.local.rig import LocalRig
 from events.service import EXCHANGE
-from tests.servers import running_rig
-from tests.system.conftest import SETTINGS
+from tests.system.conftest import rig_of_its_own
 from tests.system.stage import System, until
 from tests.system.test_logs import everything_logged
 
@@ -91,17 +89,9 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture(scope="module")
 def rig(collector: Collector) -> Iterator[LocalRig]:
     """A system of its own, on servers of its own, that exports every span."""
-    if os.environ.get("INFRA") == "docker":
-        pytest.skip("what PostgreSQL logs is read from its file")
     traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
-    with running_rig(SETTINGS | traced) as rig:
+    with rig_of_its_own(traced) as rig:
         yield rig
-
-
-@pytest.fixture(scope="module")
-async def system(rig: LocalRig) -> AsyncIterator[System]:
-    async with open_shop(rig.addresses) as shop:
-        yield System(rig, shop)
 
 
 async def texts_in(system: System, database: str) -> str:

@@ -1,15 +1,13 @@
 """The whole system with EasyPost's door in place of the sandbox's own carrier, through EasyPost's package."""
 
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
 
-from compose.demo.shop import Item, open_shop
+from compose.demo.shop import Item
 from compose.local.rig import LocalRig
-from tests.servers import running_rig
-from tests.system.conftest import SETTINGS
+from tests.system.conftest import rig_of_its_own
 from tests.system.stage import System, until
 from tests.system.test_manual_cases import needs_a_person, shows
 
@@ -19,16 +17,8 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(scope="module")
 def rig() -> Iterator[LocalRig]:
     """A system of its own: the carrier is chosen for all orders."""
-    if os.environ.get("INFRA") == "docker":
-        pytest.skip("this system has servers of its own")
-    with running_rig(SETTINGS | {"MURMURATION_CARRIER": "easypost"}) as rig:
+    with rig_of_its_own({"MURMURATION_CARRIER": "easypost"}) as rig:
         yield rig
-
-
-@pytest.fixture(scope="module")
-async def system(rig: LocalRig) -> AsyncIterator[System]:
-    async with open_shop(rig.addresses) as shop:
-        yield System(rig, shop)
 
 
 async def test_orders_end_as_they_do_with_any_carrier(system: System) -> None:

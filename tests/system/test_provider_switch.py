@@ -1,6 +1,5 @@
 """The provider is changed under way, and back: what was begun with one is finished with that one."""
 
-import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,12 +9,11 @@ from uuid import UUID
 import pytest
 from aiohttp import ClientSession
 
-from compose.demo.shop import Item, open_shop
+from compose.demo.shop import Item
 from compose.drills.stage import misbehaving
 from compose.local.rig import LocalRig
 from payment_svc.payment import SANDBOX, STRIPE
-from tests.servers import running_rig
-from tests.system.conftest import SETTINGS
+from tests.system.conftest import rig_of_its_own
 from tests.system.stage import System, until
 
 LATE = 300
@@ -35,16 +33,8 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(scope="module")
 def rig() -> Iterator[LocalRig]:
     """A system of its own, for its payments are held up and its processes restarted."""
-    if os.environ.get("INFRA") == "docker":
-        pytest.skip("this system has servers of its own")
-    with running_rig(SETTINGS | PATIENT) as rig:
+    with rig_of_its_own(PATIENT) as rig:
         yield rig
-
-
-@pytest.fixture(scope="module")
-async def system(rig: LocalRig) -> AsyncIterator[System]:
-    async with open_shop(rig.addresses) as shop:
-        yield System(rig, shop)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class Scenario:
     """Whether the servers' own counts are taken; that takes 20 s in which nothing happens."""
     main: bool = False
     """Whether it is played when nobody asks for all."""
+    only_by_name: bool = False
+    """Whether all does not mean this one, which takes too long."""
     statements: bool = False
     """Whether PostgreSQL counts statements, too. That costs it something, so not where the most is wanted."""
     prepare: Callable[[Stage], Awaitable[None]] = nothing_before
