@@ -89,6 +89,16 @@ def create_app(
     app.state.authentication = Authentication(settings)
     if isinstance(settings, SessionSettings):
         add_sessions(app, settings)
+    _add_middleware(app, settings)
+    # What is asked most comes first: routes are tried in turn.
+    for router in (*routers, _health):
+        _check(router)
+        app.include_router(router)
+    document(app)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: ProcessSettings) -> None:
     # The first is the innermost: the others see its answers.
     answer_with_problems(app)
     app.add_middleware(DocumentsPolicy)
@@ -97,12 +107,6 @@ def create_app(
     app.add_middleware(BoundedRequests, max_open=settings.max_open_requests, always_open=UNTRACED_PATHS)
     app.add_middleware(MeasuredRequests)
     app.add_middleware(TracedRequests)
-    # What is asked most comes first: routes are tried in turn.
-    for router in (*routers, _health):
-        _check(router)
-        app.include_router(router)
-    document(app)
-    return app
 
 
 def _check(router: APIRouter) -> None:
