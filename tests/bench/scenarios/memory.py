@@ -17,7 +17,6 @@ TEN_MINUTES, AN_HOUR = 600.0, 3_600.0
 SAMPLE_SECONDS = 10.0
 # Pools, caches and the sandbox's books of recent mail fill at first, and are bounded.
 SETTLED_AFTER_SECONDS = 180.0
-WINDOW_SAMPLES = 6
 TOO_FEW_SAMPLES = 30
 # What a garbage collector and a write-ahead log rise and fall by anyway.
 FLAT_PERCENT, FLAT_MEGABYTES = 10.0, 8.0
@@ -61,10 +60,12 @@ async def play(seconds: float, stage: Stage) -> Round:
 def growth(samples: Samples) -> tuple[float, float]:
     """By how many percent, and megabytes, memory grew from when it had settled to the end.
 
-    Medians of a minute each: what comes and goes does not count.
+    Medians of the first and the last third: what comes and goes within minutes, as RabbitMQ's does, does not
+    count.
     """
     settled = [megabytes for at, megabytes in samples if at >= SETTLED_AFTER_SECONDS]
-    first, last = statistics.median(settled[:WINDOW_SAMPLES]), statistics.median(settled[-WINDOW_SAMPLES:])
+    third = max(1, len(settled) // 3)
+    first, last = statistics.median(settled[:third]), statistics.median(settled[-third:])
     return 100 * (last - first) / max(first, 1.0), last - first
 
 
