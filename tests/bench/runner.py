@@ -39,7 +39,9 @@ def chosen_scenarios(only: Sequence[str], *, every: bool = True) -> list[Scenari
         raise RigError(f"there is no scenario {', '.join(unknown)} (there are {', '.join(known)})")
     if only:
         return [scenario for scenario in SCENARIOS if scenario.name in only]
-    return [each for each in SCENARIOS if (not each.only_by_name if every else each.main)]
+    if every:
+        return [scenario for scenario in SCENARIOS if not scenario.only_by_name]
+    return [scenario for scenario in SCENARIOS if scenario.main]
 
 
 def rounds_of(scenario: Scenario, choices: Choices) -> int:

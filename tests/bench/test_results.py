@@ -128,7 +128,7 @@ def test_scenarios_have_names_of_their_own_and_are_chosen_by_them() -> None:
     names = [scenario.name for scenario in SCENARIOS]
     assert len(names) == len(set(names))
     assert [scenario.name for scenario in chosen_scenarios(["sustained", "peak"])] == ["peak", "sustained"]
-    assert {each.name for each in SCENARIOS} - {each.name for each in chosen_scenarios([])} == {"memory-hour"}
+    assert chosen_scenarios([]) == [each for each in SCENARIOS if each.name != "memory-hour"]
     assert [scenario.name for scenario in chosen_scenarios(["memory-hour"])] == ["memory-hour"]
     with pytest.raises(RigError, match="there is no scenario pike"):
         chosen_scenarios(["pike"])
@@ -156,7 +156,7 @@ def test_memory_that_rises_and_falls_is_flat_and_memory_that_rises_is_not() -> N
     assert abs(growth(flat)[0]) < 1
     assert growth(wavy)[0] < 10
     percent, megabytes = growth(leaking)
-    assert megabytes == pytest.approx(28, abs=2)
+    assert megabytes == pytest.approx(42, abs=2)
     assert percent > 10
 
 
