@@ -38,6 +38,7 @@ CONFIGURATION_INSIDE = "/etc/rabbitmq/conf.d/20-murmuration.conf"
 # Deleting what a whole session wrote takes a busy engine longer than the minute that its client waits.
 ENGINE_TIMEOUT_SECONDS = 300
 CONTAINER_START_SECONDS = 120
+IMPORT_TIMEOUT_SECONDS = 60
 MAX_CONNECTIONS = 200
 # Making a vhost takes a call of the command line tool, which takes longer than making several.
 VHOSTS_AT_ONCE = 8
@@ -103,9 +104,7 @@ class PrivateServers(Servers):
         self.rabbitmq_url = rig.addresses.broker_url(ADMIN_USER)
 
     def import_definitions(self, definitions: dict[str, Any]) -> None:
-        file = self.rig.state_dir / "imported.json"
-        file.write_text(json.dumps(definitions))
-        self.rig.rabbitmqctl("import_definitions", str(file))
+        self.rig.import_definitions(definitions)
 
 
 class ContainerServers(Servers):
@@ -119,7 +118,9 @@ class ContainerServers(Servers):
 
     def import_definitions(self, definitions: dict[str, Any]) -> None:
         # Through a file that RabbitMQ's own user may read: its command line tool does not read a pipe.
-        script = 'umask 022; f=$(mktemp -u); printf %s "$1" >$f; rabbitmqctl --quiet import_definitions $f'
+        # Now and then it never answers, as outside containers: it is asked again.
+        once = f"timeout {IMPORT_TIMEOUT_SECONDS} rabbitmqctl --quiet import_definitions $f"
+        script = f'umask 022; f=$(mktemp -u); printf %s "$1" >$f; {once} || {once}'
         answer = self._rabbitmq.exec(["sh", "-c", script, "sh", json.dumps(definitions)])
         assert answer.exit_code == 0, answer.output
 

@@ -134,6 +134,10 @@ class PrivatePostgres:
             exit_code = Launch(command, environment, self.home, self.log, self.run_as).run(
                 INITDB_TIMEOUT_SECONDS
             )
+        except subprocess.TimeoutExpired as late:
+            raise RigError(
+                f"initdb is not done after {INITDB_TIMEOUT_SECONDS} s", details=log_tail(self.log)
+            ) from late
         finally:
             password_file.unlink(missing_ok=True)
         if exit_code != 0:

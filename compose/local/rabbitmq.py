@@ -29,6 +29,7 @@ NODE = "rabbit@localhost"
 CONTROL_TIMEOUT_SECONDS = 60
 IMPORT_ATTEMPTS = 20
 IMPORT_PAUSE_SECONDS = 0.5
+IMPORT_TIMEOUT_SECONDS = 150
 ANSWER_TIMEOUT_SECONDS = 2
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 METHOD_FRAME = 1
@@ -86,18 +87,27 @@ class PrivateRabbit:
         digest = _digest(definitions, passwords)
         if learnt.exists() and learnt.read_text() == digest:
             return
+        self.import_definitions(environment, definitions)
+        # It keeps the register of its streams in memory for a moment: killed then, it would lose them.
+        self.control(environment, "eval", "[dets:sync(Table) || Table <- dets:all()].")
+        self._write_files({learnt.name: digest})
+
+    def import_definitions(self, environment: Mapping[str, str], definitions: Definitions) -> None:
+        """Adds these to what the running broker has; what it knows already stays as it is.
+
+        Now and then the broker refuses what it takes a moment later, or never answers: it is asked again.
+        Raises RigError when it still does not take them.
+        """
         self._write_files({"definitions.json": json.dumps(definitions)})
+        given_up_at = time.monotonic() + IMPORT_TIMEOUT_SECONDS
         for attempt in range(1, IMPORT_ATTEMPTS + 1):
             try:
                 self.control(environment, "import_definitions", str(self.home / "definitions.json"))
                 break
             except RigError:
-                if attempt == IMPORT_ATTEMPTS:
+                if attempt == IMPORT_ATTEMPTS or time.monotonic() > given_up_at:
                     raise
                 time.sleep(IMPORT_PAUSE_SECONDS)
-        # It keeps the register of its streams in memory for a moment: killed then, it would lose them.
-        self.control(environment, "eval", "[dets:sync(Table) || Table <- dets:all()].")
-        self._write_files({learnt.name: digest})
 
     def prepare_name_service(self, environment: Mapping[str, str]) -> Launch:
         """Says how to start Erlang's name service, through which Erlang's programs find each other.
@@ -129,19 +139,24 @@ class PrivateRabbit:
     def control(self, environment: Mapping[str, str], *arguments: str) -> str:
         """Runs `rabbitmqctl` on this broker and returns what it prints.
 
-        Raises RigError with its output when it fails.
+        Raises RigError with its output when it fails, or when it does not end in time.
         """
         command = [str(find_scripts() / "rabbitmqctl"), "--quiet", *arguments]
-        answer = subprocess.run(  # noqa: S603
-            command,
-            env=self._environment(environment),
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=CONTROL_TIMEOUT_SECONDS,
-        )
+        try:
+            answer = subprocess.run(  # noqa: S603
+                command,
+                env=self._environment(environment),
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=CONTROL_TIMEOUT_SECONDS,
+            )
+        except subprocess.TimeoutExpired as late:
+            raise RigError(
+                f"rabbitmqctl {arguments[0]} is not done after {CONTROL_TIMEOUT_SECONDS} s"
+            ) from late
         if answer.returncode != 0:
             raise RigError(
                 f"rabbitmqctl {arguments[0]} failed", details=(answer.stderr or answer.stdout).strip()

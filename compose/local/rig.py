@@ -254,6 +254,11 @@ class LocalRig:
         where = self.addresses
         return where.rabbitmq.control(where.server_environment(), *arguments)
 
+    def import_definitions(self, definitions: provision.Definitions) -> None:
+        """Adds users, vhosts, queues and so on to the private broker (RabbitMQ's definitions format)."""
+        where = self.addresses
+        where.rabbitmq.import_definitions(where.server_environment(), definitions)
+
     # -- how -----------------------------------------------------------------------------------------
 
     def _places(self) -> Places:

@@ -10,14 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from compose.local import process_table, system_packages
+from compose.local import process_table, rabbitmq, system_packages
 from compose.local.commands import RigError, Terminated, ending_in_order, uninterrupted
 from compose.local.components import gateway_variables, instance_name
 from compose.local.ports import LOWEST_PORT, free_port, highest_port
 from compose.local.postgres import PostgresBinaries, choose, inspect, newest_first
 from compose.local.process_table import Launch, ProcessIdentity, RunAs, identify, log_tail
 from compose.local.provision import url_of
-from compose.local.rabbitmq import SCRIPTS, choose_scripts, version_key
+from compose.local.rabbitmq import SCRIPTS, PrivateRabbit, RabbitPorts, choose_scripts, version_key
 from compose.local.state import (
     RigState,
     StateFile,
@@ -82,6 +82,29 @@ def test_rabbitmqs_own_scripts_are_not_taken_for_a_wrapper(tmp_path: Path) -> No
 def test_versions_are_ordered_as_numbers() -> None:
     folders = [Path("rabbitmq_server-3.9.1"), Path("rabbitmq_server-4.0.5"), Path("rabbitmq_server-3.10.8")]
     assert [path.name[-5:] for path in sorted(folders, key=version_key)] == ["3.9.1", ".10.8", "4.0.5"]
+
+
+def broker_whose_tool(does: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> PrivateRabbit:
+    executable(home / "rabbitmqctl", f"#!/bin/sh\n{does}\n")
+    monkeypatch.setattr(rabbitmq, "find_scripts", lambda: home)
+    monkeypatch.setattr(rabbitmq, "CONTROL_TIMEOUT_SECONDS", 0.5)
+    return PrivateRabbit(home, RabbitPorts(1, 2, 3), home / "log")
+
+
+def test_a_broker_that_never_answers_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = "if [ -e asked ]; then cp definitions.json taken; else touch asked; exec sleep 60; fi"
+    broker_whose_tool(tool, tmp_path, monkeypatch).import_definitions({}, {"vhosts": []})
+    assert (tmp_path / "taken").read_text() == '{"vhosts": []}'
+
+
+def test_a_broker_that_still_does_not_answer_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq, "IMPORT_TIMEOUT_SECONDS", 0.6)
+    silent = broker_whose_tool("echo again >> asked; exec sleep 60", tmp_path, monkeypatch)
+    with pytest.raises(RigError, match=r"rabbitmqctl import_definitions is not done after 0.5 s"):
+        silent.import_definitions({}, {})
+    assert (tmp_path / "asked").read_text() == "again\n" * 2
 
 
 # -- what a rig remembers -----------------------------------------------------------------------------
