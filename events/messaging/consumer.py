@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from aio_pika.abc import AbstractRobustChannel, AbstractRobustConnection
@@ -106,6 +106,7 @@ class Consumer:
         self._connection: AbstractRobustConnection | None = None
         self._asking: AbstractRobustChannel | None = None
         self._lost = asyncio.Event()
+        self._abandoned: set[asyncio.Task[None]] = set()
         self.broker = self._new_broker()
 
     async def run(self) -> None:
@@ -152,19 +153,37 @@ class Consumer:
     async def _consume_over_one_connection(self) -> None:
         """Until it is lost. Raises one of BROKER_AWAY then."""
         broker = self.broker
-        # aio-pika bounds connecting by itself, this what follows.
-        limit_seconds = self._settings.broker_connect_timeout_seconds + self._answer_seconds
+        connection = await self._connected(broker)
         try:
             with lost_means_away(), closed_means_away():
-                await promptly(broker.start(), limit_seconds)
-                self._connection = await broker.connect()
+                await promptly(broker.start(), self._answer_seconds)
+            self._connection = connection
             self._outage.ended()
             await self._lost.wait()
             raise ConnectionError("connection lost")
         finally:
             self._connection = self._asking = None
-            with contextlib.suppress(*BROKER_AWAY), closed_means_away():
-                await promptly(broker.stop(), CLOSE_TIMEOUT_SECONDS)
+            # FastStream closes it last of all, and not if what comes before takes too long.
+            for close in (broker.stop, connection.close):
+                with contextlib.suppress(*BROKER_AWAY), closed_means_away():
+                    await promptly(close(), CLOSE_TIMEOUT_SECONDS / 2)
+
+    async def _connected(self, broker: ServiceBroker) -> AbstractRobustConnection:
+        """Its connection. Raises one of BROKER_AWAY when there is none to be had.
+
+        aio-pika bounds an attempt by itself. Cancelled meanwhile, it would go on connecting for ever: so an
+        attempt that nobody waits for any more comes to its end, and what it brings is closed.
+        """
+        limit_seconds = self._settings.broker_connect_timeout_seconds + self._answer_seconds
+        connecting = asyncio.ensure_future(broker.connect())
+        try:
+            with lost_means_away(), closed_means_away():
+                return await promptly(asyncio.shield(connecting), limit_seconds)
+        except BaseException:
+            abandoned = asyncio.create_task(_close_once_there(connecting), name="abandoned connection")
+            self._abandoned.add(abandoned)
+            abandoned.add_done_callback(self._abandoned.discard)
+            raise
 
     async def _consumers(self, connection: AbstractRobustConnection) -> int:
         """Asked on a channel that is kept: to open one takes the broker and us longer than the question."""
@@ -175,3 +194,8 @@ class Consumer:
             self._asking = channel
         queue = await channel.declare_queue(self._service.queue, passive=True, robust=False)
         return queue.declaration_result.consumer_count or 0
+
+
+async def _close_once_there(connecting: Awaitable[AbstractRobustConnection]) -> None:
+    with contextlib.suppress(*BROKER_AWAY), lost_means_away(), closed_means_away():
+        await promptly((await connecting).close(), CLOSE_TIMEOUT_SECONDS)

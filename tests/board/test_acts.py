@@ -186,7 +186,7 @@ async def test_an_incident_leads_to_the_sagas_that_wait_for_its_cause(browser: B
             await page.goto("/")
             return await incident.count() > 0
 
-        await eventually(shown, why="payment was asked", within_seconds=30)
+        await eventually(shown, why="payment was asked")
         sagas = int(await incident.first.locator("td.number").inner_text())
         await incident.first.get_by_role("link", name=cause).click()
         await page.wait_for_url(re.compile(r"waiting_for=payment&cause=provider\+did\+not"))
@@ -355,7 +355,7 @@ async def letters_of(stage: Stage, reason: str, count: int) -> list[UUID]:
         rows = await stage.watch.rows("SELECT letter_id FROM dead_letters WHERE reason = %(why)s", why=reason)
         return [row["letter_id"] for row in rows] if len(rows) == count else []
 
-    return await eventually(enough, why=f"{count} letters are there", within_seconds=30)
+    return await eventually(enough, why=f"{count} letters are there")
 
 
 async def states_of(stage: Stage, reason: str) -> list[str]:

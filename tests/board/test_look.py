@@ -75,7 +75,7 @@ async def test_a_page_is_pictured_in_the_documents(
             await show(page, stage, name)
             return words in await page.locator("main").inner_text()
 
-        await eventually(tells, why=words, within_seconds=30)
+        await eventually(tells, why=words)
         taken = (Path(PICTURES) if PICTURES else tmp_path) / file
         await page.set_viewport_size({"width": PICTURE_WIDTH, "height": height})
         await page.screenshot(path=taken)

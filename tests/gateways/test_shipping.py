@@ -110,7 +110,7 @@ async def test_whoever_is_confirmed_has_one_label_and_whoever_withdraws_none_tha
         async def scheduled() -> bool:
             return await depot.stand("scheduled") >= confirmed | cancelled
 
-        await eventually(scheduled, within_seconds=60)
+        await eventually(scheduled)
         for order in confirmed:
             fact = OrderConfirmed(order_id=order, customer="cust_1", amount_minor=1250, currency="EUR")
             await depot.publish(fact)
@@ -121,7 +121,7 @@ async def test_whoever_is_confirmed_has_one_label_and_whoever_withdraws_none_tha
             gone = await depot.stand(CONFIRMED)
             return gone == confirmed and await depot.stand(WITHDRAWN) == cancelled | withdrawn_at_once
 
-        await eventually(ended, within_seconds=60)
+        await eventually(ended)
     await client.behave()
     labels = await labels_by_order(sandbox)
     assert {order: labels[order] for order in confirmed} == {order: ["kept"] for order in confirmed}

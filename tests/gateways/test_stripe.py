@@ -184,7 +184,7 @@ async def test_every_fault_at_once_charges_everybody_once(
         await shop.client.faults(target="provider", seed=7, **rates)
         orders = await shop.reserve(*["pm_card_visa"] * 40)
         for order in orders:
-            status = await eventually(lambda order=order: shop.ended(order), within_seconds=60)  # type: ignore[misc]
+            status = await eventually(lambda order=order: shop.ended(order))  # type: ignore[misc]
             ends.append((str(status), (await shop.client.ledger_of(str(order)))[-1:]))
     # An error that was saved under a key before the work is never taken for a charge, nor for none: it is
     # voided, and where that met one as well, it is for a person.

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
 POLL_SECONDS = 0.02
-PATIENCE_SECONDS = 30.0
+# What passes is not kept waiting by it. Machines that many share stand still for half a minute at times.
+PATIENCE_SECONDS = 90.0
 
 T = TypeVar("T")
 

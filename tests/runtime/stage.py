@@ -90,6 +90,7 @@ class Stage:
         """Stop everything this test started."""
         for host in list(self._hosts):
             await self.stop(host)
+        await eventually(lambda: not reconnecting(), why="nobody goes on connecting")
         await self.closing.aclose()
         # Each is a process of the broker, which would have hundreds of them by the end of a session.
         async with await aio_pika.connect(self.broker_url) as connection, connection.channel() as channel:
@@ -326,6 +327,12 @@ class _AlreadyRunning:
 
     async def gauges(self) -> list[Metric]:
         return await self._host.gauges()
+
+
+def reconnecting() -> list[asyncio.Task[Any]]:
+    """aio-pika's tasks that connect whenever a connection is lost: one for each that somebody still wants."""
+    tasks = asyncio.all_tasks()
+    return [task for task in tasks if getattr(task.get_coro(), "__qualname__", "").startswith("RobustConn")]
 
 
 def where_tasks_wait() -> str:

@@ -3,15 +3,19 @@
 import asyncio
 import socket
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import aio_pika
 import pytest
 import uvloop
-from aio_pika.abc import AbstractChannel
+from aio_pika.abc import AbstractChannel, UnderlayConnection
 
+from compose.drills.local_rig import Proxy
 from events.messaging.connection import BROKER_AWAY, closed_means_away, connected, lost_means_away
 from events.runtime.settings import ProcessSettings
-from tests.runtime.stage import Stage
+from tests.runtime.eventually import eventually
+from tests.runtime.stage import Stage, is_ready, reconnecting
 from tests.runtime.toy.service import TOY
 
 ATTEMPTS = 20
@@ -93,3 +97,50 @@ def test_who_hangs_up_before_the_handshake_is_away() -> None:
         threading.Thread(target=hang_up, args=(listener,), daemon=True).start()
         # The loop that services run on, which is the quicker one.
         uvloop.run(attempt(listener.getsockname()[1]))
+
+
+@pytest.mark.parametrize("lost", [Proxy.strand, Proxy.cut, Proxy.freeze])
+async def test_only_the_connection_in_use_is_made_anew(stage: Stage, lost: Callable[[Proxy], None]) -> None:
+    proxy = await stage.proxy_broker()
+    host = await stage.start(
+        broker_url=proxy.url(stage.broker_url),
+        broker_heartbeat_seconds=1,
+        broker_connect_timeout_seconds=0.5,
+    )
+    before = proxy.accepted + proxy.refused
+    lost(proxy)
+    await eventually(lambda: proxy.accepted + proxy.refused >= before + 2)
+    proxy.restore()
+    proxy.thaw()
+    await eventually(lambda: is_ready(host))
+    await eventually(lambda: len(reconnecting()) == 1)
+
+
+async def test_who_stops_while_connecting_leaves_nobody_who_goes_on(stage: Stage) -> None:
+    proxy = await stage.proxy_broker()
+    proxy.freeze()
+    host = await stage.begin(broker_url=proxy.url(stage.broker_url))
+    await eventually(reconnecting)
+    await stage.stop(host)
+    proxy.thaw()
+    await eventually(lambda: not reconnecting())
+
+
+async def test_an_attempt_that_takes_too_long_leaves_nobody_who_goes_on(stage: Stage) -> None:
+    """aiormq, rarely, cancels its own attempt to connect: then aio-pika goes on by itself."""
+    attempts = 0
+    connect = UnderlayConnection.connect
+
+    async def cancels_itself_at_first(*given: Any, **named: Any) -> UnderlayConnection:
+        nonlocal attempts
+        attempts += 1
+        if attempts < ATTEMPTS:
+            raise asyncio.CancelledError
+        return await connect(*given, **named)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(UnderlayConnection, "connect", cancels_itself_at_first)
+        host = await stage.begin(broker_connect_timeout_seconds=0.1)
+        await eventually(lambda: is_ready(host))
+    assert attempts > ATTEMPTS
+    await eventually(lambda: len(reconnecting()) == 1)

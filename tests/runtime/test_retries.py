@@ -126,7 +126,7 @@ async def test_what_waits_survives_the_broker(servers: Servers) -> None:
         await eventually(lambda: waits(stage))
         await asyncio.to_thread(own.rig.kill, "rabbitmq")
         await asyncio.to_thread(own.rig.start, "rabbitmq")
-        await eventually(lambda: counted(stage, order), within_seconds=30)
+        await eventually(lambda: counted(stage, order))
         await eventually(lambda: settled(stage))
         assert await stage.size("inbox") == 1
 

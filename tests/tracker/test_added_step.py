@@ -82,7 +82,7 @@ async def test_who_does_it_without_publishing_it_is_asked(watch: Watch) -> None:
         async def completed() -> bool:
             return await watch.state_of(order) == "COMPLETED"
 
-        await eventually(completed, within_seconds=30)
+        await eventually(completed)
         saga = (await get(watch.app(tracker), f"/sagas/{order}")).json()
         assert saga["reconstructed"]
         assert saga["facts"][-1]["name"] == "inventory.stock_sold"

@@ -238,7 +238,7 @@ async def test_sagas_are_counted_and_found_by_the_cause_of_their_wait(watch: Wat
                 and await found("dead letter: CheckViolation") == {given_up}
             )
 
-        await eventually(all_known, within_seconds=30)
+        await eventually(all_known)
         assert await found("call", waiting_for="payment") == {*slow, over}
         assert await found("call", waiting_for="inventory") == set()
         assert await found("message") == {poisoned}
@@ -250,14 +250,14 @@ async def test_sagas_are_counted_and_found_by_the_cause_of_their_wait(watch: Wat
         async def moved() -> bool:
             return await found(words) == set(slow)
 
-        await eventually(moved, within_seconds=30)
+        await eventually(moved)
 
         async def counted() -> dict[tuple[str, str | None], int] | None:
             rows = (await tracker.board.going_on.get())["waits"]
             counts = {(row["service"], row["cause"]): row["sagas"] for row in rows}
             return counts if counts.get(("payment", words)) == len(slow) and len(counts) == 5 else None
 
-        assert await eventually(counted, within_seconds=30) == {
+        assert await eventually(counted) == {
             ("payment", words): len(slow),
             ("payment", "CheckViolation: wrong"): 1,
             ("payment", "dead letter: CheckViolation"): 1,

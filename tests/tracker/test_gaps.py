@@ -44,7 +44,7 @@ async def in_state(watch: Watch, order: UUID, state: str) -> None:
     async def there() -> bool:
         return await watch.state_of(order) == state
 
-    await eventually(there, why=f"it is {state}", within_seconds=30)
+    await eventually(there, why=f"it is {state}")
 
 
 async def test_a_stream_made_anew_is_shown_and_what_was_missed_is_asked_for(
@@ -104,7 +104,7 @@ async def test_a_saga_that_began_unread_is_looked_up_as_well(watch: Watch) -> No
             found = await watch.rows("SELECT FROM saga_facts WHERE order_id = %(id)s", id=order)
             return len(found) == 3
 
-        await eventually(whole, within_seconds=30)
+        await eventually(whole)
         assert await watch.state_of(order) == "PENDING_SHIPMENT"
 
 
@@ -138,12 +138,12 @@ async def test_nobody_is_late_for_what_the_tracker_missed_until_it_gives_up_aski
     late["service_patience_seconds"] = dict.fromkeys(FIVE, 0.0)
     await watch.start(**late)
     await watch.say(*envelopes("created reserved", new))
-    message = await eventually(lambda: redrives.get(fail=False), within_seconds=30)
+    message = await eventually(lambda: redrives.get(fail=False))
     assert message is not None
     assert message.correlation_id == str(new)
     assert await redrives.get(fail=False) is None
     await watch.rows("UPDATE look_ups SET waited_for_until = now()")
-    message = await eventually(lambda: redrives.get(fail=False), within_seconds=30)
+    message = await eventually(lambda: redrives.get(fail=False))
     assert message is not None
     assert message.correlation_id == str(missed)
 
@@ -164,9 +164,9 @@ async def test_what_the_stream_deleted_before_it_was_read_is_a_gap_once(watch: W
     async def noticed() -> bool:
         return bool(await watch.rows("SELECT FROM stream_gaps"))
 
-    await eventually(noticed, within_seconds=30)
+    await eventually(noticed)
     # Each segment of the stream takes an offset or two for itself.
-    await eventually(lambda: tracker.progress.stream_offset >= MANY, within_seconds=30)
+    await eventually(lambda: tracker.progress.stream_offset >= MANY)
     await eventually(lambda: tracker.progress.lag == 0)
     assert [row["order_id"] for row in await watch.rows("SELECT order_id FROM look_ups")] == [under_way]
     await watch.stop(tracker)

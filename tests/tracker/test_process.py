@@ -67,7 +67,7 @@ async def test_it_serves_and_stops_and_rebuilds_while_it_runs(
         async def completed() -> bool:
             return bool((await answer(f"/sagas/{order}"))["state"] == "COMPLETED")
 
-        await eventually(completed, within_seconds=30)
+        await eventually(completed)
         assert (await answer("/readyz"))["status"] == "ready"
         assert "/sagas/{order_id}" in (await answer("/openapi.json"))["paths"]
         before = await watch.view()
@@ -94,7 +94,7 @@ async def test_killed_in_the_middle_it_loses_nothing_and_counts_nothing_twice(
         process = run(watch, MURMURATION_HTTP_PORT=str(free_port()), **settings)
         processes.append(process)
         enough = min(await watch.facts_seen() + 1, len(facts))
-        await eventually(partial(_sees, watch, enough), within_seconds=30)
+        await eventually(partial(_sees, watch, enough))
         process.kill()
         await asyncio.to_thread(process.wait)
     processes.append(run(watch, MURMURATION_HTTP_PORT=str(free_port())))

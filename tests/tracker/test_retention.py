@@ -275,7 +275,7 @@ async def test_a_database_that_is_away_is_waited_for(watch: Watch) -> None:
     proxy.cut()
     await age(watch, order, OLD)
     proxy.restore()
-    await eventually(partial(some_are_forgotten, watch), within_seconds=30)
+    await eventually(partial(some_are_forgotten, watch))
 
 
 async def test_many_go_in_small_steps_by_index(watch: Watch) -> None:
@@ -286,7 +286,7 @@ async def test_many_go_in_small_steps_by_index(watch: Watch) -> None:
         found = await watch.rows("SELECT count(*) AS sagas FROM sagas")
         return bool(found[0]["sagas"] == 500)
 
-    await eventually(all_gone, within_seconds=30)
+    await eventually(all_gone)
     steps = await watch.rows("SELECT xmin::text, count(*) AS orders FROM tombstones GROUP BY 1")
     assert len(steps) == 10
     assert {step["orders"] for step in steps} == {50}

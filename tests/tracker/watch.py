@@ -218,11 +218,11 @@ class Watch:
         async def enough() -> bool:
             return await self.facts_seen() == count
 
-        await eventually(enough, why=f"{count} facts are seen", within_seconds=30)
+        await eventually(enough, why=f"{count} facts are seen")
 
     async def sees_order(self, order_id: UUID) -> None:
         """Wait until an order has a saga."""
-        await eventually(lambda: self.state_of(order_id), why=f"order {order_id} is seen", within_seconds=30)
+        await eventually(lambda: self.state_of(order_id), why=f"order {order_id} is seen")
 
 
 async def is_ready(tracker: Tracker) -> bool:
