@@ -14,7 +14,7 @@ from aiohttp import ClientSession
 from compose.local.ports import free_port
 from tests.runtime.eventually import eventually
 
-STOP_SECONDS = 10
+STOP_SECONDS = 40
 
 
 class Prometheus:

@@ -12,7 +12,7 @@ from compose.local.ports import free_port
 from compose.waiting import wait_until_ready
 
 START_SECONDS = 60
-STOP_SECONDS = 10
+STOP_SECONDS = 40
 SLOW_SECONDS = 1.5
 ADMIN_TOKEN = "test-admin"
 DIRECTORY_TOKEN = "test-directory"

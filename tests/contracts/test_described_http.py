@@ -25,7 +25,7 @@ from tests.runtime.eventually import eventually
 from tests.servers import Servers
 
 TOKEN = "the-admins"
-STOP_SECONDS = 15
+STOP_SECONDS = 40
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 # What all services have is the same code: one is asked for it.
 COMMON, ASKED_FOR_IT = "^/(states|healthz|readyz|asyncapi)", "notification"

@@ -19,7 +19,7 @@ SKU = "apple-of-the-story"
 POLL_SECONDS = 0.1
 # What all others have to say of a confirmed order.
 DONE = {"fulfillment.shipment_dispatched", "notification.customer_notified", "inventory.stock_sold"}
-WITHIN_SECONDS = 30.0
+WITHIN_SECONDS = 90.0
 
 Saga = Mapping[str, Any]
 

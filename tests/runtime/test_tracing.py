@@ -24,7 +24,7 @@ from tests.runtime.toy.decide import Bump
 from tests.runtime.toy.facts import Bumped, Poisoned, RingWanted
 
 Logged = list[MutableMapping[str, Any]]
-PROMPTLY_SECONDS = 5.0
+PROMPTLY_SECONDS = 20.0
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from events.runtime.crash import CrashPoint
 from tests.runtime.eventually import eventually
 from tests.runtime.stage import QUICK, Stage
 
-EXIT_SECONDS = 20
+EXIT_SECONDS = 60
 TOY = "tests.runtime.toy"
 
 

@@ -19,7 +19,7 @@ from compose.snapshot import Reader, sources_of
 from compose.waiting import seen_in_time
 from saga_tracker.consistency.snapshot import Books, books_by_order
 
-SETTLE_SECONDS = 40.0
+SETTLE_SECONDS = 90.0
 
 T = TypeVar("T")
 

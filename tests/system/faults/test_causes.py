@@ -22,8 +22,8 @@ from tests.system.faults.test_full_queue import IMPATIENT, crammed
 from tests.system.faults.verbs import refusing, restarted
 from tests.system.stage import System
 
-KNOWN_SECONDS = 30.0
-MENDED_SECONDS = 60.0
+KNOWN_SECONDS = 60.0
+MENDED_SECONDS = 90.0
 POISON_MINOR = 666
 
 
