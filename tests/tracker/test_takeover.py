@@ -69,7 +69,7 @@ async def test_another_takes_over_within_seconds_and_nothing_is_published_twice(
     orders = [await say_late(watch)]
 
     first.send_signal(signal.SIGSTOP)
-    await eventually(partial(is_kept_by, watch, second))
+    await eventually(partial(is_kept_by, watch, second), within_seconds=20)
     orders.append(await say_late(watch))
     first.send_signal(signal.SIGCONT)
     orders.append(await say_late(watch))
@@ -77,7 +77,7 @@ async def test_another_takes_over_within_seconds_and_nothing_is_published_twice(
 
     second.kill()
     await asyncio.to_thread(second.wait)
-    await eventually(partial(is_kept_by, watch, first))
+    await eventually(partial(is_kept_by, watch, first), within_seconds=20)
     orders.append(await say_late(watch))
     for order in orders:
         assert sorted((await published_by_trackers(watch, order)).elements()) == sorted(LATE)
