@@ -103,6 +103,8 @@ class Consumer:
         self._acknowledgements = Acknowledgements()
         self._outage = Outage("broker, for consuming")
         self._answer_seconds = settings.reconnect_seconds * _ANSWER_FACTOR
+        # Of connecting, which aio-pika bounds by itself, and of what follows on a busy broker.
+        self._start_seconds = settings.broker_connect_timeout_seconds + self._answer_seconds
         self._connection: AbstractRobustConnection | None = None
         self._asking: AbstractRobustChannel | None = None
         self._lost = asyncio.Event()
@@ -156,7 +158,7 @@ class Consumer:
         connection = await self._connected(broker)
         try:
             with lost_means_away(), closed_means_away():
-                await promptly(broker.start(), self._answer_seconds)
+                await promptly(broker.start(), self._start_seconds)
             self._connection = connection
             self._outage.ended()
             await self._lost.wait()
@@ -174,11 +176,10 @@ class Consumer:
         aio-pika bounds an attempt by itself. Cancelled meanwhile, it would go on connecting for ever: so an
         attempt that nobody waits for any more comes to its end, and what it brings is closed.
         """
-        limit_seconds = self._settings.broker_connect_timeout_seconds + self._answer_seconds
         connecting = asyncio.ensure_future(broker.connect())
         try:
             with lost_means_away(), closed_means_away():
-                return await promptly(asyncio.shield(connecting), limit_seconds)
+                return await promptly(asyncio.shield(connecting), self._start_seconds)
         except BaseException:
             abandoned = asyncio.create_task(_close_once_there(connecting), name="abandoned connection")
             self._abandoned.add(abandoned)
